@@ -1,18 +1,19 @@
-//! A snapshot as a plain `.tar.zst`, streamed: the entries in order, then two zero blocks.
+//! Exports a snapshot as a plain `.tar.zst`, streamed: the entries in order, then two zero blocks.
 //!
 //! ```text
 //! plan (entries in order) ──► jobs ──► workers: read, decode, compress ──► written in order, hashes checked
 //! ```
 //!
-//! A frame of a pack whose whole content the stream has in one run is copied as it is stored. All else is decoded and
-//! compressed again, in frames of at most 4 MiB. The later members of a hard-link group become link headers, so the names
-//! stay links of one file; which paths the first ones have is all that is held in memory for longer than a few frames.
+//! A frame of a pack whose whole content the stream has in one run is copied as it is stored. Everything else is
+//! decoded and compressed again, in frames of at most 4 MiB. The later members of a hard-link group become link
+//! headers, so the names stay links of one file; the paths of the first members are all that is held in memory for
+//! longer than a few frames.
 //!
-//! What is checked: index frames by their hash, and every file by its BLAKE3 whose content was decoded from end to end. A
-//! copied frame is not decoded. It has the place and length that its pack's seek table says, its blocks follow each other,
-//! and zstd's own checksum of its content stays in it, so whoever decompresses the archive finds a flipped bit. Its BLAKE3
-//! is what `verify --read-data` checks. Headers are copied as they are stored; tar programs refuse names that would leave
-//! the folder that they extract to.
+//! What is checked: index frames by their hash, and every file by its BLAKE3 whose content was decoded from end to end.
+//! A copied frame is not decoded. It has the place and length that its pack's seek table says, its blocks follow each
+//! other, and zstd's own checksum of its content stays in it, so that decompressing the archive finds a flipped bit.
+//! Its BLAKE3 is what `verify --read-data` checks. Headers are copied as they are stored; tar programs refuse names
+//! that would leave the folder that they extract to.
 
 mod plan;
 
@@ -35,14 +36,14 @@ use crate::vault::pack::{self, FrameAt, PackKind};
 use crate::vault::read::{PackReader, twice};
 use crate::vault::root::Root;
 
-/// What it is compressed with.
+/// The zstd level that frames are compressed with.
 const LEVEL: i32 = 3;
-/// Decoded frames that are kept: an entry's neighbours are often in the same ones.
+/// Number of decoded frames that are kept: an entry's neighbours are often in the same ones.
 const DECODED: usize = 6;
-/// More workers would hold more memory, and one stream feeds no more.
+/// Most workers: more would hold more memory, and one stream needs no more.
 const MAX_WORKERS: usize = 4;
 
-/// Frames that a worker has read ahead, for the same reason.
+/// Frames that a worker may read ahead: more would hold more memory, and one stream needs no more.
 const READS: usize = 2;
 
 const DOING: &str = "export a snapshot";
@@ -50,48 +51,48 @@ const DOING: &str = "export a snapshot";
 /// What was exported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ExportReport {
-    /// Entries of every kind.
+    /// Number of entries of every kind.
     pub entries: u64,
-    /// Bytes of the tar stream.
+    /// Length of the tar stream, in bytes.
     pub bytes: u64,
-    /// Bytes of the archive.
+    /// Length of the archive, in bytes.
     pub written: u64,
-    /// Frames that are in the archive as they are in the vault.
+    /// Number of frames that are in the archive as they are in the vault.
     pub frames_copied: u64,
-    /// Frames that were compressed for it.
+    /// Number of frames that were compressed for the archive.
     pub frames_recompressed: u64,
-    /// Files whose hash was not checked, because frames of their content were copied.
+    /// Number of files whose hash was not checked, because frames of their content were copied.
     pub files_not_hashed: u64,
 }
 
 /// A frame of the archive.
 struct ArchiveFrame {
     bytes: Vec<u8>,
-    /// Its content; none for a copied one, which was not decoded.
+    /// The frame's content; `None` for a copied frame, which was not decoded.
     content: Option<Vec<u8>>,
     marks: Vec<StreamMark>,
     length: u64,
 }
 
-/// Where a frame will come from.
+/// Where a frame will be received from.
 type PendingFrame = Receiver<Result<ArchiveFrame>>;
-/// A job and where its frame goes.
+/// A job, and where its frame is sent.
 type FrameRequest = (FrameJob, Sender<Result<ArchiveFrame>>);
 
 /// Writes the snapshot `root` to `out` as a `.tar.zst`.
 ///
 /// # Errors
-/// A store that fails, `out` that fails, damage. What was written until then is no whole archive, and some tar programs
-/// do not notice that: the caller removes it.
+/// A store that fails, `out` that fails, damage. What was written until then is not a whole archive, and some tar
+/// programs do not notice that: the caller has to remove it.
 pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<ExportReport> {
     let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
     let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
     ctx.monitor.begin("export", Some(root.totals.bytes));
-    // While one waits for the store, another one can work.
+    // While one worker waits for the store, another one can work.
     let workers = ctx.threads.max(ctx.parallel).clamp(1, MAX_WORKERS);
     let frames = FrameCache { packs: &packs, decoded: Mutex::default(), parallel: (ctx.parallel / workers).min(READS) };
     let (jobs, work) = bounded(workers);
-    // The outcomes stand in the order of the stream, whichever is ready first.
+    // The outcomes are queued in the order of the stream, whichever is ready first.
     let (outcomes, line) = bounded(workers);
     let done = std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -111,18 +112,18 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
     done.map_err(|e: Error| e.within(doing()))
 }
 
-/// A frame's pack, its place in the object, and its content.
+/// A frame's pack, its offset in the object, and its content.
 type Decoded = (PackId, u64, Arc<Vec<u8>>);
 
 /// Decoded frames, shared by the workers.
 struct FrameCache<'a> {
     packs: &'a PackReader<'a>,
     decoded: Mutex<VecDeque<Decoded>>,
-    /// How many reads each worker may have under way.
+    /// How many reads each worker may have under way at the same time.
     parallel: usize,
 }
 
-/// What there is of a frame before it is decoded.
+/// What is at hand of a frame before it is decoded.
 enum FrameBytes {
     Content(Arc<Vec<u8>>),
     Stored(Vec<u8>),
@@ -133,7 +134,7 @@ impl FrameCache<'_> {
         self.decoded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A frame's content if it is kept, or its compressed bytes.
+    /// Returns a frame's content if it is kept, or otherwise its compressed bytes.
     fn fetch(&self, pack: PackId, frame: &FrameAt) -> Result<FrameBytes> {
         if let Some((_, _, content)) = self.decoded().iter().find(|(p, at, _)| (*p, *at) == (pack, frame.at)) {
             return Ok(FrameBytes::Content(content.clone()));
@@ -141,7 +142,7 @@ impl FrameCache<'_> {
         self.stored(pack, frame).map(FrameBytes::Stored)
     }
 
-    /// A frame's content, which is kept for a while.
+    /// Returns a frame's content, and keeps it for a while.
     fn content(
         &self,
         pack: PackId,
@@ -166,7 +167,7 @@ impl FrameCache<'_> {
         self.packs.compressed(pack, PackKind::Data, std::slice::from_ref(frame))
     }
 
-    /// A frame as it is stored: one zstd frame of the length that the table says, as far as its headers tell.
+    /// Returns a frame as it is stored: one zstd frame with the length that the table says, as far as its headers tell.
     fn copy(&self, pack: PackId, frame: &FrameAt) -> Result<Vec<u8>> {
         let mut anew = false;
         twice(&pack::name(PackKind::Data, pack), || {
@@ -180,7 +181,7 @@ impl FrameCache<'_> {
                 _ => return wrong("does not end where its pack's table says"),
             }
             match zstd::zstd_safe::get_frame_content_size(&stored) {
-                // A frame need not say it.
+                // A frame need not give its content's size.
                 Ok(Some(length)) if length != u64::from(frame.length) => {
                     wrong("is not as long as its pack's table says")
                 }
@@ -191,11 +192,11 @@ impl FrameCache<'_> {
     }
 }
 
-/// One worker: makes frames until there are no more jobs.
+/// Runs one worker: makes frames until there are no more jobs.
 fn run_jobs(work: &Receiver<FrameRequest>, frames: &FrameCache) {
     let mut tools = None;
     for (job, done) in work {
-        // Nobody waits for the outcome any more when writing failed; that error is the one to tell.
+        // Nobody waits for the outcome any more if writing failed; that error is the one to report.
         let _ = done.send(run_job(job, frames, &mut tools));
     }
 }
@@ -243,7 +244,7 @@ fn run_job(job: FrameJob, frames: &FrameCache, tools: &mut Option<Tools>) -> Res
             }
         }
     }
-    // A database's pages go back and forth between the frames of many backups; each is decoded once.
+    // A database's pages jump back and forth between the frames of many backups; sorted, each frame is decoded once.
     parts.sort_by_key(|(_, part)| (part.pack, part.frame.offset));
     let of_frames: Vec<&[(usize, PartOfFrame)]> =
         parts.chunk_by(|(_, a), (_, b)| (a.pack, a.frame.at) == (b.pack, b.frame.at)).collect();
@@ -282,11 +283,11 @@ fn write(line: Receiver<PendingFrame>, out: &mut dyn Write, ctx: &Context) -> Re
     Ok(report)
 }
 
-/// Follows the files through the stream.
+/// Follows the files through the stream, and checks their hashes.
 #[derive(Default)]
 struct HashCheck {
     file: Option<(EntryPath, Hash)>,
-    /// None once bytes of the file went by that were not decoded.
+    /// `None` once bytes of the file went by that were not decoded.
     hasher: Option<blake3::Hasher>,
 }
 

@@ -1,10 +1,10 @@
-//! Opening what lies beneath one folder, and nothing else: no symlink on the way is followed.
+//! Opens what lies beneath one folder, and nothing else: no symlink on the way is followed.
 //!
-//! A path that is looked up twice may lead to two places: between the looks an app may put a symlink where a folder was, and
-//! what is read then is not the directory's. So the data directory is opened once, and everything in it is found from that
-//! descriptor, by `openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS` or, where that is refused (kernels before 5.6,
-//! Docker's older seccomp filters, systemd's `RestrictSUIDSGID`), component by component with `O_NOFOLLOW`. Either way a path
-//! may be longer than the 4,095 bytes that one system call takes.
+//! A path that is looked up twice may lead to two places: between the two lookups an app may put a symlink where a
+//! folder was, and what is read then is not the directory's. So the data directory is opened once, and everything in it
+//! is found from that descriptor, by `openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS` or, where that is
+//! refused (kernels before 5.6, Docker's older seccomp filters, systemd's `RestrictSUIDSGID`), component by component
+//! with `O_NOFOLLOW`. Either way a path may be longer than the 4,095 bytes that one system call takes.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -21,7 +21,7 @@ use crate::path::EntryPath;
 /// The most bytes of a path in one system call: `PATH_MAX` is 4,096, with the NUL at its end.
 const STEP: usize = 4000;
 
-/// A folder, beneath which things are opened.
+/// An open folder, beneath which things are opened.
 #[derive(Debug)]
 pub struct Directory {
     folder: OwnedFd,
@@ -38,9 +38,10 @@ impl Directory {
     /// Opens a folder. Symlinks in this path are the user's own, and are followed.
     ///
     /// # Errors
-    /// What the system refuses; `NOTDIR` for what is no folder.
+    /// What the system refuses; `NOTDIR` for anything but a folder.
     pub fn open(folder: &Path) -> Result<Directory, Errno> {
-        // Only SQLite needs it, and compares it with the descriptor: one that cannot be found is no reason to fail.
+        // Only SQLite needs the path, and compares it with the descriptor: a path that cannot be found is no reason to
+        // fail.
         let path = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
         let folder = openat(CWD, folder, FOLDER, Mode::empty())?;
         let stat = fstat(&folder)?;
@@ -49,32 +50,32 @@ impl Directory {
         Ok(Directory { folder, stat, path, resolves, proc })
     }
 
-    /// The folder as it was when it was opened.
+    /// The folder's status when it was opened.
     pub fn stat(&self) -> &Stat {
         &self.stat
     }
 
-    /// Its path, absolute and without symlinks, as of its opening.
+    /// The folder's path, absolute and without symlinks, as of its opening.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its descriptor.
+    /// The folder's descriptor.
     pub fn folder(&self) -> &OwnedFd {
         &self.folder
     }
 
-    /// Its device and inode.
+    /// The folder's device and inode.
     pub fn id(&self) -> (u64, u64) {
         (self.stat.st_dev, self.stat.st_ino)
     }
 
-    /// Whether a path leads to it, and not to another one by now.
+    /// Whether a path still leads to this folder, and not to another one by now.
     pub fn is_at(&self, path: &Path) -> bool {
         stat(path).is_ok_and(|now| (now.st_dev, now.st_ino) == self.id())
     }
 
-    /// Opens what is at `path`; the folder itself for the empty one. A symlink is not followed, wherever it is.
+    /// Opens what is at `path`, or the folder itself if the path is empty. A symlink is not followed, wherever it is.
     ///
     /// # Errors
     /// What the system refuses; `LOOP` or `NOTDIR` where a component of the path is a symlink.
@@ -91,7 +92,7 @@ impl Directory {
         }
     }
 
-    /// The folder that `path` is in, opened for looking up names in it, and the name.
+    /// Opens the folder that `path` is in, for looking up names in it, and returns it with the path's last name.
     ///
     /// # Errors
     /// As [`Directory::open_at`].
@@ -112,7 +113,7 @@ impl Directory {
         statat(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Which file is at `path`.
+    /// The identity of the file that is at `path`.
     ///
     /// # Errors
     /// As [`Directory::open_at`].
@@ -122,15 +123,16 @@ impl Directory {
         Ok(FileIdentity::of(&said))
     }
 
-    /// When what is at `path` was made; none where its filesystem does not tell, or nothing is there.
+    /// When what is at `path` was made, in seconds and ns since 1970; `None` if its filesystem does not tell, or
+    /// nothing is there.
     pub fn born_at(&self, path: &EntryPath) -> Option<(i64, u32)> {
         let (above, name) = self.parent(path).ok()?;
         let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
         said.ok().and_then(|said| born(&said))
     }
 
-    /// A path that leads to `path` through the descriptor of its folder, for system calls that take only paths; it is valid
-    /// as long as the descriptor is open. The last component is not looked up yet.
+    /// Returns a path that leads to `path` through the descriptor of its folder, for system calls that take only paths,
+    /// and that descriptor: the path is valid as long as it is open. The last component is not looked up yet.
     ///
     /// # Errors
     /// As [`Directory::open_at`]; `NOSYS` where `/proc` is not mounted.
@@ -144,7 +146,7 @@ impl Directory {
         Ok((above, at))
     }
 
-    /// Goes down as far as needed: what is left of the path fits into one system call or, without `openat2`, is its last
+    /// Descends as far as needed: what is left of the path fits into one system call or, without `openat2`, is its last
     /// component.
     fn steps<'p>(&self, path: &'p [u8]) -> Result<(Option<OwnedFd>, &'p [u8]), Errno> {
         let mut above: Option<OwnedFd> = None;
@@ -152,7 +154,7 @@ impl Directory {
         loop {
             let end = match self.resolves {
                 true if rest.len() <= STEP => return Ok((above, rest)),
-                // A name has at most 255 bytes, so that there is a separator.
+                // A name has at most 255 bytes, so there is a separator.
                 true => rest[..STEP].iter().rposition(|&b| b == b'/').ok_or(Errno::NAMETOOLONG)?,
                 false => match rest.iter().position(|&b| b == b'/') {
                     None => return Ok((above, rest)),
@@ -175,12 +177,12 @@ fn through(folder: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }
 
-/// For opening a folder so that it can be listed.
+/// Flags that open a folder so that it can be listed.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 fn resolve(from: BorrowedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    // The kernel answers AGAIN when a folder on the way was renamed meanwhile, however often that is.
+    // The kernel answers AGAIN whenever a folder on the way was renamed meanwhile, however often that happens.
     for _ in 0..100 {
         match openat2(from, OsStr::from_bytes(path), flags, Mode::empty(), RESOLVE) {
             Err(Errno::AGAIN) => {}
@@ -190,19 +192,19 @@ fn resolve(from: BorrowedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errn
     Err(Errno::AGAIN)
 }
 
-/// Which file something is, beyond its name. Inode numbers come again as soon as a file is gone; together with the moment of
-/// its birth or, where the filesystem does not tell that, its size and times, they tell one file from the next.
+/// Identifies a file, beyond its name. Inode numbers are used again as soon as a file is gone; together with the time
+/// of its birth or, where the filesystem does not tell that, its size and times, they tell one file from the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
     device: (u32, u32),
     inode: u64,
     born: Option<(i64, u32)>,
-    /// Where there is no birth time: size, mtime and ctime.
+    /// Size, mtime and ctime, if there is no birth time.
     looks: Option<[i64; 5]>,
 }
 
 impl FileIdentity {
-    /// What [`FileIdentity::of`] needs.
+    /// The `statx` fields that [`FileIdentity::of`] needs.
     pub const FLAGS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
     /// The identity of the file that `statx` describes.
@@ -232,7 +234,7 @@ impl FileIdentity {
     }
 }
 
-/// When the file that `statx` describes was made; none where its filesystem does not tell.
+/// When the file that `statx` describes was made, in seconds and ns since 1970; `None` if its filesystem does not tell.
 pub fn born(said: &Statx) -> Option<(i64, u32)> {
     let known = said.stx_mask & StatxFlags::BTIME.bits() != 0;
     known.then_some((said.stx_btime.tv_sec, said.stx_btime.tv_nsec))
@@ -245,7 +247,7 @@ mod tests {
     use std::io::Read;
     use std::os::unix::fs::symlink;
 
-    /// The folder `data` in a scratch folder, once with `openat2` and once without.
+    /// Runs a test in the folder `data` of a scratch folder, once with `openat2` and once without.
     fn both(test: impl Fn(&Path, &Directory)) {
         for resolves in [true, false] {
             let scratch = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Looking into a vault without restoring: `list`, `ls`, `cat`, `diff`.
+//! Looks into a vault without restoring: `list`, `ls`, `cat`, `diff`.
 
 mod content;
 mod diff;
@@ -24,22 +24,22 @@ use crate::vault::root::{BackupReason, Filters, Root, SnapshotName, SnapshotStat
 use crate::vault::stale::StaleBook;
 use crate::vault::tree::Remark;
 
-/// What `list` tells of a snapshot.
+/// What `list` shows of a snapshot.
 #[derive(Debug, Serialize)]
 pub struct ListedSnapshot {
     /// The snapshot.
     pub id: SnapshotName,
     /// When it was committed.
     pub created: Timestamp,
-    /// What its root says; nothing where it cannot be read.
+    /// What its root says; `None` if it cannot be read.
     #[serde(flatten)]
     pub root: Option<RootSummary>,
-    /// Why its root cannot be read.
+    /// Why its root cannot be read; `None` if it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
 }
 
-/// The part of a root that `list` tells.
+/// The part of a root that `list` shows.
 #[derive(Debug, Serialize)]
 pub struct RootSummary {
     /// What started the backup.
@@ -50,11 +50,11 @@ pub struct RootSummary {
     pub good: bool,
     /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
     pub whole: bool,
-    /// Databases in it that failed their check.
+    /// Number of databases in it that failed their check.
     pub failed_checks: u64,
-    /// Entries of every kind.
+    /// Number of entries of every kind.
     pub entries: u64,
-    /// Files among them.
+    /// Number of files among them.
     pub files: u64,
     /// Bytes of all files' content.
     pub bytes: u64,
@@ -62,9 +62,9 @@ pub struct RootSummary {
     pub uploaded_bytes: u64,
     /// The snapshot that it was made from.
     pub parent: Option<SnapshotName>,
-    /// What the user attached.
+    /// The labels that the user attached.
     pub labels: BTreeMap<String, String>,
-    /// The data directory that it was taken of.
+    /// The data directory that it was taken from.
     pub data: String,
     /// The host that took it.
     pub host: String,
@@ -97,8 +97,8 @@ impl From<Root> for RootSummary {
     }
 }
 
-/// Calls `take` with every snapshot of a vault, newest first. One whose root is damaged does not hide the others; gives how
-/// many were.
+/// Calls `take` with every snapshot of a vault, newest first. A snapshot with a damaged root does not hide the others;
+/// returns how many such there were.
 ///
 /// # Errors
 /// A store that fails; those of `take`.
@@ -106,7 +106,7 @@ pub fn list(vault: &Vault, take: impl FnMut(ListedSnapshot) -> Result<()>, ctx: 
     newest(vault, usize::MAX, take, ctx)
 }
 
-/// As [`list`], for the newest ones, `most` of them.
+/// As [`list`], for at most the newest `most` snapshots.
 ///
 /// # Errors
 /// As [`list`].
@@ -119,7 +119,7 @@ pub fn newest(
     newest_of(vault, &vault.snapshots()?, most, take, ctx)
 }
 
-/// As [`newest`], where the vault was listed already; the names are in order, oldest first.
+/// As [`newest`], if the vault was listed already; `names` are in order, oldest first.
 ///
 /// # Errors
 /// As [`list`].
@@ -152,15 +152,15 @@ fn not_there(path: &EntryPath) -> Error {
         .hint("Paths are relative to the data directory. `lastgood ls` lists what is in a snapshot.")
 }
 
-/// What `ls` tells of an entry.
+/// What `ls` shows of an entry.
 #[derive(Debug, Serialize)]
 pub struct Shown {
-    /// Its path below the data directory.
+    /// Path below the data directory.
     pub path: EntryPath,
-    /// What it is.
+    /// What kind of entry it is.
     #[serde(rename = "type")]
     pub kind: EntryKind,
-    /// Bytes of content.
+    /// Length of its content, in bytes.
     pub size: u64,
     /// Permission bits; in JSON as four octal digits.
     #[serde(serialize_with = "octal")]
@@ -169,15 +169,15 @@ pub struct Shown {
     pub uid: u32,
     /// The group's number.
     pub gid: u32,
-    /// Last change of content.
+    /// When its content last changed.
     pub mtime: Timestamp,
     /// Where a symlink points.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<EscapedBytes>,
-    /// The BLAKE3 of a file's content, its first 16 bytes.
+    /// The first 16 bytes of the BLAKE3 of a file's content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<Hash>,
-    /// As of when it is, where it could not be read when the snapshot was taken.
+    /// The time of its content, if it could not be read when the snapshot was taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_since: Option<Timestamp>,
 }
@@ -204,8 +204,8 @@ impl From<Entry> for Shown {
     }
 }
 
-/// Calls `take` with what `path` is in a snapshot: a folder's entries in order, with `recursive` those in its folders too;
-/// anything else itself. Reads only the hunks that can hold them.
+/// Calls `take` with what `path` is in a snapshot: for a folder its entries in order, with `recursive` those in its
+/// folders too; for anything else the entry itself. Reads only the hunks that can hold them.
 ///
 /// # Errors
 /// A path that is not in the snapshot; a store that fails; damage; those of `take`.
@@ -252,7 +252,7 @@ pub fn ls(
     Ok(())
 }
 
-/// Says of a folder that only its path is known.
+/// Warns about a folder of which only the path is known.
 fn told(entry: &Entry, made: bool, ctx: &Context) {
     if made {
         ctx.monitor.warn(&Remark::NoFolder(entry.path.clone()).to_string());
@@ -262,8 +262,8 @@ fn told(entry: &Entry, made: bool, ctx: &Context) {
 /// Writes the content of one file of a snapshot, holes as zeros.
 ///
 /// # Errors
-/// A path that is not in the snapshot, or is not a file; a store or a writer that fails; damage, which for content that does
-/// not hash to what was stored shows only after the last byte.
+/// A path that is not in the snapshot, or is not a file; a store or a writer that fails; damage, which shows only after
+/// the last byte if the content does not hash to what was stored.
 pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ctx: &Context) -> Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
     let entry = find(&mut Entries::in_path(&packs, root, path, false)?, path)?.ok_or_else(|| not_there(path))?;
@@ -275,11 +275,11 @@ pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ct
     Ok(())
 }
 
-/// As [`cat`], of what was read of a file that changed all the while: it is kept beside the snapshot's tree where that has an
-/// older state of the file.
+/// As [`cat`], for what was read of a file that changed all the while: that is kept beside the snapshot's tree if the
+/// tree has an older state of the file.
 ///
 /// # Errors
-/// As [`cat`]; a file of which nothing is kept there.
+/// As [`cat`]; a file of which no such content is kept.
 pub fn cat_torn(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ctx: &Context) -> Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
     let entry = find(&mut Entries::torn(&packs, root)?, path)?.ok_or_else(|| {

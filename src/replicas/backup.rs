@@ -1,4 +1,5 @@
-//! Backing up into the first of several vaults that has the newest snapshot and can take another, and copying to the others.
+//! Backs up into the vault among several that has the newest snapshot and can take another, and copies it to the
+//! others.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -26,12 +27,12 @@ use crate::vault::root::{BackupReason, MAX_ROOT, PackBook, SNAPSHOTS, SnapshotNa
 use crate::vault::state::PackState;
 use crate::vault::{Vault, seq};
 
-/// How old a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are `copy`'s, so that a vault that
-/// was away for long does not keep a backup busy.
+/// The oldest that a snapshot may be for a backup to hand it on to a vault that lacks it: older ones are left to
+/// `copy`, so that a vault that was away for long does not keep a backup busy.
 const HANDED_ON: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// So many of the newest snapshots are asked for what they need.
+/// Number of the newest snapshots whose needed packs are looked up.
 const NEWEST: usize = 4;
-/// What a store's clock may be off by, within the second that it tells, when it is asked again.
+/// How much a store's clock, which tells whole seconds, may be off when it is asked again.
 const TICK: SignedDuration = SignedDuration::from_secs(2);
 
 /// What a backup did, and which vaults hold the snapshot.
@@ -51,15 +52,15 @@ pub struct ReplicatedBackupReport {
 pub struct ReplicaReport {
     /// Its address.
     pub vault: String,
-    /// Whether it holds the snapshot, and gives it back whole as far as is known.
+    /// Whether it holds the snapshot and, as far as is known, gives it back whole.
     pub holds: bool,
     /// Why it does not.
     pub why: Option<String>,
-    /// Whether it was made by this backup.
+    /// Whether the vault was made by this backup.
     pub made: bool,
-    /// Snapshots that were copied to it: this one, and others that were taken while it was away.
+    /// Number of snapshots that were copied to it: this one, and others that were taken while it was away.
     pub copied_snapshots: u64,
-    /// Objects of these.
+    /// Number of objects of these snapshots.
     pub copied_objects: u64,
     /// Bytes of these objects.
     pub copied_bytes: u64,
@@ -68,18 +69,18 @@ pub struct ReplicaReport {
 /// One of the vaults.
 struct Replica {
     url: String,
-    /// The vault; or why it is not used.
+    /// The vault, or why it is not used.
     vault: Result<Vault, Error>,
     made: bool,
     fleeting: bool,
-    /// The snapshots that it had before, oldest first.
+    /// The snapshots that it held before, oldest first.
     names: Vec<SnapshotName>,
     /// The doubts about its packs.
     doubts: Mutex<Doubts>,
 }
 
 impl Replica {
-    /// What is wrong with the place, and stops no backup.
+    /// Warnings about the place that stop no backup.
     fn concerns(&self) -> Vec<String> {
         let Some(vault) = self.vault() else { return Vec::new() };
         let url = &self.url;
@@ -102,7 +103,7 @@ impl Replica {
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        // What it knows is right also where somebody panicked who asked.
+        // What the doubts say is right even if a thread that read them panicked.
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,15 +112,17 @@ impl Replica {
     }
 }
 
-/// Takes a snapshot into the first vault that has the newest one and can take another, and copies it to the others. Each vault
-/// also gets what it lacks of the last 7 days and another one has. A vault that is empty gets this snapshot only; `copy` brings the others.
+/// Takes a snapshot into the first vault that has the newest one and can take another, and copies it to the others.
+/// Each vault also gets the snapshots of the last 7 days that it lacks and another one has. An empty vault gets this
+/// snapshot only; `copy` brings the others.
 ///
-/// Where there is no vault yet, a replica of the others is made if it may be; without any, a new vault in the first place.
+/// In a place with no vault, a replica of the others is made if that is allowed; if there is none at all, a new vault
+/// is made in the first place.
 ///
 /// # Errors
-/// Usage: the vaults are not replicas of one. A first vault that is damaged, or missing where none may be made. No vault
-/// that can take it; a vault that would have to be made while another place cannot be asked whether it holds it. As
-/// [`backup::backup`]. With a report, at least one vault holds the snapshot.
+/// Usage: the vaults are not replicas of one. A first vault that is damaged, or missing where none may be made. No
+/// vault that can take the snapshot; a vault that would have to be made while another place, which may hold it, cannot
+/// be asked. As [`backup::backup`]. If there is a report, at least one vault holds the snapshot.
 pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Result<ReplicatedBackupReport> {
     let mut warnings = Vec::new();
     let mut warn = |what: String| {
@@ -128,7 +131,7 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     };
     let mut replicas = prepare(sites, ctx, &mut warn)?;
     replicas.iter().flat_map(Replica::concerns).for_each(&mut warn);
-    // One alone need not be asked what it has.
+    // A single vault need not be asked what it has.
     if replicas.len() > 1 {
         let mut leading = true;
         for replica in &mut replicas {
@@ -144,8 +147,8 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
             }
         }
     }
-    // What is built upon, and carried over, is the newest there is: one that was away gets the snapshot from that which has it. A
-    // vault that is new has nothing to build on.
+    // A backup builds on the newest snapshot there is, and carries over from it: a vault that was away gets the
+    // snapshot from the vault that has the newest one. A new vault has nothing to build on.
     let mut order: Vec<_> = (0..replicas.len()).collect();
     order.sort_by_key(|at| (replicas[*at].made, Reverse(replicas[*at].names.last().copied())));
     let mut options = options.clone();
@@ -166,7 +169,7 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
                 let url = &replicas[at].url;
                 warn(format!("the vault {url} did not take the snapshot: {}", why.what()));
                 replicas[at].vault = Err(why);
-                // The root may be there although its store did not say so. Its number was given before now.
+                // The root may exist although its store did not say so. Its number was given before now.
                 let given = options.clock().saturating_add(TICK).unwrap_or(Timestamp::MAX);
                 options.seq_after = seq::next(options.seq_after, given).unwrap_or(options.seq_after);
             }
@@ -181,12 +184,12 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     for at in 0..replicas.len() {
         let held = share(&replicas, primary, at, report.snapshot, ctx, &mut warn);
         if let Some(why) = &held.why {
-            // Who reports it logs it as what it is: an error.
+            // The caller that reports it logs it as what it is: an error.
             report.warnings.push(format!("the vault {} does not hold the snapshot: {why}", held.vault));
         }
         vaults.push(held);
     }
-    // Whoever is there sees it; for a schedule that runs on unseen it may be a volume that is not mounted.
+    // A person who is present sees it; for a schedule that runs unseen it may mean a volume that is not mounted.
     let unseen = options.reason != BackupReason::Manual;
     for held in vaults.iter().filter(|held| held.made && unseen) {
         let what = format!("there was no vault at {}, and one was made: is its volume mounted?", held.vault);
@@ -198,11 +201,13 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     Ok(ReplicatedBackupReport { taken: report, vault: replicas.swap_remove(primary).url, vaults })
 }
 
-/// Reads the doubts of all vaults but the first one to be backed up to, whose backup reads its own, and tests what that vault's
-/// newest snapshot needs of it. Gives the packs that are damaged: a snapshot that names none of them is whole everywhere.
+/// Reads the doubts of all vaults but the first one to be backed up to, whose backup reads its own, and tests the packs
+/// there that that vault's newest snapshot needs. Returns the packs that are damaged: a snapshot that names none of
+/// them is whole everywhere.
 ///
 /// # Errors
-/// Being told to stop. A store that fails keeps nobody from a backup, and shows when the snapshot is to be copied there.
+/// Being told to stop. A store that fails keeps no backup from happening, and shows when the snapshot is to be copied
+/// there.
 fn spoiled_elsewhere(
     replicas: &[Replica],
     order: &[usize],
@@ -225,11 +230,11 @@ fn spoiled_elsewhere(
         if doubts.standing().is_empty() {
             continue;
         }
-        // The newest may be suspect, and not all that is built upon.
+        // The newest snapshot may be suspect, and then not everything that the backup builds on.
         let needed = || {
             let mut needed = PackBook::new();
             for name in first.names.iter().rev().take(NEWEST) {
-                // Who cannot read that says so when it is built upon.
+                // A root or list that cannot be read is reported by the backup that builds on it.
                 let Ok(root) = source.root(*name) else { continue };
                 let Ok(packs) = PackReader::for_root(&*source.store, &root) else { continue };
                 needed.extend(packs.book().iter().map(|(id, pack)| (*id, *pack)));
@@ -242,7 +247,7 @@ fn spoiled_elsewhere(
         let book = book.get_or_insert_with(needed);
         match doubts.test_doubted(vault, book, (Finding::Backup, &user(options)), &|| ctx.check("take a snapshot")) {
             Ok(mut wrong) => {
-                // What is missing there is sent again.
+                // Packs that are missing there are sent again.
                 wrong.retain(|(_, tested)| tested.state != PackState::Absent);
                 if let Some((pack, tested)) = wrong.first() {
                     let more = in_all(wrong.len());
@@ -258,34 +263,35 @@ fn spoiled_elsewhere(
     Ok(spoiled)
 }
 
-/// Makes the vault where there is none and one may be made, before a backup that would: what asks for it can be claimed there.
-/// Tells whether there is one now.
+/// Makes the vault if there is none and one may be made, ahead of a backup that would make it: requests for that backup
+/// can then be claimed there. Returns whether there is a vault now.
 ///
 /// # Errors
-/// A place that cannot be asked, or takes none.
+/// A place that cannot be asked, or does not take a vault.
 pub fn make(sites: Vec<Site>, ctx: &Context) -> Result<bool> {
     let replicas = prepare(sites, ctx, &mut |why| ctx.monitor.warn(&why))?;
     Ok(replicas.iter().any(|replica| replica.vault().is_some()))
 }
 
-/// By how much the fastest clock of the vaults is ahead of this machine's. One that does not answer does not count: whoever needs
-/// it asks again, and is told why. Vaults that have just been listed tell the time without another request.
+/// By how much the fastest clock of the vaults is ahead of this machine's. A vault that does not answer does not count:
+/// the code that needs it asks again, and is told why. Vaults that have just been listed tell the time without another
+/// request.
 fn clock_ahead(replicas: &[Replica], options: &BackupOptions) -> SignedDuration {
     let machine = BackupOptions { clock_ahead: SignedDuration::ZERO, ..options.clone() };
     let now = || replicas.iter().filter(|_| replicas.len() > 1).filter_map(|replica| replica.vault()?.store.now().ok());
     now().map(|now| now.duration_since(machine.clock())).max().unwrap_or_default().max(SignedDuration::ZERO)
 }
 
-/// Opens or makes the vault in each place. Why one does without it is told when the backup has been taken, and before that
-/// only where the backup would have gone there first.
+/// Opens or makes the vault in each place. The reason why a vault is passed over is told once the backup has been
+/// taken, and before that only if the backup would have gone to that vault first.
 fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Result<Vec<Replica>> {
     check_same(&sites)?;
     let alone = sites.len() == 1;
     let first_vault = sites.iter().position(|site| site.held().is_some());
     let (mut replicas, mut empty, mut unknown) = (Vec::with_capacity(sites.len()), Vec::new(), None);
     for (at, Site { url, may_make, fleeting, found }) in sites.into_iter().enumerate() {
-        // Up to the first vault only what is away is passed over; without any, a vault is made in the first place or not
-        // at all.
+        // Before the first vault, only what is away is passed over; without any vault, one is made in the first place
+        // or not at all.
         let leading = first_vault.map_or(at == 0, |first| at < first);
         let vault = match found {
             SiteState::Vault(vault) => Ok(vault),
@@ -337,8 +343,8 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
     Ok(replicas)
 }
 
-/// The error that no vault is made in a place because another place, which cannot be asked, may hold one: the two would be
-/// different ones for ever.
+/// The error that no vault is made in a place because another place, which cannot be asked, may hold one: the two
+/// vaults would stay different for ever.
 fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
     let said = unknown.vault.as_ref().err().map(Error::what).unwrap_or_default();
     let kind = unknown.vault.as_ref().err().map(Error::kind);
@@ -354,8 +360,8 @@ fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
     ))
 }
 
-/// Copies to a vault what it lacks: the new snapshot, and those of the last 7 days that another vault has. It is not told again
-/// what was let go there.
+/// Copies to a vault what it lacks: the new snapshot, and those of the last 7 days that another vault has. Snapshots
+/// that were let go there are not copied to it again.
 fn share(
     replicas: &[Replica],
     primary: usize,
@@ -371,9 +377,9 @@ fn share(
         Err(why) => return ReplicaReport { why: Some(why.what()), ..held },
     };
     held.holds = at == primary;
-    // What one vault cannot give, since it is damaged there, the next one may.
+    // A snapshot that one vault cannot give, because it is damaged there, may come from the next one.
     let mut done = HashSet::new();
-    // The new snapshot is in the first one only, which therefore comes first.
+    // Only the first vault has the new snapshot, so it comes first.
     for source in [primary].into_iter().chain((0..replicas.len()).filter(|source| *source != primary)) {
         let Some(from) = replicas[source].vault().filter(|_| source != at) else { continue };
         let mut names = lacking(&replicas[source], replica, new);
@@ -385,7 +391,7 @@ fn share(
         if names.is_empty() {
             continue;
         }
-        // What is damaged there, another replica may have.
+        // Another replica may have what is damaged there.
         let others = || {
             let others = replicas.iter().enumerate().filter(|(other, _)| ![source, at].contains(other));
             others.filter_map(|(_, replica)| replica.vault())
@@ -394,7 +400,7 @@ fn share(
         let several = others().next().is_some();
         let doubts = &mut *replica.doubts();
         if at == primary && doubts.standing().is_empty() {
-            // Its backup has read them for itself.
+            // That vault's backup has read them for itself only.
             *doubts = Doubts::read(&*to.store);
         }
         match copy_with(from, (to, doubts), &names, several.then_some(&elsewhere), ctx) {
@@ -419,23 +425,23 @@ fn share(
     held
 }
 
-/// The snapshots of one vault that another one lacks and is to get beside a new one, oldest first: those of the last 7 days.
-/// None where it has no snapshot at all.
+/// The snapshots of one vault that another one lacks and is to get beside a new one, oldest first: those of the last 7
+/// days. Empty if the other one has no snapshot at all.
 fn lacking(from: &Replica, to: &Replica, new: SnapshotName) -> Vec<SnapshotName> {
     let since = new.time.saturating_sub(HANDED_ON).unwrap_or(Timestamp::MIN);
     let lacks = |name: &&SnapshotName| name.time >= since && to.names.binary_search(name).is_err();
     from.names.iter().filter(|_| !to.names.is_empty()).filter(lacks).copied().collect()
 }
 
-/// Whether a vault really does not have a snapshot that it does not list. A root that was let go, and has not been deleted yet, is
-/// in no listing and can be read: it is not to come back.
+/// Whether a vault really does not have a snapshot that it does not list. A root that was let go, and has not been
+/// deleted yet, is in no listing and can still be read: such a snapshot is not to come back.
 fn is_gone(vault: &Vault, name: SnapshotName) -> bool {
     match vault.store.get(&name.object(SNAPSHOTS), MAX_ROOT) {
         Ok(_) | Err(store::StoreError::OutOfRange { .. }) => {
             tracing::info!("the snapshot {name} is not handed on to {}: it was let go there", vault.store.url());
             false
         }
-        // A store that fails does so again at the copy, which tells of it.
+        // A store that fails does so again at the copy, which reports it.
         Err(_) => true,
     }
 }

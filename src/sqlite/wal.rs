@@ -1,4 +1,4 @@
-//! Which pages of a database may be newer in its write-ahead log than in its file.
+//! Finds the pages of a database that may be newer in its write-ahead log than in its file.
 //!
 //! A reader in WAL mode holds one of SQLite's read marks from the beginning of its transaction to the end, and sees the log up
 //! to some frame M. What is in the file changes meanwhile, and yet a page that no frame up to M names may be read straight
@@ -7,13 +7,13 @@
 //! - Only a checkpoint writes to the file, since every connection in WAL mode has a shared lock on it. It copies frames up
 //!   to the lowest mark that a reader holds, so none after M: the pages that it writes are named by frames up to M. It cuts the
 //!   file only when the last frame of all was copied, then to the size of M's commit, and SQLite grows it only to more.
-//! - A reader on mark 0 found the whole log copied and ignores it: its state is the file. A checkpoint has to lock mark 0
-//!   before it writes, so it waits until there is no such reader; asking SQLite for what frames name is needless then.
-//!   (SQLite also takes mark 0 when it may not write to the `-shm`: it then reads the log, from which frames are found here
-//!   too, and which cannot begin anew before a checkpoint.)
-//! - A log begins anew, or is cut, only under a lock of all marks but 0. So for any other reader, its frames up to M stay
-//!   where they are, and were there before the transaction began: whoever reads their headers after that misses none. Frames
-//!   after M, or half-written ones, name pages for which asking SQLite is needless and not wrong.
+//! - A reader on mark 0 found the whole log copied and ignores it: its state is the file. A checkpoint has to lock mark
+//!   0 before it writes, so it waits until there is no such reader; asking SQLite for the pages that frames name is
+//!   needless then. (SQLite also takes mark 0 when it may not write to the `-shm`: it then reads the log, from which
+//!   frames are found here too, and which cannot begin again before a checkpoint.)
+//! - A log begins again, or is cut, only under a lock of all marks but 0. So for any other reader, its frames up to M
+//!   stay where they are, and were there before the transaction began: reading their headers after that misses none.
+//!   Frames after M, or half-written ones, name pages for which asking SQLite is needless and not wrong.
 //! - Where nobody has the database open, there are no marks, and nothing changes ([`at_rest`](super::at_rest)).
 //!
 //! Frames of the log as it now is carry the salts of its header; SQLite itself stops at the first that does not, and so does
@@ -26,27 +26,27 @@ use rusqlite::Connection;
 use super::handle::read_wal;
 use super::header::{is_page_size, locks_page};
 
-/// The log's header, in bytes.
+/// Length of the log's header, in bytes.
 pub const HEADER: usize = 32;
-/// A frame's header, in bytes; a page follows.
+/// Length of a frame's header, in bytes; a page follows it.
 pub const FRAME: usize = 24;
 /// The log's first four bytes; the lowest bit tells the byte order of its checksums.
 const MAGIC: u32 = 0x377F_0682;
-/// The only version of logs.
+/// The only version of logs that there is.
 const VERSION: u32 = 3_007_000;
-/// Bytes to read at a time where frames are small.
+/// Bytes to read at a time if frames are small.
 const WINDOW: usize = 16 << 10;
-/// Pages that one piece of a set is about.
+/// Number of pages that one piece of a [`PageSet`] covers.
 const PIECE: u32 = 1 << 15;
 
-/// A set of page numbers. Its memory grows with how many pages are in it, and hardly with how large the numbers are.
+/// A set of page numbers. Its memory grows with the number of pages in it, and hardly with how large the numbers are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PageSet {
-    /// One bit per page; pieces without any are not there.
+    /// One bit per page; a piece without any page is `None`.
     pieces: Vec<Option<Box<[u64; PIECE as usize / 64]>>>,
-    /// This page and all that follow are in the set, but for `never`.
+    /// This page and all that follow are in the set, except `never`.
     from: Option<u32>,
-    /// Not in the set, whatever was added.
+    /// A page that is not in the set, whatever was added.
     never: Option<u32>,
 }
 
@@ -83,7 +83,7 @@ impl PageSet {
 /// Why the log was not read to its end.
 #[derive(Debug)]
 pub enum WalReadError {
-    /// SQLite's code.
+    /// SQLite failed with this result code.
     Failed(c_int),
     /// The work was told to stop.
     Stopped,
@@ -92,17 +92,18 @@ pub enum WalReadError {
 /// The frames of a log, as they follow one another with its own salts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WalFrames {
-    /// The log's.
+    /// The salts in the log's header.
     pub salts: [u8; 8],
-    /// How many there are, whether or not they are committed.
+    /// Number of frames, whether or not they are committed.
     pub number: u64,
-    /// The last one that ends a transaction; 0 if none does.
+    /// Number of the last frame that ends a transaction; 0 if none does.
     pub committed: u64,
 }
 
-/// The pages of a database that are to be read through SQLite, and the frames of its log, if that has any. `logged`: whether it has a log
-/// now. `pages` is their number and `whole` how many the file holds whole: what lies beyond is in the log, or is zeros as SQLite gives
-/// them. The page of SQLite's locks is never among them, since SQLite does not read it.
+/// Returns the pages of a database that are to be read through SQLite, and the frames of its log, if it has any.
+/// `logged` tells whether it has a log now. `pages` is its number of pages, and `whole` how many of them the file holds
+/// whole: the pages beyond are in the log, or are zeros, as SQLite gives them. The page of SQLite's locks is never
+/// among them, since SQLite does not read it.
 ///
 /// # Errors
 /// A log that cannot be read.
@@ -126,7 +127,7 @@ pub fn pages_in_wal(
     Ok((set, frames))
 }
 
-/// Whether SQLite takes the first bytes of a log for one: magic, version, page size and checksum.
+/// Whether SQLite takes the first bytes of a file for a log: magic, version, page size and checksum.
 pub fn begins(first: &[u8]) -> bool {
     let Some(header) = first.first_chunk::<HEADER>() else { return false };
     let (magic, big) = (number(header, 0), header[3] & 1 == 1);
@@ -140,7 +141,8 @@ pub fn begins(first: &[u8]) -> bool {
     magic & !1 == MAGIC && version == VERSION && is_page_size(page) && sums == (number(header, 24), number(header, 28))
 }
 
-/// The frames of a log with pages of this size, if it has any. `read` gives the bytes at an offset, and tells whether there were as many.
+/// Returns the frames of a log with pages of this size, if it has any. `read` fills the buffer from an offset, and
+/// returns whether there were as many bytes.
 ///
 /// # Errors
 /// A log that cannot be read.
@@ -151,7 +153,8 @@ pub fn frames(
     add_frames(&mut PageSet::default(), page_size, 0, read, &|| true)
 }
 
-/// Adds the pages that the log's frames name. `read` gives the bytes at an offset, and tells whether there were as many.
+/// Adds the pages that the log's frames name. `read` fills the buffer from an offset, and returns whether there were as
+/// many bytes.
 fn add_frames(
     set: &mut PageSet,
     page_size: u32,
@@ -166,7 +169,7 @@ fn add_frames(
     }
     if number(&header, 8) != page_size {
         if is_page_size(number(&header, 8)) {
-            // Of a log in use this cannot be; SQLite knows better what to make of it.
+            // A log in use cannot be like this; SQLite knows better what to make of it.
             set.from = Some(1);
         }
         return Ok(None);
@@ -185,7 +188,7 @@ fn add_frames(
         }
         let mut length = window.len();
         if !read(at, &mut window)? {
-            // The log's end lies within the window, or it was cut: frame by frame from here.
+            // The log's end lies within the window, or the log was cut: it is read frame by frame from here.
             length = FRAME;
             if !read(at, &mut window[..FRAME])? {
                 return Ok(Some(frames));
@@ -200,7 +203,7 @@ fn add_frames(
             if number(frame, 4) != 0 {
                 frames.committed = frames.number;
             }
-            // A page beyond the state's end was there in an earlier commit, or comes in a later one.
+            // A page beyond the state's end was there in an earlier commit, or comes with a later one.
             if u64::from(page) <= pages {
                 set.insert(page);
             }
@@ -209,7 +212,7 @@ fn add_frames(
     }
 }
 
-/// The number of four bytes at an offset; 0 beyond the end.
+/// The big-endian number in the four bytes at an offset; 0 beyond the end.
 pub fn number(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
@@ -221,7 +224,7 @@ mod tests {
 
     const SALTS: [u8; 8] = *b"salts!!!";
 
-    /// A log with a frame of the current salts for each of `pages`, then frames of older ones.
+    /// A log with a frame of the current salts for each of `pages`, then frames with older salts for those of `old`.
     fn log(page_size: u32, pages: &[u32], old: &[u32]) -> Vec<u8> {
         let mut log = [MAGIC + 1, 3_007_000, page_size, 0].iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<_>>();
         log.extend(SALTS);
@@ -243,7 +246,7 @@ mod tests {
             let rest = usize::try_from(at).ok().and_then(|at| log.get(at..)).unwrap_or(&[]);
             let length = rest.len().min(out.len());
             out[..length].copy_from_slice(&rest[..length]);
-            // As SQLite does.
+            // SQLite does the same.
             out[length..].fill(0);
             Ok(length == out.len())
         };
@@ -263,7 +266,7 @@ mod tests {
             assert_eq!(members(&found(&log(size, &many, &[80, 81]), size, 90), 100), (1..=70).collect::<Vec<_>>());
             assert!(found(&log(size, &[], &[1, 2]), size, 90).is_empty());
         }
-        // One beyond the state's end is of another commit.
+        // A page beyond the state's end belongs to another commit.
         assert_eq!(members(&found(&log(512, &[3, 91, 5, u32::MAX], &[]), 512, 90), 100), [3, 5]);
     }
 
@@ -273,7 +276,7 @@ mod tests {
         for log in [&b""[..], &whole[..31], &whole[..32], &whole[..55], &[0; 4096][..], &[0xFF; 4096][..]] {
             assert!(found(log, 512, 90).is_empty());
         }
-        // The frame's header is enough: its page may be on its way.
+        // The frame's header is enough: its page may still be on its way.
         assert_eq!(members(&found(&whole[..56], 512, 90), 100), [7]);
     }
 
