@@ -1,4 +1,4 @@
-//! What the archive is made of, frame by frame: the entries' extents in order, cut where frames of packs begin and end.
+//! Plans the archive frame by frame: the entries' extents in order, cut where frames of packs begin and end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,26 +18,26 @@ use crate::vault::root::Root;
 use crate::vault::tar;
 use crate::vault::tree::{self, Remark, TreeItem};
 
-/// The most content of a frame that is compressed here, in bytes.
+/// The most content of a frame that is compressed for the archive, in bytes.
 const FRAME: u64 = pack::MAX_FRAME as u64;
 
 /// What a stretch of the stream is, for the check of files' hashes.
 pub enum StreamMark {
     /// A file's content begins.
     Begin(EntryPath, Hash),
-    /// Bytes of its content.
+    /// This many bytes of its content.
     Content(u64),
-    /// Bytes of headers and padding.
+    /// This many bytes of headers and padding.
     Other(u64),
     /// The file's content ends.
     End,
 }
 
-/// Bytes of the stream that are not a whole frame.
+/// A piece of the stream that is not a whole frame of a pack.
 pub enum StreamPiece {
-    /// These.
+    /// These bytes.
     Bytes(Vec<u8>),
-    /// So many zeros.
+    /// This many zero bytes.
     Zeros(u64),
     /// A part of a frame's content.
     Part(PartOfFrame),
@@ -51,7 +51,7 @@ pub struct PartOfFrame {
     pub frame: FrameAt,
     /// Where the part begins in the frame's content, in bytes.
     pub from: u64,
-    /// Where it ends.
+    /// Where the part ends in the frame's content, in bytes.
     pub to: u64,
 }
 
@@ -71,11 +71,11 @@ pub enum FrameTask {
 
 /// A frame of the archive, to be made.
 pub struct FrameJob {
-    /// How.
+    /// How to make the frame.
     pub task: FrameTask,
-    /// What its content is, from its first byte to its last.
+    /// What the frame's content is, from its first byte to its last.
     pub marks: Vec<StreamMark>,
-    /// Bytes of content.
+    /// Length of the content, in bytes.
     pub length: u64,
 }
 
@@ -84,11 +84,11 @@ pub struct ExportPlanner<'a> {
     packs: &'a PackReader<'a>,
     jobs: Sender<FrameRequest>,
     outcomes: Sender<PendingFrame>,
-    /// What is being collected to be compressed.
+    /// Pieces that are being collected to be compressed in one frame.
     pieces: Vec<StreamPiece>,
     length: u64,
     marks: Vec<StreamMark>,
-    /// A part of one frame that may yet become all of it, and what it is.
+    /// A part of one frame that may yet become the whole frame, and what its bytes are.
     part: Option<(PartOfFrame, Vec<StreamMark>)>,
     /// The first path of every hard-link group.
     first: HashMap<Hash, EntryPath>,
@@ -97,7 +97,7 @@ pub struct ExportPlanner<'a> {
 }
 
 impl<'a> ExportPlanner<'a> {
-    /// A plan that sends its jobs to `jobs`, and where their frames will come from, in order, to `outcomes`.
+    /// Makes a planner that sends its jobs to `jobs`, and the receivers of their frames, in order, to `outcomes`.
     pub fn new(packs: &'a PackReader<'a>, jobs: Sender<FrameRequest>, outcomes: Sender<PendingFrame>) -> Self {
         let (pieces, marks) = (Vec::new(), Vec::new());
         ExportPlanner {
@@ -113,7 +113,7 @@ impl<'a> ExportPlanner<'a> {
         }
     }
 
-    /// Plans the whole stream; gives the number of entries.
+    /// Plans the whole stream. Returns the number of entries.
     ///
     /// # Errors
     /// A store that fails, damage, and nobody who takes the jobs.
@@ -143,7 +143,7 @@ impl<'a> ExportPlanner<'a> {
         Ok(entries)
     }
 
-    /// A folder that the snapshot has no entry of.
+    /// Adds a folder for which the snapshot has no entry.
     fn folder(&mut self, path: &EntryPath) -> Result<()> {
         let folder = missing::folder(path.clone(), missing::LEFT_OUT);
         let header = tar::header(&folder).doing(|| format!("make the header of {path}"))?;
@@ -217,7 +217,7 @@ impl<'a> ExportPlanner<'a> {
         }
     }
 
-    /// The part of a frame will not grow further: it is copied if it is all of it.
+    /// Ends the part of a frame, which will not grow further: the frame is copied if the part is all of it.
     fn take_part(&mut self) -> Result<()> {
         let Some((part, marks)) = self.part.take() else { return Ok(()) };
         if part.is_whole() {
@@ -262,7 +262,7 @@ impl<'a> ExportPlanner<'a> {
         self.length += length;
     }
 
-    /// Sends what was collected, if `length` more would be too much.
+    /// Sends what was collected, if `length` more bytes would be too much.
     fn room_for(&mut self, length: u64) -> Result<()> {
         if self.length + length > FRAME { self.send_pieces() } else { Ok(()) }
     }

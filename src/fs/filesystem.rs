@@ -1,7 +1,8 @@
-//! What cannot be relied on where a filesystem is another program's, or another machine's.
+//! Tells filesystems apart: what cannot be relied on where a filesystem is another program's, or another machine's.
 //!
-//! There, locks and shared memory do not exist or bind only this machine while another one writes; inode numbers are given
-//! anew at every mount, and come again for other files; and what was written may fail as late as when it is closed.
+//! There, locks and shared memory do not exist, or bind only this machine while another one writes; inode numbers are
+//! given out again at every mount, and are used again for other files; and what was written may fail as late as when it
+//! is closed.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -17,8 +18,8 @@ use rustix::ioctl::{Updater, ioctl, opcode};
 
 use super::{Folder, is_mount_at};
 
-/// Filesystems over a network or in another program, by the number that `statfs` gives: locks and shared memory either do not
-/// exist, or bind only this machine while another one writes.
+/// Filesystems over a network or in another program, by the number that `statfs` gives. On these, locks and shared
+/// memory either do not exist, or bind only this machine while another one writes.
 const REMOTE: &[(u32, &str)] = &[
     (0x6573_5546, "FUSE"),
     (0x6969, "NFS"),
@@ -40,7 +41,7 @@ const REMOTE: &[(u32, &str)] = &[
     (0x7C7C_6673, "a Parallels shared folder"),
 ];
 
-/// The name of the filesystem that a file is on, if that is over a network or in another program.
+/// The name of the filesystem that a file is on, if it is over a network or in another program.
 ///
 /// # Errors
 /// A filesystem that does not say what it is.
@@ -50,12 +51,12 @@ pub fn remote(file: impl AsFd) -> Result<Option<&'static str>, Errno> {
     Ok(REMOTE.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
 }
 
-/// The folder itself where it exists, or the next one above it that does.
+/// The folder itself if it exists, or else the nearest folder above it that does.
 pub fn existing(folder: &Path) -> &Path {
     folder.ancestors().find(|above| above.exists()).unwrap_or(Path::new("/"))
 }
 
-/// The same as [`remote`] of the filesystem that a folder is on, or will be when it is made. `None` also where nothing tells.
+/// As [`remote`], for the filesystem that a folder is on, or will be on when it is made. `None` also if nothing tells.
 pub fn remote_at(folder: &Path) -> Option<&'static str> {
     remote(Folder::open(existing(folder)).ok()?).ok()?
 }
@@ -63,34 +64,34 @@ pub fn remote_at(folder: &Path) -> Option<&'static str> {
 /// A filesystem that is mounted somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mounted {
-    /// Where.
+    /// Where it is mounted.
     pub at: PathBuf,
-    /// The device's numbers, as `8:1`; filesystems without a device have one of their own.
+    /// The device's numbers, such as `8:1`; a filesystem without a device has a pair of its own.
     pub device: String,
-    /// The folder or file of that filesystem which is seen there.
+    /// The folder or file of that filesystem that is seen there.
     pub root: PathBuf,
-    /// What it is: `ext4`, `fuse.gcsfuse`.
+    /// The filesystem's type, such as `ext4` or `fuse.gcsfuse`.
     pub filesystem: String,
     /// What is mounted: a device, a bucket's name, a server's folder.
     pub source: String,
 }
 
-/// All that is mounted, in the order of mounting.
+/// All mounted filesystems, in the order in which they were mounted.
 ///
 /// # Errors
-/// What the system says, `NotFound` without `/proc` among it.
+/// What the system says, including `NotFound` without `/proc`.
 pub fn mounted() -> io::Result<Vec<Mounted>> {
     Ok(parse_mounts(&fs::read("/proc/self/mountinfo")?))
 }
 
-/// Reads the lines of `/proc/self/mountinfo`: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>.
+/// Parses the lines of `/proc/self/mountinfo`: <https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html>.
 fn parse_mounts(text: &[u8]) -> Vec<Mounted> {
     let line = |line: &[u8]| {
         let mut words = line.split(|&b| b == b' ');
         let path = |word: &[u8]| PathBuf::from(OsString::from_vec(plain(word)));
         let device = String::from_utf8_lossy(words.nth(2)?).into_owned();
         let (root, at) = (path(words.next()?), path(words.next()?));
-        // Then come options, of any number, and a dash.
+        // Any number of options follows, and a dash.
         let mut after = words.skip_while(|word| *word != b"-").skip(1);
         let text = |word: &[u8]| String::from_utf8_lossy(&plain(word)).into_owned();
         Some(Mounted { at, device, root, filesystem: text(after.next()?), source: text(after.next()?) })
@@ -118,18 +119,19 @@ fn plain(escaped: &[u8]) -> Vec<u8> {
     out
 }
 
-/// ZFS, as `statfs` names it.
+/// The number of ZFS in `statfs`.
 const ZFS: u32 = 0x2FC1_2FC1;
 
-/// Whether a file's filesystem may call a range a hole that an app has written to, and that has not reached the disk: OpenZFS
-/// did until 2.2.2, for some seconds after the write (its issue 15526).
+/// Whether a file's filesystem may report a hole where an app has written something that has not reached the disk yet:
+/// OpenZFS did until 2.2.2, for some seconds after the write (its issue 15526).
 pub fn may_invent_holes(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|said| said.f_type as u32 == ZFS)
 }
 
-/// Filesystems of this machine that write a file's pages out and protect them against writing meanwhile, so that the next store
-/// through a shared memory map is a fault, at which the kernel moves the file's times. Until then it moves none: a page that is
-/// dirty already can be stored to without a fault. All of them are disk filesystems that use the kernel's page cache.
+/// Filesystems of this machine that write a file's pages out and protect them against writing meanwhile, so that the
+/// next store through a shared memory map is a fault, at which the kernel moves the file's times. Until then it moves
+/// none: a page that is dirty already can be stored to without a fault. All of them are disk filesystems that use the
+/// kernel's page cache.
 const WRITE_PROTECTS: &[u32] = &[
     0xEF53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
@@ -144,13 +146,13 @@ const WRITE_PROTECTS: &[u32] = &[
     0x3434,      // NILFS2
     0x0116_1970, // GFS2
     0x7461_636F, // OCFS2
-    // What cannot be written to at all.
+    // Filesystems that cannot be written to at all.
     0x7371_7368, // SquashFS
     0xE0F5_E1E2, // EROFS
     0x9660,      // ISO 9660
 ];
 
-/// An overlay of filesystems: a container's root.
+/// The number of overlayfs in `statfs`: an overlay of filesystems, such as a container's root.
 const OVERLAY: u32 = 0x794C_7630;
 
 /// Whether a file or folder is on an overlay of filesystems.
@@ -158,24 +160,25 @@ pub fn is_overlay(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|said| said.f_type as u32 == OVERLAY)
 }
 
-/// Whether a store into a file through a shared memory map moves the file's times, at the latest when what was stored before
-/// has been written out. Where it may not, a file's times say nothing about its content.
+/// Whether a store into a file through a shared memory map moves the file's times, at the latest when what was stored
+/// before has been written out. Where it may not, a file's times say nothing about its content.
 ///
-/// On tmpfs and ramfs only the first store of a map moves the times, since their pages are never written out: a container's files
-/// in memory are such. Other filesystems that are not known count as these. What is another machine's, or another program's,
-/// learns of a store when it is sent there, and moves its own time then: there it comes late, and is not lost.
+/// On tmpfs and ramfs only the first store of a map moves the times, since their pages are never written out: files
+/// that a container keeps in memory are such. Other filesystems that are not known count as these. A filesystem of
+/// another machine, or of another program, learns of a store when it is sent there, and moves its own time then: there
+/// a store shows late, but is not lost.
 pub fn shows_stores(file: impl AsFd) -> bool {
     let Ok(said) = fstatfs(&file) else { return false };
     let kind = said.f_type as u32;
     match kind {
-        // The file lies on another filesystem, which it does not name. It passes on whether that can tell where on its disk a
-        // file is; filesystems in memory cannot.
+        // The file lies on another filesystem, which the overlay does not name. The overlay passes on whether that
+        // filesystem can tell where on its disk a file is; filesystems in memory cannot.
         OVERLAY => is_on_a_disk(&file),
         _ => WRITE_PROTECTS.contains(&kind) || REMOTE.iter().any(|(number, _)| *number == kind),
     }
 }
 
-/// What `FS_IOC_FIEMAP` takes, for no extents.
+/// The argument of `FS_IOC_FIEMAP`, with room for no extents.
 #[repr(C)]
 struct Fiemap {
     start: u64,
@@ -186,16 +189,16 @@ struct Fiemap {
     reserved: u32,
 }
 
-/// Whether a filesystem tells where on its disk a file's first byte is.
+/// Whether a file's filesystem tells where on its disk the file's first byte is.
 fn is_on_a_disk(file: impl AsFd) -> bool {
     const FIEMAP: rustix::ioctl::Opcode = opcode::read_write::<Fiemap>(b'f', 11);
     let mut asked = Fiemap { start: 0, length: 1, flags: 0, mapped_extents: 0, extent_count: 0, reserved: 0 };
-    // SAFETY: the number is that of `FS_IOC_FIEMAP`, and the structure is the kernel's `struct fiemap`, of which nothing is
-    // written beyond its end where room for no extents is offered.
+    // SAFETY: the number is that of `FS_IOC_FIEMAP`, and the structure is the kernel's `struct fiemap`; the kernel
+    // writes nothing beyond its end if room for no extents is offered.
     unsafe { ioctl(file, Updater::<FIEMAP, Fiemap>::new(&mut asked)) }.is_ok()
 }
 
-/// How many bytes may be written in a folder that exists; none where its filesystem does not say.
+/// How many bytes may be written in a folder that exists; `None` if its filesystem does not say.
 ///
 /// # Errors
 /// What the system says.
@@ -204,7 +207,7 @@ pub fn free(folder: &Path) -> io::Result<Option<u64>> {
     Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
 }
 
-/// Whether a folder is where a filesystem is mounted.
+/// Whether a filesystem is mounted at a folder.
 ///
 /// # Errors
 /// A folder that cannot be looked at.
@@ -220,7 +223,7 @@ pub fn is_mount(folder: &Path) -> io::Result<bool> {
 pub fn has_mounts(folder: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else { return false };
     let is_below = |at: &Path| at != folder && at.starts_with(&folder);
-    // Another mount may hide it.
+    // Another mount may hide this one.
     mounted().is_ok_and(|all| all.iter().any(|mounted| is_below(&mounted.at) && is_mount(&mounted.at).unwrap_or(false)))
 }
 

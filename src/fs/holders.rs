@@ -1,8 +1,10 @@
-//! Who holds what, as the kernel tells: locks of files (`/proc/locks`), open files, and the names of processes.
+//! Tells which processes hold which files, as the kernel shows it: locks of files (`/proc/locks`), open files, and the
+//! names of processes.
 //!
-//! In its list of locks the kernel names a file by the device of its filesystem and by its inode number. On Btrfs, where each subvolume
-//! has a device and inode numbers of its own, and on overlays over several filesystems, `stat` gives another device. That of the
-//! filesystem is told by the file's mount (`/proc/self/mountinfo`), and which subvolume is meant by what the process has open.
+//! In its list of locks the kernel names a file by the device of its filesystem and by its inode number. On Btrfs,
+//! where each subvolume has a device and inode numbers of its own, and on overlays over several filesystems, `stat`
+//! gives another device. The device of the filesystem is told by the file's mount (`/proc/self/mountinfo`), and which
+//! subvolume is meant by what the process has open.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -13,15 +15,15 @@ use std::path::PathBuf;
 use rustix::fs::{Stat, fstat, major, minor, stat};
 use rustix::io::Errno;
 
-/// How often the list of locks is read.
+/// How often the list of locks is read each time.
 const READINGS: usize = 3;
 
-/// A device's two numbers.
+/// A device's major and minor number.
 type Device = (u32, u32);
-/// What a program has open, by devices and inode numbers; none where this process may not know.
+/// The devices and inode numbers of the files that a program has open; `None` if this process may not know them.
 type OpenInodes = Option<HashSet<(u64, u64)>>;
 
-/// A lock.
+/// A lock of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lock {
     /// `FLOCK`, `POSIX` or `LEASE`.
@@ -30,33 +32,33 @@ pub struct Lock {
     pub pid: u32,
     /// The first byte that is locked.
     pub first: i64,
-    /// The last one.
+    /// The last byte that is locked.
     pub last: i64,
-    /// That of the filesystem.
+    /// The device of the file's filesystem.
     device: Device,
 }
 
-/// The locks that are held, as far as they are shown.
+/// The locks that are held, as far as the kernel shows them.
 #[derive(Debug, Default)]
 pub struct Locks {
-    /// By the inode number of the file.
+    /// The locks, by the inode number of the file.
     locks: HashMap<u64, Vec<Lock>>,
-    /// Devices of filesystems, by the numbers of their mounts.
+    /// Devices of filesystems, by the number of the mount.
     mounts: HashMap<u64, Device>,
-    /// What those programs have open that were asked.
+    /// Open files of the programs that were asked so far, by process.
     open: RefCell<HashMap<u32, OpenInodes>>,
 }
 
 impl Locks {
-    /// Those of this moment.
+    /// Reads the locks that are held at this moment.
     pub fn read() -> Locks {
         let list = |path| fs::read_to_string(path).unwrap_or_default();
-        // While others come and go, one reading passes some over.
+        // While other locks come and go, one reading misses some.
         let locks: String = (0..READINGS).map(|_| list("/proc/locks")).collect();
         Locks::parse(&locks, &list("/proc/self/mountinfo"))
     }
 
-    /// Those of a list of locks and one of mounts.
+    /// Parses the text of a list of locks and of a list of mounts.
     pub fn parse(locks: &str, mounts: &str) -> Locks {
         let mut all = Locks { mounts: mounts.lines().filter_map(mount).collect(), ..Locks::default() };
         for (inode, lock) in locks.lines().filter_map(lock) {
@@ -65,7 +67,7 @@ impl Locks {
         all
     }
 
-    /// Forgets those of other processes than these.
+    /// Forgets the locks of all processes but those for which `of` is true.
     pub fn retain(&mut self, of: impl Fn(u32) -> bool) {
         self.locks.retain(|_, locks| {
             locks.retain(|lock| of(lock.pid));
@@ -73,17 +75,17 @@ impl Locks {
         });
     }
 
-    /// Whether there are none.
+    /// Whether there are no locks.
     pub fn is_empty(&self) -> bool {
         self.locks.is_empty()
     }
 
-    /// Whether some file with this inode number may have one.
+    /// Whether some file with this inode number may have a lock.
     pub fn has_inode(&self, inode: u64) -> bool {
         self.locks.contains_key(&inode)
     }
 
-    /// Those of a file that is open here, be it only as a path.
+    /// The locks of a file that is open here, even if only as a path.
     pub fn of(&self, file: impl AsFd) -> Vec<&Lock> {
         let Ok(stat) = fstat(&file) else { return Vec::new() };
         let Some(locks) = self.locks.get(&stat.st_ino) else { return Vec::new() };
@@ -91,14 +93,15 @@ impl Locks {
         locks.iter().filter(|lock| self.is_of(lock, &stat, filesystem)).collect()
     }
 
-    /// Whether a lock is of the file with this status, on the filesystem of this device.
+    /// Whether a lock is on the file with this status, on the filesystem of this device.
     fn is_of(&self, lock: &Lock, file: &Stat, filesystem: Option<Device>) -> bool {
-        // In another subvolume another file has the number.
+        // In another subvolume another file may have the number.
         let may_have_it = || self.may_have_open(lock.pid, (file.st_dev, file.st_ino));
         lock.device == device(file) || Some(lock.device) == filesystem && may_have_it()
     }
 
-    /// Whether a program may have had a file open when it was first asked. It is asked once: one that has many files open has as many locks.
+    /// Whether a program may have had a file open when it was first asked. It is asked only once: a program that has
+    /// many files open has as many locks.
     fn may_have_open(&self, pid: u32, file: (u64, u64)) -> bool {
         let mut asked = self.open.borrow_mut();
         asked.entry(pid).or_insert_with(|| all_open(pid)).as_ref().is_none_or(|open| open.contains(&file))
@@ -116,8 +119,8 @@ fn device(stat: &Stat) -> Device {
     (major(stat.st_dev), minor(stat.st_dev))
 }
 
-/// Reads a lock, and the inode number of its file: `1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF`. One that waits for a lock has `->`
-/// after the number, and is none.
+/// Parses a lock, and the inode number of its file: `1: POSIX  ADVISORY  WRITE 1234 08:01:131 0 EOF`. A line with `->`
+/// after the number is a process that waits for a lock, and gives `None`.
 fn lock(line: &str) -> Option<(u64, Lock)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let kind = fields.next().filter(|kind| *kind != "->")?.to_owned();
@@ -134,7 +137,8 @@ fn lock(line: &str) -> Option<(u64, Lock)> {
     Some((inode, Lock { kind, pid, first, last, device }))
 }
 
-/// Reads a mount's number, and the device of its filesystem: `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`.
+/// Parses a mount's number, and the device of its filesystem: `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3
+/// /dev/root rw`.
 fn mount(line: &str) -> Option<(u64, Device)> {
     let mut fields = line.split_ascii_whitespace();
     let number = fields.next()?.parse().ok()?;
@@ -142,7 +146,7 @@ fn mount(line: &str) -> Option<(u64, Device)> {
     Some((number, (major.parse().ok()?, minor.parse().ok()?)))
 }
 
-/// Whether a program has a file open, by its device and inode number; none where this process may not know.
+/// Whether a program has a file open, given by its device and inode number; `None` if this process may not know.
 pub fn has_open(pid: u32, file: (u64, u64)) -> Option<bool> {
     let mut known = None;
     for found in ids_open(pid) {
@@ -155,13 +159,13 @@ pub fn has_open(pid: u32, file: (u64, u64)) -> Option<bool> {
     known
 }
 
-/// All that a program has open.
+/// All files that a program has open.
 fn all_open(pid: u32) -> OpenInodes {
     let open = ids_open(pid).collect::<Result<HashSet<_>, _>>().ok()?;
     (!open.is_empty()).then_some(open)
 }
 
-/// The devices and inode numbers of what a program has open, as far as this process may know.
+/// The devices and inode numbers of the files that a program has open, as far as this process may know.
 fn ids_open(pid: u32) -> impl Iterator<Item = Result<(u64, u64), Errno>> {
     open_files(pid).filter_map(|descriptor| match stat(&descriptor) {
         // It was closed at this moment.
@@ -170,12 +174,12 @@ fn ids_open(pid: u32) -> impl Iterator<Item = Result<(u64, u64), Errno>> {
     })
 }
 
-/// What leads to the files that a program has open.
+/// The `/proc` paths of the files that a program has open.
 pub fn open_files(pid: u32) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-/// A process's name, as `ps` shows it; empty where it is not known.
+/// A process's name, as `ps` shows it; empty if it is not known.
 pub fn program(pid: u32) -> String {
     let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     String::from_utf8_lossy(&name).trim().chars().filter(|c| !c.is_control()).collect()
@@ -242,10 +246,10 @@ mod tests {
             }
             Locks::parse(&list, mounts).of(&file).into_iter().map(|lock| lock.pid).collect::<Vec<_>>()
         };
-        // As `stat` says, or where nothing is known of the mount.
+        // As `stat` says, or if nothing is known of the mount.
         assert_eq!(holders(&format!("{mount} 1 {}:{} / / rw - ext4 x rw", own.0, own.1)), [5]);
         assert_eq!(holders(""), [5]);
-        // As its mount says: in another subvolume another file may have the number.
+        // As the file's mount says: in another subvolume another file may have the number.
         assert_eq!(holders(&format!("{mount} 1 0:{} / / rw - btrfs x rw", 0xfedc)), [process::id(), 5]);
         other.kill().unwrap();
         other.wait().unwrap();
@@ -255,7 +259,7 @@ mod tests {
     fn a_program_is_asked_once_what_it_has_open() {
         let (first, second) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
         let inodes = [&first, &second].map(|file| fstat(file).unwrap().st_ino);
-        // It is there, so that no other file gets its number, and is not open.
+        // The file still exists, so that no other file gets its number, and is not open.
         let second = second.into_temp_path();
         let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.as_file().as_raw_fd())).unwrap();
         let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();

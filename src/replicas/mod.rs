@@ -1,9 +1,9 @@
-//! Several vaults that are replicas of one: where a backup goes and what the others get of it, which of them a restore
-//! takes.
+//! Several vaults that are replicas of one: where a backup goes and what the others get of it, and which of them a
+//! restore takes.
 //!
-//! Replicas have the same `vault.json`, and a snapshot has the same name and bytes in each that holds it, so that any of
-//! them serves when the others cannot. Which snapshots each holds is its own: one that was away lacks what was taken
-//! meanwhile until somebody copies it.
+//! Replicas have the same `vault.json`, and a snapshot has the same name and bytes in each that holds it, so that any
+//! of them serves when the others cannot. Each holds its own set of snapshots: a vault that was away lacks what was
+//! taken meanwhile until it is copied there.
 
 pub mod backup;
 pub mod restore;
@@ -19,13 +19,13 @@ use crate::monitor::Context;
 use crate::store::Store;
 use crate::vault::Vault;
 
-/// One of the places that hold, or shall hold, the vault.
+/// One of the places that hold the vault, or are to hold it.
 pub struct Site {
-    /// Its address, as people are told it.
+    /// Its address, as it is shown to people.
     pub url: String,
-    /// Whether a vault may be made there unasked, if nothing lies there.
+    /// Whether a vault may be made there without being asked for, if nothing lies there.
     pub may_make: bool,
-    /// Whether what is there is lost with the instance of Cloud Run that this is.
+    /// Whether what is there is lost with the Cloud Run instance that this process runs in.
     pub fleeting: bool,
     /// What was found there.
     pub found: SiteState,
@@ -42,7 +42,7 @@ pub enum SiteState {
 }
 
 impl Site {
-    /// Looks what is there.
+    /// Looks at what is there.
     pub fn look(url: String, may_make: bool, store: Result<Box<dyn Store>>) -> Self {
         let found = match store.and_then(Vault::find) {
             Ok(Ok(vault)) => SiteState::Vault(vault),
@@ -52,10 +52,10 @@ impl Site {
         Site { url, may_make, fleeting: false, found }
     }
 
-    /// The vault, which must be there.
+    /// Returns the vault, which must be there.
     ///
     /// # Errors
-    /// There is none, or it cannot be told.
+    /// There is none, or it could not be told.
     pub fn vault(self) -> Result<Vault> {
         match self.found {
             SiteState::Vault(vault) => Ok(vault),
@@ -72,13 +72,13 @@ impl Site {
     }
 }
 
-/// A place, and why it does not serve.
+/// A place's address, and why its vault does not serve.
 type SiteFailure = (String, Error);
 
-/// The first vault that opens. Those after it are not looked at.
+/// Opens the first vault that can be opened. The places after it are not used.
 ///
 /// # Errors
-/// None opens; the error tells of each, why.
+/// None can be opened; the error says why for each.
 pub fn first(sites: impl IntoIterator<Item = Site>, ctx: &Context) -> Result<Vault> {
     let mut failures: Vec<SiteFailure> = Vec::new();
     for site in sites {
@@ -97,18 +97,18 @@ pub fn first(sites: impl IntoIterator<Item = Site>, ctx: &Context) -> Result<Vau
 /// A place of [`init`], and whether the vault there is new.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct InitReport {
-    /// The place.
+    /// The place's address.
     pub vault: String,
     /// Whether it was made now.
     pub made: bool,
 }
 
-/// Makes one vault: a new one in the first place and replicas of it in the others, or, where some have it, replicas of
-/// that in those that have none. Gives the vault, and what was done where.
+/// Makes one vault: a new one in the first place and replicas of it in the others or, if some places have it, replicas
+/// of it in those that have none. Returns the vault, and what was done in each place.
 ///
 /// # Errors
-/// All have one already; they have different ones; a place that cannot be asked whether it has one, or where something else
-/// lies. None is made then.
+/// All have one already; they have different ones; a place that cannot be asked whether it has one, or where something
+/// else lies. No vault is made then.
 pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<InitReport>)> {
     check_same(&sites)?;
     let (mut vault, mut empty, mut done) = (None, Vec::new(), Vec::new());
@@ -151,7 +151,7 @@ fn passed_over(url: &str, why: &Error) -> String {
     format!("the vault {url} is passed over: {}", why.what())
 }
 
-/// The error that tells why each of several vaults could not serve; where it is one, its own.
+/// The error that says why each of several vaults could not serve; if there is only one, its own error.
 fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     if failures.len() == 1
         && let Some((_, why)) = failures.pop()
@@ -162,7 +162,8 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     let why = format!("none of the {} vaults serves. {}", told.len(), told.join(". "));
     let is = |kind| failures.iter().any(|(_, why)| why.kind() == kind);
     let error = match () {
-        // One that comes back may serve; after that, what is wrong with the vaults matters more than what was asked.
+        // A vault that comes back may serve; after that, what is wrong with the vaults matters more than what was
+        // asked.
         () if is(Kind::Unreachable) => Error::unreachable(doing, why),
         () if is(Kind::Damage) => Error::damage(doing, why),
         () if !failures.is_empty() && failures.iter().all(|(_, why)| why.kind() == Kind::NothingYet) => {

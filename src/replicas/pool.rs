@@ -1,4 +1,4 @@
-//! The vaults of one configuration, and the connections to them, which last as long as the process.
+//! Holds the vaults of one configuration, and the connections to them, which last as long as the process.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,26 +19,26 @@ use crate::store::open::Opener;
 use crate::vault::Vault;
 use crate::vault::root::Root;
 
-/// For how long stores are asked for last words, all of them together, once the program was told to stop: Cloud Run gives
+/// How long stores are asked for last words, all of them together, once the program was told to stop: Cloud Run gives
 /// it 10 s in all.
 const LAST_WORDS: Duration = Duration::from_secs(4);
-/// For how long a store is asked for a backup's last checkpoint, which comes before those.
+/// How long a store is asked for a backup's last checkpoint, which comes before the last words.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
 
-/// The vaults to use, the one to be preferred first.
+/// The vaults to use, the preferred one first.
 pub struct VaultPool {
     addresses: Vec<Address>,
     opener: Opener,
     stop: Arc<AtomicBool>,
     stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
-    /// Set when the time for last words is over, which begins with the first of them.
+    /// Becomes true when the time for last words is over, which begins with the first of them.
     silence: OnceLock<Arc<AtomicBool>>,
-    /// The stores that are asked for them: there may be many, and little time.
+    /// The stores that are asked for last words: there may be many, and little time.
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
 }
 
 impl VaultPool {
-    /// At least one; their stores give up once `stop` is set.
+    /// Takes at least one address; the stores give up once `stop` is set.
     pub fn new(addresses: Vec<Address>, opener: impl Into<Opener>, stop: Arc<AtomicBool>) -> Self {
         let opener = opener.into();
         VaultPool {
@@ -51,12 +51,12 @@ impl VaultPool {
         }
     }
 
-    /// Where they are.
+    /// The vaults' addresses, the preferred one first.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// The store at an address, which counts its traffic from now on.
+    /// Returns the store at an address, which counts its traffic from now on.
     ///
     /// # Errors
     /// As [`Opener::open`].
@@ -73,14 +73,15 @@ impl VaultPool {
         Ok(Box::new(MeteredStore::new(store)))
     }
 
-    /// Whether the program was told to stop, so that stores give up what they are asked, and only last words may be written.
-    /// A run that takes too long is told to stop, too; its stores go on.
+    /// Whether the program was told to stop, so that stores give up what they are asked, and only last words may be
+    /// written. A run that takes too long is told to stop, too; its stores go on.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The store of the vault at an address for what is written when the program has been told to stop: it does not give up at once,
-    /// and soon, a request that is not answered as well. All that are asked for give up at the same time.
+    /// Returns the store of the vault at an address for what is written when the program has been told to stop. It does
+    /// not give up at once but soon, and so does a request that is not answered. All stores that are asked for give up
+    /// at the same time.
     ///
     /// # Errors
     /// As [`Opener::open`]; there is no vault.
@@ -109,8 +110,8 @@ impl VaultPool {
         Ok(Box::new(MeteredStore::new(store)))
     }
 
-    /// Opens the store for the last checkpoint of a backup once the program is told to stop, upon which a bucket's own store gives up.
-    /// This one gives up some seconds later.
+    /// Opens the store for the last checkpoint of a backup once the program is told to stop, at which a bucket's own
+    /// store gives up. This store gives up 3 s later.
     pub fn last_checkpoint(&self) -> LastWords {
         let (addresses, stop) = (self.addresses.clone(), self.stop.clone());
         let opener = self.opener.within(LAST_CHECKPOINT);
@@ -128,15 +129,16 @@ impl VaultPool {
         })
     }
 
-    /// What is in a place; only in the default one a vault may be made without `init`.
+    /// Looks at what is in a place; without `init`, a vault may be made only in the default one.
     pub fn look(&self, address: &Address, init: bool) -> Site {
         let site = Site::look(address.absolute(), init || address.is_default(), self.store(address));
-        // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted is another's.
+        // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted belongs to something
+        // else.
         let own = |folder: &Path| self.opener.is_in_cloud_run() && filesystem::remote_at(folder).is_none();
         Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }
     }
 
-    /// What is in each place, asked at the same time.
+    /// Looks at what is in each place, at all of them at the same time.
     ///
     /// # Errors
     /// A thread that ends in a panic.
@@ -149,18 +151,18 @@ impl VaultPool {
         })
     }
 
-    /// The first vault that opens.
+    /// Opens the first vault that can be opened.
     ///
     /// # Errors
-    /// None does.
+    /// None can be opened.
     pub fn first(&self, ctx: &Context) -> Result<Vault> {
         first(self.addresses.iter().map(|address| self.look(address, false)), ctx)
     }
 
-    /// A snapshot in the first vault that opens.
+    /// Finds a snapshot in the first vault that can be opened.
     ///
     /// # Errors
-    /// None does; the snapshot is not there.
+    /// None can be opened; the snapshot is not there.
     pub fn find(&self, spec: &str, ctx: &Context) -> Result<(Vault, Root)> {
         let vault = self.first(ctx)?;
         let (_, root) = select::find(&vault, spec)?;

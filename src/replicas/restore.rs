@@ -1,4 +1,4 @@
-//! Restoring the newest snapshot that any of several vaults has.
+//! Restores the newest snapshot that any of several vaults has.
 
 use std::cmp::Reverse;
 
@@ -17,7 +17,7 @@ use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
 use crate::vault::root::SnapshotName;
 
-/// What was restored, and from where.
+/// What was restored, and from which vault.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReplicatedRestoreReport {
     /// The vault that it came from.
@@ -27,24 +27,25 @@ pub struct ReplicatedRestoreReport {
     pub restored: restore::RestoreReport,
 }
 
-/// A vault that has a snapshot that fits.
+/// A vault that has a fitting snapshot.
 struct RestoreCandidate {
     url: String,
     vault: Vault,
     choice: Choice,
     doubts: Doubts,
-    /// Why an older snapshot of it may serve: packs of this one are damaged or missing there.
+    /// Why an older snapshot of this vault may serve: packs of the chosen one are damaged or missing there.
     over: Option<PassedOver>,
-    /// What was chosen first, if it was not tried, since packs of it are known to be damaged.
+    /// The snapshot that was chosen first, if it was not tried because packs of it are known to be damaged.
     untried: Option<Choice>,
 }
 
-/// Restores the newest good snapshot that fits and that any vault has, from the first vault that has it. When it turns out to be
-/// damaged there, or the store fails, the next vault that has it takes over. Where no vault gives it back whole, what is damaged is
-/// skipped, if that is wanted; else, unless the snapshot was named, the newest older one is taken that a vault has whole, aloud.
+/// Restores the newest good snapshot that fits and that any vault has, from the first vault that has it. If it turns
+/// out to be damaged there, or the store fails, the next vault that has it takes over. If no vault gives it back whole,
+/// what is damaged is skipped if that is wanted; otherwise, unless the snapshot was named, the newest older one that a
+/// vault has whole is taken, with a warning.
 ///
 /// # Errors
-/// Usage: the vaults are not replicas of one. No vault serves; the error tells of each, why. As [`restore::restore`].
+/// Usage: the vaults are not replicas of one. No vault serves; the error says why for each. As [`restore::restore`].
 pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Result<ReplicatedRestoreReport> {
     if sites.len() == 1
         && let Some(site) = sites.pop()
@@ -66,7 +67,7 @@ pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) ->
     restore::tell_of_newer(&newer, &mut warn);
     let ReplicatedRestoreReport { vault, mut restored } = restore_one_of(fits, failures, options, ctx, &mut warn)?;
     restored.warnings.splice(..0, warnings);
-    // What one of them has damaged in every vault may be what was meant.
+    // A snapshot that is damaged in every vault may be the one that was meant.
     restored.instead_of = select::newest_damaged(&newer).max(restored.instead_of);
     restored.passed_over.extend(newer);
     restored.passed_over.sort_by_key(|over| Reverse(over.snapshot));
@@ -75,27 +76,27 @@ pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) ->
     Ok(ReplicatedRestoreReport { vault, restored })
 }
 
-/// What [`restore`] would do, from the first vault that has the newest snapshot that fits.
+/// Tells what [`restore`] would do, from the first vault that has the newest fitting snapshot.
 ///
 /// # Errors
-/// As [`restore::preview::preview`]; no vault has a snapshot that fits.
+/// As [`restore::preview::preview`]; no vault has a fitting snapshot.
 pub fn preview(sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Result<(String, Preview)> {
     let (RestoreCandidate { url, vault, choice, .. }, newer) = newest(sites, &options.snapshot, ctx)?;
     let told = restore::preview::preview(&vault, options, Choice { passed_over: newer, ..choice }, ctx)?;
     Ok((url, told))
 }
 
-/// The newest good snapshot that fits and that any vault has, and when its capture began.
+/// Returns the newest good snapshot that fits and that any vault has, and when its capture began.
 ///
 /// # Errors
 /// No vault has one.
 pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(SnapshotName, Timestamp)> {
-    // The restore tells of the rest.
+    // The restore reports the rest.
     let ctx = &Context { monitor: &SilentMonitor, ..*ctx };
     newest(sites, spec, ctx).map(|(fit, _)| (fit.choice.name, fit.choice.root.started))
 }
 
-/// The first vault that has the newest snapshot that fits, and which newer ones are passed over.
+/// Returns the first vault that has the newest fitting snapshot, and the newer snapshots that are passed over.
 fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(RestoreCandidate, Vec<PassedOver>)> {
     check_same(&sites)?;
     let (fits, failures, unknown) = choose_all(sites, spec)?;
@@ -111,8 +112,9 @@ fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(RestoreCandida
     }
 }
 
-/// Snapshots that are newer than what any of the vaults has to choose, newest first, and why. Where one vault knows that it is
-/// not good, it does not matter that it is damaged in another, or `unknown`.
+/// Returns the snapshots that are newer than the newest that any of the vaults has to choose, newest first, with the
+/// reasons. If one vault knows that a snapshot is not good, it does not matter that it is damaged, or `unknown`, in
+/// another.
 fn newer(fits: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
     let Some(newest) = fits.iter().map(|fit| fit.choice.name).max() else { return Vec::new() };
     let known = fits.iter().flat_map(|fit| fit.choice.passed_over.iter().cloned());
@@ -122,7 +124,7 @@ fn newer(fits: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<PassedOver>
     newer
 }
 
-/// Restores from one of the vaults that have a snapshot that fits.
+/// Restores from one of the vaults that have a fitting snapshot.
 fn restore_one_of(
     fits: Vec<RestoreCandidate>,
     mut failures: Vec<SiteFailure>,
@@ -130,7 +132,7 @@ fn restore_one_of(
     ctx: &Context,
     warn: &mut impl FnMut(String),
 ) -> Result<ReplicatedRestoreReport> {
-    // The newest there is, in the first vault that has it. The others only come when it cannot be had.
+    // The newest snapshot there is, from the first vault that has it. The others come only if it cannot be had.
     let newest = fits.iter().map(|fit| fit.choice.name).max();
     if let (Some(first), Some(RestoreCandidate { url, choice, .. })) =
         (fits.first(), fits.iter().find(|fit| Some(fit.choice.name) == newest))
@@ -145,7 +147,7 @@ fn restore_one_of(
         ));
     }
     let (mut fits, behind): (Vec<_>, Vec<_>) = fits.into_iter().partition(|fit| Some(fit.choice.name) == newest);
-    // First those that give all of it.
+    // Vaults that give all of it come first.
     let passes = if options.skip_damaged { &[false, true][..] } else { &[false] };
     for skip_damaged in passes {
         let options = RestoreOptions { skip_damaged: *skip_damaged, ..options.clone() };
@@ -173,7 +175,7 @@ fn restore_one_of(
     match older((newest, replaceable), behind, options, ctx, warn) {
         Ok(Ok(report)) => return Ok(report),
         Ok(Err(left)) => fits.extend(left),
-        // It would go back behind what is there: that the newest cannot be had is why nothing is done.
+        // An older snapshot would go back behind what is there; the reason to report is that the newest cannot be had.
         Err(why) if why.kind() == Kind::Unneeded && options.only.older.is_some() => {
             return Err(none_serves(&format!("restore to {}", options.target.display()), failures));
         }
@@ -201,8 +203,9 @@ impl RestoreCandidate {
     }
 }
 
-/// Restores the newest older snapshot that one of the vaults has whole: of those in which packs of the newest are damaged, and of
-/// those `behind`, which have their own newest one. Gives back the vaults where there is none.
+/// Restores the newest older snapshot that one of the vaults has whole: from the vaults in which packs of the newest
+/// are damaged, and from those `behind`, whose own newest one is older. Gives back the vaults if there is no such
+/// snapshot.
 fn older(
     (newest, mut fits): (Option<SnapshotName>, Vec<RestoreCandidate>),
     behind: Vec<RestoreCandidate>,
@@ -247,7 +250,7 @@ fn older(
             Err(unfit) => {
                 ctx.check("restore")?;
                 match damaged::passed_over(name, &unfit.wrong) {
-                    // There may be many: the report tells of them.
+                    // There may be many such snapshots, so the report lists them.
                     Some(passed) => {
                         over.push(passed);
                         fits.push(fit);
@@ -259,8 +262,8 @@ fn older(
     }
 }
 
-/// Looks in all vaults at the same time for the snapshot that is meant. Gives those that have one, why others have none, and the
-/// snapshots of these, which might have been meant.
+/// Looks in all vaults at the same time for the snapshot that is meant. Returns the vaults that have one, why the
+/// others have none, and the snapshots of the others, which might have been meant.
 fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Vec<SiteFailure>, Vec<PassedOver>)> {
     let choose = |site: Site| {
         let url = site.url.clone();

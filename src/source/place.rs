@@ -1,14 +1,13 @@
-//! Where the data directory is, and whether that is where it was.
+//! Identifies the place of the data directory, and tells whether it is the same as in a snapshot.
 //!
-//! In the same place, a file of the same inode number, change time, size and mtime has the content that it had: every change moves
-//! the change time, which no program sets. In another place numbers and change times mean nothing.
+//! In the same place, a file of the same inode number, change time, size and mtime has the content that it had: every
+//! change moves the change time, which no program sets. In another place numbers and change times mean nothing.
 //!
 //! A wrong "the same" would trust a file that is another one; a wrong "another" costs that files are read. What tells a
-//! directory from all others is its inode number together with its time of birth in nanoseconds. Neither a boot nor another
-//! machine changes them, while a restore, a new container and an unpacked image make them anew. So a reboot alone is no new place,
-//! and nor is a disk that moves to another machine. Device numbers are not asked: they are given in the order in which disks are
-//! found, and change with a boot.
-//!
+//! directory from all others is its inode number together with its time of birth in nanoseconds. Neither a boot nor
+//! another machine changes them, while a restore, a new container and an unpacked image create new ones. So a reboot
+//! alone is not a new place, and neither is a disk that moves to another machine. Device numbers are not considered:
+//! they are given in the order in which disks are found, and change with a boot.
 //! The pair comes again where a whole filesystem is copied or set back: a cloned disk, a snapshot of a machine. There the files'
 //! numbers and change times come again as well, together with the content that they stood for, so they tell as much as before:
 //! what was changed on either side since has another change time, as long as clocks go on. Two kinds of directories are left out:
@@ -29,7 +28,8 @@ use crate::fs::filesystem::Mounted;
 use crate::vault::parts::Parts;
 use crate::vault::root::{Root, SourceIdentity};
 
-/// Where the data directory is now, given all that is mounted; `remote`: its filesystem is another machine's or program's.
+/// The place of the data directory now, given all that is mounted; `remote` tells whether its filesystem is another
+/// machine's or program's.
 ///
 /// # Errors
 /// A directory that cannot be looked at.
@@ -37,7 +37,7 @@ pub fn place(data: &Path, boot: &str, root: &Directory, remote: bool, mounted: &
     let doing = || format!("read the data directory {}", data.display());
     let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, FileIdentity::FLAGS).doing(doing)?;
     let born = born(&stat).map(|(seconds, part)| crate::fs::times::nanos(seconds, part.into()));
-    // What is mounted last over a place is what is there.
+    // If several filesystems are mounted over a place, the last one is what is there.
     let on = mounted.iter().filter(|mounted| root.path().starts_with(&mounted.at));
     let on = on.max_by_key(|mounted| mounted.at.components().count()).filter(|_| remote || born.is_none());
     let path = on.and_then(|on| root.path().strip_prefix(&on.at).ok()).map(|path| path.display().to_string());
@@ -51,22 +51,23 @@ pub fn place(data: &Path, boot: &str, root: &Directory, remote: bool, mounted: &
     })
 }
 
-/// What the place of a snapshot is to the place of now.
+/// How the place of a snapshot compares with the place now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Likeness {
-    /// The same: inode numbers and change times can be compared.
+    /// The same place: inode numbers and change times can be compared.
     Same,
-    /// A filesystem of another machine or program, which gives its numbers anew at every mount. Files are told by size and time
-    /// alone, here and there, in every backup.
+    /// A filesystem of another machine or program, which gives out its numbers again at every mount. Files are told
+    /// apart by size and time alone, here and there, in every backup.
     Unnumbered,
-    /// Another one.
+    /// Another place.
     Another,
 }
 
-/// Compares the place of a snapshot with that of now. `numbered`: inode numbers mean something on the filesystem of now.
+/// Compares the place of a snapshot with the place now. `numbered` tells whether inode numbers mean something on
+/// today's filesystem.
 pub fn compare(then: &SourceIdentity, now: &SourceIdentity, numbered: bool) -> Likeness {
     if !numbered {
-        // Whether it is the same mount is not known yet: nothing of it is recorded.
+        // Whether it is the same mount cannot be told yet: nothing of the mount is recorded.
         return Likeness::Unnumbered;
     }
     let same_directory = (then.inode, then.born) == (now.inode, now.born);
@@ -78,7 +79,7 @@ pub fn compare(then: &SourceIdentity, now: &SourceIdentity, numbered: bool) -> L
     }
 }
 
-/// How what a snapshot says of files is taken.
+/// On which terms a backup relies on what a snapshot says about files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     /// Whether inode numbers and change times can be compared.
@@ -88,12 +89,13 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Those of `root`, for a backup in the place of now.
+    /// The terms for the snapshot `root`, for a backup in the place now.
     pub fn of(root: &Root, now: &SourceIdentity, numbered: bool) -> Self {
         let (same_place, unread) = match compare(&root.place, now, numbered) {
             // Programs that do not know parts may have taken over anything.
             Likeness::Same => (true, root.unread.unwrap_or(Parts::ALL)),
-            // To read everything again because of them would move a bucket; times tell as little after that as before.
+            // Reading everything again because of them would move a whole bucket, and afterwards times would tell as
+            // little as before.
             Likeness::Unnumbered => (false, root.unread.unwrap_or(Parts::NONE)),
             Likeness::Another => (false, Parts::ALL),
         };

@@ -1,9 +1,11 @@
-//! Who in this process may have a file of the data directory open.
+//! Registers which files of the data directory this process may have open, and lets one thread at a time have each of
+//! them.
 //!
-//! POSIX locks belong to the process, not to a descriptor: when *any* descriptor of a file is closed, all locks that the
-//! process has on that file are gone, also those that SQLite took through another one and relies on. So every file of a data
-//! directory is opened under a hold, there is one hold per file at a time, and a live database keeps those of its files until
-//! SQLite has closed them. Files are known by device and inode: a hard link is the same file.
+//! POSIX locks belong to the process, not to a descriptor: when *any* descriptor of a file is closed, all locks that
+//! the process has on that file are gone, including those that SQLite took through another one and relies on. So every
+//! file of a data directory is opened under an [`InodeLock`], there is one such lock per file at a time, and a live
+//! database keeps those of its files until SQLite has closed them. Files are known by device and inode: a hard link is
+//! the same file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,18 +17,19 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 
-/// How long a file is waited for that another thread holds.
+/// How long to wait for the lock of a file that another thread has.
 ///
-/// That thread may itself be waiting: for what it read to be taken, which is done in the order of paths, and so for whoever
-/// waits here, when the file was renamed to a name that comes before. Then one of them has to give up.
+/// That thread may itself be waiting for what it read to be taken, which is done in the order of paths, and so for the
+/// thread that waits here, if the file was renamed to a name that comes before. Then one of the two has to give up.
 const LONGEST: Duration = Duration::from_secs(2);
-/// How often who waits looks whether to stop.
+/// How often a waiting thread checks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Files by device and inode, and what others have opened of each and may close only when it is given back.
+/// The locked files, by device and inode; for each, the descriptors that others have opened, which may be closed only
+/// when it is unlocked.
 type Files = HashMap<(u64, u64), Vec<File>>;
 
-/// The files that are held.
+/// The files that are locked.
 static HELD: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
 static GIVEN_BACK: Condvar = Condvar::new();
 
@@ -35,7 +38,7 @@ fn held() -> MutexGuard<'static, Files> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The right to open and close one file; given back when it is dropped, after every descriptor of the file.
+/// The right to open and close one file; released when it is dropped, after every descriptor of the file.
 #[derive(Debug)]
 #[must_use = "the file may be opened only while this lives"]
 pub struct InodeLock {
@@ -53,18 +56,19 @@ impl InodeLock {
 impl Drop for InodeLock {
     fn drop(&mut self) {
         let mut held = held();
-        // Nobody holds it now, so that no lock is lost with these.
+        // Nobody has the lock now, so no lock on the file is lost by closing these.
         drop(held.remove(&(self.device, self.inode)));
         drop(held);
-        // Whoever waits, waits for one file among many.
+        // All threads are woken, since each waits for one file among many.
         GIVEN_BACK.notify_all();
     }
 }
 
-/// Waits until nobody in this process holds the file.
+/// Takes a file's inode lock, and waits until nobody in this process has it.
 ///
 /// # Errors
-/// `CANCELED` when the work is told to stop; `TIMEDOUT` after [`LONGEST`]: the file is looked at again when others are done.
+/// `CANCELED` when the work is told to stop; `TIMEDOUT` after [`LONGEST`]: the caller tries the file again when others
+/// are done.
 pub fn lock_inode(device: u64, inode: u64, stop: &AtomicBool) -> Result<InodeLock, Errno> {
     let began = Instant::now();
     let mut held = held();
@@ -80,7 +84,7 @@ pub fn lock_inode(device: u64, inode: u64, stop: &AtomicBool) -> Result<InodeLoc
     Ok(InodeLock { device, inode })
 }
 
-/// Adds a file that nobody holds.
+/// Adds a file if nobody has its lock. Returns whether it was added.
 fn add(held: &mut Files, file: (u64, u64)) -> bool {
     let free = !held.contains_key(&file);
     if free {
@@ -89,29 +93,29 @@ fn add(held: &mut Files, file: (u64, u64)) -> bool {
     free
 }
 
-/// Holds the file if nobody in this process does.
+/// Takes a file's inode lock if nobody in this process has it; `None` otherwise.
 pub fn try_lock_inode(device: u64, inode: u64) -> Option<InodeLock> {
     let free = add(&mut held(), (device, inode));
-    // Made only when it is free: a hold that is made is given back.
+    // It is made only if the file is free: an [`InodeLock`] that is made is also released.
     free.then(|| InodeLock { device, inode })
 }
 
-/// A file that was opened under a hold of it.
+/// A file that was opened under its inode lock.
 #[derive(Debug)]
 pub struct LockedFile {
-    /// The file; it is closed before its hold is given back.
+    /// The file; it is closed before its lock is released.
     pub file: File,
-    /// What the system says of it.
+    /// The file's status.
     pub stat: Stat,
-    /// The hold.
+    /// The inode lock.
     pub hold: InodeLock,
 }
 
-/// Opens the file that is held; where another one has its name by now, that one is held instead.
+/// Opens the file that `hold` locks; if another file has its name by now, that one is locked instead.
 ///
 /// # Errors
-/// Those of opening, and as [`lock_inode`]. A file that cannot be held is closed when who holds it gives it back, since that would take
-/// locks away before.
+/// Those of opening, and as [`lock_inode`]. A file that cannot be locked is closed when the thread that has its lock
+/// releases it, since closing it before would take SQLite's locks away.
 pub fn open(
     hold: InodeLock,
     stop: &AtomicBool,
@@ -121,7 +125,7 @@ pub fn open(
     let stat = match fstat(&file) {
         Ok(stat) => stat,
         Err(why) => {
-            // Nobody can say whose it is.
+            // Nobody can tell which file it is, and so whose locks closing it would drop.
             std::mem::forget(file);
             return Err(why);
         }
@@ -129,14 +133,14 @@ pub fn open(
     if (stat.st_dev, stat.st_ino) == hold.id() {
         return Ok(LockedFile { file, stat, hold });
     }
-    // Nobody waits with a hold in hand.
+    // Nobody waits for one inode lock while having another.
     drop(hold);
     match lock_inode(stat.st_dev, stat.st_ino, stop) {
         Ok(hold) => Ok(LockedFile { file, stat, hold }),
         Err(why) => {
             match held().get_mut(&(stat.st_dev, stat.st_ino)) {
                 Some(others) => others.push(file),
-                // Nobody can hold it before this is closed.
+                // Nobody can take its lock before it is closed here.
                 None => drop(file),
             }
             Err(why)
@@ -150,7 +154,7 @@ mod tests {
 
     use super::*;
 
-    /// No filesystem has this device.
+    /// A device that no filesystem has.
     const DEVICE: u64 = u64::MAX;
     static GO_ON: AtomicBool = AtomicBool::new(false);
 

@@ -1,4 +1,4 @@
-//! What lies beside databases: `-wal`, `-journal` and `-shm` belong to the database whose name they begin with.
+//! Finds the side files of databases: a `-wal`, `-journal` or `-shm` belongs to the database whose name it begins with.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -18,15 +18,15 @@ use crate::fs::{Spot, open_file, read_some};
 use crate::path::EntryPath;
 use crate::vault::entry::Side;
 
-/// The ends of the names of what lies beside a database.
+/// The endings of the names of side files.
 pub const SUFFIXES: [&str; 3] = ["-journal", "-shm", "-wal"];
 
-/// The databases of one folder that have something beside them.
+/// The databases of one folder that have side files.
 #[derive(Debug, Default)]
 pub struct Databases(HashMap<Vec<u8>, Role>);
 
 impl Databases {
-    /// Whether a name is that of a file beside one of them.
+    /// Whether a name is that of a side file of one of these databases.
     pub fn is_side(&self, name: &[u8]) -> bool {
         !self.0.is_empty() && database_of(name).is_some_and(|database| self.0.contains_key(database))
     }
@@ -43,7 +43,7 @@ pub fn database_of(name: &[u8]) -> Option<&[u8]> {
     if database.is_empty() || database.ends_with(b"/") { None } else { Some(database) }
 }
 
-/// Finds the databases of a folder that have something beside them, among its sorted names and what they lead to.
+/// Finds the databases of a folder that have side files, among the folder's sorted names and the status of each.
 pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errno>], stop: &AtomicBool) -> Databases {
     let mut found = HashMap::new();
     let file = |name: &[u8]| {
@@ -53,7 +53,7 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
     };
     for name in names {
         let Some(database) = database_of(name).filter(|database| file(database).is_some()) else { continue };
-        // As `has_log` is asked for: a file of whole pages.
+        // Under the same condition as [`has_log`] is called: a file of whole pages.
         let page = i64::from(header::SMALLEST_PAGE);
         let pages = || file(database).is_some_and(|stat| stat.st_size >= page && stat.st_size % page == 0);
         let side = || !name.ends_with(b"-shm") && pages() && is_log(folder, name, stop);
@@ -70,19 +70,20 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
     Databases(found)
 }
 
-/// Whether a file is a database by its content; what cannot be read is none, and its reader will say why. One that another
-/// thread or program keeps to itself may be one: whoever reads it finds out, and a database must not be taken without its WAL.
+/// Whether a file is a database by its content; a file that cannot be read is not, and its reader will say why. A file
+/// that another thread or program keeps to itself may be one: its reader finds out, and a database must not be taken
+/// without its WAL.
 fn is_database(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
     begins_with(folder, name, stop, |first| header::Header::parse(first).is_some())
 }
 
-/// Whether a file beside another one is SQLite's by its content: then that is a database, although it does not say so itself, as
-/// those do not that are encrypted.
+/// Whether a side file is SQLite's by its content: then the file that it belongs to is a database even if that does not
+/// look like one, as encrypted databases do not.
 fn is_log(folder: &OwnedFd, name: &[u8], stop: &AtomicBool) -> bool {
     begins_with(folder, name, stop, header::is_log)
 }
 
-/// Whether the first bytes of a file in a folder are such.
+/// Whether `are` is true of the first bytes of a file in a folder.
 fn begins_with(folder: &OwnedFd, name: &[u8], stop: &AtomicBool, are: fn(&[u8]) -> bool) -> bool {
     let name = OsStr::from_bytes(name);
     let Ok(stat) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
@@ -93,11 +94,12 @@ fn begins_with(folder: &OwnedFd, name: &[u8], stop: &AtomicBool, are: fn(&[u8]) 
     looks_so(&stat, open, stop, are)
 }
 
-/// As `is_log`, of what lies beside a file of the data directory, which the caller has open: `own` is its device and inode.
+/// As `is_log`, for the side files of a file of the data directory, which the caller has open: `own` is that file's
+/// device and inode.
 pub fn has_log(root: &Directory, database: &EntryPath, own: (u64, u64), stop: &AtomicBool) -> bool {
     ["-wal", "-journal"].iter().any(|ending| {
         let Ok(path) = EntryPath::new([database.bytes(), ending.as_bytes()].concat()) else { return false };
-        // Of one that is another name of the file, the file would be asked.
+        // A side file that is another name of the file itself would only be the file again.
         let Some(stat) = root.stat_at(&path).ok().filter(|stat| (stat.st_dev, stat.st_ino) != own) else {
             return false;
         };
@@ -105,7 +107,8 @@ pub fn has_log(root: &Directory, database: &EntryPath, own: (u64, u64), stop: &A
     })
 }
 
-/// Whether a file's first bytes are such, read under a hold of it; one that another thread or program keeps to itself may be so.
+/// Whether `are` is true of a file's first bytes, read under its inode lock; also true if another thread or program
+/// keeps the file to itself.
 pub fn looks_so(
     stat: &Stat,
     open: impl Fn() -> Result<OwnedFd, Errno>,
@@ -121,7 +124,7 @@ pub fn looks_so(
             let mut first = [0; 100];
             read_some(&opened.file, 0, &mut first).is_ok_and(|n| are(&first[..n]))
         }
-        // Another thread has it, or another program a lease on it.
+        // Another thread has its lock, or another program a lease on it.
         Err(why) => why == Errno::TIMEDOUT || why == Errno::AGAIN,
     }
 }
@@ -129,10 +132,10 @@ pub fn looks_so(
 /// What a file is to the files beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Role {
-    /// Nothing that is known of.
+    /// No database with side files, as far as is known, and no side file.
     #[default]
     Alone,
-    /// A database by its content, or a file that could not be looked at, with something beside it.
+    /// A database by its content, or a file that could not be looked at, with side files.
     Database {
         /// Its `-wal`.
         wal: Option<SideFound>,
@@ -141,16 +144,16 @@ pub enum Role {
         /// Whether it has a `-shm`.
         shm: bool,
     },
-    /// A `-wal`, `-journal` or `-shm` beside a database: a part of that.
+    /// A `-wal`, `-journal` or `-shm` of a database, and so a part of it.
     Side,
 }
 
-/// A file beside a database, as it was found when that was.
+/// A side file, as it was found together with its database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SideFound {
-    /// Its size and time.
+    /// Its size and mtime.
     pub side: Side,
-    /// ns since 1970.
+    /// Its ctime, in ns since 1970.
     pub ctime: i64,
     /// Its inode number.
     pub inode: u64,
@@ -163,30 +166,30 @@ pub(crate) fn side_of(stat: &Stat) -> Side {
 /// A file's device and inode.
 pub type Id = (u64, u64);
 
-/// Which file a status is of.
+/// The file that a status is of.
 pub fn id(stat: &Stat) -> Id {
     (stat.st_dev, stat.st_ino)
 }
 
-/// What shows that a file was written to, or that another one has its name.
+/// The fields of a status that show that a file was written to, or that another one has its name.
 pub type StatFingerprint = [i64; 6];
 
-/// How a file looks.
+/// The fingerprint of a file's status.
 pub fn looks(stat: &Stat) -> StatFingerprint {
     let times = [nanos(stat.st_mtime, stat.st_mtime_nsec), nanos(stat.st_ctime, stat.st_ctime_nsec)];
     [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
 }
 
-/// Whether it is a regular file.
+/// Whether this is a regular file.
 pub fn is_file(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
-/// How its side files begin: a journal that is hot, and write-ahead logs of both byte orders.
+/// The first bytes of side files: a hot journal, and write-ahead logs of both byte orders.
 pub(crate) const MARKS: [&[u8]; 3] =
     [&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7], &[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
 
-/// Whether a file begins with one of `marks`; of a file that cannot be read it is taken that it does.
+/// Whether a file begins with one of `marks`; a file that cannot be read counts as one that does.
 pub(crate) fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
     let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !file.look().is_ok_and(|stat| stat.as_ref().is_some_and(is_file)) {

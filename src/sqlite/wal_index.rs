@@ -1,13 +1,14 @@
-//! What a `-shm` says of the log that lies beside it, of which it is the index.
+//! Reads a `-shm`, the index of a write-ahead log, and tells whether it is the index of the log that lies beside it.
 //!
-//! Programs that use a log find its frames through the `-shm`. A log that was emptied, or replaced, while they have it open is not the
-//! one that they write to; SQLite does not notice, and reads what the two happen to say. But the index tells up to which frame the log
-//! goes, and that frame's checksum, which depends on all that come before. That frame was written before the index said so, and goes only
-//! after the index has begun anew: so it is in the log, with that checksum.
+//! Programs that use a log find its frames through the `-shm`. A log that was emptied, or replaced, while they have it
+//! open is not the one that they write to; SQLite does not notice, and reads whatever the two happen to say. But the
+//! index tells up to which frame the log goes, and that frame's checksum, which depends on all frames before it. That
+//! frame was written before the index said so, and disappears only after the index has begun again: so it is in the
+//! log, with that checksum.
 //!
-//! More frames may follow: of a transaction that is rolled back, or whose writer died, and of one that is being committed. Such a commit is
-//! written first, comes safely to the disk, however long that takes, and is entered into the index last, when it changes nothing that a
-//! later look at the log would show.
+//! More frames may follow: those of a transaction that is rolled back, or whose writer died, and those of one that is
+//! being committed. Such a commit is first written, then reaches the disk safely, however long that takes, and is
+//! entered into the index last, when it changes nothing that a later look at the log would show.
 //!
 //! <https://www.sqlite.org/walformat.html#the_wal_index_file_format>
 
@@ -19,27 +20,29 @@ use rusqlite::ffi;
 use super::wal::{self, FRAME, HEADER, WalFrames, WalReadError, number};
 use crate::fs::read_some;
 
-/// The header of the index, in bytes; it is there twice.
+/// Length of the index's header, in bytes; the file holds it twice.
 const INDEX: usize = 48;
-/// The only version of indexes.
+/// The only version of indexes that there is.
 const VERSION: u32 = 3_007_000;
-/// How often the two are compared while the index goes on changing, as it does only when this is the one that is in use.
+/// How often index and log are compared while the index goes on changing, as it does only if it is the one that is in
+/// use.
 const LOOKS: u32 = 100;
 
-/// What is compared of an index.
+/// The fields of an index that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Index {
     page_size: u32,
-    /// Frames of the log.
+    /// Number of frames in the log.
     frames: u32,
-    /// The last one's checksum.
+    /// Checksum of the last frame.
     sums: (u32, u32),
-    /// Of the log.
+    /// Salts of the log.
     salts: [u8; 8],
 }
 
 impl Index {
-    /// The index as it is; none while it has not been made, or is just being changed. Its numbers are in this machine's byte order.
+    /// Reads the index as it is; `None` if it has not been made yet, or is being changed right now. Its numbers are in
+    /// this machine's byte order.
     pub fn read(shm: &File) -> Option<Index> {
         let mut both = [0; 2 * INDEX];
         shm.read_exact_at(&mut both, 0).ok()?;
@@ -58,7 +61,8 @@ impl Index {
 
     /// Whether a log has the end of a transaction that is not in the index.
     pub fn lacks(&self, log: WalFrames) -> bool {
-        // Until the first commit to an empty log the index knows no salts; one that has begun anew knows those of the log that comes.
+        // Until the first commit to an empty log the index knows no salts; an index that has begun again knows those of
+        // the log to come.
         let unknown = self.frames == 0 && self.salts == [0; 8];
         match self.salts == log.salts || unknown {
             true => log.committed > self.frames.into(),
@@ -66,37 +70,38 @@ impl Index {
         }
     }
 
-    /// Whether the index has begun anew after a log that is in the database by now, and that nobody has written over yet: then the first
-    /// of its salts is the next number (`walRestartHdr` in SQLite's `wal.c`). A program that never began a log anew itself makes up both
-    /// when it begins one, and they come into the index with its first commit.
+    /// Whether the index has begun again after a log that is in the database by now, and that nobody has written over
+    /// yet: then the first of its salts is the next number (`walRestartHdr` in SQLite's `wal.c`). A program that never
+    /// restarted a log itself makes up both salts when it begins one, and they come into the index with its first
+    /// commit.
     fn follows(&self, log: WalFrames) -> bool {
         number(&self.salts, 0) == number(&log.salts, 0).wrapping_add(1)
     }
 
-    /// Whether a log has all frames of the index that go before the last one.
+    /// Whether a log has all frames of the index, up to its last one.
     pub fn is_whole(&self, log: WalFrames) -> bool {
         self.frames == 0 || self.salts != log.salts || log.number >= self.frames.into()
     }
 
-    /// Whether it is of all that is committed in a log, and of nothing else.
+    /// Whether the index covers everything that is committed in a log, and nothing else.
     fn is_all_of(&self, log: WalFrames) -> bool {
         self.frames > 0 && self.salts == log.salts && log.committed == u64::from(self.frames)
     }
 
-    /// Where a frame begins, the first being 1.
+    /// The offset at which a frame begins; the first frame is 1.
     fn place(&self, frame: u32) -> u64 {
         HEADER as u64 + (u64::from(frame) - 1) * (FRAME as u64 + u64::from(self.page_size))
     }
 }
 
-/// What a log that lies beside an index is to it.
+/// How a log that lies beside an index relates to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexFit {
-    /// Not the one of which it is the index.
+    /// It is not the log that the index is of.
     None,
-    /// The one of which it is the index, or none that can be told from it.
+    /// It is the log that the index is of, or the two cannot be told apart.
     Some,
-    /// That, and all that is committed in it is in the index.
+    /// It is that log, and everything that is committed in it is in the index.
     All,
 }
 
@@ -117,8 +122,8 @@ pub fn fit(shm: &File, log: &File) -> IndexFit {
     }
 }
 
-/// Whether the index in a `-shm` is one of the log from which `read` gives the bytes at an offset, and tells whether there were as
-/// many. One that cannot be told from it is.
+/// Whether the index in a `-shm` is that of the log from which `read` fills the buffer from an offset, returning
+/// whether there were as many bytes. A log that cannot be told apart from the index's counts as its own.
 ///
 /// # Errors
 /// Those of `read`.
@@ -126,7 +131,7 @@ pub fn is_of<E>(shm: &File, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) ->
     for _ in 0..LOOKS {
         let Some(index) = Index::read(shm) else { return Ok(true) };
         let fits = has_last_frame(&index, &read)?;
-        // Of an index that has changed meanwhile, nothing is known yet.
+        // About an index that has changed meanwhile, nothing is known yet.
         if fits || Index::read(shm) == Some(index) {
             return Ok(fits);
         }
@@ -134,7 +139,7 @@ pub fn is_of<E>(shm: &File, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) ->
     Ok(true)
 }
 
-/// Whether the log has the last frame of the index.
+/// Whether the log has the last frame of the index, with its checksum.
 fn has_last_frame<E>(index: &Index, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
     if index.frames == 0 {
         return Ok(true);
@@ -159,16 +164,16 @@ mod tests {
         let index = |frames, salts| Index { page_size: 4096, frames, sums: (0, 0), salts };
         let log = |committed, salts| WalFrames { salts, number: committed + 1, committed };
         let lacks = |index: Index, log| index.lacks(log);
-        // Of the same log.
+        // An index of the same log.
         assert!(lacks(index(3, salts(7)), log(4, salts(7))) && !lacks(index(3, salts(7)), log(3, salts(7))));
-        // Before the first commit to an empty log.
+        // An index from before the first commit to an empty log.
         assert!(lacks(index(0, [0; 8]), log(1, salts(7))) && !lacks(index(0, [0; 8]), log(0, salts(7))));
-        // Of a log that is to be begun anew, the one before lies there still.
+        // An index of a log that is to be restarted, while the one before still lies there.
         for first in [7, u32::MAX] {
             assert!(!lacks(index(0, salts(first.wrapping_add(1))), log(4, salts(first))));
         }
         assert!(lacks(index(0, salts(8)), log(1, salts(8))));
-        // Or another one by a program that made up its salts, of which only what is committed counts.
+        // An index of another log, by a program that made up its salts: only what is committed counts.
         for other in [5, 8, 0x0600_0000, u32::MAX] {
             let index = index(0, salts(7));
             assert!(lacks(index, log(1, salts(other))) && !lacks(index, log(0, salts(other))), "{other}");

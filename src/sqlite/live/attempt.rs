@@ -1,4 +1,4 @@
-//! One attempt to begin a transaction: what lies there, how that is to be read, and what SQLite then sees of it.
+//! Makes one attempt to begin a transaction: what lies there, how that is to be read, and what SQLite then sees of it.
 
 use std::sync::atomic::Ordering;
 
@@ -16,13 +16,13 @@ use crate::sqlite::error::ReadError;
 use crate::sqlite::side_files::{self, id};
 use crate::sqlite::wal::WalReadError;
 
-/// A database and what lies beside it.
+/// The status of a database and of what lies beside it.
 struct DatabaseFiles {
     database: Stat,
     wal: Option<Stat>,
     journal: Option<Stat>,
     shm: Option<Stat>,
-    /// Whether it says that readers must use a log.
+    /// Whether the database file says that readers must use a log.
     logged: bool,
 }
 
@@ -43,14 +43,14 @@ impl Live<'_> {
         let found = self.find()?;
         let (way, joins, found) = self.choose(found)?;
         self.turn_to(way, &found)?;
-        // What is left of a -shm that nobody has open says nothing.
+        // The rest of a `-shm` that nobody has open says nothing.
         let shared_index = self.shm.as_ref().filter(|_| way == AccessMode::Shared);
         let index = shared_index.and_then(|shm| Index::read(&shm.file));
         let seen = self.see(joins, &found)?;
         self.state(seen, index, joins, found)
     }
 
-    /// What lies there.
+    /// Finds what lies there.
     fn find(&self) -> Result<DatabaseFiles, BeginError> {
         let logged = self.is_logged()?;
         let database = fstat(&self.file).map_err(failed)?;
@@ -58,12 +58,14 @@ impl Live<'_> {
             // SQLite deletes a log beside an empty file.
             return Err(ReadError::Raw("it has become empty".into()).into());
         }
-        // A program that opens it at this moment creates its -wal first: that is there if its -shm was found.
+        // A program that opens the database at this moment creates its `-wal` first: if its `-shm` was found, the
+        // `-wal` is there.
         let shm = self.beside("-shm")?;
         Ok(DatabaseFiles { database, wal: self.beside("-wal")?, journal: self.beside("-journal")?, shm, logged })
     }
 
-    /// How it is to be read; whether by what was left of a `-shm`; and what lies there once that is settled.
+    /// Chooses how the database is to be read, whether by a `-shm` that was left, and returns what lies there once that
+    /// is settled.
     fn choose(&mut self, found: DatabaseFiles) -> Result<(AccessMode, bool, DatabaseFiles), BeginError> {
         let mut shared = match (found.logged, &found.shm) {
             (true, Some(shm)) => self.is_shared(id(shm))?,
@@ -72,7 +74,7 @@ impl Live<'_> {
         };
         let keeps = !shared && self.has_to_keep_it()?;
         if found.logged && (shared || keeps) && self.lock.is_none() {
-            // What they share is looked at once more when it stays there.
+            // Once what the programs share stays there, it is looked at again.
             self.lock()?;
             return Err(BeginError::Again);
         }
@@ -89,10 +91,10 @@ impl Live<'_> {
         Ok((way, joins, DatabaseFiles { database, wal, shm, ..found }))
     }
 
-    /// Readies a connection that reads so.
+    /// Prepares a connection that reads in this mode.
     fn turn_to(&mut self, way: AccessMode, found: &DatabaseFiles) -> Result<(), BeginError> {
         let way_before = std::mem::replace(&mut self.way, way);
-        // It is not looked at otherwise.
+        // SQLite does not look at the journal in this mode.
         if way == (AccessMode::AtRest { log: false })
             && found.journal.as_ref().is_some_and(|journal| self.is_hot(journal))
         {
@@ -102,7 +104,7 @@ impl Live<'_> {
             true => self.basis_of(&found.database, found.wal.as_ref(), found.shm.as_ref()),
             false => Basis::Locks,
         };
-        // SQLite does not look whether a file has changed that it has all to itself.
+        // SQLite does not check whether a file that it has all to itself has changed.
         if way != way_before || way != AccessMode::Shared && self.basis != basis {
             (self.connection, self.alone) = (None, None);
         }
@@ -115,14 +117,14 @@ impl Live<'_> {
         Ok(())
     }
 
-    /// Begins SQLite's transaction, and makes sure that it sees what was found.
+    /// Begins SQLite's transaction, and makes sure that SQLite sees what was found.
     fn see(&mut self, joins: bool, found: &DatabaseFiles) -> Result<TransactionHeader, BeginError> {
         let (read, nobody) = match joins {
             true => (system_calls::as_left(|| self.read()), false),
             false => system_calls::after_others(|| self.read()),
         };
         if nobody {
-            // Whoever had the -shm open has just closed it.
+            // The program that had the `-shm` open has just closed it.
             return Err(BeginError::Busy(LOCKED));
         }
         if self.is_logged()? != found.logged || !self.stands()? {
@@ -141,7 +143,7 @@ impl Live<'_> {
         Ok(seen)
     }
 
-    /// The transaction's state. `index` is what the log's index said before it began.
+    /// Returns the transaction's state. `index` is what the log's index said before the transaction began.
     fn state(
         &mut self,
         seen: TransactionHeader,
@@ -164,7 +166,7 @@ impl Live<'_> {
         let shared = self.way == AccessMode::Shared;
         let pending = match (index, frames) {
             (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(BeginError::Index(ELSEWHERE.into())),
-            // Where nobody was there to commit it, the index is not of this log after all.
+            // If nobody was there to commit the rest, the index is not of this log after all.
             (Some(index), Some(frames)) if joins && index.lacks(frames) => return Err(BeginError::Changed),
             (Some(index), Some(frames)) => index.lacks(frames),
             (None, Some(_)) => shared,
@@ -182,18 +184,19 @@ impl Live<'_> {
         side_files::looks_so(journal, open, self.options.stop, header::is_log)
     }
 
-    /// Whether SQLite looks into a log that nobody has open: with another beginning it is as if there were none.
+    /// Whether SQLite reads a log that nobody has open: if the log does not begin like one, SQLite acts as if there
+    /// were none.
     fn is_log(&self, log: &Stat) -> bool {
         side_files::looks_so(log, || self.at.open("-wal", OFlags::RDONLY), self.options.stop, wal::begins)
     }
 
-    /// Begins SQLite's transaction, and looks at what it sees.
+    /// Begins SQLite's transaction, and returns what SQLite sees.
     fn read(&self) -> Result<TransactionHeader, BeginError> {
         let Some(connection) = self.reader() else { return Err(failed("its connection is gone").into()) };
         let number = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
         let read = || {
             connection.execute_batch("begin")?;
-            // This one takes the locks: it needs no schema, which may be what is damaged.
+            // This pragma takes the locks: it needs no schema, which may be the very thing that is damaged.
             let version = number("pragma data_version")?;
             let (page_size, pages) = (number("pragma page_size")?, number("pragma page_count")?);
             let logged =

@@ -1,4 +1,4 @@
-//! What a transaction's state rests on, and reading a database that uses a log while nobody has it open
+//! What a transaction's state rests on; and reading a database that uses a log while nobody has it open
 //! ([`at_rest`](super::super::at_rest)).
 
 use std::time::{Duration, Instant};
@@ -18,10 +18,10 @@ use crate::sqlite::locks::LockHolder;
 use crate::sqlite::side_files::{Id, StatFingerprint, id, looks};
 use crate::sqlite::wal_index::IndexFit;
 
-/// How long somebody is awaited who came once, and who came again.
+/// How long a program is awaited that came once, and one that came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
-/// What has to stay as it is for a transaction's state to be there.
+/// What has to stay as it is for a transaction's state to stand.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Basis {
     /// SQLite's locks are enough.
@@ -33,16 +33,16 @@ pub(super) enum Basis {
     AtRest { database: StatFingerprint, wal: Option<StatFingerprint>, shm: Option<StatFingerprint> },
 }
 
-/// Which file it is, and when it was written to.
+/// Which file a status is of, and the file's mtime.
 pub(super) fn written(stat: &Stat) -> (Id, i64) {
     (id(stat), mtime(stat))
 }
 
 impl Live<'_> {
-    /// Whether the transaction's state is there still.
+    /// Whether the transaction's state still stands.
     ///
     /// # Errors
-    /// What lies beside it cannot be looked at.
+    /// What lies beside the database cannot be looked at.
     pub fn stands(&self) -> Result<bool, ReadError> {
         if self.basis == Basis::Locks {
             return Ok(true);
@@ -62,12 +62,12 @@ impl Live<'_> {
         }
     }
 
-    /// Whether nobody is seen to have a database open that uses a log.
+    /// Whether nobody is seen to have open this database, which uses a log.
     fn is_at_rest(&self) -> bool {
         self.is_nobodys().is_ok() && !self.shm.as_ref().is_some_and(|shm| locks::is_open(&shm.file))
     }
 
-    /// Fails where a program has the database open whose `-shm` is not the one that lies here, if one does.
+    /// Fails if a program has the database open and the `-shm` that lies here, if there is one, is not that program's.
     pub(super) fn is_nobodys(&self) -> Result<(), BeginError> {
         match held(&self.file) {
             LockHolder::No => Ok(()),
@@ -77,7 +77,7 @@ impl Live<'_> {
         }
     }
 
-    /// Whether those who have it open only read what lies here.
+    /// Whether the programs that have the database open only read what lies here.
     fn is_only_read(&self, pid: Option<u32>) -> bool {
         usage::is_only_read(&self.at, &*self.file, pid)
     }
@@ -85,24 +85,25 @@ impl Live<'_> {
     /// Whether the log that SQLite has open is the one of the `-shm`.
     pub(super) fn is_log_of_index(&self) -> bool {
         let (Some(shm), Some(connection)) = (&self.shm, &self.connection) else { return true };
-        // What cannot be read is told by who reads it.
+        // A file that cannot be read is reported by the code that reads it.
         wal_index::is_of(&shm.file, |at, out| read_wal(connection, at, out)).unwrap_or(true)
     }
 
-    /// Whether somebody writes to another log than the one that lies here.
+    /// Whether a program writes to another log than the one that lies here.
     pub(super) fn is_another_log_used(&self, wal: Option<&Stat>) -> bool {
         let (Some(wal), Some(shm)) = (wal, &self.shm) else { return false };
         usage::is_another_log_used(&Locks::read(), &self.at, &*self.file, wal, &shm.file)
     }
 
-    /// Whether the `-shm` that nobody has open can be read by: somebody who came since we looked first has made it anew, and it is the
-    /// index of all that the log has.
+    /// Whether the database can be read by a `-shm` that nobody has open: a program that came since our first look has
+    /// made it again, and it is the index of everything that the log has.
     ///
-    /// While we read by it nobody else makes it anew, and what is missing from it would be lost to all. A program that has the database to
-    /// itself writes to the log without it. And a machine that fails leaves some of its pages on the disk and not others, and likewise of
-    /// the log and the database, which no look at it alone could tell. One that was made anew since is whole in this machine's memory, and
-    /// whoever made it has checked the log. It was cut then, which shows in its mtime; that is compared with what it was, not with the
-    /// clock, as that may have been set back since.
+    /// While we read by it, no other program makes it again, and what is missing from it would be lost to all. A
+    /// program that has the database to itself writes to the log without it. And a machine that fails leaves some pages
+    /// of the `-shm` on the disk and not others, as it does with the log and the database, which no look at the `-shm`
+    /// alone could tell. A `-shm` that was made again since is whole in this machine's memory, and the program that
+    /// made it has checked the log. It was cut then, which shows in its mtime; that is compared with its former value,
+    /// not with the clock, as the clock may have been set back since.
     pub(super) fn is_index_whole(&self) -> bool {
         let Some(shm) = &self.shm else { return false };
         let open = || {
@@ -114,7 +115,7 @@ impl Live<'_> {
         made_anew && open().is_some_and(|wal| wal_index::fit(&shm.file, &wal.file) == IndexFit::All)
     }
 
-    /// Looks at a database that nobody has open, when whatever is written from then on shows in its times.
+    /// Looks at a database that nobody has open, at a moment from which on any write shows in its times.
     pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), BeginError> {
         if (self.met as usize) < AWAITED.len() {
             self.lock = None;
@@ -131,7 +132,7 @@ impl Live<'_> {
         Ok(beside)
     }
 
-    /// Remembers that somebody came while it was read at rest.
+    /// Records that a program came while the database was read at rest.
     pub(super) fn somebody_came(&mut self) {
         let long = AWAITED.get(self.met as usize);
         self.awaited = long.map(|long| Instant::now() + self.options.patience.min(*long));
@@ -140,9 +141,9 @@ impl Live<'_> {
 
     /// Whether what programs share beside a database that nobody has open has to be kept there, and read by.
     ///
-    /// While it is kept, an app cannot close its database for good, nor have it to itself. So one that came while the database was read is
-    /// awaited, since then it can be read with it; if it does not come, the database is read at rest again. Only where it comes each
-    /// time, and is never met, there is no other way.
+    /// While it is kept, an app cannot close its database for good, nor have it to itself. So a program that came while
+    /// the database was read is awaited, since then the database can be read together with it; if it does not come, the
+    /// database is read at rest again. Only if it comes each time, and is never met, is there no other way.
     pub(super) fn has_to_keep_it(&mut self) -> Result<bool, BeginError> {
         if self.met == 0 {
             return Ok(false);
