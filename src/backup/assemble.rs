@@ -1,4 +1,4 @@
-//! Entries take shape here, in path order: what was read becomes headers and blocks in packs, entries become hunks.
+//! Assembles a snapshot in path order: content becomes tar headers and blocks in packs, entries become hunks.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -25,7 +25,8 @@ use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::root::{DatabaseRecord, PackBook, Problem, Stale};
 use crate::vault::tar;
 
-/// A smaller file is not looked for among the blocks of this run, in bytes: an extent of its own would cost as much.
+/// Smallest file, in bytes, that is looked up among this run's blocks: for a smaller one, a separate extent would
+/// cost as much.
 const WORTH_FINDING: usize = 4096;
 static ZEROS: [u8; 512] = [0; 512];
 
@@ -39,74 +40,75 @@ use self::carried::{Lacking, TOLD};
 use self::judged::Judged;
 pub use self::judged::MANY;
 
-/// Puts a snapshot together.
+/// Puts a snapshot together from what the readers send.
 pub struct Assembly<'a> {
     data: PackWriter<'a>,
-    /// Hunks, maps and lists.
+    /// Writes hunks, maps and lists.
     pub index: IndexWriter<'a>,
     seen: BlockIndex<'a>,
     writer: SnapshotWriter,
-    /// By device and inode, the first name of a file that has several.
+    /// The first name of each file that has several, by device and inode.
     links: HashMap<(u64, u64), FirstLink>,
-    /// What the next entry to be put is, if it is one of those.
+    /// Path, device and inode, and identity of the next entry to be put, if its file has several names.
     first: Option<(EntryPath, (u64, u64), FileIdentity)>,
-    /// Entries that are to be looked at once more when all others have come.
+    /// Entries that are to be looked at once more after all others.
     later: BTreeMap<EntryPath, Why>,
-    /// Whether a file is smaller than it was when it was listed.
+    /// Whether a file is smaller than when it was listed.
     pub shrank: bool,
-    /// A folder that could not be recorded, and what is in it neither.
+    /// A folder that could not be recorded; what is in it cannot be either.
     refused: Option<EntryPath>,
     /// Bytes that were read from files.
     pub read_bytes: u64,
-    /// What by now is not in it as it is there.
+    /// Entries that so far are missing, carried over or torn.
     pub lacking: Lacking,
-    /// The same of what is taken anew in a round, as it was before.
+    /// The previous such records of entries that a round takes again.
     aside: Lacking,
-    /// By what it will be judged.
+    /// The counts by which the snapshot is judged.
     pub judged: Judged,
-    /// Where what cannot be read is carried over from.
+    /// Carries over what cannot be read.
     carry: Option<Carry<'a>>,
-    /// Packs that what was carried over lies in.
+    /// Packs that hold content that was carried over.
     carried: PackBook,
-    /// What was carried over because it lies beside a raw database.
+    /// Side files that were carried over with a raw database.
     carried_sides: HashSet<EntryPath>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
     /// How each database was taken.
     pub database_records: Vec<DatabaseRecord>,
-    /// What is there and could not be read, and how many bytes it has.
+    /// Paths that exist and could not be read, with their sizes in bytes.
     pub unread: BTreeMap<EntryPath, u64>,
     /// Packs that this run has stored.
     pub stored: PackBook,
-    /// What a round at the end of the capture began from: all of it is stored.
+    /// The hunks that a round at the end of the capture started from: all of them are stored.
     earlier: Option<WrittenHunks>,
-    /// Databases that were read and may still have something beside them.
+    /// Databases that were read and may still be followed by side files.
     databases: Vec<EntryPath>,
-    /// Databases of the snapshot that may still have something beside them, and what may be: what was taken with them.
+    /// Databases in the snapshot that may still be followed by side files, each with the side files that were taken
+    /// with it.
     beside: Vec<(EntryPath, Vec<EntryPath>)>,
-    /// Raw ones among them.
+    /// The raw ones among these databases.
     raw: Vec<EntryPath>,
-    /// What lies beside raw ones, until its turn comes.
+    /// Side files of raw databases, until their place in path order comes.
     held: BTreeMap<EntryPath, Box<Entry>>,
-    /// Why databases were taken raw, until they are recorded.
+    /// Why databases were taken raw, until that is recorded.
     reasons: HashMap<EntryPath, String>,
     base: &'a Parent<'a>,
     packer: &'a Packer<'a>,
-    /// Where packs wait until something names them.
+    /// Where packs are kept until a root names them.
     staging: &'a dyn Staging,
     ctx: &'a Context<'a>,
 }
 
-/// What is to be told of a snapshot that was put together.
+/// What is reported about a snapshot that was put together.
 #[derive(Debug)]
 pub struct Assembled {
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// What is missing.
+    /// Entries that are missing.
     pub missing: Vec<Problem>,
-    /// What was carried over.
+    /// Entries that were carried over.
     pub stale: Vec<Stale>,
-    /// What was taken although it never came to rest.
+    /// Entries that were taken although they never came to rest.
     pub torn: Vec<Problem>,
     /// How each database was taken.
     pub databases: Vec<DatabaseRecord>,
@@ -121,10 +123,9 @@ struct FirstLink {
 }
 
 impl<'a> Assembly<'a> {
-    /// A snapshot that builds on `base` and writes through `packer`.
+    /// Starts a snapshot that builds on `base` and writes through `packer`.
     ///
-    /// # Errors
-    /// No memory for a decoder.
+    /// # Errors Fails if there is no memory for a decoder.
     pub fn new(
         base: &'a Parent<'a>,
         select: &'a Select,
@@ -165,10 +166,9 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    /// Takes all that comes of one batch of steps.
+    /// Takes all events of one batch of steps.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn take(&mut self, mut parts: impl Iterator<Item = ReadEvent>) -> Result<()> {
         while let Some(part) = parts.next() {
             match part {
@@ -206,13 +206,13 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// Tells the user and remembers for the report.
+    /// Warns the user and keeps the warning for the report.
     pub fn warn(&mut self, what: String) {
         self.ctx.monitor.warn(&what);
         self.warnings.push(what);
     }
 
-    /// An entry that is missing in the snapshot.
+    /// Records an entry as missing in the snapshot.
     pub fn failed(&mut self, path: EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path} is not in the snapshot: {why}"));
         self.lacking.problems.insert(path.clone(), Problem::new(path, why));
@@ -227,7 +227,7 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    /// The content is as it was; the rest is taken anew.
+    /// Takes an entry whose content is unchanged; everything else about it is read again.
     fn adopt(
         &mut self,
         found: SourceEntry,
@@ -242,7 +242,7 @@ impl<'a> Assembly<'a> {
         }
         self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, known.hash);
-        // Not the file's, where a part of a database is in its WAL.
+        // The file's own size differs if part of the database is in its WAL.
         entry.size = known.size;
         entry.map = known.map.clone();
         entry.database = known.database.clone();
@@ -257,8 +257,9 @@ impl<'a> Assembly<'a> {
         self.add(entry)
     }
 
-    /// Takes another name of a file, if it is one: an inode's number may have come again for another file, and the first name
-    /// may have gone before it was read. Whatever is not proven is read for itself.
+    /// Takes another name of a file if it is proven to be one: an inode's number may have been given to another file,
+    /// and the first name may have been deleted before it was read. A name for which that is not proven is read like
+    /// any other file.
     fn link(&mut self, found: SourceEntry, identity: FileIdentity) -> Result<()> {
         let first = self.links.get(&(found.device, found.inode)).filter(|first| first.identity == identity);
         let Some(mut entry) = first.map(|first| first.entry.clone()) else {
@@ -302,12 +303,12 @@ impl<'a> Assembly<'a> {
         self.add_read(entry, Vec::new(), torn)
     }
 
-    /// Stores header, content and padding in one piece: in its pack the file is a piece of a tar stream.
+    /// Stores header, content and padding in one piece, so that the file is a piece of a tar stream in its pack.
     fn whole(&mut self, entry: &Entry, bytes: &[u8]) -> Result<Extent> {
         self.data.append(&[&entry_header(entry)?, bytes, &ZEROS[..padding(entry.size) as usize]])
     }
 
-    /// What a file that was read becomes; none if it is the entry that was known, which is then added.
+    /// Returns the entry of a file that was read. `None` if it equals the known entry, which is then added.
     fn read(&mut self, content: CapturedFile, known: Option<&Entry>, sampled: bool) -> Result<Option<Box<Entry>>> {
         if let Some(note) = content.note.as_ref().filter(|_| !content.torn) {
             self.warn(format!("{}: {note}; taken as it stood, {} bytes", content.found.path, content.found.size));
@@ -316,7 +317,7 @@ impl<'a> Assembly<'a> {
             if known.hash == Some(content.hash) && known.size == content.found.size && content.note.is_none() {
                 self.judged.live += 1;
                 self.judged.known.count(true);
-                // An older program may have trusted it where nothing tells of stores through a memory map.
+                // An older program may have trusted it although writes through a memory map leave no trace there.
                 self.add(Box::new(Entry { racy: content.racy, ..known.clone() }))?;
                 return Ok(None);
             }
@@ -335,12 +336,12 @@ impl<'a> Assembly<'a> {
         Ok(Some(entry))
     }
 
-    /// An entry without its bytes.
+    /// Creates an entry without extents.
     fn entry_of(&mut self, found: SourceEntry, extra: Extra, hash: Option<Hash>) -> Box<Entry> {
         let mut xattrs = extra.xattrs;
         if let Some(why) = extra.refused {
             let mut why = format!("its extended attributes cannot be read: {why}");
-            // A store that fails now fails the run at its next request as well.
+            // If the store fails here, the run's next request fails as well.
             let known = self.carry.as_mut().and_then(|carry| carry.xattrs(&found.path, found.kind).ok().flatten());
             if let Some(known) = known {
                 why = format!("{why}; those of the last good snapshot are kept");
@@ -371,21 +372,21 @@ impl<'a> Assembly<'a> {
         })
     }
 
-    /// An entry is in the snapshot, and its extended attributes are not.
+    /// Records that an entry's extended attributes are not in the snapshot, although the entry is.
     fn without_attributes(&mut self, path: &EntryPath, why: String) {
         self.ctx.monitor.warn(&format!("{path}: {why}"));
         self.lacking.problems.insert(path.clone(), Problem::new(path.clone(), why));
     }
 
-    /// Gives an entry, whose extents cover its content, its header and padding. The header of the entry that was known is
-    /// used again where it is the same.
+    /// Gives an entry, whose extents cover only its content, its header and padding. The known entry's header is used
+    /// again if it is the same.
     fn place(&mut self, mut entry: Box<Entry>, known: Option<&Entry>) -> Result<Box<Entry>> {
         let header = entry_header(&entry)?;
         let content = std::mem::take(&mut entry.extents);
         entry.header = header.len() as u64;
         let same =
             |known: &&Entry| known.header == entry.header && entry_header(known).is_ok_and(|known| known == header);
-        // A database is known though packs are lost, its header's perhaps among them.
+        // A database may be known although packs are lost, perhaps including the one with its header.
         let there = |extents: &Vec<Extent>| extents.iter().all(|extent| self.base.has_extent(extent));
         entry.extents = match known.filter(same).map(Entry::header_extents).filter(there) {
             Some(extents) => extents,
@@ -396,25 +397,25 @@ impl<'a> Assembly<'a> {
         Ok(entry)
     }
 
-    /// Adds an entry, and before it what waits for a place before it.
+    /// Adds an entry, preceded by the side files whose place is before it.
     fn add(&mut self, entry: Box<Entry>) -> Result<()> {
         self.add_held(Some(&entry.path))?;
         if entry.kind != EntryKind::File
             && let Some(held) = self.held.remove(&entry.path)
         {
-            // A part of a database that is carried over has its place.
+            // A side file of a database that is carried over has this path.
             let (path, folder) = (entry.path, entry.kind == EntryKind::Folder);
             self.put(held)?;
             self.refused = folder.then(|| path.clone()).or(self.refused.take());
             self.failed(path, "a file of a database that is carried over has its place in the snapshot".into());
             return Ok(());
         }
-        // What is no file belongs to no database, whatever its name.
+        // Only a file can belong to a database, whatever the name.
         let file = entry.kind == EntryKind::File;
         let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
-        // It was listed as a file of its own, and its database was taken with all that belongs to it.
+        // It was listed as a file of its own, and its database was taken with everything that belongs to it.
         if !database.is_empty() && self.databases.iter().any(|path| path.bytes() == database) {
-            // What takes its place is not what other names of the file have.
+            // The side file in its place does not have the content of this file's other names.
             self.first.take_if(|(path, ..)| *path == entry.path);
             return Ok(());
         }
@@ -431,7 +432,7 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
-    /// What is to be told of it, when all is done.
+    /// Returns what is to be reported when all is done.
     pub fn outcome(mut self) -> Assembled {
         if self.lacking.stale.len() > TOLD {
             self.warn(format!(
@@ -449,13 +450,13 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Databases that did not pass their check; those apart that were torn, where something good is there already.
+    /// Counts the databases that failed their check, except the torn ones whose path has a good version already.
     pub fn failed_checks(&self) -> u64 {
         let failed = self.database_records.iter().filter(|record| record.failed());
         failed.filter(|record| !self.lacking.torn.contains_key(&record.path)).count() as u64
     }
 
-    /// A pack that this run has stored, or that what was carried over lies in.
+    /// Returns a pack that this run stored, or that holds content that was carried over.
     pub fn pack(&self, id: PackId) -> Option<PackInfo> {
         self.stored.get(&id).or_else(|| self.carried.get(&id)).copied()
     }
@@ -479,7 +480,7 @@ impl<'a> Assembly<'a> {
             && let Some((_, sides)) = self.beside.iter().find(|(path, _)| path.bytes() == database)
             && !sides.contains(&entry.path)
         {
-            // SQLite would take it for the database's, and what it holds is of another time.
+            // SQLite would take it for the database's own, and its content is from another time.
             return Ok(());
         }
         match self.writer.put(&entry, &mut self.index) {
@@ -492,12 +493,12 @@ impl<'a> Assembly<'a> {
                 self.failed(entry.path, why);
                 return Ok(());
             }
-            // Its content, or what is in it, is worth more than they are.
+            // The content of the entry, or what is in the folder, is worth more than its attributes.
             Err(PutError::Entry(why)) => {
                 let why = format!("its extended attributes are not in the snapshot: {why}");
                 self.without_attributes(&entry.path, why);
                 entry.xattrs.clear();
-                // It is not to be taken for whole the next time.
+                // The next backup must not take it for complete.
                 entry.racy = true;
                 entry.extents = entry.content_extents();
                 let bare = self.place(entry, None)?;
@@ -534,7 +535,7 @@ impl<'a> Assembly<'a> {
     }
 }
 
-/// Whether a database was taken with what lies beside its name: then its content is not what another name of the file has.
+/// Whether a database was taken with side files: then another name of the same file has different content.
 fn is_with_sides(entry: &Entry) -> bool {
     entry.database.as_ref().is_some_and(|database| database.wal.is_some() || database.journal.is_some())
 }

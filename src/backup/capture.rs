@@ -1,12 +1,13 @@
-//! One capture of the data directory: the walk through it, and the look at its end.
+//! Takes one capture of the data directory: walks through it, and looks at it once more at the end.
 //!
-//! [`walk`](crate::source::walk) and what is known meet in [`merge`](super::merge); several threads [`read`](super::read); the
-//! [`assembly`](super::assemble) puts together what comes of it. Then the [`folders`](crate::source::folders) are looked at once more.
-//! What is lacking is walked and read in the same way, and joined with what was written ([`patch`](super::patch)), which is read
-//! back from the vault's store; that is a *round*. There are at most [`ROUNDS`], and after the first none begins when they took
-//! a tenth of the capture's time, and a second. The capture always ends with a look: what is lacking then is told. A look during
-//! which a folder changed is followed by another one, since an entry may move past it; the folders that changed during the last
-//! one are told as well, if anything was moved during the capture.
+//! [`walk`](crate::source::walk) and the parent's entries meet in [`merge`](super::merge); several threads
+//! [`read`](super::read); the [`assembly`](super::assemble) puts the results together. Then the
+//! [`folders`](crate::source::folders) are looked at once more. What is lacking is walked and read in the same way,
+//! and joined with what was written ([`patch`](super::patch)), which is read back from the vault's store; that is a
+//! *round*. There are at most [`ROUNDS`], and after the first none begins if the rounds so far took more than a tenth
+//! of the capture's time, and more than a second. The capture always ends with a look: what is lacking then is
+//! reported. A look during which a folder changed is followed by another one, since an entry may move past it; the
+//! folders that changed during the last one are reported as well, if anything was moved during the capture.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,25 +44,25 @@ use crate::vault::tree;
 
 /// Most rounds at the end of a capture.
 const ROUNDS: u32 = 3;
-/// How often the folders are looked at before a round, and at the end, as long as they change meanwhile: what moves about may be
-/// in none of them when that is looked at.
+/// How often the folders are looked at before a round, and at the end, as long as they keep changing: an entry that
+/// is moved about may be in none of the folders when that folder is looked at.
 const LOOKS: u32 = 3;
-/// Time that rounds may take however short the capture was.
+/// Time that the rounds may take even if the capture was short.
 const ROUNDS_TIME: Duration = Duration::from_secs(1);
-/// So many names stand in a warning about many.
+/// Most names in a warning about many entries.
 const NAMED: usize = 3;
-/// What a warning says of a folder that was changed again and again at the end of a capture: what was moved into it, and was
-/// there under another name all the time, may be missing.
+/// The warning about a folder that kept changing at the end of a capture: an entry that was moved into it, and
+/// existed under another name all the time, may be missing.
 pub const NEVER_RESTS: &str = "it did not come to rest while the snapshot was taken";
 
 /// What the look at the end of a capture found and cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct LookedAgain {
-    /// Folders whose names were read once more.
+    /// Folders that were listed once more.
     pub folders: u64,
-    /// Entries, with all that is in them, that were taken once more.
+    /// Entries that were taken once more, each with everything in it.
     pub taken: u64,
-    /// Rounds that this took.
+    /// Rounds that were needed.
     pub rounds: u32,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -70,47 +71,46 @@ pub struct LookedAgain {
 /// Entries that are to be looked at once more.
 type Later = BTreeMap<EntryPath, Why>;
 
-/// What a capture works with.
+/// Everything that a capture works with.
 #[derive(Clone, Copy)]
 pub struct Capture<'a> {
-    /// The run that it belongs to.
+    /// The run it belongs to.
     pub run: &'a BackupRun<'a>,
     /// The vault's address.
     pub vault: &'a str,
     /// The data directory.
     pub root: &'a Directory,
-    /// What is taken of it.
+    /// Which entries of it are selected.
     pub select: &'a Select,
-    /// When it began, in ns since 1970.
+    /// When the capture began, in ns since 1970.
     pub began: i64,
-    /// The name of the data directory's filesystem if that is another machine's, or another program's.
+    /// Name of the data directory's filesystem if another machine, or another program, provides it.
     pub remote: Option<&'static str>,
-    /// Tells the user.
+    /// Warns the user.
     pub warn: &'a (dyn Fn(String) + Sync),
-    /// Threads, and who hears of progress.
+    /// Number of threads, and the monitor for progress.
     pub ctx: &'a Context<'a>,
 }
 
-/// What goes through the threads.
+/// Which entries one pass takes through the threads.
 enum Pass<'a> {
-    /// The whole directory, beside what is known of it.
+    /// The whole directory, beside the parent's entries.
     Whole,
-    /// These entries, beside what has been written.
+    /// The entries in `taken`, beside what was written so far.
     Round {
         taken: &'a [EntryPath],
         new: &'a BTreeSet<EntryPath>,
         written: &'a WrittenHunks,
         reader: &'a PackReader<'a>,
     },
-    /// What has been written, and these, which could not be read.
+    /// What was written so far, and the entries in `unread`, which could not be read.
     Close { unread: &'a [EntryPath], written: &'a WrittenHunks, reader: &'a PackReader<'a> },
 }
 
 impl Capture<'_> {
     /// Takes the whole directory into the assembly.
     ///
-    /// # Errors
-    /// A data directory that cannot be read; a store that fails; a stop.
+    /// # Errors Fails if the data directory cannot be read, if the store fails, or if the run is stopped.
     pub fn take(&self, assembly: &mut Assembly, packer: &Packer) -> Result<(WrittenHunks, LookedAgain)> {
         let (clock, ctx) = (Instant::now(), self.ctx);
         let (mut secured, mut takes_checkpoints) = (Instant::now(), true);
@@ -121,7 +121,7 @@ impl Capture<'_> {
             if due && packer.stored_bytes() <= self.run.may_keep() {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if let Some(written) = assembly.checkpoint()? {
-                    // Packs that are found missing here are found missing at the end too.
+                    // Packs that are missing now will be found missing at the end too.
                     if let CommitOutcome::NoCheckpoint(why) = self.run.commit(assembly, packer, written, true)? {
                         (self.warn)(format!("where this backup is cut off, the next one begins anew: {why}"));
                         takes_checkpoints = false;
@@ -146,7 +146,7 @@ impl Capture<'_> {
         let clock = Instant::now();
         let mut done = LookedAgain::default();
         let mut rounds_took = Duration::ZERO;
-        // Whether something may have gone unseen from where it was.
+        // Whether an entry may have left its place without being noticed.
         let stirred = folders.stirred || assembly.shrank || self.remote.is_some();
         let mut moved = false;
         let mut later = Later::new();
@@ -155,7 +155,7 @@ impl Capture<'_> {
             let mut to_take = ToTake::default();
             for look in 0..LOOKS {
                 if look > 0 {
-                    // What changed during the last look is not to seem to have changed during this one.
+                    // A change during the last look must not count as a change during this one.
                     std::thread::sleep(Duration::from_nanos(TICK as u64));
                 }
                 folders = self.look(folders, &mut later, &mut to_take)?;
@@ -164,17 +164,17 @@ impl Capture<'_> {
                 }
             }
             done.folders += to_take.listed;
-            // After a round, what was taken in it is to be looked at once more.
+            // What a round took is to be looked at once more after it.
             let old = |why: &Why| matches!(why, Why::Gone | Why::Read(_));
             moved |= !to_take.lacking.is_empty() || done.rounds == 0 && later.values().any(old);
             if done.rounds > 0 || !moved && !stirred {
-                // What has just come into being need not be in it, and must not keep it from ending; unless it may be what
-                // went away elsewhere: a log that was compressed into another folder and deleted before its own was listed, or
-                // copied and emptied.
+                // An entry that has just been created need not be in the snapshot, and must not keep the capture from
+                // ending; unless it may be what disappeared elsewhere: a log that was compressed into another folder
+                // and deleted before its own was listed, or copied and emptied.
                 to_take.newborn.clear();
             }
             if !moved {
-                // Only what is saved anew, or comes and goes, changed its folder.
+                // The folders changed only because files are saved again, or come and go.
                 to_take.restless.clear();
             }
             let taken = to_take.paths();
@@ -205,7 +205,7 @@ impl Capture<'_> {
         }
     }
 
-    /// Carries over, or names as missing, what is there and could never be read.
+    /// Carries over entries that exist but could never be read, or reports them as missing.
     fn close(&self, assembly: &mut Assembly, written: &WrittenHunks, unread: &[EntryPath]) -> Result<WrittenHunks> {
         let reader = assembly.begin_again(&[], written)?;
         self.through(&Pass::Close { unread, written, reader: &reader }, |parts| {
@@ -220,7 +220,7 @@ impl Capture<'_> {
         found.kind != EntryKind::Folder && is_newborn(found, born, self.began, self.run.options.trust.now)
     }
 
-    /// Looks at all folders, one after the other, and at what is to be looked at later.
+    /// Looks at all folders, one after the other, and at the entries in `later`.
     fn look(&self, folders: Folders, later: &mut Later, to_take: &mut ToTake) -> Result<Folders> {
         let BackupOptions { trust, .. } = self.run.options;
         let look = FolderRecheck {
@@ -242,13 +242,14 @@ impl Capture<'_> {
             Ok(())
         })?;
         later.retain(|path, why| {
-            // Its folder's record says what was listed, which may have been there again, and gone before it is looked at here.
+            // Its folder's record holds what was listed; that may have been back for a while, and gone again before
+            // it is looked at here.
             look.left(path, to_take);
             let now = self.root.stat_at(path).ok().and_then(|stat| SourceEntry::new(path.clone(), &stat));
             let Some(now) = now.filter(|now| self.select.takes(now)) else { return true };
             let newborn = self.is_newborn(&now);
             match why {
-                // What is saved anew all the time: what was read is one of its states.
+                // A file that is saved all the time: what was read is one of its states.
                 Why::Read(_) if newborn => return false,
                 Why::Read(inode) if *inode == now.inode => {}
                 Why::Gone | Why::NewAndGone if newborn => _ = to_take.newborn.insert(path.clone()),
@@ -259,12 +260,12 @@ impl Capture<'_> {
         Ok(looked)
     }
 
-    /// The records of folders after a round.
+    /// Returns the records of the folders after a round.
     fn joined(&self, folders: Folders, new: Folders) -> Result<Folders> {
         let mut joined = Folders::default();
         folders.each(|record| match new.has(&record.path) {
             true => Ok(()),
-            // What was not listed in the round is as it was, or gone: its record says no less than before.
+            // A folder that was not listed in the round is unchanged, or gone: its record is still valid.
             false => {
                 joined.push(&record);
                 Ok(())
@@ -302,8 +303,8 @@ impl Capture<'_> {
         }
     }
 
-    /// Sends entries through walk, merge and readers; `take` gets what comes of it, batch by batch, in path order. Gives the
-    /// folders that were listed.
+    /// Sends entries through walk, merge and readers; `take` gets the results, batch by batch, in path order. Returns
+    /// the folders that were listed.
     fn through(
         &self,
         pass: &Pass,
@@ -343,7 +344,7 @@ impl Capture<'_> {
                 scope.spawn(move || self.count(over));
             }
             let mut taken = Ok(());
-            // After a failure the channel is emptied all the same: a reader or the walk may be waiting to send into it.
+            // The channel is emptied even after a failure: a reader or the walk may be waiting to send into it.
             for batch in in_order {
                 if taken.is_ok() {
                     taken = take(&mut batch.into_iter().flatten());
@@ -353,7 +354,7 @@ impl Capture<'_> {
             let panicked = || Error::failed(doing(options), "a thread ended in a panic");
             let walked = walker.join().unwrap_or_else(|_| Err(panicked()));
             let sent = sender.join().unwrap_or_else(|_| Err(panicked()));
-            // What made this thread give up comes first; the others then only say that they ended early.
+            // This thread's own error comes first: after it, the others only report that they ended early.
             taken.and(sent).and(walked)
         })
     }
@@ -372,7 +373,8 @@ impl Capture<'_> {
         }
     }
 
-    /// Walks beside what is known, and hands on what is to be done, until it is `over`. Gives the folders that were listed.
+    /// Walks beside the known entries, and hands on the steps, until `over` is set. Returns the folders that were
+    /// listed.
     fn walk(
         &self,
         pass: &Pass,
@@ -426,7 +428,8 @@ impl Capture<'_> {
                 walker.some(taken, |met| {
                     match met {
                         Met::Entry(found) => {
-                            // What was there when it was looked for may have gone meanwhile to where something else was.
+                            // It was there when the round began; meanwhile something else's name may have been given
+                            // to it.
                             if self.remote.is_none() && taken.binary_search(&found.path).is_ok() {
                                 feed.push(MergeStep::Later(found.path.clone(), Why::Read(found.inode)))
                                     .map_err(early)?;
@@ -437,7 +440,8 @@ impl Capture<'_> {
                         Met::Failed(path, why) => {
                             patch.failed(path, why, |step| feed.push(step)).map_err(early)?;
                         }
-                        // Its name is known by now: who does not look for it again would take it for taken.
+                        // Its name is already in the new listing: unless it is looked for again, it would count as
+                        // taken.
                         Met::Away(path) => {
                             let why = if new.contains(&path) { Why::NewAndGone } else { Why::Gone };
                             feed.push(MergeStep::Later(path, why)).map_err(early)?;
@@ -463,7 +467,7 @@ impl Capture<'_> {
         Ok(folders)
     }
 
-    /// Finds out how much there is, for whoever watches.
+    /// Counts the bytes of all entries, for whoever watches the progress.
     fn count(&self, over: &AtomicBool) {
         let mut bytes = 0u64;
         let counted = Walker { monitor: &SilentMonitor, ..self.walker(1) }.whole(|met| {
@@ -475,23 +479,23 @@ impl Capture<'_> {
             }
             self.ctx.check("count")
         });
-        // A failure shows in the backup itself.
+        // A failure shows up in the backup itself.
         if counted.is_ok() {
             self.ctx.monitor.total(bytes);
         }
     }
 }
 
-/// Whether what is new fits into the vault, as far as sizes tell.
+/// Estimates whether new content fits into the vault, judging by sizes.
 struct Estimate {
-    /// Bytes that were free when the backup began; none where that is not known, or was told to be too little.
+    /// Bytes that were free when the backup began. `None` if that is unknown, or after the warning.
     room: Option<u64>,
-    /// Bytes of files that are new, and by which others have grown.
+    /// Bytes of new files, plus the growth of others.
     new: u64,
 }
 
 impl Estimate {
-    /// Adds what is to be done. Gives a warning, once, when it will not fit.
+    /// Adds a step's bytes. Returns a warning, once, as soon as they no longer fit.
     fn add(&mut self, step: &MergeStep) -> Option<String> {
         let MergeStep::Read(found, known) = step else { return None };
         if found.sparse {
@@ -508,7 +512,7 @@ impl Estimate {
     }
 }
 
-/// Sends what has been written, a hunk at a time, until nobody listens any more.
+/// Sends what was written, one hunk at a time, until the receiver is gone.
 fn send_written(written: &WrittenHunks, reader: &PackReader, to: &Sender<Vec<ParentEntry>>) -> Result<()> {
     let mut decoder = Decoder::new()?;
     let unread = Parts::NONE;

@@ -1,4 +1,4 @@
-//! The end of a backup: lists, the check that every pack is there, and the root, which is the commit.
+//! Ends a backup: writes the lists, checks that every pack is there, and writes the root, which is the commit.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -21,36 +21,36 @@ use crate::vault::root::{
 };
 use crate::vault::{Vault, list};
 
-/// What is known of a run from its beginning.
+/// What is known of a run from its start.
 #[derive(Clone)]
 pub struct BackupRun<'a> {
-    /// Where it goes.
+    /// The vault that the backup goes into.
     pub vault: &'a Vault,
-    /// What was asked for.
+    /// The options of the backup.
     pub options: &'a BackupOptions,
-    /// What it builds on.
+    /// The parent snapshot that it builds on.
     pub base: &'a Parent<'a>,
     /// Where the data directory is.
     pub place: SourceIdentity,
-    /// What is mounted below it; none where that cannot be told.
+    /// Filesystems that are mounted below it. `None` if that is not known.
     pub mounts: Option<Vec<Mount>>,
-    /// What was taken over unread.
+    /// The parts of files that were taken over unread.
     pub left: UnreadParts,
-    /// When it began, by the store's clock.
+    /// When the run began, by the store's clock.
     pub started: Timestamp,
-    /// Where its packs wait until they are named.
+    /// Where its packs are kept until a root names them.
     pub staging: &'a dyn Staging,
-    /// How much room there was when it began, where that is known.
+    /// Bytes that were free when it began, if that is known.
     pub room: Option<u64>,
 }
 
 /// How an attempt to commit ended.
 pub enum CommitOutcome {
-    /// The root is there.
+    /// The root is in the vault.
     Committed(Committed),
     /// Packs that the snapshot would name are not in the vault, or not as they were stored. Nothing was committed.
     Absent(HashSet<PackId>),
-    /// The store does not take a checkpoint, which is an aid only. All that it would have named is stored.
+    /// The store does not accept a checkpoint, which is only an aid. Everything it would have named is stored.
     NoCheckpoint(Error),
 }
 
@@ -64,29 +64,29 @@ pub struct Committed {
     pub suspect: Option<String>,
     /// Whether it may be restored without being asked for by name.
     pub good: bool,
-    /// Whether all of it is what was there.
+    /// Whether it equals the data directory.
     pub whole: bool,
     /// Whether what it lacks is new, or has lasted for long.
     pub news: bool,
-    /// What somebody should be told of it, however good it is.
+    /// Notices that somebody should get, however good the snapshot is.
     pub notices: Vec<String>,
     /// Its sums.
     pub totals: Totals,
-    /// Bytes of all objects that the run created, the root among them.
+    /// Bytes of all objects that the run created, including the root.
     pub uploaded_bytes: u64,
 }
 
 impl BackupRun<'_> {
-    /// How many bytes of new packs a checkpoint may name: half of the room that there was. What it names stays in the vault, also
-    /// when no later backup has a use for it, since its files have gone meanwhile; the other half stays for those that do without.
+    /// Returns how many bytes of new packs a checkpoint may name: half of the space that was free. What it names
+    /// stays in the vault, even if no later backup has a use for it since its files are gone by then; the other half
+    /// is left for the backups that do without it.
     pub fn may_keep(&self) -> u64 {
         self.room.map_or(u64::MAX, |room| room / 2)
     }
 
     /// Commits what was `written`: a snapshot, or a checkpoint that covers a part of it.
     ///
-    /// # Errors
-    /// A store that fails; what `before_commit` says. Nothing is committed then.
+    /// # Errors Fails if the store does, or if `before_commit` refuses. Nothing is committed then.
     pub fn commit(
         &self,
         assembly: &mut Assembly,
@@ -122,7 +122,7 @@ impl BackupRun<'_> {
         assembly.index.flush()?;
         assembly.stored.extend(packer.drain()?.into_iter().map(|info| (info.id, info)));
 
-        // The packs can be listed now, all but those that the list itself comes to lie in.
+        // All packs can be listed now, except the ones that will hold the list itself.
         let mut infos = reached.iter().map(|id| self.info(*id, assembly)).collect::<Result<Vec<_>>>()?;
         infos.sort_by_key(|info| info.id);
         let mut holders = HashSet::new();
@@ -138,7 +138,7 @@ impl BackupRun<'_> {
         if !absent.is_empty() {
             return Ok(CommitOutcome::Absent(absent.into_iter().map(|(info, _)| info.id).collect()));
         }
-        // Nothing takes content from these; a snapshot that names one all the same could not be restored.
+        // Nothing takes content from these packs; a snapshot that named one all the same could not be restored.
         if let Some(lost) = infos.iter().chain(&holders).find(|info| !self.base.may_name(info.id)) {
             let why = format!("the snapshot would name {}, which is damaged or was missing", lost.name());
             return Err(Error::failed(doing(self.options), why).hint(
@@ -164,7 +164,7 @@ impl BackupRun<'_> {
                 assembly.warn(why);
             }
             totals.rewritten = assembly.rewritten();
-            // Where it is always so, nobody wants to hear it each time.
+            // If it is so in every snapshot, nobody wants to hear it each time.
             let before = self.base.parent.as_ref().map_or(0, |(_, root)| root.totals.rewritten);
             notices.extend(assembly.mostly_changed().filter(|_| before < MANY));
             notices.iter().for_each(|why| assembly.warn(why.clone()));
@@ -189,7 +189,7 @@ impl BackupRun<'_> {
             host: self.options.host.clone(),
             writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
             place: self.place.clone(),
-            // What cannot be told now is as it was.
+            // Mounts that cannot be told are recorded as they were.
             mounts: self
                 .mounts
                 .clone()
@@ -240,7 +240,7 @@ impl BackupRun<'_> {
         info.ok_or_else(|| Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}")))
     }
 
-    /// That other entries are chosen than for the last complete snapshot.
+    /// Returns a warning if other entries are selected than in the last complete snapshot.
     fn other_filters(&self) -> Option<String> {
         let Measure { filters, .. } = self.base.measure.as_ref()?;
         let now = &self.base.filters;
@@ -249,17 +249,17 @@ impl BackupRun<'_> {
         })
     }
 
-    /// What is to be thought of what was captured, and why.
+    /// Judges the capture.
     fn judge(&self, assembly: &Assembly, totals: &Totals) -> CaptureVerdict {
-        // What is there and cannot be read has not vanished.
+        // Entries that exist and cannot be read have not vanished.
         let entries = totals.entries + assembly.unread.len() as u64;
-        // Sizes of what was not read are what a filesystem says.
+        // For files that were not read, the size is whatever the filesystem says.
         let unread = assembly.unread.values().fold(0u64, |all, size| all.saturating_add(*size));
         let bytes = (totals.bytes - totals.beside).saturating_add(unread);
         let (sizes, unread) = (&assembly.judged.sizes, &assembly.unread);
         let leaves = assembly.judged.leaves + unread.len() as u64;
         let filters = &self.base.filters;
-        // Where entries are all the same, what was mounted was copied there.
+        // If there are entries all the same, the mounted data was copied there.
         let inhabited = |was: &&Mount| assembly.judged.inhabited.contains(&was.path);
         let copied = self.base.measure.iter().flat_map(|measure| &measure.mounts).filter(inhabited).cloned();
         let mounts: Option<Vec<_>> = self.mounts.clone().map(|mounts| mounts.into_iter().chain(copied).collect());
@@ -270,7 +270,7 @@ impl BackupRun<'_> {
     fn state(&self, assembly: &Assembly, verdict: &CaptureVerdict) -> SnapshotState {
         match verdict {
             CaptureVerdict::Suspect(_) if !self.options.accept_shrink => SnapshotState::Suspect,
-            // Where a good snapshot is there already, what it does not have either holds nothing back.
+            // If there already is a good snapshot, entries that it does not have either do not make this one partial.
             _ if !assembly.lacking.problems.is_empty() && self.base.good.is_none() && !self.options.accept_missing => {
                 SnapshotState::Partial
             }
@@ -279,15 +279,14 @@ impl BackupRun<'_> {
     }
 }
 
-/// The most labels of a snapshot.
+/// Most labels of a snapshot.
 pub const MAX_LABELS: usize = 32;
-/// The most bytes of a label: its name and its value.
+/// Most bytes of a label: its name and its value together.
 pub const MAX_LABEL: usize = 1024;
 
-/// What labels may be, so that a root stays small.
+/// Checks that labels are few and short, so that a root stays small.
 ///
-/// # Errors
-/// More than [`MAX_LABELS`], or one of more than [`MAX_LABEL`].
+/// # Errors Fails if there are more than [`MAX_LABELS`], or if one is nameless or longer than [`MAX_LABEL`].
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     let wrong = |why: &str| Err(Error::usage("take the labels", why));
     if labels.len() > MAX_LABELS {

@@ -1,4 +1,5 @@
-//! The walk beside the known entries, both in path order: what is unchanged is copied, the rest is read.
+//! Compares the walk with the known entries, both in path order, and decides for each entry whether it is copied or
+//! read.
 
 use std::collections::{HashMap, HashSet};
 use std::iter::Peekable;
@@ -18,57 +19,60 @@ use crate::vault::parts::Parts;
 pub enum MergeStep {
     /// Nothing changed: the entry is copied as it is.
     Keep(Box<Entry>),
-    /// Its content is as it was, but the directory is in another place: times and numbers are taken anew.
+    /// Its content is unchanged, but the directory is in another place: times and inode numbers are read again.
     Adopt(SourceEntry, Box<Entry>),
-    /// It is new, or changed, or may have: it is read. The known entry of its path, if there is one.
+    /// It is new, or changed, or may have changed: it is read. The known entry is the one of its path, if there is
+    /// one.
     Read(SourceEntry, Option<Box<Entry>>),
     /// It looks unchanged and is read to make sure.
     Sample(SourceEntry, Box<Entry>),
-    /// Another name, it seems, of a file that came before.
+    /// Apparently another name of a file that came before.
     Link(SourceEntry),
-    /// It stands in what this run has written already.
+    /// This run has written it already.
     Written(Box<Entry>),
-    /// Something takes the place of what this run has written, if it can be read.
+    /// Something takes the place of an entry that this run has written, if it can be read.
     Instead(Box<MergeStep>, Box<Entry>),
-    /// It is a part of a database that is taken as a whole.
+    /// It is a side file of a database, which is taken as a whole.
     Part,
     /// It cannot be in the snapshot, and why.
     Failed(EntryPath, String),
-    /// It cannot be looked at anew, and what this run has written of it comes next.
+    /// It cannot be looked at again; the entry that this run has written for it comes next.
     Stays(EntryPath),
     /// It is to be looked at once more at the end.
     Later(EntryPath, Why),
 }
 
-/// Files with several names that are known by their numbers at the same time. Beyond it each name is read for itself.
+/// Most files with several names that are remembered by device and inode at the same time. Beyond that, each name is
+/// read like a file of its own.
 pub const MAX_LINKS: usize = 65_536;
 
 /// How the merge decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// Trust nothing: read every file.
+    /// Whether every file is read, even if it looks unchanged.
     pub verify_content: bool,
-    /// Of the files that look unchanged, one in so many is read all the same.
+    /// One in this many files that look unchanged is read all the same.
     pub sample: u64,
-    /// Which of them: the next one at each backup.
+    /// Selects these files; it grows by one with each backup.
     pub turn: u64,
     /// Whether databases are told from other files.
     pub sqlite: bool,
-    /// How databases are to be checked: one that was not is read.
+    /// How databases are to be checked: a database that was not checked in this way is read.
     pub check: Option<CheckKind>,
 }
 
-/// Joins what is found with what is known.
+/// Joins the entries that are found with the known ones.
 pub struct Merge<'a, K: Iterator<Item = ParentEntry>> {
     known: Peekable<K>,
     rule: Rule,
-    /// Files with several names, of which one has come and is read or taken over from another place.
+    /// Files with several names of which one has come already, and is read or taken over from another place.
     links: HashSet<(u64, u64)>,
-    /// Raw databases that are copied and may still have something beside them, and what was taken with them.
+    /// Raw databases that are copied and may still be followed by side files, each with the side files that were
+    /// taken with it.
     databases: Vec<(EntryPath, Vec<Entry>)>,
-    /// What is known of an entry that the parent could not read.
+    /// Known entries of paths that the parent could not read.
     missed: HashMap<EntryPath, ParentEntry>,
-    /// The parts of files that are read if they were taken over unread, and those that stay so.
+    /// The parts of files that are read if they were taken over unread; `left` notes the parts that stay unread.
     due: Parts,
     left: UnreadParts,
     /// Whether a database is in use in a way that does not show in its folder.
@@ -76,29 +80,30 @@ pub struct Merge<'a, K: Iterator<Item = ParentEntry>> {
 }
 
 impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
-    /// A merge with `known`, which is in path order.
+    /// Creates a merge with `known`, which is in path order.
     pub fn new(known: K, rule: Rule) -> Self {
         let (links, databases, missed) = (HashSet::new(), Vec::new(), HashMap::new());
         let (due, left) = (Parts::NONE, UnreadParts::default());
         Merge { known: known.peekable(), rule, links, databases, missed, due, left, elsewhere: &|_| false }
     }
 
-    /// Adds what older snapshots say of entries that the parent could not read.
+    /// Adds what older snapshots know of entries that the parent could not read.
     pub fn with_missed(self, missed: HashMap<EntryPath, ParentEntry>) -> Self {
         Merge { missed, ..self }
     }
 
-    /// Has databases read for which `elsewhere` says that what is done to them need not show in their folder.
+    /// Makes the merge read databases for which `elsewhere` says that changes need not show in their folder.
     pub fn asking(self, elsewhere: &'a dyn Fn(&SourceEntry) -> bool) -> Self {
         Merge { elsewhere, ..self }
     }
 
-    /// Has files of the parts that are `due` read if they were taken over unread; of which parts some are not is noted in `left`.
+    /// Makes the merge read files of the parts that are `due` if they were taken over unread; parts with files that
+    /// are not read are noted in `left`.
     pub fn reading(self, due: Parts, left: UnreadParts) -> Self {
         Merge { due, left, ..self }
     }
 
-    /// What is to be done about the next entry of the walk.
+    /// Returns what is to be done about the next entry of the walk.
     pub fn next(&mut self, found: SourceEntry) -> MergeStep {
         while self.known.next_if(|known| known.entry.path < found.path).is_some() {}
         let known = self.known.next_if(|known| known.entry.path == found.path);
@@ -115,7 +120,7 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
         step
     }
 
-    /// What lies beside a database goes its way: what was decided for the database was decided for it as well.
+    /// Decides for a side file: it follows the decision for its database.
     fn side(&mut self, found: SourceEntry) -> MergeStep {
         let database = database_of(found.path.bytes()).unwrap_or_default();
         let copied = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, sides)| sides);
@@ -123,7 +128,7 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
             let at = sides.iter().position(|side| side.path == found.path)?;
             Some(Box::new(sides.swap_remove(at)))
         });
-        // Of a `-shm` nothing is kept, and what lies beside a database that is read is taken by who reads that.
+        // Nothing of a `-shm` is kept, and the side files of a database that is read are taken by its reader.
         let Some(side) = side else { return MergeStep::Part };
         let same = (side.mode, side.uid, side.gid, side.ctime, side.inode)
             == (found.mode, found.uid, found.gid, found.ctime, found.inode);
@@ -151,7 +156,7 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
 
     /// Whether another name of the file has come already.
     fn is_link(&mut self, found: &SourceEntry) -> bool {
-        // What a database is depends on what lies beside the name: each name that has something is read with that.
+        // A database's content depends on the side files of the name: each name that has some is read with them.
         if matches!(found.role, Role::Database { .. }) {
             return false;
         }
@@ -167,7 +172,8 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
 
     fn compare(&self, found: &SourceEntry, known: &ParentEntry) -> Sameness {
         let ParentEntry { entry, same_place, whole, .. } = known;
-        // A part of a live database may be in its WAL alone: then its size is not its file's, and the WAL's tells.
+        // Part of a live database may be in its WAL alone: then its size is not its file's, and the WAL shows
+        // changes.
         let sized = entry.size == found.size || is_logged(entry);
         let looks_same = entry.kind == found.kind && sized && entry.mtime == found.mtime;
         if !whole || !looks_same || entry.racy || (self.rule.verify_content && found.kind == EntryKind::File) {
@@ -177,8 +183,8 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
             return Sameness::None;
         }
         if !same_place {
-            // A time in whole seconds was set by a program (an image's layer, an archive): two files may share it. What
-            // an app wrote, or a restore put back, has nanoseconds.
+            // A time in whole seconds was set by a program (an image's layer, an archive), and two files may share
+            // it. A file that an app wrote, or that a restore put back, has nanoseconds.
             let telling = found.kind != EntryKind::File || found.mtime % 1_000_000_000 != 0;
             return if telling { Sameness::Content } else { Sameness::None };
         }
@@ -189,7 +195,7 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
         if same { Sameness::Entry } else { Sameness::None }
     }
 
-    /// Whether a database is as it was with what lies beside it, and was checked as it is to be.
+    /// Whether a database and its side files are unchanged, and it was checked as required.
     fn same_database(&self, found: &SourceEntry, entry: &Entry) -> bool {
         let beside = match found.role {
             Role::Database { wal, journal, .. } => Some((wal, journal)),
@@ -197,29 +203,30 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
         };
         let Some(database) = &entry.database else { return beside.is_none() };
         if !self.rule.sqlite {
-            // What lies beside it is an entry of its own now.
+            // Its side files are entries of their own now.
             return false;
         }
         let beside = beside.map(|(wal, journal)| (wal.map(|found| found.side), journal.map(|found| found.side)));
         let checked = match (&database.check, self.rule.check) {
-            // What was damaged may have been mended without a trace, and must not be taken for good before it is known.
+            // A damaged database may have been repaired without a trace, and must not pass for a good one before it
+            // is read.
             (Some(check), _) if check.failed.is_some() => false,
-            // A full check is a quick one, and more.
+            // A full check includes a quick one.
             (_, None) | (Some(_), Some(CheckKind::Quick)) => true,
             (Some(check), Some(CheckKind::Full)) => check.kind == CheckKind::Full,
-            // A raw one cannot be checked.
+            // A raw database cannot be checked.
             (None, Some(_)) => database.taken == CaptureMethod::Raw,
         };
         checked && beside.unwrap_or_default() == (database.wal, database.journal)
     }
 
-    /// Whether a file that looks unchanged is read all the same: as one of the sample, or because it is in one of the `unread`
-    /// parts and its turn has come. If it has not, that is noted.
+    /// Whether a file that looks unchanged is read all the same: as one of the sample, or because it is in one of the
+    /// `unread` parts and its turn has come. If its turn has not come, that is noted.
     fn is_read(&self, found: &SourceEntry, unread: Parts) -> bool {
         if found.kind != EntryKind::File {
             return false;
         }
-        // All names of a file together: their entries must not come to differ.
+        // All names of a file are read together: their entries must not come to differ.
         let hash = match found.linked {
             true => Hash::of(link_of(found).as_bytes()).0,
             false => Hash::of(found.path.bytes()).0,
@@ -240,7 +247,8 @@ fn is_logged(entry: &Entry) -> bool {
     database.and_then(|database| database.wal).is_some_and(|wal| wal.size > 0)
 }
 
-/// Whether what lies beside a raw database is what was taken with it. Their sizes and times are compared as the database's.
+/// Whether the side files of a raw database are the ones taken with it. Their sizes and times are compared with the
+/// database's.
 fn same_sides(found: &SourceEntry, known: &ParentEntry) -> bool {
     let Role::Database { wal, journal, .. } = found.role else { return true };
     known.sides.iter().all(|entry| {
@@ -250,23 +258,23 @@ fn same_sides(found: &SourceEntry, known: &ParentEntry) -> bool {
     })
 }
 
-/// What the name of a file's hard-link group begins with.
+/// Returns the beginning of the name of a file's hard-link group.
 fn link_of(found: &SourceEntry) -> String {
     format!("{:x}-{:x}", found.device, found.inode)
 }
 
-/// The name of a file's hard-link group, if it has other names: device and inode, and what the content is, since an inode's
-/// number may come again within one run for another file.
+/// Returns the name of a file's hard-link group, if the file has other names: device, inode, and a mark of the
+/// content, since an inode's number may be given to another file within one run.
 pub fn link_name(found: &SourceEntry, hash: &Hash) -> Option<String> {
     found.linked.then(|| format!("{}-{}", link_of(found), content_mark(hash)))
 }
 
-/// What the name of a hard-link group ends with: the first 16 digits of its content's hash.
+/// Returns the end of the name of a hard-link group: the first 16 digits of its content's hash.
 pub fn content_mark(hash: &Hash) -> String {
     hash.to_string().chars().take(16).collect()
 }
 
-/// Whether a file is still in a hard-link group, or in none. The names of older programs do not tell the content.
+/// Whether a file is still in a hard-link group, or in none. The names that older programs gave have no content mark.
 fn is_group_of(link: Option<&str>, found: &SourceEntry) -> bool {
     let begins = link_of(found);
     match link {
@@ -279,7 +287,7 @@ fn is_group_of(link: Option<&str>, found: &SourceEntry) -> bool {
 }
 
 enum Sameness {
-    /// All that is compared is equal.
+    /// Everything that is compared is equal.
     Entry,
     /// Type, size and time are equal; the rest means nothing in another place.
     Content,

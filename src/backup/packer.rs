@@ -1,11 +1,11 @@
-//! Bytes into frames, frames into packs, packs into the store.
+//! Puts bytes into frames, frames into packs, and packs into the store.
 //!
 //! Frames are compressed by several threads at once; a pack is stored when its last frame is compressed. The threads live
 //! only inside [`with_packer`], and what was written is durable when [`Packer::drain`] returns, so a root that is written
 //! after it never names a pack that is not there.
 //!
-//! When a pack of data cannot be stored, the index goes on: [`Packer::rescue`] gives up what is not durable of the data, so that
-//! what is durable can still be named.
+//! When a data pack cannot be stored, the index can still be written: [`Packer::rescue`] gives up the data packs that
+//! are not durable, so that the ones that are can still be named.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,27 +23,29 @@ use crate::vault::frame::FrameRef;
 use crate::vault::hex::{Hash, Hex, PackId};
 use crate::vault::pack::{MAX_FRAME, PackInfo, PackKind, write_table};
 
-/// A pack is closed when it is about this large, in bytes, or smaller where many are stored at a time.
+/// Size of a pack in bytes at which it is closed, about; smaller if many packs are stored at the same time.
 const PACK_SIZE: u64 = 16 << 20;
-/// What the packs that are being stored and the one that is being filled take together, in bytes.
+/// Bytes that the packs that are being stored and the one that is being filled may take together.
 const PACKS_SIZE: u64 = 48 << 20;
-/// A pack is not made smaller than this: one frame can be as large.
+/// Smallest size at which a pack is closed, in bytes: one frame can be as large.
 const SMALLEST_PACK: u64 = MAX_FRAME as u64;
-/// And it is closed before it can become larger than this, whatever the frames still being compressed come to.
+/// Largest size of a pack in bytes: it is closed before it can exceed this, however badly the unfinished frames
+/// compress.
 const PACK_LIMIT: u64 = 30 << 20;
-/// And at this much content: a snapshot of zeros is still made of small frames and seek tables.
+/// Bytes of content at which a pack is closed: even a snapshot of zeros is made of small frames and seek tables.
 const PACK_CONTENT: u64 = 1 << 30;
-/// zstd's level where none is asked for.
+/// zstd's level if none is given.
 pub const DEFAULT_LEVEL: i32 = 3;
-/// At that level zstd looks for matches of 5 bytes; short ones cost it time and, in numbers, logs and database pages, find
-/// little. See `benches/README.md`: a third faster on an app's data, and no larger there, on small files or on sources.
+/// Shortest match in bytes that zstd looks for at the default level, instead of its own 5: short matches cost it time
+/// and, in numbers, logs and database pages, gain little. See `benches/README.md`: a third faster on an app's data,
+/// and no larger there, on small files or on sources.
 const MIN_MATCH: u32 = 6;
 
-/// How many packs are stored at the same time, and about how large they are.
+/// Returns how many packs are stored at the same time, and about how large each becomes, in bytes.
 ///
-/// Those that are being stored and the one that is being filled take the same memory, however many they are. Two of 16 MiB
-/// keep a disk busy. A network takes more streams to fill, and smaller packs serve it as well, since none waits for another's
-/// request; more than eleven would have to be smaller than a frame can be.
+/// The packs that are being stored and the one that is being filled take the same memory, however many they are. Two
+/// of 16 MiB keep a disk busy. A network takes more streams to fill, and smaller packs serve it just as well, since
+/// none waits for another's request; with more than eleven, each would have to be smaller than a frame can be.
 fn uploads(parallel: usize) -> (usize, u64) {
     let size = (PACKS_SIZE / (parallel as u64 + 1)).clamp(SMALLEST_PACK, PACK_SIZE);
     (parallel.clamp(1, (PACKS_SIZE / size) as usize - 1), size)
@@ -54,14 +56,15 @@ struct OpenPack {
     id: PackId,
     kind: PackKind,
     frames: Mutex<PackFrames>,
-    /// Compressed bytes of the frames that are done, and the content that they came from.
+    /// Compressed bytes of the finished frames; `content_done` counts the content that they came from.
     compressed: AtomicU64,
     content_done: AtomicU64,
 }
 
 #[derive(Default)]
 struct PackFrames {
-    /// Compressed bytes and length of the content, by place in the pack.
+    /// Compressed bytes and length of the content of each frame, in the order of the pack; `None` until it is
+    /// compressed.
     done: Vec<Option<(Vec<u8>, u32)>>,
     missing: usize,
     closed: bool,
@@ -74,24 +77,24 @@ struct CompressJob {
     content: Vec<u8>,
 }
 
-/// What the threads share.
+/// State that all threads of a packer share.
 #[derive(Default)]
 struct PackerShared {
     state: Mutex<PackerState>,
     changed: Condvar,
-    /// A pack could not be stored.
+    /// Any pack could not be stored.
     failed: AtomicBool,
-    /// A pack of data could not be stored: those that are not durable yet are given up.
+    /// A data pack could not be stored: the ones that are not durable yet are given up.
     data_failed: AtomicBool,
-    /// An index pack could not be stored: only then does the index stop.
+    /// An index pack could not be stored: only this stops the index.
     index_failed: AtomicBool,
-    /// Bytes of the packs that are stored.
+    /// Bytes of all packs stored so far.
     bytes: AtomicU64,
-    /// Packs of data are not stored any more.
+    /// Data packs are no longer stored.
     given_up: AtomicBool,
-    /// A thread is missing, or cannot work: there is nothing to wait for.
+    /// A thread ended or cannot work: waiting for it would never end.
     broken: AtomicBool,
-    /// The store for the last index packs, where the one from before does not serve any more.
+    /// The store for the last index packs, if the previous one no longer works.
     last: OnceLock<Box<dyn Store>>,
 }
 
@@ -102,12 +105,12 @@ struct PackerState {
     pending: HashMap<PackId, PackKind>,
     /// How many packs are being stored.
     storing: usize,
-    /// Index packs that could not be stored, with all that is in them.
+    /// Index packs that could not be stored, with all their frames.
     unsaved: Vec<Arc<OpenPack>>,
     stored: Vec<PackInfo>,
 }
 
-/// A pack that is being stored, for as long as that takes.
+/// Counts a pack as being stored for as long as this value lives.
 struct Storing<'s>(&'s PackerShared);
 
 impl Drop for Storing<'_> {
@@ -123,14 +126,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl PackerShared {
-    /// Does a thread's work. Should it panic, whoever waits for what the thread had hears of it.
+    /// Does a thread's work. If it panics, whoever waits for the thread's results is told.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
             self.breaks(Error::failed("store a pack", "a thread ended in a panic"));
         }
     }
 
-    /// A thread cannot go on.
+    /// Records that a thread cannot go on.
     fn breaks(&self, why: Error) {
         self.broken.store(true, Ordering::Relaxed);
         self.fail(why, PackKind::Index);
@@ -139,7 +142,7 @@ impl PackerShared {
     fn fail(&self, why: Error, kind: PackKind) {
         let mut state = lock(&self.state);
         state.error.get_or_insert(why);
-        // Only now: who sees that it failed finds why.
+        // The flag is set only now, so that whoever sees it finds the error.
         match kind {
             PackKind::Data => &self.data_failed,
             PackKind::Index => &self.index_failed,
@@ -150,13 +153,13 @@ impl PackerShared {
         self.changed.notify_all();
     }
 
-    /// Whether a pack is not stored any more, after a failure. The index always is: it may still be wanted.
+    /// Whether a pack is no longer to be stored after a failure. Index packs always are: they may still be needed.
     fn is_lost(&self, pack: &OpenPack) -> bool {
         let lost = self.data_failed.load(Ordering::Relaxed) || self.given_up.load(Ordering::Relaxed);
         pack.kind == PackKind::Data && lost
     }
 
-    /// Whether a pack is to be stored now, which it then counts as.
+    /// Counts a pack as being stored. `None` if it is not to be stored any more.
     fn begin(&self, pack: &OpenPack) -> Option<Storing<'_>> {
         let mut state = lock(&self.state);
         if self.is_lost(pack) {
@@ -180,25 +183,25 @@ impl PackerShared {
     }
 }
 
-/// Hands frames to the threads and tells what became durable. One for a whole run.
+/// Hands frames to the threads and returns which packs became durable. There is one for a whole run.
 pub struct Packer<'p> {
     jobs: Sender<CompressJob>,
     packs: Sender<Arc<OpenPack>>,
     shared: &'p PackerShared,
-    /// Buffers that come back from the compressing threads.
+    /// Buffers that the compressing threads hand back for reuse.
     buffers: Receiver<Vec<u8>>,
-    /// About how large a pack becomes, in bytes.
+    /// Size in bytes at which a pack is closed, about.
     pack_size: u64,
-    /// Packs that there may be at the same time: those that are being stored, one of data that is being filled, one of the
-    /// index.
+    /// Most packs at the same time: the ones that are being stored, one data pack and one index pack that are being
+    /// filled.
     most: usize,
     random: &'p (dyn Fn(&mut [u8]) -> Result<()> + Sync),
 }
 
-/// Runs `work` with a packer whose threads end when it does.
+/// Runs `work` with a packer whose threads end when `work` does.
 ///
 /// # Errors
-/// Those of `work`; a store that fails.
+/// Returns the errors of `work`; fails if the store does.
 pub fn with_packer<T>(
     store: &dyn Staging,
     level: i32,
@@ -284,7 +287,7 @@ fn store_all(packs: &Receiver<Arc<OpenPack>>, staging: &dyn Staging, shared: &Pa
         let Some(_storing) = shared.begin(&pack) else { continue };
         let put = |name: &str, body: &[&[u8]]| match shared.last.get() {
             None => staging.put(name, body),
-            // The attempt before may have got through.
+            // The previous attempt may have succeeded.
             Some(last) => match last.create(name, body) {
                 Err(store::StoreError::AlreadyExists { .. }) => Ok(()),
                 done => done,
@@ -308,7 +311,7 @@ fn store_all(packs: &Receiver<Arc<OpenPack>>, staging: &dyn Staging, shared: &Pa
     }
 }
 
-/// Stores a pack. If that fails, it keeps its frames.
+/// Stores a pack. If that fails, the pack keeps its frames.
 fn store_pack(pack: &OpenPack, put: impl FnOnce(&str, &[&[u8]]) -> store::Result<()>) -> Result<PackInfo> {
     let done = std::mem::take(&mut lock(&pack.frames).done);
     let frames: Vec<&(Vec<u8>, u32)> = done.iter().flatten().collect();
@@ -329,10 +332,9 @@ fn store_pack(pack: &OpenPack, put: impl FnOnce(&str, &[&[u8]]) -> store::Result
 }
 
 impl Packer<'_> {
-    /// Waits until all closed packs are durable; gives those that became so since the last time.
+    /// Waits until all closed packs are durable. Returns the packs that became durable since the last call.
     ///
-    /// # Errors
-    /// A store that failed.
+    /// # Errors Fails if the store failed.
     pub fn drain(&self) -> Result<Vec<PackInfo>> {
         let mut state = lock(&self.shared.state);
         while !state.pending.is_empty() && !self.shared.failed.load(Ordering::Relaxed) {
@@ -343,8 +345,8 @@ impl Packer<'_> {
         Ok(std::mem::take(&mut lock(&self.shared.state).stored))
     }
 
-    /// Waits until all packs of data are durable, or one of them cannot be stored. None of them may be open, while one of the index
-    /// may, or may have failed. Gives those that became durable since the last time.
+    /// Waits until all data packs are durable, or one of them cannot be stored. No data pack may be open; an index
+    /// pack may be open, or may have failed. Returns the packs that became durable since the last call.
     pub fn drain_data(&self) -> Vec<PackInfo> {
         let over = || self.shared.data_failed.load(Ordering::Relaxed) || self.shared.broken.load(Ordering::Relaxed);
         let mut state = lock(&self.shared.state);
@@ -354,14 +356,14 @@ impl Packer<'_> {
         std::mem::take(&mut state.stored)
     }
 
-    /// Gives up packs of data that are not durable, after a failure; index packs, also those that could not be stored, are stored once
-    /// more by `last`, or as before. Gives those that became durable since the last [`drain`](Self::drain).
+    /// Gives up the data packs that are not durable after a failure. Stores the index packs, including the ones that
+    /// failed, into `last` or, if that is `None`, as before. Returns the packs that became durable since the last
+    /// [`drain`](Self::drain).
     ///
-    /// # Errors
-    /// A thread that cannot go on.
+    /// # Errors Fails if a thread cannot go on.
     pub fn rescue(&self, last: Option<Box<dyn Store>>) -> Result<Vec<PackInfo>> {
         if let Some(last) = last {
-            // There is one rescue in a packer's life.
+            // A packer is rescued only once.
             let _ = self.shared.last.set(last);
         }
         let mut state = lock(&self.shared.state);
@@ -386,12 +388,12 @@ impl Packer<'_> {
         Ok(stored)
     }
 
-    /// Bytes of the packs that are stored so far.
+    /// Returns the bytes of all packs stored so far.
     pub fn stored_bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether a pack of data could not be stored.
+    /// Whether a data pack could not be stored.
     pub fn data_failed(&self) -> bool {
         self.shared.data_failed.load(Ordering::Relaxed)
     }
@@ -400,7 +402,8 @@ impl Packer<'_> {
         let mut id = [0; 16];
         (self.random)(&mut id)?;
         let mut state = lock(&self.shared.state);
-        // No more than one of each kind is open, so there are others to wait for, and they need nobody to go on here.
+        // At most one pack of each kind is open, so the others are on their way to the store and become durable
+        // without this thread.
         while state.pending.len() >= self.most && !self.shared.failed.load(Ordering::Relaxed) {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -417,28 +420,27 @@ impl Packer<'_> {
     }
 }
 
-/// Writes one kind of pack, one pack after the other.
+/// Writes packs of one kind, one after the other.
 pub struct PackWriter<'p> {
     packer: &'p Packer<'p>,
     kind: PackKind,
     pack: Option<Arc<OpenPack>>,
-    /// Content of the pack so far, the unfinished frame included.
+    /// Content of the pack so far in bytes, including the unfinished frame.
     position: u64,
     frame: Vec<u8>,
-    /// How well the content before compressed, in 1/256: what a frame that is not done yet will come to.
+    /// How well earlier content compressed, in 1/256: the estimate for frames that are not compressed yet.
     ratio: u64,
 }
 
 impl<'p> PackWriter<'p> {
-    /// Writes packs of `kind`.
+    /// Creates a writer for packs of `kind`.
     pub fn new(packer: &'p Packer<'p>, kind: PackKind) -> Self {
         PackWriter { packer, kind, pack: None, position: 0, frame: Vec::new(), ratio: 128 }
     }
 
-    /// Appends the parts, one after the other, as one extent. It may lie across frames but never across packs.
+    /// Appends the parts, one after the other, as one extent. An extent may span frames but never packs.
     ///
-    /// # Errors
-    /// A store that failed at an earlier pack.
+    /// # Errors Fails if the store failed at an earlier pack.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<Extent> {
         debug_assert!(parts.iter().any(|part| !part.is_empty()), "an extent of nothing");
         let pack = self.pack()?;
@@ -458,10 +460,9 @@ impl<'p> PackWriter<'p> {
         Ok(Extent { pack: Some(pack.id), offset, length: self.position - offset })
     }
 
-    /// Stores `content` as a frame of its own, which is how index frames are read.
+    /// Stores `content` as a frame of its own, as readers of the index expect.
     ///
-    /// # Errors
-    /// A store that failed at an earlier pack; more content than a frame may have.
+    /// # Errors Fails if the store failed at an earlier pack, or if `content` is empty or larger than a frame may be.
     pub fn frame(&mut self, content: &[u8]) -> Result<FrameRef> {
         if content.is_empty() || content.len() > MAX_FRAME {
             let why = format!("it has {} bytes, and a frame has 1 to {MAX_FRAME}", content.len());
@@ -473,16 +474,15 @@ impl<'p> PackWriter<'p> {
         Ok(FrameRef { pack, offset, length, hash: Hash::of(content) })
     }
 
-    /// Ends the pack; the next bytes begin another.
+    /// Ends the pack; the next bytes begin another one.
     ///
-    /// # Errors
-    /// A store that failed at an earlier pack.
+    /// # Errors Fails if the store failed at an earlier pack.
     pub fn flush(&mut self) -> Result<()> {
         self.end_frame()?;
         self.close()
     }
 
-    /// The pack to append to: the current one, or a new one when it is full.
+    /// Returns the pack to append to: the current one, or a new one if that is full.
     fn pack(&mut self) -> Result<Arc<OpenPack>> {
         self.packer.shared.check(self.kind)?;
         if let Some(pack) = &self.pack {
@@ -522,7 +522,7 @@ impl<'p> PackWriter<'p> {
         self.packer.shared.check(self.kind)
     }
 
-    /// Closes the pack, and hands it on when its last frame is compressed already.
+    /// Closes the pack, and hands it to the storing threads if its last frame is compressed already.
     fn close(&mut self) -> Result<()> {
         let Some(pack) = self.pack.take() else { return Ok(()) };
         let whole = {
@@ -627,7 +627,8 @@ mod tests {
     #[test]
     fn a_compressing_thread_that_panics_ends_the_work() {
         let store = MemoryStore::default();
-        // One frame that has no place in its pack, and two, so that no compressing thread is left.
+        // A frame that has no place in its pack makes its thread panic: one of the two threads, or both, so that none
+        // is left.
         for broken in [1, 2] {
             let said = context(|ctx| {
                 with_packer(&Direct(&store), 1, ctx, |packer| {
@@ -635,7 +636,7 @@ mod tests {
                     data.append(&[&noise(1, 500_000)])?;
                     for _ in 0..broken {
                         let job = CompressJob { pack: packer.open(PackKind::Data)?, place: 7, content: vec![1] };
-                        // Perhaps none is left.
+                        // Fails if no thread is left.
                         let _ = packer.jobs.send(job);
                     }
                     data.flush()?;

@@ -1,4 +1,4 @@
-//! What a backup starts from: the parent snapshot and, before it, the checkpoint of a backup that did not finish.
+//! Finds what a backup builds on: the parent snapshot, and the newer checkpoint of a backup that did not finish.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -25,66 +25,67 @@ mod stream;
 
 use self::stream::{Stream, TOGETHER};
 
-/// The entries that are known, and where their bytes are.
+/// The known entries, and where their bytes are.
 pub struct Parent<'v> {
-    /// The snapshot that this one continues.
+    /// The snapshot that this backup continues.
     pub parent: Option<(SnapshotName, Root)>,
     /// The vault.
     pub vault: &'v Vault,
-    /// All its snapshots, in their order.
+    /// All snapshots of the vault, oldest first.
     pub names: Vec<SnapshotName>,
-    /// The newest good snapshot of the same data, from which what cannot be read is carried over.
+    /// The newest good snapshot of the same data, from which entries that cannot be read are carried over.
     pub good: Option<(SnapshotName, Root)>,
-    /// Packs that may be damaged, and were not read: whoever would name them reads them first.
+    /// Packs that may be damaged and were not read yet: they must be read before a new snapshot names them.
     pub doubted: HashSet<PackId>,
-    /// Which entries this snapshot is to have.
+    /// Which entries the new snapshot selects.
     pub filters: Filters,
-    /// Where something was mounted in the last complete snapshot, and is not any more.
+    /// Paths that were mount points in the last complete snapshot and no longer are.
     pub unmounted: Vec<EntryPath>,
-    /// What the last complete snapshot had: by that it is judged whether this one is suspect.
+    /// Measure of the last complete snapshot, by which this one is judged suspect or not.
     pub measure: Option<Measure>,
-    /// The suspect ones since, newest first.
+    /// The suspect snapshots since then, newest first.
     pub suspects: Vec<EarlierSuspect>,
-    /// What the last complete snapshot is of, where that is not what this one is of.
+    /// A description of the data of the last complete snapshot, if that differs from this backup's.
     pub other_data: Option<String>,
-    /// The greatest number in the vault; 0 where there is none. Snapshots that cannot be read count too: the newest snapshot must
-    /// be the newest.
+    /// The greatest snapshot number in the vault; 0 if there is none. Snapshots that cannot be read count too: the
+    /// newest snapshot must have the greatest number.
     pub known: u64,
-    /// This snapshot's number, once it is given.
+    /// This snapshot's number, once it is assigned.
     pub seq: u64,
-    /// Turns the sample of the files that are read though they look unchanged.
+    /// Counts backups, so that each samples other files among the ones that look unchanged.
     pub turn: u64,
-    /// Reads what parent and checkpoint reach.
+    /// Reads the packs that parent and checkpoint name.
     pub packs: PackReader<'v>,
-    /// The hunks of both.
+    /// The hunks of parent and checkpoint.
     pub hunks: Vec<HunkRef>,
-    /// The last path of what a checkpoint gives.
+    /// The last path that a checkpoint covers.
     pub covered: Option<EntryPath>,
     sections: Vec<Section>,
-    /// The newest suspect snapshot, if it is newer than the parent: what it has need not be sent again.
+    /// Entries of the newest suspect snapshot, if it is newer than the parent: their content need not be sent again.
     suspect: Vec<Section>,
-    /// What it takes to read all that is known, in bytes.
+    /// Bytes that reading all known files would take.
     weight: u64,
     /// What older snapshots know of entries that the parent could not read.
     missed: Vec<ParentEntry>,
-    /// What the parent read of large files that never came to rest, beside what it carried over in their place.
+    /// What the parent read of large files that never came to rest, besides what it carried over in their place.
     torn_reads: HashMap<EntryPath, Box<Entry>>,
     /// Packs that a snapshot names and this vault has lost or has damaged.
     gone: HashSet<PackId>,
-    /// These, and those that another replica has damaged: what lies in them counts as unknown, and is stored anew.
+    /// `gone`, and the packs that are damaged in another replica: what they hold counts as unknown and is stored
+    /// again.
     avoided: HashSet<PackId>,
 }
 
-/// So many older snapshots are asked.
+/// Most older snapshots that are searched for a turn.
 const OLDER: usize = 8;
 
-/// A good snapshot of the same data is looked for among so many, where others are of something else.
+/// Most snapshots among which a good one of the same data is looked for, if others hold different data.
 const LOOKED_AT: usize = 256;
 
-/// A root's packs and hunks.
+/// The packs and hunks of a root.
 type Loaded = (Vec<PackInfo>, Vec<HunkRef>);
 
-/// A run of known entries.
+/// A range of known entries.
 struct Section {
     hunks: Vec<HunkRef>,
     /// Only paths after this one count.
@@ -92,34 +93,34 @@ struct Section {
     terms: Terms,
 }
 
-/// A known entry.
+/// An entry of the parent, or of a checkpoint or suspect snapshot that is newer.
 #[derive(Debug, Clone)]
 pub struct ParentEntry {
-    /// As it was stored.
+    /// The entry as it was stored.
     pub entry: Box<Entry>,
     /// Whether its inode number and change time can be compared.
     pub same_place: bool,
-    /// The parts of files that may have been taken over unread, from another place.
+    /// The parts of files that may have been taken over without reading them, from another place.
     pub unread: Parts,
-    /// Whether all of it is in the vault. Of a database, pages may have been lost; the others are not sent again.
+    /// Whether all of its content is in the vault. Pages of a database may have been lost; the others are not sent
+    /// again.
     pub whole: bool,
-    /// What was taken with it: the files beside a raw database.
+    /// The side files that were taken with a raw database.
     pub sides: Vec<Entry>,
 }
 
 impl<'v> Parent<'v> {
-    /// Finds the parent (the newest snapshot that is not suspect and whose lists can be read) and a checkpoint that is
-    /// newer.
+    /// Finds the parent, which is the newest snapshot that is not suspect and whose lists can be read, and a
+    /// checkpoint that is newer.
     ///
-    /// A partial snapshot serves too: what it lacks is read as new, and a directory with one file that can never be read
-    /// would otherwise be sent whole at every backup. What is damaged is passed over with a warning, and so are checkpoints that cannot be
-    /// listed.
+    /// A partial snapshot can be the parent too: what it lacks is read as new, while otherwise a directory with one
+    /// file that can never be read would be sent whole at every backup. Damaged snapshots are skipped with a warning,
+    /// and so are checkpoints that cannot be listed.
     ///
-    /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. What cannot be read
-    /// is carried over from a good snapshot `of` the same data path and service.
+    /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. Entries
+    /// that cannot be read are carried over from a good snapshot `of` the same data path and service.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn find(
         vault: &'v Vault,
         of: (&Path, Option<&str>),
@@ -128,7 +129,7 @@ impl<'v> Parent<'v> {
         lost: &LostPacks,
         mut warn: impl FnMut(String),
     ) -> Result<Parent<'v>> {
-        // Both listings at once: each costs a request.
+        // Both listings run at the same time, since each costs a request.
         let (names, checkpoints) = std::thread::scope(|scope| {
             let checkpoints = scope.spawn(|| vault.checkpoints());
             (vault.snapshots(), checkpoints.join())
@@ -136,7 +137,7 @@ impl<'v> Parent<'v> {
         let names = names?;
         let checkpoints = match checkpoints {
             Ok(Ok(names)) => names,
-            // They only save work, and those of another user may be closed.
+            // Checkpoints only save work, and this user may not be allowed to list them.
             Ok(Err(why)) if why.kind() != Kind::Unreachable => {
                 warn(format!("no checkpoint is built upon: {why}"));
                 Vec::new()
@@ -211,7 +212,7 @@ impl<'v> Parent<'v> {
             }
         }
         if let Some((measure, newest, told)) = other {
-            // Where nothing is known of this data, what there was of another loses it.
+            // Without any snapshot of this data, its loss is measured against the snapshot of other data.
             base.measure = base.measure.or(Some(measure));
             base.other_data = newest.then_some(told);
         }
@@ -236,29 +237,31 @@ impl<'v> Parent<'v> {
             base.add(loaded, &root, terms(&root), covered);
             base.find_missed(vault, &names, name, &root, terms, &mut warn)?;
             base.find_torn_reads(name, &root, &mut warn)?;
-            // Suspect ones since had turns too.
+            // Suspect snapshots since the parent had turns too.
             base.turn = next_turn(vault, name, &root)?.max(suspect_turn.map_or(0, |turn| turn.wrapping_add(1)));
             base.parent = Some((name, root));
         }
-        // What may be carried over from another one is named as well, and to be tested if it is doubted.
+        // Packs of another snapshot that entries may be carried over from are named as well, and have to be tested if
+        // they are doubted.
         if let Some((name, root)) = base.good.as_ref().filter(|(name, _)| Some(*name) != parent) {
             let loaded = base.load(root, &format!("the snapshot {name}"), &mut warn)?;
             base.packs.learn(loaded.into_iter().flat_map(|(packs, _)| packs));
         }
         base.names = names;
-        // Lists were read for what they say, and are checked by their hashes; maps would be named again.
+        // Lists were only read for their content, which their hashes check; maps would be named again.
         base.packs = base.packs.without(base.avoided.clone());
         Ok(base)
     }
 
-    /// What a snapshot is compared with.
+    /// Returns what later snapshots are compared with.
     fn measured(&self, root: &Root) -> Result<Measure> {
         let listed = match &root.databases {
             List::Items(items) => Ok(items.clone()),
             List::Frames(_) => self.packs.for_another(root).and_then(|packs| packs.all(&root.databases)),
         };
         let databases = match listed {
-            // Without the list, which is told when the snapshot is built upon, nothing is said of databases that are gone.
+            // Without the list, no missing databases are reported. That the list is damaged is reported when the
+            // snapshot is built upon.
             Err(why) if why.kind() == Kind::Damage => Vec::new(),
             listed => listed?,
         };
@@ -267,7 +270,7 @@ impl<'v> Parent<'v> {
         Ok(Measure { entries, bytes, place, mounts, databases, filters })
     }
 
-    /// Reads a root's lists; none, with a warning, where they are damaged.
+    /// Reads a root's lists. `None`, with a warning, if they are damaged.
     fn load(&self, root: &Root, what: &str, warn: &mut impl FnMut(String)) -> Result<Option<Loaded>> {
         let read = || -> Result<_> {
             let packs = self.packs.for_another(root)?;
@@ -293,8 +296,8 @@ impl<'v> Parent<'v> {
         self.sections.push(Section { hunks, after, terms });
     }
 
-    /// Sends all known entries in path order, a hunk or so at a time, until nobody listens any more. A hunk that cannot be read
-    /// makes its entries unknown: they are read and stored anew, which mends the vault for the future.
+    /// Sends all known entries in path order, about a hunk at a time, until the receiver is gone. The entries of a
+    /// hunk that cannot be read become unknown: they are read and stored again, which mends the vault for the future.
     pub fn send(&self, to: &Sender<Vec<ParentEntry>>, warn: impl Fn(String)) -> Result<()> {
         let mut known = Stream::new(self, &self.sections)?;
         if self.suspect.is_empty() {
@@ -310,7 +313,7 @@ impl<'v> Parent<'v> {
             let mut both = Vec::with_capacity(TOGETHER);
             while both.len() < TOGETHER {
                 let (one, other) = (known.peek(&warn)?.cloned(), suspect.peek(&warn)?.cloned());
-                // Of what both have, the suspect snapshot knows the newer state.
+                // For an entry that both have, the suspect snapshot has the newer state.
                 both.extend(match (&one, &other) {
                     (None, None) => break,
                     (Some(one), Some(other)) if one < other => known.next(),
@@ -331,28 +334,27 @@ impl<'v> Parent<'v> {
 }
 
 impl<'v> Parent<'v> {
-    /// The parts of files whose turn to be read it is, if they were taken over unread.
+    /// Returns the parts of files that are to be read at this turn if they were taken over unread.
     pub fn due(&self, turn: u64, at_least: u64) -> Parts {
         let sections = self.sections.iter().chain(&self.suspect);
         let unread = sections.fold(Parts::NONE, |all, section| all.with(section.terms.unread));
         unread::due(unread, turn, self.weight, at_least)
     }
 
-    /// Whether what lies in a pack can be built upon.
+    /// Whether the content of a pack can be built upon.
     pub fn has(&self, pack: PackId) -> bool {
         !self.avoided.contains(&pack)
     }
 
-    /// A reader of a snapshot from which something is to be carried over.
+    /// Returns a reader for a snapshot from which something is to be carried over.
     ///
-    /// # Errors
-    /// A store that fails; damage.
+    /// # Errors Fails if the store does, or if the snapshot is damaged.
     pub fn source(&self, root: &Root) -> Result<PackReader<'v>> {
         self.packs.with([]).without(self.gone.clone()).for_another(root)
     }
 
-    /// Whether a pack may be named by a new snapshot. One that is damaged in another replica may, where nothing but it has what
-    /// is to be carried over.
+    /// Whether a new snapshot may name a pack. It may name one that is damaged in another replica, if no other pack
+    /// has the content to be carried over.
     pub fn may_name(&self, pack: PackId) -> bool {
         !self.gone.contains(&pack)
     }
@@ -362,7 +364,7 @@ impl<'v> Parent<'v> {
         extent.pack.is_none_or(|pack| self.has(pack))
     }
 
-    /// What is known of an entry; nothing, where it lies in packs that are lost.
+    /// Returns the known entry. `None` if its content lies in packs that are lost.
     fn known(&self, entry: Entry, Terms { same_place, unread }: Terms) -> Option<ParentEntry> {
         let mut packs = entry.map.iter().flat_map(|map| &map.packs);
         let placed = entry.extents.iter().all(|extent| self.has_extent(extent));
@@ -378,14 +380,14 @@ impl<'v> Parent<'v> {
     }
 }
 
-/// What is remembered of a suspect snapshot.
+/// Returns what is remembered of a suspect snapshot.
 fn earlier(root: &Root) -> EarlierSuspect {
     let Totals { entries, bytes, beside, changed, .. } = root.totals;
     let bytes = bytes.saturating_sub(beside);
     EarlierSuspect { started: root.started, entries, bytes, changed, mounts: root.mounts.clone() }
 }
 
-/// What a snapshot is of, for people.
+/// Describes a snapshot's data for people.
 fn told(root: &Root) -> String {
     match &root.service {
         Some(service) => format!("{} of {service} on {}", root.data, root.host),
@@ -393,8 +395,8 @@ fn told(root: &Root) -> String {
     }
 }
 
-/// Gives raw databases, among known entries in path order, what was taken with them. One of which a part is not there is read
-/// anew: that a part is not known does not mean that it is not needed.
+/// Gives raw databases, among known entries in path order, the side files that were taken with them. A database with
+/// a missing side file is read again: that the file is not known does not mean that it is not needed.
 fn join_units(known: &mut [ParentEntry]) {
     for at in 0..known.len() {
         let recorded = known[at].entry.sides();
@@ -410,16 +412,16 @@ fn join_units(known: &mut [ParentEntry]) {
     }
 }
 
-/// The turn after that of a parent. Where the parent has none, an early program took it: those before it are asked, since such
-/// programs and this one may back up by turns, and this one is to get round by itself. If none has one, the parent's number
-/// counted its turns.
+/// Returns the turn after the parent's. If the parent has none, an older program made it, and the snapshots before it
+/// are asked: such programs and this one may alternate, and this one has to get round by itself. If none of them has
+/// one, the parent's number counted the turns.
 fn next_turn(vault: &Vault, name: SnapshotName, parent: &Root) -> Result<u64> {
     let (mut turn, mut before) = (parent.turn, parent.parent);
     for _ in 0..OLDER {
         let Some(name) = before.filter(|_| turn.is_none()) else { break };
         match vault.root(name) {
             Ok(root) => (turn, before) = (root.turn, root.parent),
-            // It is gone, or damaged, which is said when the vault is verified.
+            // It is gone, or damaged, which a verify run reports.
             Err(why) if why.kind() == Kind::Damage => break,
             Err(why) => return Err(why),
         }
@@ -427,7 +429,7 @@ fn next_turn(vault: &Vault, name: SnapshotName, parent: &Root) -> Result<u64> {
     Ok(turn.unwrap_or(name.seq).wrapping_add(1))
 }
 
-/// The newest checkpoint, if it is newer than the parent and was made from it.
+/// Returns the newest checkpoint, if it is newer than the parent and was made from it.
 fn newest_checkpoint(
     vault: &Vault,
     names: &[SnapshotName],
@@ -438,7 +440,7 @@ fn newest_checkpoint(
         return Ok(None);
     };
     let mut best = None;
-    // Those of one second are told apart by how far they reach.
+    // Checkpoints of the same second are told apart by how far they reach.
     for name in names.iter().rev().take_while(|name| (name.seq, name.time) == (last.seq, last.time)) {
         match vault.checkpoint(*name) {
             Ok(root) if root.parent == parent && root.covers.is_some() => {

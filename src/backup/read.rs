@@ -1,7 +1,8 @@
-//! Reading what is to be stored, by several threads, in the order of the walk.
+//! Reads files and databases with several threads, and sends the results in the order of the walk.
 //!
-//! Small files are read whole, many in a batch; a large one flows in pieces, cut into blocks and hashed here, through a
-//! channel that holds a few. A file that changes while it is read is read once more, then taken as it stands.
+//! Small files are read whole, many in a batch. A large one is sent in pieces, cut into blocks and hashed here,
+//! through a channel that holds only a few. A file that changes while it is read is read once more, then taken as it
+//! is.
 
 use std::fs::File;
 use std::io;
@@ -35,22 +36,22 @@ use crate::sqlite::side_files::{self, Role};
 use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 
-/// Files of at most this size are read whole and are one block, in bytes.
+/// Largest file, in bytes, that is read whole and stored as one block.
 pub const SMALL: u64 = block::MAX as u64;
-/// Content that one batch of small files may have, in bytes.
+/// Most content of one batch of small files, in bytes.
 const BATCH_BYTES: u64 = 1 << 20;
-/// Entries that one batch may have.
+/// Most entries of one batch.
 const BATCH: usize = 256;
-/// How often an entry is looked at again that is not what it was.
+/// How often an entry is looked at again if something else has taken its place.
 const AGAIN: u32 = 4;
 
-/// Steps that one thread takes, and where it sends what comes of them.
+/// Steps for one thread, and the channel for their results.
 struct ReadJob {
     steps: Vec<MergeStep>,
     to: Sender<Vec<ReadEvent>>,
 }
 
-/// Takes steps in order and hands them to the reading threads.
+/// Collects steps in order and hands them to the reading threads in batches.
 pub struct StepQueue {
     jobs: Sender<ReadJob>,
     order: Sender<Receiver<Vec<ReadEvent>>>,
@@ -58,29 +59,29 @@ pub struct StepQueue {
     bytes: u64,
 }
 
-/// What the reading threads work with.
+/// Everything that the reading threads share.
 #[derive(Clone, Copy)]
 pub struct ReadContext<'a> {
     /// The data directory.
     pub root: &'a Directory,
-    /// What is chosen of it.
+    /// Which entries of it are selected.
     pub select: &'a Select,
     /// When the capture began, in ns since 1970.
     pub began: i64,
-    /// Whether inode numbers mean something on its filesystem.
+    /// Whether inode numbers are reliable on the data directory's filesystem.
     pub numbers_tell: bool,
-    /// What the vault has.
+    /// The parent snapshot.
     pub base: &'a Parent<'a>,
-    /// How databases are taken.
+    /// How databases are read.
     pub databases: &'a crate::backup::pages::reader::DatabaseOptions,
-    /// What is taken over unread.
+    /// Which files may be taken over without reading them.
     pub trust: Trust,
-    /// Threads, and who hears of progress.
+    /// Number of threads, and the monitor for progress.
     pub ctx: &'a Context<'a>,
 }
 
-/// Starts the reading threads in `scope`. Steps go into the feed; what comes of them comes out of the receivers, one per
-/// batch, in the order of the steps.
+/// Starts the reading threads in `scope`. Steps go into the returned queue; their results come out of the receivers,
+/// one per batch, in the order of the steps.
 pub fn start<'s, 'e: 's>(
     scope: &'s std::thread::Scope<'s, 'e>,
     desk: ReadContext<'e>,
@@ -92,7 +93,7 @@ pub fn start<'s, 'e: 's>(
         let to_do = to_do.clone();
         scope.spawn(move || {
             for ReadJob { steps, to } in to_do {
-                // A receiver that is gone has failed, and says why itself.
+                // If the receiver is gone, its thread has failed and reports that itself.
                 if catch_unwind(AssertUnwindSafe(|| take_steps(desk, steps, &to))).is_err() {
                     let _ = to.send(vec![ReadEvent::Broken]);
                 }
@@ -103,10 +104,9 @@ pub fn start<'s, 'e: 's>(
 }
 
 impl StepQueue {
-    /// Takes the next step.
+    /// Adds the next step, and hands on the batch if it is full.
     ///
-    /// # Errors
-    /// When nobody reads any more.
+    /// # Errors Fails if the receiver is gone.
     pub fn push(&mut self, step: MergeStep) -> Result<(), Disconnected> {
         if matches!(step, MergeStep::Part) {
             return Ok(());
@@ -126,10 +126,9 @@ impl StepQueue {
         Ok(())
     }
 
-    /// Hands on what was taken so far.
+    /// Hands on the steps collected so far.
     ///
-    /// # Errors
-    /// When nobody reads any more.
+    /// # Errors Fails if the receiver is gone.
     pub fn flush(&mut self) -> Result<(), Disconnected> {
         if self.steps.is_empty() {
             return Ok(());
@@ -151,7 +150,7 @@ fn take_steps(desk: ReadContext, steps: Vec<MergeStep>, to: &Sender<Vec<ReadEven
     to.send(parts).map_err(|_| Disconnected)
 }
 
-/// Takes one step. What it gives comes after all that is in `before`, and that after what has gone into the channel.
+/// Takes one step. Its result follows everything in `before`, which follows everything already sent into the channel.
 fn take_step(
     desk: ReadContext,
     step: MergeStep,
@@ -178,7 +177,7 @@ fn take_step(
         MergeStep::Failed(path, why) => ReadEvent::Failed(path, why, 0),
         MergeStep::Later(path, why) => ReadEvent::Later(path, why),
         MergeStep::Adopt(found, entry) if found.role == Role::Side => {
-            // A part of a database that is taken over: it stays with that, though its app may just have removed it.
+            // A side file of a database that is taken over stays with it, even if its app has just removed it.
             let kept = || Extra { xattrs: entry.xattrs.clone(), ..Extra::default() };
             let extra = extra_of(desk.root, &found.path, found.kind).unwrap_or_else(|_| kept());
             ReadEvent::Adopt(found, entry, extra, None)
@@ -203,9 +202,9 @@ fn adopted(desk: ReadContext, found: &SourceEntry) -> Result<(Extra, Option<File
     Ok((extra, identity))
 }
 
-/// What tells that something else had the name when its attributes, or a symlink's target, were read; of a folder the walk
-/// tells that. What the entry says of the one and what it says of the other must not be taken for one thing by a later backup,
-/// which may find the first one unchanged: it is racy.
+/// Marks an entry as racy, and returns an event to look at it again, if something else had the name when its
+/// attributes, or a symlink's target, were read; for a folder the walk reports that. The metadata of one inode and
+/// the content of another must not be taken for one entry by a later backup, which may find the first one unchanged.
 fn replaced(desk: ReadContext, found: &SourceEntry, extra: &mut Extra) -> Option<ReadEvent> {
     if !desk.numbers_tell {
         return None;
@@ -216,13 +215,13 @@ fn replaced(desk: ReadContext, found: &SourceEntry, extra: &mut Extra) -> Option
     (found.kind != EntryKind::Folder).then(|| ReadEvent::Later(found.path.clone(), Why::Read(inode)))
 }
 
-/// An entry that is not there any more.
+/// The event for an entry that is no longer there.
 fn gone(desk: ReadContext, found: SourceEntry) -> ReadEvent {
     ReadEvent::Later(found.path, if found.mtime >= desk.began { Why::NewAndGone } else { Why::Gone })
 }
 
-/// What becomes of an entry that cannot be looked at. One whose name is gone was deleted, which is no problem; where a folder
-/// above it went away, the look at the end shows it.
+/// The event for an entry that cannot be looked at. If its name is gone, it was deleted, which is no problem; if a
+/// folder above it was moved away, the look at the end shows that.
 fn gone_or_failed(desk: ReadContext, found: SourceEntry, why: Errno) -> ReadEvent {
     match desk.root.stat_at(&found.path) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => gone(desk, found),
@@ -230,7 +229,8 @@ fn gone_or_failed(desk: ReadContext, found: SourceEntry, why: Errno) -> ReadEven
     }
 }
 
-/// Looks at an entry. What lies beside a database comes with it, or, where that is none or cannot be taken, later.
+/// Looks at an entry. The side files of a database come with it; if it turns out not to be a database, or cannot be
+/// taken as one, they are looked at later.
 fn look_at(
     desk: ReadContext,
     found: SourceEntry,
@@ -241,14 +241,14 @@ fn look_at(
 ) -> Result<ReadEvent, Disconnected> {
     let sides: Vec<_> = crate::source::found::sides(&found).collect();
     let part = look(desk, found, known, sampled, to, before)?;
-    // What lies beside one that cannot be read is of no use.
+    // Side files are of no use without a database that can be read.
     if !matches!(part, ReadEvent::DatabaseEnd(_) | ReadEvent::Failed(..)) {
         before.extend(sides.into_iter().map(|side| ReadEvent::Later(side, Why::Unread)));
     }
     Ok(part)
 }
 
-/// Looks at an entry as what it was found to be and, where something else has taken its place, as what it is now.
+/// Looks at an entry as what it was found to be or, if something else has taken its place, as what it is now.
 fn look(
     desk: ReadContext,
     mut found: SourceEntry,
@@ -267,7 +267,7 @@ fn look(
             },
             kind => match extra_of(desk.root, &found.path, kind) {
                 Ok(mut extra) => {
-                    // Its inode's number may come again at once for another one.
+                    // The number of a deleted inode may be given to a new one at once.
                     extra.racy = kind == EntryKind::Symlink && desk.trust.is_racy(found.mtime, began);
                     before.extend(replaced(desk, &found, &mut extra));
                     return Ok(ReadEvent::Other(found, known, extra));
@@ -280,16 +280,16 @@ fn look(
         }
         let replaced = matches!(why, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::NOTDIR);
         if found.kind == EntryKind::Folder && replaced {
-            // It was listed, and what was in it comes next: it stays, as it was then.
+            // It was listed, and the entries in it come next: it is kept as it was then.
             return Ok(ReadEvent::Other(found, known, Extra::default()));
         }
         if found.kind == EntryKind::Folder {
-            // What is in it can be read all the same.
+            // The entries in it can be read all the same.
             return Ok(ReadEvent::Other(found, known, Extra { refused: Some(why), ..Extra::default() }));
         }
-        // Not what it was: a link that was swapped, a name that was given away and taken again.
+        // It is no longer what it was: a link was swapped, or a name was given up and taken again.
         if !replaced && matches!(desk.root.stat_at(&found.path), Err(Errno::NOENT)) {
-            // On another machine's filesystem, what was deleted there may be refused before it is seen to be gone.
+            // On a remote filesystem, access to a deleted file may be refused before it is seen to be gone.
             return Ok(gone(desk, found));
         }
         if !replaced {
@@ -300,27 +300,28 @@ fn look(
             Err(why) => return Ok(gone_or_failed(desk, found, why)),
         };
         match now {
-            // What is in a new folder was not walked.
+            // The entries of a new folder were not walked.
             Some(now) if now.kind == EntryKind::Folder => return Ok(ReadEvent::Later(now.path, Why::Unread)),
             Some(now) => {
                 if desk.numbers_tell && now.inode != found.inode {
-                    // Its folder's record says what was listed: should that be back at the end, it is not what was read.
+                    // The record of its folder holds what was listed: if that is back at the end, it is still not
+                    // what was read.
                     before.push(ReadEvent::Later(now.path.clone(), Why::Read(now.inode)));
                 }
                 found = now;
             }
-            // Something that no snapshot holds has its place.
+            // Its place is taken by something that snapshots do not hold.
             None => return Ok(gone(desk, found)),
         }
     }
     Ok(ReadEvent::Failed(found.path, "it is replaced again and again".into(), found.size))
 }
 
-/// Why a database is taken raw that is known by what lies beside it.
+/// Why a database that is recognized only by its side files is taken raw.
 const ENCRYPTED: &str = "it does not begin as a database, and what lies beside it is one's: it is encrypted";
 
-/// Reads a file: a small one comes back as a part, of a large one or a database all but the end has gone into the channel
-/// when this returns.
+/// Reads a file. A small one is returned as one event; of a large one or a database, everything but the end has been
+/// sent into the channel when this returns.
 fn read_file(
     desk: ReadContext,
     found: &SourceEntry,
@@ -330,7 +331,7 @@ fn read_file(
     before: &mut Vec<ReadEvent>,
 ) -> Result<Result<ReadEvent, Errno>, Disconnected> {
     let (path, ctx) = (&found.path, desk.ctx);
-    // What is declared last goes first: the file is closed before its hold is given back.
+    // Variables are dropped in reverse order of declaration: the file is closed before its lock is released.
     let hold;
     let (file, stat);
     LockedFile { file, stat, hold } = match open_held(desk.root, found, desk.ctx.stop) {
@@ -341,14 +342,14 @@ fn read_file(
         return Ok(Err(Errno::LOOP));
     };
     if desk.numbers_tell && (opened.device, opened.inode) != (found.device, found.inode) {
-        // It was replaced; or folders were exchanged for a moment, and this is another name's file.
+        // It was replaced; or folders were exchanged for a moment, and this file belongs to another name.
         before.push(ReadEvent::Later(path.clone(), Why::Read(opened.inode)));
     }
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
     let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
-    // An encrypted database does not say that it is one; what SQLite leaves beside it does. Of a file that says to be empty SQLite
-    // reads nothing, whatever is in it.
+    // An encrypted database does not say that it is one, but the side files that SQLite leaves show it. If a file's
+    // size is 0, SQLite reads nothing, whatever is in it.
     let plain = opened.size > 0 && Header::parse(&first[..begins]).is_some();
     let pages = begins == first.len() && opened.size.is_multiple_of(SMALLEST_PAGE.into());
     let own = (opened.device, opened.inode);
@@ -371,7 +372,7 @@ fn read_file(
         let how = match plain {
             true => ReadMethod::Live(hold),
             false => {
-                // It is held anew with what lies beside it.
+                // It is locked again together with its side files.
                 drop(hold);
                 ReadMethod::Raw(ENCRYPTED)
             }
@@ -382,7 +383,7 @@ fn read_file(
                     && desk.numbers_tell
                     && ended.content.found.inode != found.inode
                 {
-                    // What came before has gone already; this is for the end alone.
+                    // Earlier events have been sent already; this one only concerns the look at the end.
                     before.push(ReadEvent::Later(path.clone(), Why::Read(ended.content.found.inode)));
                 }
                 Ok(Ok(part))
@@ -400,14 +401,14 @@ fn read_file(
                 before.extend(aftermath(&file, found, known.as_deref(), &content));
                 return Ok(Ok(ReadEvent::File(Box::new(content), bytes, known.clone(), sampled)));
             }
-            // It is read from its beginning once more, in pieces.
+            // It is read again from its beginning, in pieces.
             Ok(None) => {}
             Err(why) => {
                 return Ok(Ok(ReadEvent::Failed(path.clone(), format!("it cannot be read: {why}"), opened.size)));
             }
         }
     }
-    // What came before goes first; this thread stays with the file to its end.
+    // Earlier events are sent first; this thread stays with the file to its end.
     let mut first = std::mem::take(before);
     first.push(ReadEvent::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Disconnected)?;
@@ -421,11 +422,11 @@ fn read_file(
     }))
 }
 
-/// What is to be done at the end because of what happened to a file since it was listed.
+/// Returns what must follow at the end because of what happened to a file since it was listed.
 fn aftermath(file: &File, listed: &SourceEntry, known: Option<&Entry>, content: &CapturedFile) -> Vec<ReadEvent> {
     let mut out = Vec::new();
     if content.torn && fstat(file).is_ok_and(|now| now.st_nlink == 0) {
-        // What has its name now may be whole.
+        // The file that has its name now may be whole.
         out.push(ReadEvent::Later(listed.path.clone(), Why::Unread));
     }
     if content.found.size < listed.size || known.is_some_and(|known| content.found.size < known.size) {
@@ -434,8 +435,8 @@ fn aftermath(file: &File, listed: &SourceEntry, known: Option<&Entry>, content: 
     out
 }
 
-/// Reads a small file, once more if it changed; none if it has become a large one, or does not know its size. One that only grew is taken
-/// up to its first length, as [`Large::read`] does.
+/// Reads a small file, and once more if it changed. `None` if it has become a large one, or does not report its size.
+/// A file that only grew is taken up to its first length, as [`Large::read`] does.
 fn read_small(file: &File, path: &EntryPath, desk: ReadContext) -> io::Result<Option<(CapturedFile, Vec<u8>)>> {
     let mut grown: Option<(Stat, Vec<u8>)> = None;
     for last in [false, true] {
@@ -489,7 +490,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
-    /// Does something at a desk.
+    /// Runs `work` with a context that reads `data`.
     fn at_desk<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
         let stop = AtomicBool::new(false);
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
@@ -518,13 +519,13 @@ mod tests {
         work(desk)
     }
 
-    /// What comes of a path that was found to be a file of `size` bytes.
+    /// Returns the event for a path that was listed as a file of `size` bytes.
     fn looked(data: &Path, name: &str, size: u64) -> ReadEvent {
         let stat = rustix::fs::stat(data.join("file")).unwrap();
         let found = SourceEntry { size, ..SourceEntry::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
         let (to, from) = bounded(4);
         at_desk(data, |desk| take_steps(desk, vec![MergeStep::Read(found, None)], &to).unwrap());
-        // Before it comes what is to be looked at once more.
+        // It may be preceded by paths to look at once more.
         from.recv().unwrap().pop().unwrap()
     }
 
@@ -532,7 +533,7 @@ mod tests {
     fn a_small_file_that_becomes_large_before_it_is_read_is_not_read_as_a_small_one() {
         let data = tempfile::tempdir().unwrap();
         let file = File::create(data.path().join("file")).unwrap();
-        // It is read once the clock has moved on.
+        // The clock has moved on when it is read.
         file.set_len(1 << 40).unwrap();
         let path = EntryPath::new("file").unwrap();
         let read = at_desk(data.path(), |desk| read_small(&file, &path, desk));

@@ -1,9 +1,9 @@
-//! Whether a snapshot looks like an accident: an unmounted volume, a directory that was wiped, another directory.
+//! Judges whether a snapshot looks like an accident: an unmounted volume, a wiped directory, another directory.
 //!
-//! Such a snapshot is kept, and neither restored nor built upon unasked. What is compared is what the last complete snapshot
-//! had, and where that was taken: what is meant to become smaller does so in one and the same place, over and over, while another
-//! place that holds much less is most often a volume that is not mounted. Nothing may stand still for ever: what looks
-//! suspect for three days, and is used meanwhile, is how it is meant to be.
+//! A suspect snapshot is kept, but is neither restored nor built upon unless that is asked for. It is compared with
+//! the last complete snapshot's contents and place: data that is meant to shrink does so in one and the same place,
+//! over and over, while another place that holds much less is most often a volume that is not mounted. Nothing may be
+//! blocked for ever: what looks suspect for three days, and is used meanwhile, is as it is meant to be.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,17 +12,17 @@ use jiff::{SignedDuration, Timestamp};
 use crate::path::EntryPath;
 use crate::vault::root::{DatabaseRecord, Filters, Mount, SourceIdentity};
 
-/// For how long a state must have looked suspect before it is accepted by itself.
+/// How long a state must have looked suspect before it is accepted by itself.
 pub const ACCEPTED_AFTER: SignedDuration = SignedDuration::from_hours(72);
-/// And in how many snapshots.
+/// In how many snapshots it must have looked suspect.
 const ACCEPTED_IN: usize = 3;
 
-/// What the last complete snapshot had.
+/// The last complete snapshot's contents and place.
 #[derive(Debug, Clone)]
 pub struct Measure {
-    /// Entries of every kind.
+    /// Number of entries of every kind.
     pub entries: u64,
-    /// Bytes of content, but for those beside raw databases.
+    /// Bytes of content, without the side files of raw databases.
     pub bytes: u64,
     /// Where it was taken.
     pub place: SourceIdentity,
@@ -30,7 +30,7 @@ pub struct Measure {
     pub mounts: Vec<Mount>,
     /// Its databases.
     pub databases: Vec<DatabaseRecord>,
-    /// Which entries were chosen.
+    /// Which entries were selected.
     pub filters: Filters,
 }
 
@@ -39,51 +39,51 @@ pub struct Measure {
 pub struct EarlierSuspect {
     /// When its capture began.
     pub started: Timestamp,
-    /// Entries of every kind.
+    /// Number of entries of every kind.
     pub entries: u64,
-    /// Bytes of content, as above.
+    /// Bytes of content, without the side files of raw databases.
     pub bytes: u64,
-    /// When one of its files was changed last, ns since 1970; 0 where that is not known.
+    /// When one of its files was last changed, in ns since 1970; 0 if that is not known.
     pub changed: i64,
-    /// As above.
+    /// Filesystems that were mounted below the data directory.
     pub mounts: Vec<Mount>,
 }
 
-/// What was captured now.
+/// The capture that is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Now<'a> {
-    /// Entries of every kind, those that could not be read among them.
+    /// Number of entries of every kind, including the ones that could not be read.
     pub entries: u64,
-    /// Those of them that are no folders.
+    /// Number of entries that are not folders.
     pub leaves: u64,
-    /// Bytes of content, as above.
+    /// Bytes of content, without the side files of raw databases.
     pub bytes: u64,
-    /// Which entries were chosen.
+    /// Which entries were selected.
     pub filters: &'a Filters,
-    /// Where it is.
+    /// Where the data directory is.
     pub place: &'a SourceIdentity,
-    /// As above; none where that cannot be told.
+    /// Filesystems that are mounted below the data directory. `None` if that is not known.
     pub mounts: Option<&'a [Mount]>,
-    /// What is there and could not be read, and how many bytes it has.
+    /// Paths that exist and could not be read, with their sizes in bytes.
     pub unread: &'a BTreeMap<EntryPath, u64>,
-    /// The sizes of the files, databases or not, that are where the last complete snapshot has databases.
+    /// Sizes in bytes of the files, databases or not, at the paths of the last complete snapshot's databases.
     pub sizes: &'a HashMap<EntryPath, u64>,
 }
 
-/// What is to be thought of a capture.
+/// The verdict on a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaptureVerdict {
     /// Nothing looks wrong.
     Sound,
-    /// It is sound, and somebody should know why it need not have been.
+    /// It is sound, and somebody should know why it might not have been.
     Noted(String),
-    /// It was suspect for so long that it is taken for what it is meant to be.
+    /// It was suspect for so long that it is accepted as it is.
     Accepted(String),
     /// It looks like an accident, and why.
     Suspect(String),
 }
 
-/// Judges a capture by the last complete snapshot and the suspect ones since, newest first.
+/// Judges a capture by the last complete snapshot and the suspect snapshots since, newest first.
 pub fn judge(now: &Now, measure: Option<&Measure>, since: &[EarlierSuspect]) -> CaptureVerdict {
     if now.leaves == 0 {
         return CaptureVerdict::Suspect(match now.filters.is_empty() {
@@ -125,14 +125,14 @@ pub fn judge(now: &Now, measure: Option<&Measure>, since: &[EarlierSuspect]) -> 
     )
 }
 
-/// A filesystem that was mounted below the data directory and is not any more.
+/// Returns a filesystem that was mounted below the data directory and no longer is.
 fn missing_mount<'m>(measure: &'m Measure, mounts: &[Mount]) -> Option<&'m Mount> {
     measure.mounts.iter().find(|was| !mounts.iter().any(|is| is.path == was.path))
 }
 
-/// Says of a database that it is gone, or nearly empty.
+/// Returns a sentence about a database that is gone, or nearly empty, if there is one.
 fn lost_database(measure: &Measure, now: &Now) -> Option<String> {
-    // What cannot be read has not gone.
+    // A database that cannot be read is not gone.
     let unread = |path: &EntryPath| path.nearest_in(now.unread).is_some();
     measure.databases.iter().filter(|was| !unread(&was.path)).find_map(|was| {
         let Some(&size) = now.sizes.get(&was.path) else { return Some(format!("the database {} is gone", was.path)) };
@@ -143,7 +143,7 @@ fn lost_database(measure: &Measure, now: &Now) -> Option<String> {
     })
 }
 
-/// What is suspect for `why`, unless it has been for long enough.
+/// Returns the verdict for a capture that is suspect for `why`: accepted if that has lasted for long enough.
 fn accepted(now: &Now, measure: &Measure, since: &[EarlierSuspect], why: String) -> CaptureVerdict {
     let is_like = |newer: (u64, u64), older: &EarlierSuspect| {
         newer.0 >= older.entries.div_ceil(2) && newer.1 >= older.bytes.div_ceil(2) && older.entries > 1
@@ -159,7 +159,7 @@ fn accepted(now: &Now, measure: &Measure, since: &[EarlierSuspect], why: String)
     }
     if let (Some(last), Some(first)) = (chain.first(), chain.last()) {
         let long = last.started.duration_since(first.started) >= ACCEPTED_AFTER;
-        // Somebody uses it: of a copy that was mounted by mistake, nothing changes.
+        // Somebody uses it: in a copy that was mounted by mistake, nothing changes.
         let used = last.changed > i64::try_from(first.started.as_nanosecond()).unwrap_or(i64::MAX);
         if chain.len() >= ACCEPTED_IN && long && used {
             return CaptureVerdict::Accepted(format!(
@@ -171,7 +171,7 @@ fn accepted(now: &Now, measure: &Measure, since: &[EarlierSuspect], why: String)
     CaptureVerdict::Suspect(why)
 }
 
-/// The mounts below a folder among all of this machine, by their paths in it.
+/// Returns the mounts below a folder among all mounts of this machine, by their paths in the folder.
 pub fn mounts_below(folder: &std::path::Path, all: &[crate::fs::filesystem::Mounted]) -> Vec<Mount> {
     use std::os::unix::ffi::OsStrExt;
     let mut mounts: Vec<_> = all
@@ -183,7 +183,7 @@ pub fn mounts_below(folder: &std::path::Path, all: &[crate::fs::filesystem::Moun
         })
         .collect();
     mounts.sort_by(|a, b| a.path.cmp(&b.path));
-    // What is mounted over another one hides it.
+    // What is mounted over another filesystem hides it.
     mounts.dedup_by(|later, earlier| {
         let same = later.path == earlier.path;
         if same {
@@ -290,7 +290,7 @@ mod tests {
             CaptureVerdict::Suspect("nothing in the data directory is chosen by --include typo".into())
         );
         assert_eq!(judge(&now, None, &[]), CaptureVerdict::Sound);
-        // What cannot be read has not gone, and of mounts that cannot be told nothing is said.
+        // What cannot be read is not gone, and without a list of mounts nothing is said of them.
         let unread = BTreeMap::from([(path("app.db"), 1000), (path("old.db"), 1)]);
         let now = Now { entries: 100, bytes: 10_000, mounts: None, unread: &unread, ..now };
         assert_eq!(judge(&now, Some(&measure()), &[]), CaptureVerdict::Sound);
@@ -328,7 +328,7 @@ mod tests {
         let mut unmounted = days(&[13, 11, 10], true);
         unmounted[1].mounts.clear();
         assert_eq!(said(&unmounted), "suspect");
-        // Empty ones, and what is not mounted, are never accepted.
+        // Empty snapshots, and ones with a missing mount, are never accepted.
         let empty = Now { entries: 1, leaves: 0, bytes: 0, ..now };
         let empties: Vec<_> = [13, 11, 10].map(|day| earlier(day * DAY, 1, 0)).into();
         assert_eq!(word(&judge(&empty, Some(&measure()), &empties)), "suspect");

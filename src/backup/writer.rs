@@ -1,11 +1,12 @@
-//! The one way into a snapshot's entries: what is put here is what every reader requires, or it is refused.
+//! Writes the entries of a snapshot: every entry goes through here, and one that a reader would not accept is
+//! refused.
 //!
-//! Readers require that entries come in the order of a depth-first walk, each in a folder that came before; that what is
-//! called a link of one file has one content; that a raw database has the files beside it that it was taken with; and that
-//! the numbers in the root are those of the entries. All of it is checked here while a snapshot is written, since what a
-//! reader finds later cannot be mended any more.
+//! Readers require that entries come in the order of a depth-first walk, each in a folder that came before; that all
+//! names of a hard-link group have the same content; that a raw database has the side files it was taken with; and
+//! that the numbers in the root are sums over the entries. All of this is checked here while a snapshot is written,
+//! since what a reader finds later can no longer be mended.
 //!
-//! What belongs together, a raw database and the files beside it, is a *unit*. A hunk ends between units, and a checkpoint
+//! A raw database and its side files belong together: they are a *unit*. A hunk ends between units, and a checkpoint
 //! covers whole units.
 
 use std::collections::{BTreeSet, HashSet};
@@ -28,34 +29,34 @@ pub struct SnapshotWriter {
     tree: TreeCheck,
     /// The finished hunks.
     hunks: Vec<HunkRef>,
-    /// Every pack that they reach.
+    /// Every pack that the finished hunks name.
     reached: HashSet<PackId>,
     totals: Totals,
-    /// How many of the hunks end between units, and the last entry of those.
+    /// How many of the hunks end between units, and the last entry of these hunks.
     whole: (usize, EntryPath),
-    /// Of each hunk, what of it is not told by those before it.
+    /// What each hunk adds to the ones before it.
     ends: Vec<HunkEnd>,
-    /// The last entry before the unit that is open, if one is.
+    /// The last entry before the open unit, if there is one.
     before: EntryPath,
-    /// Files that belong to units whose first file was put, and have not come.
+    /// Side files of open units that have not come yet.
     open: BTreeSet<EntryPath>,
 }
 
-/// The end of a hunk.
+/// What a hunk adds to the ones before it.
 #[derive(Debug)]
 struct HunkEnd {
-    /// The packs that the hunk reaches and none before it does.
+    /// The packs that this hunk is the first to name.
     packs: Vec<PackId>,
     /// Its last entry, if it ends between units.
     whole: Option<EntryPath>,
 }
 
-/// What was written, for a root.
+/// The hunks that were written, for a root.
 #[derive(Debug, Clone)]
 pub struct WrittenHunks {
     /// The hunks, in order.
     pub hunks: Vec<HunkRef>,
-    /// Every pack that they reach.
+    /// Every pack that the hunks name.
     pub reached: HashSet<PackId>,
     /// Sums over their entries.
     pub totals: Totals,
@@ -66,7 +67,7 @@ pub struct WrittenHunks {
 /// Why an entry was not put.
 #[derive(Debug)]
 pub enum PutError {
-    /// No reader would take this entry, and why: all others can be.
+    /// No reader would accept this entry, and why. Others can still be put.
     Entry(String),
     /// The snapshot cannot be written.
     Failed(Error),
@@ -80,9 +81,10 @@ impl From<Error> for PutError {
 
 impl SnapshotWriter {
     /// Puts the next entry in path order.
+    /// Puts the next entry in path order.
     ///
-    /// # Errors
-    /// An entry that readers would refuse, or that does not fit to those before it; a store that fails.
+    /// # Errors Fails if readers would refuse the entry, if it does not fit the entries before it, or if the store
+    /// fails.
     pub fn put(&mut self, entry: &Entry, index: &mut IndexWriter) -> Result<(), PutError> {
         let wrong = |why: &str| {
             let doing = format!("put {} into the snapshot", entry.path);
@@ -105,7 +107,7 @@ impl SnapshotWriter {
         if begins {
             self.before = self.tree.last();
         }
-        // Whatever could be taken back is checked before, this by all that came.
+        // Checks that refuse only this entry come first: this one already records the path, beside all that came before.
         let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder);
         let missing = missing.map_err(|why| PutError::Failed(Error::failed("write the snapshot", why)))?;
         if let Some(missing) = missing.first() {
@@ -136,19 +138,19 @@ impl SnapshotWriter {
         }
     }
 
-    /// The path of the entry that was put last.
+    /// Returns the path of the entry that was put last.
     pub fn last(&self) -> EntryPath {
         self.tree.last()
     }
 
-    /// Whether an entry at `path` may come next: it comes after all others, the folder that it is in is there, and nothing that
-    /// belongs before it is still to come.
+    /// Whether an entry at `path` may come next: it comes after all others, its folder is there, and no side file
+    /// that belongs before it is still to come.
     pub fn has_place_for(&self, path: &EntryPath) -> bool {
         let open = self.open.first().is_none_or(|side| side >= path);
         open && self.tree.clone().next(path, false).is_ok_and(|missing| missing.is_empty())
     }
 
-    /// Counts the bytes of a file that lies beside a raw database.
+    /// Counts the bytes of a side file of a raw database.
     pub fn count_beside(&mut self, bytes: u64) {
         self.totals.beside += bytes;
     }
@@ -162,13 +164,13 @@ impl SnapshotWriter {
         Ok(())
     }
 
-    /// What a checkpoint may say is done. None if that is nothing.
+    /// Returns what a checkpoint may cover so far. `None` if that is nothing.
     ///
-    /// It covers whole units only: a program that built upon a database without its journal would take it for unchanged, and
-    /// the journal for nothing. While a unit is open, entries that come between its files in the order of paths wait with it.
+    /// It covers whole units only: a program that built upon a database without its journal would take the database
+    /// for unchanged, and would ignore the journal. While a unit is open, entries that come between its files in path
+    /// order wait with it.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn checkpoint(&mut self, index: &mut IndexWriter) -> Result<Option<WrittenHunks>> {
         if self.open.is_empty() {
             if let Some(hunk) = self.builder.finish() {
@@ -186,11 +188,11 @@ impl SnapshotWriter {
         Ok((count > 0).then_some(written))
     }
 
-    /// What a checkpoint may say is done when not all that was written is in the vault: the longest row of whole units of which
-    /// `has` says that each of their packs is there. None if that is nothing. `read` reads a hunk back. Nothing can be put after it.
+    /// Returns what a checkpoint may cover if not everything written is in the vault: the longest run of whole units
+    /// for which `has` says that all their packs are there. `None` if that is nothing. `read` reads a hunk back.
+    /// Nothing can be put afterwards.
     ///
-    /// # Errors
-    /// A store that fails; those of `read`.
+    /// # Errors Fails if the store or `read` does.
     pub fn durable(
         &mut self,
         index: &mut IndexWriter,
@@ -202,7 +204,7 @@ impl SnapshotWriter {
         let count = whole(there).map_or(0, |last| last + 1);
         let mut until = self.ends[..count].last().and_then(|end| end.whole.clone()).unwrap_or_default();
         self.reached = self.ends[..count].iter().flat_map(|end| &end.packs).copied().collect();
-        // Of the hunk after those, the first entries may be there.
+        // The first entries of the next hunk may be durable.
         let mut next = Vec::new();
         if count == there {
             next = match self.hunks.get(there) {
@@ -235,8 +237,7 @@ impl SnapshotWriter {
 
     /// Ends the snapshot.
     ///
-    /// # Errors
-    /// One that is not whole: readers would refuse it. A store that fails.
+    /// # Errors Fails if the snapshot is incomplete, which readers would refuse, or if the store fails.
     pub fn finish(&mut self, index: &mut IndexWriter) -> Result<WrittenHunks> {
         let wrong = |why: String| Err(Error::failed("end the snapshot", format!("{why}; this is a fault of lastgood")));
         if let Some(side) = self.open.first() {
@@ -254,7 +255,7 @@ impl SnapshotWriter {
     }
 }
 
-/// How many of these entries, which begin between units, are whole units of which all packs are there.
+/// Counts how many of these entries, which start between units, form whole units whose packs are all there.
 fn whole_units(entries: &[Entry], mut has: impl FnMut(PackId) -> bool) -> usize {
     let (mut open, mut whole) = (BTreeSet::new(), 0);
     for (n, entry) in entries.iter().enumerate() {
@@ -271,7 +272,7 @@ fn whole_units(entries: &[Entry], mut has: impl FnMut(PackId) -> bool) -> usize 
     whole
 }
 
-/// Whether a file lies beside a database at one of these paths.
+/// Whether a file is a side file of a database at one of these paths.
 pub fn is_beside(entry: &Entry, databases: &[EntryPath]) -> bool {
     database_of(entry.path.bytes()).is_some_and(|path| databases.iter().any(|database| database.bytes() == path))
 }
@@ -324,7 +325,7 @@ mod tests {
         Entry { database: Some(Database { taken: CaptureMethod::Raw, wal: None, journal, check: None }), ..file(path) }
     }
 
-    /// Has a writer, which has the data directory's own entry, do something.
+    /// Runs `work` with a writer that already has the data directory's own entry.
     fn writing<T>(work: impl FnOnce(&mut SnapshotWriter, &mut IndexWriter) -> T) -> T {
         let stop = AtomicBool::new(false);
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
@@ -393,7 +394,7 @@ mod tests {
             }
             writer.put(&raw("db"), index).unwrap();
             assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));
-            // What lies between a database and its journal waits with them, however often one asks.
+            // Entries between a database and its journal wait with them, however often a checkpoint is asked for.
             writer.put(&entry("db (copy)", EntryKind::Folder), index).unwrap();
             writer.put(&raw("db (copy)/inner"), index).unwrap();
             assert_eq!(names(writer.checkpoint(index).unwrap()), ("b".into(), 1));

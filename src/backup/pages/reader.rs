@@ -1,4 +1,4 @@
-//! Reading a database: through SQLite, a pass at a time, or as plain files.
+//! Reads a database: through SQLite, in one or more passes, or as plain files.
 
 mod raw;
 
@@ -30,75 +30,74 @@ use crate::sqlite::side_files::side_of;
 use crate::sqlite::source::{DatabaseState, PageSource, block_of};
 use crate::vault::entry::{CaptureMethod, CheckKind, Database, DatabaseCheck, Entry, known_pages};
 
-/// How often a database is begun again that was replaced.
+/// How often a database that was replaced is started again.
 pub(crate) const AGAIN: u32 = 4;
 
-/// How often it is begun again because what it was compared with does not fit.
+/// How often a database is started again because the pages it is compared with do not fit.
 pub(crate) const RESTARTS: u32 = 8;
 
-/// After so many passes it is not read live: the last of [`PASSES`] already was within one transaction, whose state was gone
-/// before its end, as only files that come and go beside it can make it.
+/// Most passes of a live read: the last of [`PASSES`] was already within one transaction, and its state was gone
+/// before the end, which only side files that come and go can cause.
 pub(crate) const LIVE_PASSES: u32 = 2 * PASSES;
 
-/// How databases are taken.
+/// How databases are read.
 #[derive(Debug, Clone)]
 pub struct DatabaseOptions {
     /// Whether files that are databases by their content are treated as such.
     pub enabled: bool,
-    /// Whether SQLite checks each database in the transaction in which it is read.
+    /// How SQLite checks each database, in the transaction in which it is read. `None` if it does not.
     pub check: Option<CheckKind>,
-    /// How long a database may stay locked before it is given up.
+    /// How long a database may stay locked before it is read raw.
     pub patience: Duration,
     /// The vault's key for tags.
     pub key: [u8; 32],
-    /// What is taken over unread.
+    /// Which files may be taken over without reading them.
     pub trust: Trust,
 }
 
 /// How a database is to be read.
 #[derive(Debug)]
 pub enum ReadMethod {
-    /// Through SQLite, under this hold of it, if that can be done.
+    /// Through SQLite if possible, under this lock of its inode.
     Live(InodeLock),
     /// Raw, and why.
     Raw(&'static str),
 }
 
-/// Reads databases.
+/// Reads databases and sends their content.
 pub struct DatabaseReader<'a> {
     /// The data directory.
     pub root: &'a Directory,
-    /// What the vault has.
+    /// The parent snapshot.
     pub base: &'a Parent<'a>,
-    /// What is chosen of it.
+    /// Which entries of the data directory are selected.
     pub select: &'a Select,
-    /// How to take them.
+    /// How databases are read.
     pub settings: &'a DatabaseOptions,
-    /// Where the content goes.
+    /// Where the content is sent.
     pub to: &'a Sender<Vec<ReadEvent>>,
-    /// Threads, and who hears of progress.
+    /// Number of threads, and the monitor for progress.
     pub ctx: &'a Context<'a>,
 }
 
-/// A database on its way.
+/// A database that is being read.
 pub(crate) struct DatabaseCapture<'a> {
     at: Arc<DatabaseLocation>,
     found: &'a SourceEntry,
     known: Option<&'a Entry>,
-    /// All that the passes since the last beginning did.
+    /// The sum of all passes since the last start.
     swept: ScanResult,
     over_known: bool,
-    /// How often it was begun again in vain.
+    /// How often it was started again because what it was compared with did not fit.
     restarts: u32,
 }
 
 impl<'a> DatabaseReader<'a> {
-    /// Takes the database that was found. `begin` is called before the first part of it is
-    /// sent, and what comes before its last part has gone into the channel when this returns. Of one that was not begun,
-    /// why not.
+    /// Reads the database that was found. Calls `begin` before the first event is sent; all events but the last,
+    /// which is returned, have gone into the channel when this returns. The inner error says why a database was not
+    /// begun.
     ///
-    /// # Errors
-    /// When nobody listens any more.
+    /// # Errors Fails if the receiver is gone.
     pub fn take(
         &self,
         found: &SourceEntry,
@@ -146,7 +145,7 @@ impl<'a> DatabaseReader<'a> {
             };
             match taken {
                 Ok(part) => return Ok(Ok(part)),
-                // Another file has taken its place: that one is the database now.
+                // Another file has taken its place: that file is the database now.
                 Err(ReadError::Replaced) => {}
                 Err(trouble) => return Ok(Ok(failed(trouble))),
             }
@@ -156,14 +155,14 @@ impl<'a> DatabaseReader<'a> {
                 Ok((Some(now), at)) if crate::sqlite::side_files::is_file(&now) => {
                     taking.at = Arc::new(at);
                     match fd_registry::lock_inode(now.st_dev, now.st_ino, self.ctx.stop) {
-                        // What took its place is read as it was to be read.
+                        // A replacement is read in the way that was asked for.
                         Ok(_) if raw.is_some() => Err(ReadError::Raw(raw.unwrap_or_default().into())),
                         Ok(hold) => Live::open(taking.at.clone(), hold, options()),
                         Err(Errno::TIMEDOUT) => return Ok(Ok(ReadEvent::Later(found.path.clone(), Why::Unread))),
                         Err(_) => Err(ReadError::Stopped),
                     }
                 }
-                // A file that is gone was deleted: that is no trouble.
+                // A file that is gone was deleted: that is no problem.
                 Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     return Ok(Ok(ReadEvent::Later(found.path.clone(), Why::Gone)));
                 }
@@ -176,7 +175,7 @@ impl<'a> DatabaseReader<'a> {
 
     fn live(&self, live: Live, taking: &mut DatabaseCapture) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
         let damaged = taking.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
-        // What was found damaged is looked at until it is sound again.
+        // A database that was found damaged is checked until it is sound again.
         let check = self.settings.check.or(damaged.map(|check| check.kind));
         let mut source = Through { live, trust: self.settings.trust, check, found: None, unknown: None, seen: None };
         let swept = self.passes(&mut source, taking)?;
@@ -188,7 +187,7 @@ impl<'a> DatabaseReader<'a> {
         Ok(ended.map(|ended| ReadEvent::DatabaseEnd(Box::new(ended))))
     }
 
-    /// Goes through the database until one state of it is stored.
+    /// Reads the database until one state of it is stored.
     fn passes(
         &self,
         source: &mut dyn PageSource,
@@ -222,7 +221,7 @@ impl<'a> DatabaseReader<'a> {
         Scanner { base: self.base, key: &self.settings.key, to: self.to, ctx: self.ctx }
     }
 
-    /// What is known to be compared with.
+    /// Returns the known pages to compare with.
     fn stack(&self, taking: &mut DatabaseCapture) -> Stack<'a> {
         let map = taking.known.and_then(known_pages);
         taking.over_known = map.is_some();
@@ -235,7 +234,7 @@ impl<'a> DatabaseReader<'a> {
         }
     }
 
-    /// After a pass that broke off: begins again without what is known, where that helps.
+    /// Handles a pass that broke off: starts again without the known pages, if that helps.
     fn cut(
         &self,
         cut: Interrupted,
@@ -270,7 +269,7 @@ impl<'a> DatabaseReader<'a> {
         Ok(Ok(()))
     }
 
-    /// Makes what a pass has sent a layer that the next one is compared with.
+    /// Turns what a pass has sent into a layer that the next pass is compared with.
     fn settle(&self, stack: &mut Stack<'a>, taking: &DatabaseCapture) -> Result<(), Disconnected> {
         let (reply, settled) = bounded(1);
         self.to.send(vec![ReadEvent::Settle(reply)]).map_err(|_| Disconnected)?;
@@ -295,7 +294,7 @@ impl DatabaseCapture<'_> {
     }
 }
 
-/// Which file it is, if it has several names.
+/// Returns the file's identity, if it has several names.
 pub(crate) fn identity_of(file: &std::fs::File, stat: &Stat) -> Result<Option<FileIdentity>, Errno> {
     if stat.st_nlink > 1 { FileIdentity::of_file(file).map(Some) } else { Ok(None) }
 }
@@ -305,13 +304,13 @@ pub(crate) struct Through<'a> {
     live: Live<'a>,
     trust: Trust,
     check: Option<CheckKind>,
-    /// What the check said, or why there was none.
+    /// The result of the check; `unknown` holds why there was none.
     found: Option<DatabaseCheck>,
     unknown: Option<String>,
     seen: Option<StateFingerprint>,
 }
 
-/// What was there when the state that is being stored was first seen.
+/// The files when the state that is being stored was first seen.
 pub(crate) struct StateFingerprint {
     version: i64,
     began: i64,
@@ -327,7 +326,7 @@ impl PageSource for Through<'_> {
         let live::TransactionState { page_size, pages, version, in_wal, stat, wal, journal, pending, .. } =
             self.live.begin()?;
         if pages == 0 {
-            // It is closed next: that it cannot be read is what counts.
+            // It is closed next; what matters is that it cannot be read.
             let _ = self.live.end();
             return Err(ReadError::Raw("it is too short to have a page".into()));
         }
@@ -350,7 +349,7 @@ impl PageSource for Through<'_> {
         let Some(kind) = self.check else { return Ok(()) };
         let checked = self.live.check(kind);
         if !matches!(checked, Err(ReadError::Stopped)) && !self.live.stands()? {
-            // It was of several states; the pass that follows checks one.
+            // The check ran over several states; the next pass checks one.
             return Ok(());
         }
         (self.found, self.unknown) = match checked? {

@@ -1,7 +1,7 @@
-//! A database that SQLite cannot be let near: it, its WAL and its rollback journal as plain files.
+//! Reads a database that SQLite must not open: the file, its WAL and its rollback journal as plain files.
 //!
-//! Together they are what SQLite recovers the last committed state from, if none of them changed while they were read. So
-//! all are read again until none did. `-shm` is made anew by SQLite and never stored.
+//! If none of them changed while they were read, SQLite recovers the last committed state from them. So all are read
+//! again until none changed. SQLite rebuilds the `-shm`, which is never stored.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -36,18 +36,18 @@ use crate::sqlite::usage::{is_log_here, is_only_read, names_in_use};
 use crate::sqlite::wal::PageSet;
 use crate::vault::entry::{CaptureMethod, CheckKind, Database, DatabaseCheck};
 
-/// A block where the header does not tell the size of a page, in bytes.
+/// Block size in bytes if the header does not tell the page size.
 const BLOCK: u32 = 4096;
 
-/// A database file that is read as it lies there.
+/// A database file that is read as it is.
 struct Raw {
     file: Arc<File>,
     page: u32,
-    /// Whether its commits go into a WAL, if it says so.
+    /// Whether commits go into a WAL. `None` if the header does not tell.
     wal: Option<bool>,
     version: i64,
     last: Option<StatFingerprint>,
-    /// Given back after the file is closed.
+    /// The lock, released after the file is closed.
     hold: fd_registry::InodeLock,
 }
 
@@ -81,9 +81,9 @@ impl PageSource for Raw {
 }
 
 impl Raw {
-    /// Whether what lies beside it brings its last committed state back. A journal without a beginning does not, unless it was
-    /// changed last, as an app does that keeps it for the next transaction: it may have been left there before the app began to keep
-    /// its journals in memory.
+    /// Whether the side files bring the last committed state back. A journal without a header does not, unless it was
+    /// changed last, as happens if the app keeps the file for the next transaction: otherwise it may have been left
+    /// there before the app began to keep its journals in memory.
     fn logged(&self, at: &DatabaseLocation, set: &DatabaseStats, used: Used, stop: &AtomicBool) -> bool {
         let begins = |found: &Option<Stat>, ending: &str| {
             let open = || at.open(ending, OFlags::RDONLY);
@@ -93,7 +93,8 @@ impl Raw {
         last || begins(&set.journal, "-journal")
             || match (self.wal, &set.wal) {
                 (Some(true), Some(wal)) => match used {
-                    // Before its first commit the log is empty. One that was left there is, too, of a program whose log is elsewhere.
+                    // Before its first commit the log is empty. So is one that was left behind by a program whose log
+                    // is elsewhere.
                     Used::Alone(pid) => pid.and_then(|pid| has_open(pid, id(wal))).unwrap_or(wal.st_size > 0),
                     Used::Seen | Used::Elsewhere => true,
                 },
@@ -106,11 +107,11 @@ impl Raw {
 /// How other programs use a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Used {
-    /// Not at all, or as can be seen here.
+    /// Not at all, or in a way that is visible here.
     Seen,
     /// With a log that is not here.
     Elsewhere,
-    /// One has it to itself; its number, where that is known.
+    /// One program has it to itself; its process ID, if that is known.
     Alone(Option<u32>),
 }
 
@@ -125,7 +126,7 @@ fn refused(why: Errno) -> ReadError {
     ReadError::Failed(why.to_string())
 }
 
-/// A database, or a file beside it, if there is one; whatever else has its name is nothing to SQLite.
+/// Returns the status of a database or of a side file, if it exists; SQLite ignores anything else with that name.
 fn look(at: &DatabaseLocation, ending: &str) -> Result<Option<Stat>, ReadError> {
     match at.status(ending) {
         Ok(found) => Ok(found.filter(crate::sqlite::side_files::is_file)),
@@ -133,7 +134,7 @@ fn look(at: &DatabaseLocation, ending: &str) -> Result<Option<Stat>, ReadError> 
     }
 }
 
-/// The files of a database as they are at one moment.
+/// The files of a database at one moment.
 struct DatabaseStats {
     database: Stat,
     journal: Option<Stat>,
@@ -159,8 +160,8 @@ impl DatabaseStats {
 }
 
 impl DatabaseReader<'_> {
-    /// How programs use a database that have what belongs to it elsewhere than here, or beside another of its names that is in the
-    /// snapshot too.
+    /// Tells how other programs use a database: they may keep its side files elsewhere, or beside another of its
+    /// names that is in the snapshot too.
     fn used(&self, source: &Raw, at: &DatabaseLocation) -> Result<Used, ReadError> {
         for _ in 0..UNINDEXED {
             let pid = match held(&source.file) {
@@ -179,16 +180,17 @@ impl DatabaseReader<'_> {
             if is_log_here(at).map_err(refused)? || is_only_read(at, &*source.file, pid) || another_name() {
                 return Ok(Used::Seen);
             }
-            // Those that open it at this moment are about to share it.
+            // Programs that are just opening it are about to create the shared files.
             std::thread::sleep(STEP);
         }
         Ok(Used::Elsewhere)
     }
 
-    /// Takes a database and what lies beside it as plain files.
+    /// Reads a database and its side files as plain files.
     ///
-    /// One that another program keeps `locked` may be in the middle of a transaction, however long it stands still: it is whole
-    /// only with a log from which SQLite gets the last committed state back, a WAL or a rollback journal.
+    /// A database that another program keeps `locked` may be in the middle of a transaction, however long it stands
+    /// still: it is whole only with a log from which SQLite gets the last committed state back, a WAL or a rollback
+    /// journal.
     pub(super) fn raw(
         &self,
         why: String,
@@ -211,14 +213,14 @@ impl DatabaseReader<'_> {
             let now = self.settings.trust.now;
             let began = now();
             let mut before = DatabaseStats::of(&taking.at)?;
-            // Each of them may just have been written to.
+            // Each file may just have been written to.
             if before.all().fold(false, |waited, stat| wait_a_tick(stat, now()) | waited) {
                 before = DatabaseStats::of(&taking.at)?;
             }
             if id(&before.database) != source.hold.id() {
                 return Err(ReadError::Replaced.into());
             }
-            // Asked before and after: who came in between may have changed what had been read.
+            // This is asked before and after: a program that came in between may have changed what had been read.
             let used = self.used(&source, &taking.at)?;
             let swept = match self.sweeper().sweep(&mut source, &stack, number) {
                 Ok(swept) => swept,
@@ -256,7 +258,8 @@ impl DatabaseReader<'_> {
         }
     }
 
-    /// Sends what lies beside the database, which is open as `database`. Says whether each file was there as it had been found.
+    /// Sends the side files of a database, which is open as `database`. Reports whether each was as it had been
+    /// found.
     fn sides(&self, taking: &DatabaseCapture, database: &File, set: &DatabaseStats) -> Result<bool, Stopped> {
         let mut as_found = true;
         for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
@@ -264,7 +267,7 @@ impl DatabaseReader<'_> {
             let path = [taking.found.path.bytes(), suffix.as_bytes()].concat();
             let path = EntryPath::new(path).map_err(ReadError::Failed)?;
             let cannot = |why: Errno| ReadError::Failed(format!("{path}: {why}"));
-            // One that is a link of the database is held and open already.
+            // A side file that is a link to the database is locked and open already.
             let opened = match id(found) == id(&set.database) {
                 true => None,
                 false => {
@@ -297,9 +300,9 @@ impl DatabaseReader<'_> {
     }
 }
 
-/// Why a database was not read raw.
+/// Why a raw read ended early.
 enum Stopped {
-    /// Nobody listens any more.
+    /// The receiver is gone.
     Over,
     Trouble(ReadError),
 }
@@ -355,7 +358,7 @@ fn ended(
         taken: CaptureMethod::Raw,
         wal: set.wal.as_ref().map(side_of),
         journal: set.journal.as_ref().map(side_of),
-        // What may be torn is kept, and never taken for good.
+        // A database that may be torn is kept, and never taken for a good one.
         check: torn.map(|torn| DatabaseCheck { kind: CheckKind::Quick, failed: Some(torn.into()) }),
     };
     let identity = identity_of(file, &set.database).map_err(refused)?;
