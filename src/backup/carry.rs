@@ -1,12 +1,13 @@
-//! What cannot be read is carried over from the newest good snapshot of the same data, as it was then.
+//! Carries over what cannot be read from the newest good snapshot of the same data, as it was then.
 //!
-//! An entry is carried over with all that belongs to it: of a folder, what was in it; of a raw database, what lay beside it.
-//! Only what the vault still has whole is carried over, and only what today's filters take. Where the newest good snapshot
-//! cannot tell, since its filters did not take the entry, since it was missing there, or since what the vault has of it is
-//! damaged, older ones are asked: one backup with a narrow filter must not cost what all others have.
+//! An entry is carried over with everything that belongs to it: a folder with what was in it, a raw database with its
+//! side files. Only what the vault still has whole is carried over, and only what today's filters select. If the
+//! newest good snapshot cannot tell, because its filters did not select the entry, because it was missing there, or
+//! because what the vault has of it is damaged, older ones are asked: one backup with a narrow filter must not cost
+//! what all others have.
 //!
-//! A carried entry is *racy*, so that every later backup reads it anew instead of comparing times, and its group of hard links
-//! has a name that no group has whose names were read: see [`carried`].
+//! A carried entry is *racy*, so that every later backup reads it again instead of comparing times, and its hard-link
+//! group has a name that no group of names that were read has: see [`carried`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -26,23 +27,23 @@ mod source;
 
 use self::source::{CarrySource, Has, Lacks};
 
-/// So many good snapshots are asked, the newest one among them.
+/// Most good snapshots that are asked, including the newest one.
 const ASKED: usize = 8;
-/// So many roots are read to find them.
+/// Most roots that are read to find them.
 const LOOKED_AT: usize = 64;
 
 /// The newest good snapshots of the same data.
 pub struct Carry<'a> {
     base: &'a Parent<'a>,
     select: &'a Select,
-    /// Those that were asked, newest first.
+    /// The snapshots that were loaded, newest first.
     sources: Vec<CarrySource<'a>>,
-    /// How many of the roots that are older than the newest good one were read.
+    /// How many roots were read, or skipped as the newest good one.
     looked_at: usize,
     over: bool,
 }
 
-/// Whether an entry lies beside the raw database that came before it, and has its place in the order of paths later.
+/// Whether an entry is a side file of the raw database that came before it; its place in path order comes later.
 #[derive(Debug, Clone, Copy)]
 pub struct Beside(pub bool);
 
@@ -54,7 +55,7 @@ pub struct KnownGaps<'s> {
 }
 
 impl KnownGaps<'_> {
-    /// Since when a path was lacking; none where it was not.
+    /// Returns since when a path was lacking. `None` if it was not.
     pub fn since(&self, path: &EntryPath) -> Option<Timestamp> {
         let Lacks { stale, torn, missing } = self.lacks;
         let carried = stale.get(path).map(|stale| stale.since);
@@ -63,21 +64,21 @@ impl KnownGaps<'_> {
     }
 }
 
-/// What comes of carrying something over.
+/// The result of carrying something over.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// What is to be told in the root, the thing itself first.
+    /// The stale entries for the root, with the requested path first.
     pub stale: Vec<Stale>,
-    /// What of it was torn when it was read.
+    /// Carried entries that were torn when they were read.
     pub torn: Vec<Problem>,
-    /// What was in it and is missing.
+    /// Entries that were below the path and are missing.
     pub lost: Vec<Problem>,
-    /// Packs that are reached.
+    /// Packs that hold the carried content.
     pub packs: Vec<PackInfo>,
 }
 
 impl<'a> Carry<'a> {
-    /// What `base` knows of good snapshots; of them, what `select` takes.
+    /// Creates a `Carry` from the good snapshots that `base` knows; only what `select` selects is carried over.
     pub fn new(base: &'a Parent<'a>, select: &'a Select) -> Self {
         Carry { base, select, sources: Vec::new(), looked_at: 0, over: false }
     }
@@ -87,10 +88,9 @@ impl<'a> Carry<'a> {
         self.base.good.is_some()
     }
 
-    /// What the newest good snapshot was known to lack; none where there is none.
+    /// Returns what the newest good snapshot was known to lack. `None` if there is no such snapshot.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn told(&mut self) -> Result<Option<KnownGaps<'_>>> {
         Ok(if self.find(0)? {
             self.sources.first().map(|source| KnownGaps { started: source.started, lacks: &source.lacks })
@@ -99,20 +99,18 @@ impl<'a> Carry<'a> {
         })
     }
 
-    /// Whether there is a file at `path` to be carried over that was at rest when it was read.
+    /// Whether a file can be carried over at `path` that was at rest when it was read.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn has_file(&mut self, path: &EntryPath) -> Result<bool> {
         let Some((at, Has::Unit(unit))) = self.newest(path, 0)? else { return Ok(false) };
         let file = unit.first().is_some_and(|entry| entry.kind == EntryKind::File);
         Ok(file && !self.sources[at].lacks.torn.contains_key(path))
     }
 
-    /// The extended attributes that the newest good snapshot has of `path`.
+    /// Returns the extended attributes that the newest good snapshot has of `path`.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn xattrs(&mut self, path: &EntryPath, kind: EntryKind) -> Result<Option<Vec<(EscapedBytes, EscapedBytes)>>> {
         if !self.find(0)? {
             return Ok(None);
@@ -120,12 +118,11 @@ impl<'a> Carry<'a> {
         Ok(self.sources[0].entry(path)?.filter(|entry| entry.kind == kind).map(|entry| entry.xattrs))
     }
 
-    /// Carries over what was at `path` and what belongs to it: calls `take` with each entry, in path order. With `below` only
-    /// what is below it, since it has been put itself. Gives nothing, and takes nothing, where nothing was there that can be
-    /// carried over.
+    /// Carries over what was at `path` and what belongs to it: calls `take` with each entry, in path order. With
+    /// `below`, only what was below it, since it has been put itself. Returns `None`, and takes nothing, if nothing
+    /// was there that can be carried over.
     ///
-    /// # Errors
-    /// A store that fails; those of `take`.
+    /// # Errors Fails if the store or `take` does.
     pub fn over(
         &mut self,
         path: &EntryPath,
@@ -142,7 +139,7 @@ impl<'a> Carry<'a> {
             Has::Unit(_) if below => return Ok(None),
             Has::Unit(unit) => {
                 done.packs = source.packs_of(&unit);
-                // Of a file that was no database then, what lay beside it is named for itself.
+                // For a file that was not a database then, the side files are named as entries of their own.
                 let plain = unit.iter().skip(1).filter(|_| unit[0].sides().is_empty());
                 done.stale.extend(plain.map(|side| source.stale(&side.path, why)));
                 for (n, entry) in unit.into_iter().enumerate() {
@@ -171,9 +168,9 @@ impl<'a> Carry<'a> {
         take: &mut impl FnMut(Box<Entry>, Beside) -> Result<()>,
     ) -> Result<()> {
         let mut passed: Option<EntryPath> = None;
-        // What lies beside raw databases, and whether it goes with them.
+        // Side files of raw databases, and whether they are carried over with them.
         let mut sides: HashMap<EntryPath, bool> = HashMap::new();
-        // Of some entries only the extended attributes were.
+        // Paths that were missing; for some of them only the extended attributes were.
         let mut missing: BTreeMap<_, _> =
             within(&self.sources[at].lacks.missing, path).map(|item| (item.path.clone(), item.clone())).collect();
         for hunk in self.sources[at].hunks_of(path) {
@@ -217,7 +214,7 @@ impl<'a> Carry<'a> {
         Ok(())
     }
 
-    /// Carries over from an older snapshot what the vault has lost of a newer one.
+    /// Carries over from an older snapshot an entry of a newer one that the vault has lost.
     fn older(
         &mut self,
         from: usize,
@@ -239,7 +236,8 @@ impl<'a> Carry<'a> {
         Ok(())
     }
 
-    /// The newest snapshot, from the one of this number on, that can tell what was at `path`, and what that was.
+    /// Returns the newest snapshot, from the one with this number on, that can tell what was at `path`, and what that
+    /// was.
     fn newest(&mut self, path: &EntryPath, from: usize) -> Result<Option<(usize, Has)>> {
         let mut damaged = None;
         for at in from..ASKED {
@@ -256,7 +254,7 @@ impl<'a> Carry<'a> {
         Ok(damaged)
     }
 
-    /// Whether there are so many snapshots, and one more, that can be asked.
+    /// Whether a snapshot with this number, counted from 0, can be asked; loads it if needed.
     fn find(&mut self, number: usize) -> Result<bool> {
         while self.sources.len() <= number && !self.over {
             let (base, first) = (self.base, self.sources.is_empty() && self.looked_at == 0);
@@ -275,7 +273,7 @@ impl<'a> Carry<'a> {
         Ok(self.sources.len() > number)
     }
 
-    /// The next older good snapshot of the same data.
+    /// Returns the next older good snapshot of the same data.
     fn older_root(&mut self) -> Result<Option<(SnapshotName, Root)>> {
         let Some((newest, good)) = &self.base.good else { return Ok(None) };
         let older = self.base.names.iter().rev().filter(|name| *name < newest).skip(self.looked_at - 1);
@@ -294,20 +292,21 @@ impl<'a> Carry<'a> {
     }
 }
 
-/// What lies at a path and below it.
+/// Returns what is at a path and below it.
 fn within<'m, T>(all: &'m BTreeMap<EntryPath, T>, path: &EntryPath) -> impl Iterator<Item = &'m T> {
     let path = path.clone();
     all.range(path.clone()..).take_while(move |(at, _)| at.is_in(&path)).map(|(_, item)| item)
 }
 
-/// What the name of a group of hard links begins with that was carried over.
+/// Prefix of the name of a hard-link group that was carried over.
 const KEPT: &str = "kept-";
 
-/// An entry as it is carried over from the snapshot `from`.
+/// Returns an entry as it is carried over from the snapshot `from`.
 ///
-/// Times do not tell whether it is still that, so that nobody trusts it unread. Its group of hard links is not that of names
-/// which were read: what they hold may be something else by now. Names that were carried over from one snapshot stay one
-/// file: that is told by the name of the group, which says when it was carried over first.
+/// Times do not tell whether the file is still like this, so it must not be trusted without reading it. Its hard-link
+/// group differs from the groups of names that were read: their content may have changed by now. Names that were
+/// carried over from one snapshot stay one file: their group's name tells that, since it says when they were first
+/// carried over.
 fn carried(mut entry: Entry, from: SnapshotName) -> Box<Entry> {
     entry.racy = true;
     if let (Some(link), Some(hash)) = (&mut entry.link, &entry.hash)

@@ -1,9 +1,9 @@
-//! Which blocks of large files are stored already, and where.
+//! Finds which blocks of large files are stored already, and where.
 //!
-//! Memory stays small whatever the vault's size. Blocks lie in the vault as they lay in files, so maps are loaded a frame
-//! at a time: the map of the file at the same path from its beginning, others when a *sampled* block (one in 16, and the
-//! first of each frame) is met; after a hit its frame and the next are at hand. This is sparse indexing (Lillibridge et
-//! al., 2009). Blocks of this run are remembered exactly, the latest ones.
+//! Memory stays small whatever the vault's size. Blocks lie in the vault in the order they had in files, so maps are
+//! loaded a frame at a time: the map of the file at the same path from its beginning, others when a *sampled* block
+//! (one in 16, and the first of each frame) is met; after a hit its frame and the next one are at hand. This is
+//! sparse indexing (Lillibridge et al., 2009). The latest blocks of this run are remembered exactly.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,13 +16,13 @@ use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::tree;
 
-/// Blocks of this run that are remembered: 4 GiB of content.
+/// Most blocks of this run that are remembered: 4 GiB of content.
 const RECENT: usize = 65_536;
-/// Map frames that are held: about 2 GiB of content.
+/// Most map frames that are held: about 2 GiB of content.
 const LOADED: usize = 64;
-/// Samples that are held; when there are more, every other one is dropped.
+/// Most samples that are held; when there are more, every other one is dropped.
 const SAMPLES: usize = 500_000;
-/// A file that goes on and on without a known block is looked for in all other maps, after so many blocks.
+/// Number of successive unknown blocks after which a file's blocks are looked for in all other maps.
 const LOST: u32 = 256;
 
 /// Finds stored blocks.
@@ -31,7 +31,7 @@ pub struct BlockIndex<'b> {
     decoder: Decoder,
     recent: HashMap<Hash, Extent>,
     recent_order: VecDeque<Hash>,
-    /// All frames of maps that are known of; their numbers name them below.
+    /// All known map frames; their positions here are the numbers used below.
     frames: Vec<FrameRef>,
     numbers: HashMap<Hash, u32>,
     loaded: HashMap<Hash, (Extent, u32)>,
@@ -51,10 +51,9 @@ fn short(hash: &Hash) -> u64 {
 }
 
 impl<'b> BlockIndex<'b> {
-    /// Finds blocks of what `base` holds.
+    /// Creates an index of the blocks that `base` holds.
     ///
-    /// # Errors
-    /// No memory for a decoder.
+    /// # Errors Fails if there is no memory for a decoder.
     pub fn new(base: &'b Parent<'b>) -> Result<Self> {
         Ok(BlockIndex {
             base,
@@ -74,11 +73,11 @@ impl<'b> BlockIndex<'b> {
         })
     }
 
-    /// A file begins, of which so much is known.
+    /// Starts a file, whose parent's entry is `known`.
     pub fn begin(&mut self, known: Option<&Entry>) {
         self.misses = 0;
         self.next = None;
-        // Where it never comes to rest, what it was the last time lies beside what was carried over.
+        // If the file never comes to rest, its last state lies beside what was carried over.
         if let Some(frames) = known.and_then(|known| self.base.torn_read(&known.path)) {
             let first = self.frames.len() as u32;
             self.register(frames);
@@ -91,13 +90,13 @@ impl<'b> BlockIndex<'b> {
         }
     }
 
-    /// The frame of the same content, if a map that is known of has it.
+    /// Returns the frame with this content, if a known map has it.
     pub fn frame(&self, content: &Hash) -> Option<FrameRef> {
         let frame = self.numbers.get(content).map(|n| self.frames[*n as usize]);
         frame.filter(|frame| self.base.has(frame.pack))
     }
 
-    /// What went wrong while maps were read; the blocks are stored anew.
+    /// Returns what went wrong while maps were read; the blocks concerned are stored again.
     pub fn warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
@@ -114,12 +113,12 @@ impl<'b> BlockIndex<'b> {
         }
     }
 
-    /// Where content of this hash and length lies, if this run stored it.
+    /// Returns where content of this hash and length is, if this run stored it.
     pub fn recent(&self, hash: &Hash, length: u32) -> Option<Extent> {
         self.recent.get(hash).copied().filter(|extent| extent.length == u64::from(length))
     }
 
-    /// Where a block of this hash and length lies.
+    /// Returns where a block of this hash and length is.
     pub fn find(&mut self, hash: &Hash, length: u32) -> Option<Extent> {
         let found = self.look(hash);
         match found.filter(|extent| extent.length == u64::from(length)) {
@@ -163,7 +162,7 @@ impl<'b> BlockIndex<'b> {
         Some(extent)
     }
 
-    /// Makes a map's frames known; gives the number of its first.
+    /// Makes a map's frames known. Returns the number of the first one.
     fn register(&mut self, frames: &List<MapFrame>) -> Option<u32> {
         let mut refs = Vec::new();
         let read = tree::each_map_frame(&self.base.packs, frames, |frame, _| {
@@ -224,7 +223,7 @@ impl<'b> BlockIndex<'b> {
         for hunk in self.base.hunks.iter().filter(|hunk| hunk.maps > 0) {
             match tree::read_hunk(&self.base.packs, hunk, &mut self.decoder) {
                 Ok(entries) => {
-                    // The blocks of page maps begin and end where no others do.
+                    // Blocks of page maps have other boundaries than all other blocks.
                     for map in entries.into_iter().filter_map(|entry| entry.map) {
                         map.blocks().map(|frames| self.register(frames));
                     }

@@ -1,10 +1,11 @@
-//! Taking a snapshot.
+//! Takes a snapshot of a data directory.
 //!
-//! [`walk`] and [`parent`] (what is known) meet in [`merge`], path by path; what is new or changed is [`read`] by several
-//! threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into hunks, and
-//! when all is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the [`folders`] that it went
-//! through: what was moved meanwhile is taken then. Packs that may be damaged are [`doubted`], and not built upon. Each stage is a thread
-//! or several, the channels between them hold little, and nothing holds the whole of a snapshot.
+//! [`walk`] and [`parent`] (the known entries) meet in [`merge`], path by path; what is new or changed is [`read`] by
+//! several threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into
+//! hunks, and when everything is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the
+//! [`folders`] that it went through, and takes what was moved meanwhile. Packs that may be damaged are [`doubted`],
+//! and not built upon. Each stage is one or several threads, the channels between them hold little, and nothing holds
+//! the whole of a snapshot.
 
 pub mod assemble;
 pub mod block;
@@ -57,7 +58,7 @@ use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, SnapshotName, 
 use crate::vault::state::{PackState, Tested};
 use crate::vault::{Vault, seq};
 
-/// So many entries that are missing, stale or torn are in a report, of each.
+/// Most entries that a report lists of each kind: missing, stale and torn.
 const REPORTED: usize = 10_000;
 
 /// What a backup did.
@@ -65,57 +66,56 @@ const REPORTED: usize = 10_000;
 pub struct BackupReport {
     /// The snapshot that was taken.
     pub snapshot: SnapshotName,
-    /// The one that it builds on.
+    /// The snapshot that it builds on.
     pub parent: Option<SnapshotName>,
     /// How much of the directory it holds.
     pub state: SnapshotState,
-    /// Why it is suspect.
+    /// Why it is suspect, if it is.
     pub suspect: Option<String>,
     /// Whether it may be restored without being asked for by name: it is complete, and no database failed its check.
     pub good: bool,
-    /// Whether all of it is what is there: nothing is missing, carried over or torn.
+    /// Whether it equals the data directory: nothing is missing, carried over or torn.
     pub whole: bool,
-    /// Its entries of every kind.
+    /// Number of its entries of every kind.
     pub entries: u64,
-    /// Files among them.
+    /// Number of its files.
     pub files: u64,
-    /// Bytes of all files' content.
+    /// Bytes of the content of all its files.
     pub bytes: u64,
     /// Bytes that were read from files.
     pub read_bytes: u64,
     /// Bytes of all objects that were created.
     pub uploaded_bytes: u64,
-    /// Packs among them.
+    /// Number of packs that were created.
     pub new_packs: u64,
-    /// The look at the end of the capture.
+    /// What the look at the end of the capture found.
     pub looked_again: LookedAgain,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
     /// Whether what it lacks is new since the last good snapshot, or has lasted for a day, a week or a month.
     pub news: bool,
-    /// What somebody should be told of it, however good it is.
+    /// Notices that somebody should get, however good the snapshot is.
     pub notices: Vec<String>,
-    /// What is missing: it could not be read, and no older snapshot had it.
+    /// Entries that are missing: they could not be read, and no older snapshot had them.
     pub errors: Vec<Problem>,
-    /// What could not be read and was carried over from an older snapshot.
+    /// Entries that could not be read and were carried over from an older snapshot.
     pub stale: Vec<Stale>,
-    /// What was taken although it never came to rest.
+    /// Entries that were taken although they never came to rest.
     pub torn: Vec<Problem>,
     /// How each database was taken.
     pub databases: Vec<DatabaseRecord>,
-    /// How long it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
-    /// What was asked of the store since it was opened, where that is counted: of a bucket.
+    /// Requests to the store since it was opened, if they are counted: they are for a bucket.
     #[serde(flatten)]
     pub traffic: Option<Traffic>,
 }
 
 /// Takes a snapshot of a data directory into a vault.
 ///
-/// # Errors
-/// A data directory that is missing, cannot be listed, is being restored or is exchanged again and again; a store that fails;
-/// options that make no sense; what `before_commit` says. Without a report there is no snapshot, and all that was good before is
-/// as it was.
+/// # Errors Fails if the data directory is missing, cannot be listed, is being restored or is exchanged again and
+/// again; if the store fails; if options make no sense; and if `before_commit` refuses. Without a report there is no
+/// snapshot, and all good snapshots are as they were.
 pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<BackupReport> {
     let clock = Instant::now();
     check_labels(&options.labels)?;
@@ -130,7 +130,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<B
                 for (pack, tested) in &packs {
                     lost.add(pack, tested).into_iter().for_each(|what| ctx.monitor.warn(&what));
                 }
-                // That one is missing, a listing tells.
+                // Missing packs show in a listing anyway.
                 let damaged = packs.into_iter().filter(|(_, tested)| tested.state != PackState::Absent);
                 let damaged: Vec<_> = damaged.map(|(pack, tested)| (pack, tested.state.to_string())).collect();
                 let doubts = doubts.get_or_insert_default();
@@ -165,19 +165,19 @@ enum Attempt {
     Done(Box<BackupReport>),
     /// Packs that earlier snapshots name are missing: the next attempt does without them.
     Absent(HashSet<PackId>),
-    /// Packs that earlier snapshots name were read, and are damaged: the next attempt does without them.
+    /// Packs that earlier snapshots name were read and are damaged: the next attempt does without them.
     Damaged(Vec<(PackInfo, Tested)>),
-    /// The data directory's path leads to another one now.
+    /// The data directory's path now leads to another directory.
     Exchanged,
 }
 
-/// What a capture came to.
+/// How a capture ended.
 enum CaptureOutcome {
-    /// It was to be committed.
+    /// It went as far as the commit.
     Told(CommitOutcome),
     /// Packs that it may have built upon are damaged.
     Damaged(Vec<(PackInfo, Tested)>),
-    /// It is another directory's.
+    /// It is a capture of another directory.
     Exchanged,
 }
 
@@ -191,7 +191,7 @@ fn attempt(
 ) -> Result<Attempt> {
     let url = vault.store.url();
     let (root, unlocked) = open_locked(options, &url, ctx)?;
-    // Where there is no /proc, nothing is known of mounts.
+    // Without /proc, nothing is known of mounts.
     let all_mounted = filesystem::mounted().ok();
     let mounted = all_mounted.as_deref().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
@@ -209,10 +209,10 @@ fn attempt(
     }
     let data = absolute(&options.data);
     let of = (&*data, options.service.as_deref());
-    // What was found damaged by the attempt before is not tested again, nor are doubts read twice.
+    // Packs that the previous attempt found damaged are not tested again, and doubts are not read twice.
     let (first, looked) = (doubts.is_none(), !lost.damaged.is_empty());
     let (found, read) = std::thread::scope(|scope| {
-        // A listing, at the same time as others: each costs a request.
+        // This listing runs at the same time as the others: each costs a request.
         let reading = first.then(|| scope.spawn(|| Doubts::read(&*vault.store)));
         let found = Parent::find(vault, of, &place, remote.is_none(), lost, warn);
         (found, reading.map(std::thread::ScopedJoinHandle::join))
@@ -260,7 +260,7 @@ fn attempt(
     let capture = Capture { run: &run, vault: &url, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;
     let (ended, assembled, settled) = std::thread::scope(|scope| {
-        // While the directory is read, since it takes a request.
+        // This runs while the directory is read, since it takes a request.
         let looking = (!looked).then(|| scope.spawn(|| doubted::glance(vault, &base, doubts, ctx)));
         with_packer(staging, options.level, ctx, |packer| {
             let mut assembly = Assembly::new(&base, select, (packer, staging), ctx)?;
@@ -270,12 +270,12 @@ fn attempt(
                     return Ok((CaptureOutcome::Exchanged, settled));
                 }
                 let mut damaged = doubted::met(vault, &base);
-                // One that panicked found nothing.
+                // If it panicked, it found nothing.
                 damaged.extend(looking.and_then(|looking| looking.join().ok().flatten()));
                 if !damaged.is_empty() {
                     return Ok((CaptureOutcome::Damaged(damaged), settled));
                 }
-                // What was kept for a last checkpoint is the snapshot's now: little is left to be written.
+                // The space reserved for a last checkpoint is the snapshot's now: little is left to be written.
                 drop(room.take());
                 Ok((CaptureOutcome::Told(run.commit(&mut assembly, packer, written, false)?), settled))
             });
@@ -324,7 +324,7 @@ fn attempt(
     })))
 }
 
-/// The number of a snapshot whose capture begins now: greater than `known`.
+/// Returns a number, greater than `known`, for a snapshot whose capture begins now.
 fn number(known: u64, clock: Timestamp, options: &BackupOptions, warn: impl FnOnce(String)) -> Result<u64> {
     let Some(number) = seq::next(known, clock) else {
         let why = format!("no number is greater than {known}, which is that of a snapshot");
@@ -344,15 +344,16 @@ fn number(known: u64, clock: Timestamp, options: &BackupOptions, warn: impl FnOn
     Ok(number)
 }
 
-/// A time as warnings have it.
+/// Format of times in warnings.
 const SECONDS: &str = "%Y-%m-%dT%H:%M:%SZ";
 
-/// Opens the data directory, and locks it against a restore. Gives a note where it cannot be locked.
+/// Opens the data directory and locks it against a restore. Returns a note if it cannot be locked.
 fn open_locked(options: &BackupOptions, vault: &str, ctx: &Context) -> Result<(Directory, Option<String>)> {
     loop {
         let root = walk::open(&options.data)?;
         let note = lock::lock(&root, lock::LockKind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
-        // What was waited for may have put another one into its place. What it has not finished it will not finish any more.
+        // The restore that was waited for may have put another directory there. What it left unfinished it will no
+        // longer finish.
         if root.is_at(&options.data) {
             walk::check_finished(&options.data, &root, vault)?;
             walk::check_above(&options.data)?;
@@ -362,7 +363,7 @@ fn open_locked(options: &BackupOptions, vault: &str, ctx: &Context) -> Result<(D
     }
 }
 
-/// As much of a list as a report has: all of it is in the root.
+/// Returns as much of a list as a report holds: all of it is in the root.
 fn some<T>(mut list: Vec<T>) -> Vec<T> {
     list.truncate(REPORTED);
     list

@@ -76,7 +76,7 @@ pub struct Parent<'v> {
     avoided: HashSet<PackId>,
 }
 
-/// Most older snapshots that are searched for a turn.
+/// Most older snapshots that are read for a turn, or for entries that the parent could not read.
 const OLDER: usize = 8;
 
 /// Most snapshots among which a good one of the same data is looked for, if others hold different data.

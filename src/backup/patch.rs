@@ -1,8 +1,8 @@
-//! A round at the end of a capture: what has been written, joined with what is taken once more.
+//! Joins what has been written with what is taken once more, in a round at the end of a capture.
 //!
-//! Nothing that was captured whole is given up for what may not be. What is found again takes the place of what was written
-//! only when it has been read, but for databases that were taken with what lies beside them; and what was in a folder stays
-//! beside what is in it now.
+//! Nothing that was captured whole is given up for something that may not be. What is found again replaces what was
+//! written only when it has been read, except for databases that were taken with side files; and what was in a folder
+//! stays beside what is in it now.
 
 use std::iter::Peekable;
 
@@ -18,34 +18,34 @@ use crate::vault::entry::{Entry, EntryKind};
 pub struct Patch<W: Iterator<Item = Box<Entry>>> {
     written: Peekable<W>,
     merge: Merge<'static, std::iter::Empty<ParentEntry>>,
-    /// Databases that stay as they were written, and may have something beside them.
+    /// Databases that stay as they were written, and may be followed by side files.
     stay: Vec<EntryPath>,
-    /// The folders that the next entry may lie in: they come with what is handed on.
+    /// The folders that may contain the next entry: they were handed on already.
     folders: Vec<EntryPath>,
     /// The folder that was found last, if it had been captured as one.
     again: Option<EntryPath>,
 }
 
 impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
-    /// Joins what was `written`; `merge` decides about what is found, of which it knows nothing.
+    /// Joins what was `written` with found entries; `merge`, which has no known entries, decides about these.
     pub fn new(written: W, merge: Merge<'static, std::iter::Empty<ParentEntry>>) -> Self {
         Patch { written: written.peekable(), merge, stay: Vec::new(), folders: Vec::new(), again: None }
     }
 
-    /// What is to be done about the next found entry, and about all that was written before it.
+    /// Hands on the steps for the next found entry, and before it everything that was written before that entry.
     ///
-    /// # Errors
-    /// Those of `take`.
+    /// # Errors Returns the errors of `take`.
     pub fn next<E>(&mut self, found: SourceEntry, mut take: impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         self.until(&found.path, &mut take)?;
         if let Some(missing) = self.missing(&found.path) {
-            // It was something else when it was captured, and is a folder once more: the next look takes it, or tells.
+            // It was something else when it was captured, and is a folder again: the next look takes it, or reports
+            // it.
             return take(MergeStep::Later(missing, Why::Unread));
         }
         let written = self.written.next_if(|entry| entry.path == found.path);
         let database = database_of(found.path.bytes()).unwrap_or_default();
         if written.is_some() && self.stay.iter().any(|path| path.bytes() == database) {
-            // Its database stays, and so does this. What else has its name now is told.
+            // Its database stays, and so does this file. If something else has its name now, that is reported.
             let other = (found.kind != EntryKind::File).then_some(found.path);
             written.into_iter().try_for_each(|written| self.stays(written, &mut take))?;
             return other.into_iter().try_for_each(|path| take(MergeStep::Later(path, Why::Unread)));
@@ -56,7 +56,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         let Some(written) = written else { return take(self.merge.next(found)) };
         let folders = (written.kind == EntryKind::Folder, found.kind == EntryKind::Folder);
         if folders == (true, false) {
-            // What was in the folder is where that is now, and taken there.
+            // What was in the folder is elsewhere now, and is taken there.
             while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
         }
         if found.role == Role::Side {
@@ -75,25 +75,25 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         let was = (written.size, written.mtime, written.ctime, written.inode);
         let same = was == (found.size, found.mtime, found.ctime, found.inode) && !written.racy;
         if same && written.kind == found.kind && found.kind != EntryKind::Folder {
-            // It came with a folder that is another one now, and is what was captured.
+            // It came with a folder that has been replaced, and is what was captured.
             return self.stays(written, &mut take);
         }
         if !written.sides().is_empty() {
-            // What was taken with it goes with it, should it not be there any more.
+            // The side files that were taken with it go with it, even if they are no longer there.
             return take(self.merge.next(found));
         }
         let step = self.merge.next(found);
         take(MergeStep::Instead(Box::new(step), written))
     }
 
-    /// The first folder above a path that is not among those that were handed on.
+    /// Returns the topmost folder above a path that was not handed on.
     fn missing(&mut self, path: &EntryPath) -> Option<EntryPath> {
         while self.folders.pop_if(|folder| !path.is_in(folder)).is_some() {}
         let there = self.folders.last();
         path.folders().take_while(|above| there != Some(above)).last()
     }
 
-    /// Hands on what stays as it was written.
+    /// Hands on an entry that stays as it was written.
     fn stays<E>(&mut self, written: Box<Entry>, take: &mut impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         if written.database.is_some() {
             self.stay.retain(|path| written.path.bytes().starts_with(path.bytes()));
@@ -106,10 +106,10 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         take(MergeStep::Written(written))
     }
 
-    /// What is to be done about an entry that cannot be looked at, and about all that was written before it.
+    /// Hands on the step for an entry that cannot be looked at, and before it everything that was written before that
+    /// entry.
     ///
-    /// # Errors
-    /// Those of `take`.
+    /// # Errors Returns the errors of `take`.
     pub fn failed<E>(
         &mut self,
         path: EntryPath,
@@ -126,10 +126,9 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         }
     }
 
-    /// What was written before `path`.
+    /// Hands on everything that was written before `path`.
     ///
-    /// # Errors
-    /// Those of `take`.
+    /// # Errors Returns the errors of `take`.
     pub fn until<E>(&mut self, path: &EntryPath, take: &mut impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         while let Some(entry) = self.written.next_if(|entry| entry.path < *path) {
             self.stays(entry, take)?;
@@ -137,10 +136,9 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         Ok(())
     }
 
-    /// All that is left of what was written.
+    /// Hands on everything that is left of what was written.
     ///
-    /// # Errors
-    /// Those of `take`.
+    /// # Errors Returns the errors of `take`.
     pub fn rest<E>(self, take: impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         self.written.map(MergeStep::Written).try_for_each(take)
     }
@@ -153,7 +151,7 @@ mod tests {
     use crate::backup::merge::tests::{entry, found};
     use crate::vault::entry::{CaptureMethod, Database, Side};
 
-    /// What comes of written and found entries: each path, with what is to be done about it.
+    /// Returns the steps for written and found entries: each path, with what is to be done about it.
     fn patched(written: Vec<Entry>, now: Vec<SourceEntry>) -> Vec<String> {
         let rule = Rule { verify_content: false, sample: 64, turn: 63, sqlite: true, check: None };
         let mut patch = Patch::new(written.into_iter().map(Box::new), Merge::new(std::iter::empty(), rule));
@@ -186,7 +184,7 @@ mod tests {
         let written = || vec![root(), entry(&found("a", 1, 1)), entry(&found("y", 1, 2)), entry(&found("z", 1, 3))];
         let found = vec![found("y/deep/file", 2, 4)];
         assert_eq!(patched(written(), found.clone()), [". stays", "a stays", "y stays", "y later", "z stays"]);
-        // With its folders it is taken.
+        // Together with its folders it is taken.
         let all = vec![folder("y"), folder("y/deep"), found[0].clone()];
         let done = [". stays", "a stays", "y is read", "y/deep is read", "y/deep/file is read", "z stays"];
         assert_eq!(patched(written(), all), done);
@@ -200,7 +198,7 @@ mod tests {
         let database = Some(Database { taken: CaptureMethod::Raw, wal: None, journal, check: None });
         let raw = Entry { database, ..entry(&found("app.db", 1, 1)) };
         let written = vec![root(), raw, entry(&found("app.db-journal", 1, 2))];
-        // The database is away, so that this is a file of its own, and not the one that was captured.
+        // The database is gone, so this is a file of its own, and not the one that was captured.
         let other = vec![found("app.db-journal", 2, 7)];
         assert_eq!(patched(written.clone(), other), [". stays", "app.db stays", "app.db-journal stays"]);
         // A folder has the journal's place.

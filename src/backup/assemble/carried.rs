@@ -1,4 +1,5 @@
-//! What could not be read, or never came to rest: it is carried over from an older snapshot, or is missing, and is named.
+//! Handles what could not be read, or never came to rest: it is carried over from an older snapshot, or is missing,
+//! and is named.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -15,26 +16,26 @@ use crate::vault::hex::PackId;
 use crate::vault::hunk::HunkBuilder;
 use crate::vault::root::{HunkRef, Problem, Stale};
 
-/// After so many days somebody is told again that something could not be read for so long.
+/// Days after which somebody is told again that something still cannot be read.
 const TOLD_AFTER: [i64; 3] = [1, 7, 30];
-/// So many warnings tell of what was carried over; all of it is in the report.
+/// Most warnings about entries that were carried over; the report holds all of them.
 pub(super) const TOLD: usize = 20;
 
-/// What is not in a snapshot as it is there.
+/// What a snapshot does not hold as it was in the data directory.
 #[derive(Default)]
 pub struct Lacking {
-    /// What was carried over.
+    /// Entries that were carried over.
     pub(super) stale: BTreeMap<EntryPath, Stale>,
-    /// What was taken although it never came to rest.
+    /// Entries that were taken although they never came to rest.
     pub(super) torn: BTreeMap<EntryPath, Problem>,
-    /// What was read torn of files that were carried over.
+    /// The torn versions that were read of files that were carried over.
     pub(super) torn_reads: BTreeMap<EntryPath, Box<Entry>>,
-    /// What is missing.
+    /// Entries that are missing.
     pub problems: BTreeMap<EntryPath, Problem>,
 }
 
 impl Lacking {
-    /// Takes out what is said of the paths that are read `again`.
+    /// Takes out the records of the paths that are read `again`.
     pub(super) fn take(&mut self, again: impl Fn(&EntryPath) -> bool) -> Lacking {
         Lacking {
             stale: self.stale.extract_if(.., |path, _| again(path)).collect(),
@@ -46,9 +47,9 @@ impl Lacking {
 }
 
 impl Assembly<'_> {
-    /// An entry that cannot be read: it is carried over, or missing, and has not gone.
+    /// Takes an entry that cannot be read: it is carried over, or missing, and does not count as deleted.
     pub(super) fn unreadable(&mut self, path: EntryPath, why: String, size: u64) -> Result<()> {
-        // Whoever was told to stop commits nothing, and says that and no more.
+        // A run that was told to stop commits nothing, and reports only that.
         let beside = self.carried_sides.contains(&path);
         if self.ctx.stop.load(Ordering::Relaxed) || beside || self.carry_over(&path, &why)? {
             return Ok(());
@@ -58,10 +59,11 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    /// Puts what the newest good snapshot has at `path`, with all that belongs to it. Says whether it had anything there.
+    /// Puts what the newest good snapshot has at `path`, with everything that belongs to it. Returns whether it had
+    /// anything there.
     fn carry_over(&mut self, path: &EntryPath, why: &str) -> Result<bool> {
         self.add_held(Some(path))?;
-        // Of a folder that cannot be listed, its own entry was put just now.
+        // The own entry of a folder that cannot be listed was put just now.
         let below = self.writer.last() == *path;
         // What cannot have its place in the tree is missing, and must not keep the snapshot from being taken.
         if !below && !self.writer.has_place_for(path) {
@@ -71,7 +73,7 @@ impl Assembly<'_> {
         let done = carry.over(path, below, why, |entry, Beside(beside)| self.carried(entry, beside));
         self.carry = Some(carry);
         let Some(carried) = done? else { return Ok(false) };
-        // That its attributes are as they were, too, is said with that.
+        // The stale record covers its old attributes as well.
         self.lacking.problems.remove(path);
         self.carried.extend(carried.packs.into_iter().map(|pack| (pack.id, pack)));
         for Problem { path, why, .. } in carried.lost {
@@ -87,16 +89,16 @@ impl Assembly<'_> {
         Ok(true)
     }
 
-    /// Puts an entry that is carried over, or has it wait for its place beside its database.
+    /// Puts an entry that is carried over, or keeps it until its place if it is a side file.
     fn carried(&mut self, mut entry: Box<Entry>, beside: bool) -> Result<()> {
         if !entry.extents.iter().all(|extent| self.base.has_extent(extent)) {
-            // Its header is lost, and can be made anew.
+            // Its header is lost, and can be written again.
             entry.extents = entry.content_extents();
             entry = self.place(entry, None)?;
         }
         if beside {
             self.carried_sides.insert(entry.path.clone());
-            // Also of one that was no database when its log was taken as a file.
+            // This holds even if the file was not a database when its log was taken as a file.
             let file = database_of(entry.path.bytes()).and_then(|path| EntryPath::new(path).ok());
             file.into_iter().for_each(|path| self.is_whole(path));
             self.held.insert(entry.path.clone(), entry);
@@ -107,7 +109,7 @@ impl Assembly<'_> {
             self.failed(entry.path, "the folder that it was in is lost".into());
             return Ok(());
         }
-        // It is not what other names of a file have that was read under its name.
+        // Other names of the file that was read under this name have different content.
         self.first.take_if(|(path, ..)| *path == entry.path);
         let path = entry.path.clone();
         let database = entry.database.is_some();
@@ -118,14 +120,14 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    /// What lies beside a file now is not stored.
+    /// Notes that a file is complete: what lies beside it now is not stored.
     fn is_whole(&mut self, path: EntryPath) {
         self.databases.retain(|above| path.bytes().starts_with(above.bytes()));
         self.databases.push(path);
     }
 
-    /// An entry that this run has written already; unless it had been carried over with a folder, and that was listed now and
-    /// does not have it. What was said of it is said again.
+    /// Takes an entry that this run has written already, unless it had been carried over with a folder that was
+    /// listed now and does not contain it. What had been recorded about it is recorded again.
     pub(super) fn written(&mut self, entry: Box<Entry>) -> Result<()> {
         let is_stale = |stale: &BTreeMap<EntryPath, Stale>| {
             let side = self.carried_sides.contains(&entry.path);
@@ -141,7 +143,7 @@ impl Assembly<'_> {
         self.add(entry)
     }
 
-    /// What is at `path` stays as it was written.
+    /// Records that what is at `path` stays as it was written.
     pub(super) fn stays(&mut self, path: &EntryPath) {
         let below = |at: &EntryPath| at.is_in(path);
         let back: Vec<_> = self.aside.stale.range(path.clone()..).map(|(at, _)| at.clone()).take_while(below).collect();
@@ -153,13 +155,13 @@ impl Assembly<'_> {
         }
     }
 
-    /// Puts a file that was read, and what lies beside it if it is a raw database. One that never came to rest is carried
-    /// over, if it can be, and what was read is kept beside the tree.
+    /// Puts a file that was read, with its side files if it is a raw database. A file that never came to rest is
+    /// carried over, if possible, and what was read of it is kept beside the tree.
     pub(super) fn add_read(&mut self, entry: Box<Entry>, sides: Vec<Entry>, torn: Option<String>) -> Result<()> {
         let path = entry.path.clone();
         if let Some(why) = torn {
             let known = self.carry.as_mut().map_or(Ok(false), |carry| carry.has_file(&path))?;
-            // What is carried over is not what other names of the file have.
+            // Other names of the file do not have the content that is carried over.
             let first = if known { self.first.take() } else { None };
             if known && self.carry_over(&path, &why)? {
                 let all = sides.into_iter().map(Box::new).chain([entry]);
@@ -167,7 +169,7 @@ impl Assembly<'_> {
                 return Ok(());
             }
             self.first = self.first.take().or(first);
-            // A database that nothing good is known of stays unsound, as long as there is no good snapshot at all.
+            // A database without any good version stays unsound, as long as there is no good snapshot at all.
             if entry.database.is_none() || self.carry.as_ref().is_some_and(Carry::exists) {
                 self.lacking.torn.insert(path.clone(), Problem::new(path.clone(), why.clone()));
             }
@@ -177,22 +179,21 @@ impl Assembly<'_> {
         self.add(entry)
     }
 
-    /// Whether there are files, and none of them could be read: then nothing was captured.
+    /// Whether there are files and not one could be read: then nothing was captured.
     pub fn read_nothing(&self) -> bool {
         self.judged.live == 0 && !(self.lacking.stale.is_empty() && self.unread.is_empty())
     }
 
-    /// An entry that could not be read, and why.
+    /// Returns an entry that could not be read, and why.
     pub fn first_unread(&self) -> Option<(&EntryPath, &str)> {
         let stale = self.lacking.stale.values().map(|stale| (&stale.path, &*stale.why));
         stale.chain(self.lacking.problems.values().map(|problem| (&problem.path, &*problem.why))).next()
     }
 
-    /// Finds since when what is torn or missing was so, and whether what it lacks is new since the last good snapshot, or has
-    /// lasted for another day, week or month: then somebody is told.
+    /// Finds since when torn or missing entries have been so. Returns whether what the snapshot lacks is new since
+    /// the last good snapshot, or has now lasted for a day, a week or a month: then somebody is told.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn is_news(&mut self, started: Timestamp) -> Result<bool> {
         if self.lacking.stale.is_empty() && self.lacking.torn.is_empty() && self.lacking.problems.is_empty() {
             return Ok(false);
@@ -212,20 +213,19 @@ impl Assembly<'_> {
         }))
     }
 
-    /// What was carried over, in path order.
+    /// Returns what was carried over, in path order.
     pub fn stale(&self) -> Vec<Stale> {
         self.lacking.stale.values().cloned().collect()
     }
 
-    /// What was taken although it never came to rest, in path order.
+    /// Returns what was taken although it never came to rest, in path order.
     pub fn torn(&self) -> Vec<Problem> {
         self.lacking.torn.values().cloned().collect()
     }
 
-    /// Writes what was read torn into hunks outside of the tree; gives them, and the packs that they reach.
+    /// Writes the torn reads into hunks outside of the tree. Returns these hunks, and the packs that they name.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn write_torn_reads(&mut self) -> Result<(Vec<HunkRef>, Vec<PackId>)> {
         let (mut hunks, mut reached, mut builder) = (Vec::new(), Vec::new(), HunkBuilder::default());
         let mut entries = std::mem::take(&mut self.lacking.torn_reads).into_values().peekable();

@@ -1,5 +1,5 @@
-//! A database on its way into the snapshot: its blocks become layers of a page map, what lies beside a raw one waits for
-//! its place in the order of paths.
+//! Assembles a database: its blocks become layers of a page map, and the side files of a raw one wait for their place
+//! in path order.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,28 +15,28 @@ use crate::vault::list::{self, List};
 use crate::vault::map::MapPart;
 use crate::vault::pages::{LayerBuilder, Placed};
 
-/// A database that is coming in.
+/// A database that is being assembled.
 #[derive(Default)]
 struct Laying {
     builder: Option<LayerBuilder>,
-    /// Frames of the layer that is being made.
+    /// Frames of the layer that is being written.
     frames: Vec<MapFrame>,
-    /// Layers that are done.
+    /// Layers that are finished.
     layers: Vec<FinishedLayer>,
-    /// Blocks that were stored, by pack.
+    /// Number of blocks that were stored, by pack.
     put: HashMap<PackId, u64>,
-    /// What lies beside it, if it is raw.
+    /// The side files, if it is raw.
     sides: Vec<Entry>,
 }
 
-/// A layer, and the index packs that its frames lie in.
+/// A layer, and the index packs that hold its frames.
 struct FinishedLayer {
     frames: List<MapFrame>,
     packs: HashSet<PackId>,
 }
 
 impl Assembly<'_> {
-    /// Takes a database's content and what follows of it.
+    /// Takes a database's content and the events that follow.
     pub(super) fn database(
         &mut self,
         known: Option<Box<Entry>>,
@@ -49,12 +49,12 @@ impl Assembly<'_> {
                 Some(ReadEvent::Pages(blocks)) => self.pages(&mut laying, &blocks)?,
                 Some(ReadEvent::Settle(reply)) => {
                     let settled = self.settle(&mut laying)?;
-                    // A reader that is gone has failed, and says why itself.
+                    // If the reader is gone, it has failed and reports that itself.
                     let _ = reply.send(settled);
                 }
                 Some(ReadEvent::Again) => laying = Laying::default(),
                 Some(ReadEvent::Side) => {
-                    // Without one of its files the database is none: its reader has said why.
+                    // Without one of its files the database cannot be taken: its reader has reported why.
                     let Some(side) = self.side(parts)? else { return Ok(()) };
                     laying.sides.push(*side);
                 }
@@ -105,7 +105,7 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    /// Ends the layer that is being made. Says whether there was anything in it.
+    /// Ends the layer that is being written. Returns whether it has any blocks.
     fn end_layer(&mut self, laying: &mut Laying) -> Result<bool> {
         let part = laying.builder.as_mut().and_then(LayerBuilder::finish);
         self.layer_part(laying, part)?;
@@ -141,7 +141,7 @@ impl Assembly<'_> {
         Ok(SettledLayer { layer, packs: self.stored.values().copied().collect() })
     }
 
-    /// Takes a file beside a raw database; none where the database could not be read.
+    /// Takes a side file of a raw database. `None` if the database could not be read.
     fn side(&mut self, parts: &mut impl Iterator<Item = ReadEvent>) -> Result<Option<Box<Entry>>> {
         let mut file = Incoming::default();
         self.seen.begin(None);
@@ -182,7 +182,7 @@ impl Assembly<'_> {
         ended: CapturedDatabase,
     ) -> Result<()> {
         let CapturedDatabase { content, mut database, why, over_known, swept } = ended;
-        // One that came and went while it was looked for was not taken.
+        // A side file that came and went while it was looked for was not taken.
         let taken = |ending: &str| laying.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
         if database.taken == CaptureMethod::Raw {
             database.wal = database.wal.filter(|_| taken("-wal"));
@@ -207,7 +207,7 @@ impl Assembly<'_> {
         self.databases.retain(|base| path.bytes().starts_with(base.bytes()));
         self.databases.push(path.clone());
         let sides = std::mem::take(&mut laying.sides);
-        // Of a sampled one that is the same, the entry stays; only what its check said is new.
+        // If a sampled database is unchanged, its entry stays; only the result of its check is new.
         let Some(mut entry) = self.read(content, checked.as_deref(), sampled && untouched)? else { return Ok(()) };
         entry.database = Some(database);
         let below = known.as_deref().filter(|_| over_known);
@@ -220,7 +220,7 @@ impl Assembly<'_> {
         self.add_read(entry, sides, torn)
     }
 
-    /// The map of a database whose new layers lie over those that `below` has.
+    /// Returns the map of a database whose new layers lie over the layers of `below`.
     fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, swept: &ScanResult) -> Result<Map> {
         let known = below.and_then(known_pages);
         let block = swept.block;
@@ -255,7 +255,7 @@ impl Assembly<'_> {
         Ok(Map { form: MapForm::Pages(PageMap { block, layers, live, credit: saved }), packs })
     }
 
-    /// The layers of an entry's map, those of them as one that have become many.
+    /// Returns the layers of an entry's map; if there are many, the newest ones are compacted into one.
     fn folded(&mut self, known: &PageMap, size: u64) -> Result<Vec<FinishedLayer>> {
         let packs = &self.base.packs;
         let first = suffix_to_compact(&blocks_of_layers(packs, known)?).unwrap_or(known.layers.len());

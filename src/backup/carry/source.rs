@@ -1,4 +1,4 @@
-//! A good snapshot whose entries can be looked up, one by one or by folder.
+//! Looks up the entries of a good snapshot, one by one or by folder.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -25,25 +25,25 @@ pub(super) struct CarrySource<'a> {
     pub(super) started: Timestamp,
     pub(super) packs: PackReader<'a>,
     pub(super) hunks: Vec<HunkRef>,
-    /// What its filters took.
+    /// What its filters selected; `None` if it had no filters.
     pub(super) select: Option<Select>,
     pub(super) filters: Filters,
     pub(super) lacks: Lacks,
     /// Doubted packs that were read, and whether they are sound.
     pub(super) tested: HashMap<PackId, bool>,
     pub(super) decoder: Decoder,
-    /// The hunk that was read last; none of its entries where it is damaged.
+    /// The hunk that was read last, and its entries; `None` if it is damaged.
     pub(super) last: Option<(usize, Option<Vec<Entry>>)>,
 }
 
-/// What a snapshot lacks of what was there, by path.
+/// What a snapshot lacks of its data directory, by path.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
-    /// What it had carried over itself.
+    /// Entries that it had carried over itself.
     pub(super) stale: BTreeMap<EntryPath, Stale>,
-    /// What it has that was torn.
+    /// Entries that it holds torn.
     pub(super) torn: BTreeMap<EntryPath, Problem>,
-    /// What was missing in it.
+    /// Entries that were missing in it.
     pub(super) missing: BTreeMap<EntryPath, Problem>,
 }
 
@@ -53,14 +53,14 @@ pub(super) enum Has {
     Nothing,
     /// It cannot tell.
     Unknown,
-    /// An entry, and what lies beside it if it is a raw database.
+    /// An entry, with its side files if it is a raw database.
     Unit(Vec<Entry>),
-    /// A folder; and whether all that it says of what was in it can be read.
+    /// A folder, and whether everything that the snapshot says of its contents can be read.
     Folder(Box<Entry>, bool),
 }
 
 impl<'a> CarrySource<'a> {
-    /// Reads a snapshot's lists; none where they are damaged, which whoever verifies the vault is told.
+    /// Reads a snapshot's lists. `None` if they are damaged, which a verify run reports.
     pub(super) fn load(base: &Parent<'a>, name: SnapshotName, root: &Root) -> Result<Option<Self>> {
         let load = || -> Result<_> {
             let packs = base.source(root)?;
@@ -71,7 +71,7 @@ impl<'a> CarrySource<'a> {
                 Ok(all.into_iter().map(|problem: Problem| (problem.path.clone(), problem)).collect())
             };
             let (torn, missing) = (by_path(&root.torn)?, by_path(&root.problems)?);
-            // Patterns that an earlier run took are patterns.
+            // The recorded patterns were accepted by an earlier run, so they are valid.
             let filters = Some(&root.filters).filter(|filters| !filters.is_empty());
             let select = filters.and_then(|filters| {
                 Select::new(Path::new(&root.data), &filters.include, &filters.exclude, &[], true).ok()
@@ -99,10 +99,10 @@ impl<'a> CarrySource<'a> {
         }
     }
 
-    /// What it has at a path.
+    /// Returns what the snapshot has at a path.
     pub(super) fn has(&mut self, path: &EntryPath, base: &Parent, select: &Select) -> Result<Has> {
         let Some(entry) = self.entry(path)? else {
-            // Nor can it tell where that hunk is damaged.
+            // It cannot tell either if that hunk is damaged.
             let readable = self.last.as_ref().is_none_or(|(_, entries)| entries.is_some());
             let taken = |kind| {
                 let takes = |select: &Select| select.takes_path(path, kind) && !select.excludes_above(path);
@@ -114,12 +114,12 @@ impl<'a> CarrySource<'a> {
                 && taken(EntryKind::Folder);
             return Ok(if knows { Has::Nothing } else { Has::Unknown });
         };
-        // What belonged to a database would be taken for another one's.
+        // A file that belonged to a database would be taken for another database's.
         if !select.takes_path(path, entry.kind) || self.is_side(path)? {
             return Ok(Has::Nothing);
         }
         if entry.kind == EntryKind::Folder {
-            // Where other entries were chosen, it may have had more.
+            // If other entries were selected, it may have had more.
             let mut whole = self.select.is_none() || self.filters == base.filters;
             for at in self.hunks_of(path) {
                 whole &= self.read(at)?.is_some();
@@ -129,7 +129,7 @@ impl<'a> CarrySource<'a> {
         Ok(self.unit(base, entry)?.map_or(Has::Unknown, Has::Unit))
     }
 
-    /// A hunk's entries; none, where it is damaged.
+    /// Returns a hunk's entries. `None` if it is damaged.
     pub(super) fn read(&mut self, at: usize) -> Result<Option<Vec<Entry>>> {
         if let Some((_, entries)) = self.last.as_ref().filter(|(last, _)| *last == at) {
             return Ok(entries.clone());
@@ -143,7 +143,7 @@ impl<'a> CarrySource<'a> {
         Ok(entries)
     }
 
-    /// The hunk that holds what is at a path, if anything is.
+    /// Returns the hunk that holds the entry at a path, if there is one.
     pub(super) fn hunk_of(&self, path: &EntryPath) -> Option<usize> {
         self.hunks.partition_point(|hunk| hunk.first <= *path).checked_sub(1)
     }
@@ -158,20 +158,21 @@ impl<'a> CarrySource<'a> {
         Ok(found.map(|at| entries[at].clone()))
     }
 
-    /// The hunks that may hold what is at `path` and below it.
+    /// Returns the hunks that may hold the entries at `path` and below it.
     pub(super) fn hunks_of(&self, path: &EntryPath) -> Range<usize> {
         let after = self.hunks.partition_point(|hunk| hunk.first <= *path || hunk.first.is_in(path));
         self.hunk_of(path).unwrap_or(after)..after
     }
 
-    /// Whether what is at `path` was taken as a part of a database.
+    /// Whether the entry at `path` was taken as a part of a database.
     pub(super) fn is_side(&mut self, path: &EntryPath) -> Result<bool> {
         let database = database_of(path.bytes()).and_then(|bytes| EntryPath::new(bytes).ok());
         let Some(database) = database else { return Ok(false) };
         Ok(self.entry(&database)?.is_some_and(|entry| entry.sides().contains(path)))
     }
 
-    /// An entry, and what lies beside it if it is a raw database; none where the vault has not all of the content.
+    /// Returns an entry, with its side files if it is a raw database. `None` if the vault does not have all of the
+    /// content.
     pub(super) fn unit(&mut self, base: &Parent, entry: Entry) -> Result<Option<Vec<Entry>>> {
         let sides = entry.sides();
         let plain = entry.kind == EntryKind::File && entry.database.is_none();
@@ -182,7 +183,7 @@ impl<'a> CarrySource<'a> {
                 _ => return Ok(None),
             }
         }
-        // It may have been a database that was taken as a file: without its log it is not what it was.
+        // It may have been a database that was taken as a file: it needs its log to be what it was.
         for side in ["-journal", "-wal"].into_iter().filter(|_| plain) {
             if let Ok(side) = EntryPath::new([unit[0].path.bytes(), side.as_bytes()].concat()) {
                 unit.extend(self.entry(&side)?.filter(|side| side.kind == EntryKind::File && side.database.is_none()));
@@ -198,7 +199,7 @@ impl<'a> CarrySource<'a> {
         Ok(Some(unit))
     }
 
-    /// Whether a pack is what was stored: one that is doubted is read for that, once.
+    /// Whether a pack is as it was stored: a doubted pack is read to find out, once.
     pub(super) fn is_sound(&mut self, pack: PackId, base: &Parent) -> Result<bool> {
         if !base.doubted.contains(&pack) {
             return Ok(true);
@@ -212,7 +213,7 @@ impl<'a> CarrySource<'a> {
         Ok(sound)
     }
 
-    /// The packs that entries lie in.
+    /// Returns the packs that hold the entries' content.
     pub(super) fn packs_of<'e>(&self, entries: impl IntoIterator<Item = &'e Entry>) -> Vec<PackInfo> {
         let mut packs = Vec::new();
         for entry in entries {
@@ -221,14 +222,14 @@ impl<'a> CarrySource<'a> {
         packs
     }
 
-    /// What is to be told of an entry that is carried over.
+    /// Returns the record of an entry that is carried over.
     pub(super) fn stale(&self, path: &EntryPath, why: &str) -> Stale {
         let before = path.nearest_in(&self.lacks.stale);
         Stale { path: path.clone(), since: before.map_or(self.started, |before| before.since), why: why.to_owned() }
     }
 }
 
-/// The packs of an entry's map, and of these of its extents.
+/// Returns the packs of an entry's map, and of the given extents.
 pub(super) fn packs_of<'e>(entry: &'e Entry, extents: &'e [Extent]) -> impl Iterator<Item = PackId> {
     let extents = extents.iter().filter_map(|extent| extent.pack);
     extents.chain(entry.map.iter().flat_map(|map| map.packs.iter().copied()))

@@ -1,11 +1,11 @@
-//! Comparing a database with what the vault has of it, and sending the difference.
+//! Compares a database with the pages that the vault has of it, and sends the difference.
 //!
-//! A *pass* goes through the whole file: threads read and hash pieces of it, every block is compared by position with the
-//! block that is known, and what differs waits in a buffer. A slow store must not keep the app waiting, nor its WAL
-//! growing: when the buffer is full the transaction ends, the buffer is sent, and another transaction goes on at the same
-//! block. If nothing was committed in between, the pass still shows one state of the database. If something was, its blocks
-//! are stored all the same, and another pass compares the database with them: it has little to send. The last pass
-//! holds its transaction to the end, whatever it has to send.
+//! A *pass* goes through the whole file: threads read and hash pieces of it, every block is compared with the known
+//! block at the same position, and the blocks that differ wait in a buffer. A slow store must not keep the app
+//! waiting, nor let its WAL grow: when the buffer is full the transaction ends, the buffer is sent, and another
+//! transaction goes on at the same block. If nothing was committed in between, the pass still shows one state of the
+//! database. If something was, its blocks are stored all the same, and another pass compares the database with them:
+//! it has little to send. The last pass holds its transaction to the end, whatever it has to send.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,25 +24,25 @@ use crate::vault::hex::{Hash, PackId};
 use crate::vault::pages::{Tag, tag};
 use crate::vault::subtree::{self, Subtrees};
 
-/// So often a database is gone through; the last time in one transaction.
+/// Most passes over a database; the last one holds one transaction throughout.
 pub const PASSES: u32 = 4;
-/// Changed content that waits for the end of a transaction, in bytes.
+/// Most changed content, in bytes, that waits for the end of a transaction.
 const BUFFER: usize = 8 << 20;
-/// Read and hashed at a time, in bytes: a multiple of every block's size.
+/// Bytes that are read and hashed at a time: a multiple of every block size.
 const PIECE: u64 = 1 << 20;
 
-/// Why a pass did not come to its end.
+/// Why a pass ended early.
 #[derive(Debug)]
 pub enum Interrupted {
-    /// Nobody listens any more.
+    /// The receiver is gone.
     Over,
     /// The database cannot be read.
     Trouble(ReadError),
-    /// It could not be read to its end since what its programs have beside it came or went.
+    /// It could not be read to its end because its side files came or went.
     Changed,
-    /// Its blocks have another size than those that it was compared with.
+    /// Its blocks have another size than the ones it was compared with; this is the size in bytes.
     Resized(u32),
-    /// What is known of it is damaged: it is read without.
+    /// The known pages are damaged: it is read without them.
     Unknown(String),
 }
 
@@ -58,19 +58,19 @@ impl From<ReadError> for Interrupted {
     }
 }
 
-/// Compares and sends.
+/// Compares a database with its known pages, and sends the blocks that differ.
 pub struct Scanner<'a> {
-    /// Tells which packs are lost.
+    /// The parent snapshot, which knows the lost packs.
     pub base: &'a Parent<'a>,
     /// The vault's key for tags.
     pub key: &'a [u8; 32],
-    /// Where the blocks go.
+    /// Where the blocks are sent.
     pub to: &'a Sender<Vec<ReadEvent>>,
-    /// Threads, and who hears of progress.
+    /// Number of threads, and the monitor for progress.
     pub ctx: &'a Context<'a>,
 }
 
-/// Blocks that wait for the transaction's end.
+/// Blocks that wait for the end of the transaction.
 #[derive(Default)]
 struct Buffer {
     parts: Vec<PageBlocks>,
@@ -90,7 +90,7 @@ impl Buffer {
     }
 }
 
-/// A part of the file, read and hashed; what is elsewhere is left to the transaction's thread.
+/// A piece of the file, read and hashed; pages that are elsewhere are left to the transaction's thread.
 #[derive(Default)]
 struct HashedPiece {
     first: u64,
@@ -99,7 +99,7 @@ struct HashedPiece {
     failed: Option<std::io::Error>,
 }
 
-/// Where a pass stands.
+/// The progress of a pass.
 struct ScanState<'k> {
     known: KnownBlocks,
     stack: &'k Stack<'k>,
@@ -112,10 +112,10 @@ struct ScanState<'k> {
 }
 
 impl Scanner<'_> {
-    /// Goes through the database for the `number`th time, from 1 to [`PASSES`].
+    /// Goes through the database for the `number`th time, counted from 1; from [`PASSES`] on, one transaction is held
+    /// throughout.
     ///
-    /// # Errors
-    /// Why it did not come to the end.
+    /// # Errors Returns why the pass ended early.
     pub fn sweep(&self, source: &mut dyn PageSource, stack: &Stack, number: u32) -> Result<ScanResult, Interrupted> {
         std::thread::scope(|scope| {
             let mut pass = ScanState {
@@ -150,7 +150,7 @@ impl Scanner<'_> {
     }
 
     fn finish(&self, mut pass: ScanState) -> Result<ScanResult, Interrupted> {
-        // What lay beyond the end that the file has now is let go.
+        // Known blocks beyond the file's present end are no longer used.
         while let Some(placed) = pass.known.peek().map_err(unknown)? {
             pass.known.block(placed.block).map_err(unknown)?;
             self.free(&mut pass.out, placed.extent.pack);
@@ -167,7 +167,8 @@ impl Scanner<'_> {
         }
     }
 
-    /// Goes on within one transaction, to the end of the file or until the buffer is full. Says whether it was the end.
+    /// Goes on within one transaction, to the end of the file or until the buffer is full. Returns whether it came to
+    /// the end.
     fn slice(
         &self,
         source: &mut dyn PageSource,
@@ -196,7 +197,7 @@ impl Scanner<'_> {
         let first = pass.at;
         let pieces = blocks.saturating_sub(first).div_ceil(per_piece);
         let threads = (self.ctx.threads.max(1) as u64).min(pieces);
-        // The same descriptor, not another one: closing any would drop SQLite's locks.
+        // This must be the same descriptor: closing any other one would drop SQLite's locks.
         let file = source.file();
         let (over, file) = (&AtomicBool::new(false), &*file);
         std::thread::scope(|scope| {
@@ -252,7 +253,7 @@ impl Scanner<'_> {
         piece.values.clear();
         piece.bytes.resize((to - from) as usize, 0);
         match read_some(file, from, &mut piece.bytes) {
-            // Pages beyond the file's end are elsewhere; of a plain file that shrank, the next look tells.
+            // Pages beyond the file's end are elsewhere; if a plain file shrank, the next look at it shows that.
             Ok(read) => piece.bytes[read..].fill(0),
             Err(why) => {
                 piece.failed = Some(why);
@@ -272,7 +273,7 @@ impl Scanner<'_> {
         (value, tag(self.key, &value))
     }
 
-    /// Compares a piece. Says whether there was room for all that differs.
+    /// Compares a piece. Returns whether all that differs fitted into the buffer, or the end was reached.
     fn piece(
         &self,
         source: &mut dyn PageSource,
@@ -351,7 +352,7 @@ impl Scanner<'_> {
     }
 }
 
-/// The numbers of the pages that a block is.
+/// Returns the numbers of the pages in a block.
 fn pages(state: &DatabaseState, block: u64) -> std::ops::Range<u32> {
     let per_block = u64::from(state.block / state.page);
     // SQLite's page numbers have 32 bits.
