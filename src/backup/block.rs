@@ -1,19 +1,20 @@
-//! Content-defined blocks: where a large file is cut, so that bytes that moved are found again.
+//! Cuts large files into content-defined blocks, so that bytes that moved are found again.
 //!
-//! FastCDC (Xia et al., 2016, as the crate `fastcdc` has its 2020 version) cuts where the content says so, about every
-//! 64 KiB. Pure: bytes in, lengths out. Another chunker would only find less again; no reader depends on it.
+//! FastCDC (Xia et al., 2016, in the 2020 version of the crate `fastcdc`) cuts where the content says so, about every
+//! 64 KiB. It is pure: bytes in, lengths out. Another chunker would only find fewer known blocks; no reader depends
+//! on it.
 
 use fastcdc::v2020::FastCDC;
 
-/// The shortest block, except at the end of a file or before a hole, in bytes.
+/// Shortest block in bytes, except at the end of a file or before a hole.
 pub const MIN: usize = 16 << 10;
-/// What blocks aim at, in bytes.
+/// Average size in bytes that blocks aim at.
 pub const AVERAGE: usize = 64 << 10;
-/// The longest block, in bytes.
+/// Longest block in bytes.
 pub const MAX: usize = 256 << 10;
 
-/// The lengths of the blocks at the start of `bytes`. What is left after them is too short to tell; it begins the next
-/// call's bytes. At the `end` nothing is left.
+/// Returns the lengths of the blocks at the start of `bytes`. The rest after them is too short to cut; it belongs at
+/// the start of the next call's bytes. At the `end` nothing is left.
 pub fn cut(bytes: &[u8], end: bool) -> Vec<usize> {
     let chunker = FastCDC::new(bytes, MIN, AVERAGE, MAX);
     let mut lengths = Vec::with_capacity(bytes.len() / AVERAGE + 1);

@@ -38,7 +38,7 @@ pub struct Carry<'a> {
     select: &'a Select,
     /// The snapshots that were loaded, newest first.
     sources: Vec<CarrySource<'a>>,
-    /// How many roots were read, or skipped as the newest good one.
+    /// How many roots were looked at: the newest good one, and the older ones that were read.
     looked_at: usize,
     over: bool,
 }

@@ -73,7 +73,7 @@ impl<'b> BlockIndex<'b> {
         })
     }
 
-    /// Starts a file, whose parent's entry is `known`.
+    /// Starts a file; `known` is its known entry.
     pub fn begin(&mut self, known: Option<&Entry>) {
         self.misses = 0;
         self.next = None;

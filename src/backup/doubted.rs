@@ -1,8 +1,8 @@
-//! What a backup does about packs of earlier snapshots that may be damaged: those that are doubted are read whole before
-//! anything is built upon them, and of one pack a small part is looked at each time.
+//! Tests packs of earlier snapshots that may be damaged: doubted packs are read whole before anything is built upon
+//! them, and a small part of one other pack is looked at each time.
 //!
-//! A pack that is damaged counts as absent for the run. What it holds is stored anew under new names, so that the snapshot
-//! that is taken is whole.
+//! A damaged pack counts as absent for the run. What it holds is stored again under new names, so that the new
+//! snapshot is whole.
 
 use super::lost::LostPacks;
 use super::options::BackupOptions;
@@ -16,26 +16,25 @@ use crate::vault::pack::{FrameAt, PackInfo, SeekTable, Tail};
 use crate::vault::state::{self, Tested};
 use crate::vault::{Vault, VaultUser, frames};
 
-/// Where a request is dear, so many bytes of a pack are looked at, at most.
+/// Most bytes of a pack that are looked at if requests are expensive.
 const PART: u64 = 960 << 10;
-/// No more content is decompressed for it, about, in bytes.
+/// Content, in bytes, after which no more of it is decompressed, about.
 const CONTENT: u64 = 16 << 20;
-/// Where a request costs no more than so many bytes, as on a disk, a pack's seek table is read as well, and any frame can be
-/// looked at.
+/// Bytes that a request may be worth at most, as on a disk, for a pack's seek table to be read as well; then any
+/// frame can be looked at.
 const NEAR: u64 = 128 << 10;
-/// The smallest of so many frames is looked at.
+/// Number of frames of which the smallest is looked at.
 const FRAMES: u64 = 4;
 
-/// Who a backup is, to those who read its doubts.
+/// Returns how a backup appears to readers of its doubts.
 pub fn user(options: &BackupOptions) -> VaultUser {
     VaultUser { run: options.run, host: options.host.clone() }
 }
 
-/// Reads the doubted packs whole that `base` would build upon, and that no test of this run found sound. Those that are
-/// damaged are added to `lost`; whether there are any is returned, and what to tell given to `warn`.
+/// Reads the doubted packs whole that `base` would build upon, and that no test of this run found sound. Adds the
+/// damaged ones to `lost`, gives the warnings about them to `warn`, and returns whether there are any.
 ///
-/// # Errors
-/// A store that fails; being told to stop.
+/// # Errors Fails if the store does, or if the run is told to stop.
 pub fn test(
     vault: &Vault,
     base: &Parent,
@@ -53,8 +52,9 @@ pub fn test(
     Ok(any)
 }
 
-/// Looks which packs that `base` would build upon this user may not read, as far as the store can tell: nobody could restore by them who may
-/// not either. They are added to `lost`; whether there are any is returned, and what to tell given to `warn`.
+/// Finds the packs that `base` would build upon and that this user may not read, as far as the store can tell:
+/// another user without that right could not restore from them either. Adds them to `lost`, gives a warning to
+/// `warn`, and returns whether there are any.
 pub fn closed(vault: &Vault, base: &Parent, lost: &mut LostPacks, warn: impl Fn(String)) -> bool {
     let packs = base.packs.book().values().filter(|pack| base.may_name(pack.id));
     let closed = packs.filter_map(|pack| Some((pack.id, vault.store.closed(&pack.name())?)));
@@ -68,8 +68,8 @@ pub fn closed(vault: &Vault, base: &Parent, lost: &mut LostPacks, warn: impl Fn(
     true
 }
 
-/// Looks at a small part of one of the parent's packs, another one each time. If something seems wrong there, the pack is read
-/// whole; it is given if it is damaged. What the store does not give stops nobody.
+/// Looks at a small part of one of the parent's packs, another one each time. If something seems wrong there, the
+/// pack is read whole, and returned if it is damaged. A store that does not deliver is ignored here.
 pub fn glance(vault: &Vault, base: &Parent, tested: &Doubts, ctx: &Context) -> Option<(PackInfo, Tested)> {
     base.parent.as_ref()?;
     let is_open = |pack: &&PackInfo| base.has(pack.id) && tested.tested(pack).is_none();
@@ -94,14 +94,14 @@ pub fn glance(vault: &Vault, base: &Parent, tested: &Doubts, ctx: &Context) -> O
     damaged(vault, pack, &why)
 }
 
-/// Reads the packs whole in which something was wrong when `base` was read, and gives those that are damaged: what else lies in
-/// them must not be built upon either.
+/// Reads the packs whole in which something was wrong when `base` was read, and returns the damaged ones: nothing
+/// else in them may be built upon either.
 pub fn met(vault: &Vault, base: &Parent) -> Vec<(PackInfo, Tested)> {
     let suspects = base.packs.suspects().into_iter().filter(|(pack, _)| base.may_name(pack.id));
     suspects.filter_map(|(pack, why)| damaged(vault, pack, &why)).collect()
 }
 
-/// Reads a pack whole, because of `why`, and gives it if it is damaged.
+/// Reads a pack whole, because of `why`, and returns it if it is damaged.
 fn damaged(vault: &Vault, pack: PackInfo, why: &str) -> Option<(PackInfo, Tested)> {
     tracing::info!("{} is read whole: {why}", pack.name());
     match state::test(&*vault.store, &pack) {
@@ -124,13 +124,13 @@ fn near(base: &Parent, pack: &PackInfo, [pick, _]: [u64; 2]) -> Result<Result<()
         Ok(Decoder::new()?.frame(&compressed, frame.length, &mut content))
     });
     match read {
-        // Also what the medium cannot read.
+        // This includes what the medium cannot read.
         Err(why) if why.kind() != crate::error::Kind::Unreachable => Ok(Err(why.what())),
         read => read,
     }
 }
 
-/// Looks at a part of a pack that one request gives: its beginning, its end, or anything between them.
+/// Looks at a part of a pack that one request returns: its beginning, its end, or anything in between.
 fn far(vault: &Vault, pack: &PackInfo, [which, place]: [u64; 2]) -> Result<Result<(), String>> {
     let length = pack.size.min(PART);
     let last = pack.size - length;
@@ -150,7 +150,7 @@ fn far(vault: &Vault, pack: &PackInfo, [which, place]: [u64; 2]) -> Result<Resul
     }
 }
 
-/// Checks the bytes of a pack from `at` on, as far as they tell themselves whether they are right.
+/// Checks the bytes of a pack from `at` on, as far as they show themselves whether they are right.
 fn check_part(pack: &PackInfo, at: u64, bytes: &[u8]) -> Result<Result<(), String>> {
     let whole = bytes.len() as u64 == pack.size;
     if whole {
@@ -189,7 +189,7 @@ fn check_frames<'f>(
     Ok(())
 }
 
-/// Checks the frames that are found whole in `bytes`, of which it is known whether they begin with one.
+/// Checks the frames that lie whole in `bytes`; `begins` says that `bytes` start with a frame.
 fn check_found(begins: bool, bytes: &[u8], decoder: &mut Decoder) -> Result<(), String> {
     if begins && !bytes.starts_with(&frames::MAGIC) {
         return Err("there is no frame at its beginning".into());
@@ -204,7 +204,7 @@ fn check_found(begins: bool, bytes: &[u8], decoder: &mut Decoder) -> Result<(), 
                 decoder.frame(&bytes[at..at + compressed as usize], length, &mut content)?;
                 (at, decoded) = (at + compressed as usize, decoded + u64::from(length));
             }
-            // It ends beyond these bytes, or is no frame: only its first bytes look like one.
+            // It ends beyond these bytes, or is not a frame: only its first bytes look like one.
             Err(_) => at += frames::MAGIC.len(),
         }
     }

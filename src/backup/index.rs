@@ -1,4 +1,5 @@
-//! Frames of index packs: hunks, maps and lists. One that the vault has already is named again, not written again.
+//! Writes the frames of index packs: hunks, maps and lists. A frame that the vault already has is named again, not
+//! written again.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,7 @@ pub struct IndexWriter<'p> {
 }
 
 impl<'p> IndexWriter<'p> {
-    /// Writes through `packer`; the hunks and lists of `base` are known.
+    /// Creates a writer that uses `packer`; the hunks and lists of `base` are known.
     pub fn new(packer: &'p Packer<'p>, base: &Parent) -> Self {
         let mut known: HashMap<_, _> = base.hunks.iter().map(|hunk| (hunk.frame.hash, hunk.frame)).collect();
         if let Some((_, root)) = &base.parent {
@@ -36,10 +37,9 @@ impl<'p> IndexWriter<'p> {
         IndexWriter { writer: PackWriter::new(packer, PackKind::Index), known }
     }
 
-    /// Where this content is, after it was stored if it was not known.
+    /// Returns where this content is, after storing it if it was not known.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn store(&mut self, content: &[u8]) -> Result<FrameRef> {
         let hash = Hash::of(content);
         if let Some(frame) = self.known.get(&hash).filter(|frame| frame.length == content.len() as u64) {
@@ -52,8 +52,7 @@ impl<'p> IndexWriter<'p> {
 
     /// Ends the pack.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn flush(&mut self) -> Result<()> {
         self.writer.flush()
     }

@@ -1,4 +1,4 @@
-//! A large file on its way into the snapshot: read in pieces, cut into blocks and hashed.
+//! Reads a large file in pieces, cuts it into blocks and hashes them.
 
 use std::fs::File;
 use std::io;
@@ -20,14 +20,13 @@ use crate::source::stable::{Trust, compare, is_beyond_its_size};
 use crate::vault::entry::MAX_SIZE;
 use crate::vault::hex::Hash;
 
-/// Read at a time, in bytes.
+/// Bytes that are read at a time.
 const PIECE: usize = 1 << 20;
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
-/// Sends a file's content once, as it is. The content is what was read, whatever the file has become since.
+/// Sends a file's content once, as it is. The result describes what was read, whatever the file has become since.
 ///
-/// # Errors
-/// When nobody listens any more; within, what cannot be read.
+/// # Errors Fails if the receiver is gone; the inner error says what cannot be read.
 pub fn stream(
     file: &File,
     path: &EntryPath,
@@ -48,27 +47,27 @@ pub fn stream(
     })
 }
 
-/// Holes of a file that was written to within so many ns are read where the filesystem may invent them.
+/// Holes of a file that was written to within this many ns are read if the filesystem may invent them.
 const HOLES_SETTLE: i64 = 60_000_000_000;
 
-/// Whether what the filesystem calls a hole is one.
+/// Whether what the filesystem reports as a hole is one.
 pub(super) fn trusts_holes(file: &File, stat: &Stat, began: i64) -> bool {
     changed(stat) < began - HOLES_SETTLE || !may_invent_holes(file)
 }
 
-/// A large file on its way.
+/// A large file that is being read.
 pub(super) struct Large<'a> {
     file: &'a File,
     path: &'a EntryPath,
     to: &'a Sender<Vec<ReadEvent>>,
-    /// Bytes that are read and not yet a block.
+    /// Bytes that were read and are not part of a block yet.
     held: Vec<u8>,
     hash: blake3::Hasher,
     ctx: &'a Context<'a>,
 }
 
 impl<'a> Large<'a> {
-    /// The file, which goes into `to`.
+    /// Creates a reader for the file that sends into `to`.
     pub(super) fn new(
         file: &'a File,
         path: &'a EntryPath,
@@ -82,10 +81,10 @@ impl<'a> Large<'a> {
         self.to.send(vec![part]).map_err(|_| Disconnected)
     }
 
-    /// Sends the file's content, once more if it changed.
+    /// Sends the file's content, and once more if it changed.
     ///
-    /// One that only grew, as a log does, is taken up to its first length: read up to there once more, it must be the same. Then
-    /// that is what was there between both.
+    /// A file that only grew, as a log does, is taken up to its first length: read again up to there, it must be the
+    /// same. Then this was the file's content between both reads.
     pub(super) fn read(&mut self, trust: Trust) -> Result<io::Result<CapturedFile>, Disconnected> {
         let mut grown: Option<(Stat, u64, Hash)> = None;
         let mut passes_left = 2;
@@ -130,7 +129,7 @@ impl<'a> Large<'a> {
         }
     }
 
-    /// Sends all content of a file that says to have `size` bytes; tells how many there were.
+    /// Sends all content of a file that reports `size` bytes. Returns how many bytes there were.
     fn whole(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Disconnected> {
         let read = match self.content(size, holes)? {
             Ok(read) if read == size => read,
@@ -145,7 +144,8 @@ impl<'a> Large<'a> {
         }
     }
 
-    /// Sends up to `size` bytes of content, as data and, where they are trusted, holes; tells how many there were.
+    /// Sends up to `size` bytes of content, as data and, if they are trusted, holes. Returns how many bytes there
+    /// were.
     fn content(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Disconnected> {
         if size > MAX_SIZE {
             return Ok(Err(io::Error::other(format!(
@@ -160,7 +160,7 @@ impl<'a> Large<'a> {
             let data = match seek(self.file, SeekFrom::Data(at)) {
                 Ok(data) => data.min(size),
                 Err(Errno::NXIO) => size,
-                // A filesystem that knows no holes has none.
+                // A filesystem that does not know holes has none.
                 Err(_) => at,
             };
             if data > at {
@@ -196,7 +196,7 @@ impl<'a> Large<'a> {
         self.send(ReadEvent::Hole(length))
     }
 
-    /// Sends `length` bytes from `at`, or what there is of them.
+    /// Sends `length` bytes from `at`, or as many as there are.
     fn data(&mut self, at: u64, length: u64) -> Result<io::Result<u64>, Disconnected> {
         let mut read = 0;
         loop {

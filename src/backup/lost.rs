@@ -1,4 +1,4 @@
-//! Packs that are lost, as far as a backup knows.
+//! Holds the packs that are lost, as far as a backup knows.
 
 use std::collections::HashSet;
 
@@ -10,26 +10,26 @@ use crate::vault::state::Tested;
 /// Packs that a new snapshot may not name, although earlier ones do.
 #[derive(Debug, Default)]
 pub struct LostPacks {
-    /// They are missing, or have another size.
+    /// Packs that are missing, or have another size.
     pub missing: HashSet<PackId>,
-    /// They were read whole, and are not what was stored.
+    /// Packs that were read whole, and are not what was stored.
     pub damaged: HashSet<PackId>,
-    /// They are damaged in another replica.
+    /// Packs that are damaged in another replica.
     pub elsewhere: HashSet<PackId>,
-    /// This user may not read them.
+    /// Packs that this user may not read.
     pub closed: HashSet<PackId>,
-    /// What was told of the damaged and the closed ones.
+    /// Warnings that were given about damaged and closed packs.
     pub told: Vec<String>,
 }
 
 impl LostPacks {
-    /// All of them.
+    /// Returns all of these packs.
     pub fn all(&self) -> HashSet<PackId> {
         let all = self.missing.iter().chain(&self.damaged);
         all.chain(&self.elsewhere).chain(&self.closed).copied().collect()
     }
 
-    /// Takes in a pack that is damaged; says what is to be told of it.
+    /// Adds a damaged pack. Returns the warning about it, unless it is known already.
     pub fn add(&mut self, pack: &PackInfo, tested: &Tested) -> Option<String> {
         let what = "what it holds is stored anew, and nothing is built upon it; `lastgood verify` names the snapshots that it hurts";
         let text = format!("{}; {what}", told(pack, &tested.state));

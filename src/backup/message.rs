@@ -1,4 +1,4 @@
-//! What the reading threads hand on: entries, and the content of files piece by piece.
+//! The events that the reading threads send: entries, and the content of files piece by piece.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,24 +20,24 @@ use crate::vault::pages::Tag;
 /// A file that was read.
 #[derive(Debug)]
 pub struct CapturedFile {
-    /// Its metadata as of the reading, with as many bytes as were read.
+    /// Its metadata when it was read; the size is the number of bytes that were read.
     pub found: SourceEntry,
     /// Its attributes.
     pub extra: Extra,
-    /// Of all its bytes.
+    /// The hash of all its bytes.
     pub hash: Hash,
     /// Whether it may have changed since without any time showing it.
     pub racy: bool,
     /// What happened to it while it was read, for people.
     pub note: Option<String>,
-    /// Whether it may be a mixture of what the file was before and after that.
+    /// Whether it may be a mixture of states from before and after that.
     pub torn: bool,
-    /// Which file it was, if other names lead to it.
+    /// The file's identity, if it has other names.
     pub identity: Option<FileIdentity>,
 }
 
 impl CapturedFile {
-    /// Says of a file that was read alone whether a log lies beside it now, without which it is not what it was.
+    /// Marks a file that was read alone as torn if a log now lies beside it, since it is incomplete without that.
     pub fn came_to_be_a_database(&mut self, has_log: bool) {
         if has_log {
             self.torn = true;
@@ -51,83 +51,84 @@ impl CapturedFile {
 pub enum Why {
     /// It was gone when it was to be read.
     Gone,
-    /// So was this one, which had come into being, or been written to, since the capture began.
+    /// It was gone, too, and had been created, or written to, since the capture began.
     NewAndGone,
-    /// Nothing was read of it, or what was read may be a mixture.
+    /// Nothing of it was read, or what was read may be a mixture.
     Unread,
-    /// It was read from what had this inode number, which is not what was listed: what is there at the end is to be that too.
+    /// It was read under this inode number, which is not the listed one: the same inode has to be there at the end.
     Read(u64),
 }
 
-/// What is known of an entry after it was looked at; of a large file, one after the other.
+/// The result of looking at an entry; for a large file or a database, a sequence of events.
 #[derive(Debug)]
 pub enum ReadEvent {
     /// The entry is copied.
     Keep(Box<Entry>),
-    /// It stands in what this run has written already.
+    /// This run has written the entry already.
     Written(Box<Entry>),
-    /// An entry that could not be read anew is as this run has written it already; it comes next.
+    /// An entry that could not be read again stays as this run has written it; that comes next.
     Stays(EntryPath),
-    /// The entry's content is kept, its metadata is new. Which file it was, if other names lead to it.
+    /// The entry's content is kept, its metadata is new. The identity is set if the file has other names.
     Adopt(SourceEntry, Box<Entry>, Extra, Option<FileIdentity>),
-    /// Another name, it seems, of a file that came before, and which file it leads to.
+    /// Apparently another name of a file that came before, and the identity of the file it leads to.
     Link(SourceEntry, FileIdentity),
     /// A folder, symlink or fifo.
     Other(SourceEntry, Option<Box<Entry>>, Extra),
-    /// A whole file, its bytes, the known entry and whether that looked unchanged.
+    /// A whole file: its bytes, the known entry, and whether it looked unchanged.
     File(Box<CapturedFile>, Vec<u8>, Option<Box<Entry>>, bool),
-    /// A large file begins; what follows is its content.
+    /// A large file begins, with the known entry and whether it looked unchanged; its content follows.
     Begin(Option<Box<Entry>>, bool),
-    /// Bytes and the blocks that they are.
+    /// Bytes, and the length and hash of each block in them.
     Blocks(Vec<u8>, Vec<(u32, Hash)>),
-    /// A hole of so many bytes.
+    /// A hole of this many bytes.
     Hole(u64),
-    /// The file changed: what came since its beginning is void.
+    /// The file changed: everything since its beginning is void.
     Again,
-    /// The file's end.
+    /// The end of the file.
     End(CapturedFile),
-    /// A database begins; what follows is its content.
+    /// A database begins, with the known entry and whether it looked unchanged; its content follows.
     Database(Option<Box<Entry>>, bool),
-    /// Blocks of a database, one after the other, and which they are.
+    /// Consecutive blocks of a database, with their numbers and tags.
     Pages(PageBlocks),
-    /// What came since the beginning, or the last of these, is a layer for itself; whoever waits is told how to read it.
+    /// Everything since the beginning, or since the last such event, becomes a layer of its own; the sender learns
+    /// how to read it.
     Settle(Sender<SettledLayer>),
-    /// A file beside a raw database begins; what follows is its content.
+    /// A side file of a raw database begins; its content follows.
     Side,
-    /// Its end.
+    /// The end of the side file.
     SideEnd(Box<CapturedFile>),
-    /// All files beside the raw database are void.
+    /// All side files of the raw database are void.
     SidesAgain,
-    /// The database's end.
+    /// The end of the database.
     DatabaseEnd(Box<CapturedDatabase>),
-    /// Something that the user should know.
+    /// A warning for the user.
     Warn(String),
-    /// It cannot be read, why, and how many bytes it has, as far as is known.
+    /// The entry cannot be read; the reason, and its size in bytes as far as it is known.
     Failed(EntryPath, String, u64),
-    /// It is to be looked at once more at the end, and why.
+    /// The entry is to be looked at once more at the end, and why.
     Later(EntryPath, Why),
-    /// A file is smaller than it was when it was listed: what was in it may have gone into a new one.
+    /// A file is smaller than when it was listed: its content may have moved into a new file.
     Shrank,
-    /// Who reads has panicked: what comes of these steps is not all.
+    /// The reading thread panicked: the results of these steps are incomplete.
     Broken,
 }
 
-/// Consecutive blocks that are sent.
+/// Consecutive blocks of a database.
 #[derive(Debug)]
 pub struct PageBlocks {
-    /// Bytes of a block; only a file's last one may have fewer.
+    /// Bytes of a block; only a file's last block may have fewer.
     pub size: u32,
-    /// Their bytes.
+    /// The bytes of all blocks.
     pub bytes: Vec<u8>,
-    /// Number and tag of each.
+    /// Number and tag of each block.
     pub blocks: Vec<(u64, Tag)>,
 }
 
-/// The other side of a channel went away: the run has failed elsewhere.
+/// The other end of a channel is gone: the run has failed elsewhere.
 #[derive(Debug)]
 pub struct Disconnected;
 
-/// The outcome of reading a file, from its metadata before and after.
+/// Returns the outcome of reading a file, from its metadata and what happened to it meanwhile.
 pub(crate) fn finish(
     file: &File,
     path: &EntryPath,
@@ -145,46 +146,46 @@ pub(crate) fn finish(
     Ok(CapturedFile { found: SourceEntry { size: read, ..found }, extra, hash, racy, note, torn, identity })
 }
 
-/// A database's end, after all its blocks.
+/// The end of a database, after all its blocks.
 #[derive(Debug)]
 pub struct CapturedDatabase {
-    /// What was read.
+    /// The file as it was read.
     pub content: CapturedFile,
-    /// How it was taken.
+    /// How the database was taken.
     pub database: Database,
-    /// Why it was taken raw.
+    /// Why it was taken raw, if it was.
     pub why: Option<String>,
-    /// Whether the blocks that were sent lie over those that the known entry has.
+    /// Whether the blocks that were sent lie over the known entry's blocks.
     pub over_known: bool,
-    /// What the passes did.
+    /// The sum of all passes.
     pub swept: ScanResult,
 }
 
 /// What is needed to read the layer that a pass left behind.
 #[derive(Debug)]
 pub struct SettledLayer {
-    /// The layer; none if nothing was sent.
+    /// The layer; `None` if nothing was sent.
     pub layer: Option<crate::vault::list::List<crate::vault::entry::MapFrame>>,
-    /// The packs that became durable with it.
+    /// All packs that this run has stored so far.
     pub packs: Vec<PackInfo>,
 }
 
-/// What came of a pass, or of several.
+/// The result of one or several passes.
 #[derive(Debug, Default)]
 pub struct ScanResult {
-    /// All of it was one state of the database.
+    /// Whether all of it was one state of the database.
     pub steady: bool,
-    /// Bytes of the database.
+    /// Size of the database in bytes.
     pub size: u64,
-    /// Bytes of a block.
+    /// Size of a block in bytes.
     pub block: u32,
-    /// The BLAKE3 of the whole, of a steady pass.
+    /// The BLAKE3 hash of the whole database, after a steady pass.
     pub hash: Option<Hash>,
-    /// Blocks that do not lie any more where they lay, by pack.
+    /// Number of blocks that are no longer used where they were, by pack.
     pub freed: HashMap<PackId, u64>,
-    /// Blocks that were sent because they are not what is known.
+    /// Blocks that were sent because they differ from the known ones.
     pub changed: u64,
-    /// Blocks that were sent to empty the packs that they lay in.
+    /// Blocks that were sent to empty their packs.
     pub moved: u64,
     /// Bytes that were read.
     pub read: u64,

@@ -1,4 +1,4 @@
-//! What a backup is told: what to take a snapshot of, and how.
+//! The options of a backup: what to take a snapshot of, and how.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -16,21 +16,20 @@ use crate::vault::root::BackupReason;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// Asked directly before a snapshot's root is created, when all else is stored: whether the run may commit at all. Another
-/// one may have taken its place meanwhile. Checkpoints are not asked about: they do no more than save time.
+/// Asks, directly before a snapshot's root is created and when everything else is stored, whether the run may commit
+/// at all: another run may have taken its place meanwhile. It is not asked about checkpoints, which only save time.
 #[derive(Clone)]
 pub struct BeforeCommit(Arc<dyn Fn() -> Result<()> + Send + Sync>);
 
 impl BeforeCommit {
-    /// Asks a function; its error means that nothing is committed.
+    /// Wraps a function; if it returns an error, nothing is committed.
     pub fn new(ask: impl Fn() -> Result<()> + Send + Sync + 'static) -> Self {
         BeforeCommit(Arc::new(ask))
     }
 
-    /// Asks.
+    /// Asks the function.
     ///
-    /// # Errors
-    /// Why nothing may be committed.
+    /// # Errors Returns why nothing may be committed.
     pub fn ask(&self) -> Result<()> {
         (self.0)()
     }
@@ -47,53 +46,53 @@ impl fmt::Debug for BeforeCommit {
 pub struct BackupOptions {
     /// The data directory.
     pub data: PathBuf,
-    /// What started it.
+    /// What started the backup.
     pub reason: BackupReason,
-    /// What the user attaches.
+    /// Labels that the user attaches.
     pub labels: BTreeMap<String, String>,
-    /// Only files that match one of these; all, when there is none.
+    /// Patterns of which a file must match one; if there are none, all files are taken.
     pub include: Vec<String>,
-    /// Nothing that matches one of these.
+    /// Patterns of entries that are left out.
     pub exclude: Vec<String>,
-    /// Read every file, whatever its times say.
+    /// Whether every file is read, whatever its times say.
     pub verify_content: bool,
-    /// An empty or halved directory is meant to be so.
+    /// Whether an empty or halved directory is meant to be so.
     pub accept_shrink: bool,
-    /// What cannot be read may be missing, although no older snapshot has it.
+    /// Whether entries that cannot be read may be missing, although no older snapshot has them.
     pub accept_missing: bool,
-    /// The app that the data belongs to; none if that was not told.
+    /// The app that the data belongs to; `None` if that was not given.
     pub service: Option<String>,
-    /// Take files that are SQLite databases by their content as such.
+    /// Whether files that are SQLite databases by their content are taken as such.
     pub sqlite: bool,
-    /// Have SQLite check every database in the transaction in which it is read.
+    /// How SQLite checks every database, in the transaction in which it is read. `None` if it does not.
     pub check: Option<CheckKind>,
-    /// How long a database may stay locked before it is given up.
+    /// How long a database may stay locked before it is read raw.
     pub busy_timeout: Duration,
-    /// What is taken over unread.
+    /// Which files may be taken over without reading them.
     pub trust: Trust,
     /// zstd's level.
     pub level: i32,
-    /// How often what is done so far is secured for the next backup.
+    /// How often the work so far is secured by a checkpoint for the next backup.
     pub checkpoint_every: Duration,
-    /// The snapshot's number is greater than this one, too: the greatest that the vault's replicas have, so that the newest
-    /// snapshot is the newest in each of them.
+    /// The snapshot gets a number greater than this one: the greatest number in the vault's replicas, so that the
+    /// newest snapshot is the newest in each of them.
     pub seq_after: u64,
-    /// By how much the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
+    /// How far the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
     pub clock_ahead: SignedDuration,
-    /// Packs that another replica has damaged: as far as anything else has what they hold, the snapshot names none of them, so that
-    /// it is whole in every replica.
+    /// Packs that are damaged in another replica: the snapshot names none of them, as far as anything else has their
+    /// content, so that it is whole in every replica.
     pub spoiled_elsewhere: HashSet<PackId>,
-    /// The run that takes the snapshot, to be kept with it.
+    /// The run that takes the snapshot, which is recorded in it.
     pub run: Option<Hex<8>>,
     /// Asked before the snapshot is committed.
     pub before_commit: Option<BeforeCommit>,
     /// Opens the store for the last checkpoint of a backup that is told to stop.
     pub last_words: Option<LastWords>,
-    /// Folders that are no data, such as a vault inside the data directory.
+    /// Folders that are not data, such as a vault inside the data directory.
     pub not_walked: Vec<PathBuf>,
     /// The host's name, for people.
     pub host: String,
-    /// The kernel's boot id; empty where there is none.
+    /// The kernel's boot ID; empty if there is none.
     pub boot: String,
 }
 
@@ -129,7 +128,7 @@ impl Default for BackupOptions {
 }
 
 impl BackupOptions {
-    /// The time by the fastest clock of this machine and the vault's replicas.
+    /// Returns the time by the fastest clock of this machine and the vault's replicas.
     pub fn clock(&self) -> Timestamp {
         let machine = Timestamp::from_nanosecond(i128::from((self.trust.now)())).unwrap_or(Timestamp::UNIX_EPOCH);
         machine.checked_add(self.clock_ahead.max(SignedDuration::ZERO)).unwrap_or(machine)
@@ -140,18 +139,18 @@ pub(crate) fn doing(options: &BackupOptions) -> String {
     format!("take a snapshot of {}", options.data.display())
 }
 
-/// The data directory's path as it is kept with a snapshot.
+/// Returns the data directory's path as it is recorded in a snapshot.
 pub(crate) fn absolute(data: &Path) -> PathBuf {
     std::path::absolute(data).unwrap_or_else(|_| data.to_owned())
 }
 
-/// Opens a store that answers for some seconds, where the one from before was told to stop; by its address. None where that
-/// goes on: a folder does, and so do all when only the backup was told to stop.
+/// Opens a store, by its address, that works for some more seconds after the previous one was told to stop. Returns
+/// `None` if the previous one goes on: a folder does, and so do all stores if only the backup was told to stop.
 #[derive(Clone)]
 pub struct LastWords(pub(super) Arc<StoreOpener>);
 
 impl LastWords {
-    /// Opens stores so.
+    /// Creates it from a function that opens stores.
     pub fn new(open: impl Fn(&str) -> Option<Result<Box<dyn Store>>> + Send + Sync + 'static) -> Self {
         LastWords(Arc::new(open))
     }

@@ -1,13 +1,14 @@
-//! What a backup leaves behind that fails, or is told to stop, in the middle: a last checkpoint, from which the next one goes on.
+//! Writes a last checkpoint for a backup that fails or is told to stop in the middle, so that the next one goes on
+//! from there.
 //!
-//! It names whole units of which every pack is stored. One of several packs that were being stored at the same time may have
-//! failed while the others, and those after it, did not, so this is found out pack by pack. The index comes first: of it nothing is
-//! given up, and on a folder some room is kept for it, which is given back here.
+//! It names whole units whose packs are all stored. If several packs were being stored at the same time, one may have
+//! failed while the others, and later ones, did not, so this is found out pack by pack. The index comes first:
+//! nothing of it is given up, and in a folder some space is reserved for it, which is released here.
 //!
-//! A full disk is not to stay full for it. A checkpoint names packs that take no more than half of the room that there was, and none
-//! where the backup itself went on from a checkpoint and has filled the disk all the same: what that one names is in the vault, and
-//! may be of no use any more. Packs that are not named go ([`staging`](crate::store::staging)), so a backup that needs less has
-//! the rest.
+//! A full disk must not stay full because of it. A checkpoint names packs that take no more than half of the space
+//! that was free, and there is none if the backup itself went on from a checkpoint and has filled the disk all the
+//! same: what that checkpoint names is in the vault, and may be of no use any more. Packs that are not named are
+//! removed ([`staging`](crate::store::staging)), so a backup that needs less has the rest.
 
 use std::sync::Arc;
 
@@ -20,12 +21,12 @@ use crate::path::EntryPath;
 use crate::store::{FreeSpace, Store};
 use crate::vault::Vault;
 
-/// Bytes that are kept on a folder's filesystem for the last checkpoint.
+/// Bytes that are reserved on a folder's filesystem for the last checkpoint.
 pub const KEPT: u64 = 4 << 20;
-/// With less room than this a disk counts as full: no pack is larger.
+/// Free bytes below which a disk counts as full: no pack is larger.
 const FULL: u64 = 32 << 20;
 
-/// Names what is stored by a checkpoint, if `why` is a store that failed or a stop, and tells of it.
+/// Writes a checkpoint for what is stored, if `why` is a stop or a failure of the store, and reports it.
 pub fn rescue(
     run: &BackupRun,
     assembly: &mut Assembly,
@@ -35,7 +36,7 @@ pub fn rescue(
     ctx: &Context,
 ) {
     let stopped = ctx.check("").is_err();
-    // What is damaged is not gone on with, and where a store does not answer, nothing can be created either.
+    // After damage a backup is not continued, and if the store does not answer, nothing can be created either.
     if !stopped && (!why.of_store() || matches!(why.kind(), Kind::Damage | Kind::Unreachable)) {
         return;
     }
@@ -49,7 +50,7 @@ pub fn rescue(
     }
 }
 
-/// Writes the checkpoint; gives the last path that it covers. None where there is nothing new to name.
+/// Writes the checkpoint. Returns the last path that it covers, or `None` if there is nothing new to name.
 fn checkpoint(run: &BackupRun, assembly: &mut Assembly, packer: &Packer) -> Result<Option<EntryPath>> {
     if !packer.data_failed() && assembly.flush().is_ok() {
         assembly.stored.extend(packer.drain_data().into_iter().map(|info| (info.id, info)));
@@ -67,7 +68,7 @@ fn checkpoint(run: &BackupRun, assembly: &mut Assembly, packer: &Packer) -> Resu
         return Ok(None);
     }
     let Some(written) = assembly.rescue(run.may_keep())? else { return Ok(None) };
-    // One that covers less would be taken in place of the one that this backup went on from.
+    // A checkpoint that covers less would take the place of the one that this backup went on from.
     let until = written.until.clone();
     if run.base.covered.as_ref().is_some_and(|covered| until <= *covered) {
         return Ok(None);

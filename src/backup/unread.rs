@@ -1,12 +1,13 @@
-//! Files that were taken over unread, and when their turn to be read comes.
+//! Decides when files that were taken over unread are read after all.
 //!
-//! In another place a file is taken over by its path, size and time. It may be another one all the same: tools edit a file and
-//! set its time back. So each such file is read in one of the next backups. Files are in sixteen [`Parts`]; a backup reads one of
-//! those that are left, or so many that it reads about 64 MiB, and the parts follow one another whatever place a
-//! backup is made in. So after at most 16 backups each file has been read once since its place changed, also where every one
-//! of them, or every second one, is in a new place: that of a container that is deployed anew.
+//! In another place a file is taken over by its path, size and time. It may be a different file all the same: tools
+//! edit a file and set its time back. So each such file is read in one of the next backups. Files are in sixteen
+//! [`Parts`]; a backup reads one of the parts that are left, or as many as make about 64 MiB, and the parts follow
+//! one another whatever place a backup is made in. So after at most 16 backups each file has been read once since its
+//! place changed, even if every backup, or every second one, is in a new place, such as a container that is newly
+//! deployed.
 //!
-//! A root says which parts are left. Entries say nothing, so a file that was read and found as it was changes no hunk.
+//! A root says which parts are left. Entries do not, so a file that was read and found unchanged changes no hunk.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,24 +15,25 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use crate::vault::parts::{PARTS, Parts};
 use crate::vault::root::Totals;
 
-/// To open a file takes as long as to read so many bytes.
+/// Bytes that can be read in the time that opening a file takes.
 const OPENING: u64 = 16 << 10;
 
-/// What it takes to read all files of a snapshot, in bytes.
+/// Returns what reading all files of a snapshot costs, in bytes.
 pub fn weight(totals: &Totals) -> u64 {
     totals.bytes.saturating_add(totals.files.saturating_mul(OPENING))
 }
 
-/// The parts among the `unread` ones that a backup reads whose turn this is, of a directory of this `weight`: at least one, and
-/// as many as have about `at_least` bytes.
+/// Returns the parts, among the `unread` ones, that a backup with this turn reads of a directory of this `weight`: at
+/// least one, and as many as have about `at_least` bytes.
 pub fn due(unread: Parts, turn: u64, weight: u64, at_least: u64) -> Parts {
-    // A power of two, so that the parts of one turn begin where those of the turn before end.
+    // This is a power of two, so that the parts of one turn begin where the previous turn's end.
     let rounds = (weight / at_least.max(1)).checked_next_power_of_two().unwrap_or(u64::MAX).clamp(1, PARTS.into());
     let count = u64::from(PARTS) / rounds;
     unread.first(count as u32, turn.wrapping_mul(count))
 }
 
-/// The parts of which something was taken over unread in this backup: one thread decides that, another one writes it down.
+/// The parts of which something was taken over unread in this backup. One thread decides that, another one records
+/// it.
 #[derive(Debug, Clone, Default)]
 pub struct UnreadParts(Arc<AtomicU16>);
 
@@ -41,7 +43,7 @@ impl UnreadParts {
         self.0.fetch_or(part.bits(), Ordering::Relaxed);
     }
 
-    /// Those so far.
+    /// Returns the parts so far.
     pub fn parts(&self) -> Parts {
         Parts::from_bits(self.0.load(Ordering::Relaxed))
     }
@@ -54,7 +56,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// How many backups it takes from a turn on until every part was read, when every so many of them are in a new place.
+    /// Counts the backups from turn `first` on until every part was read, if every `places`th backup is in a new
+    /// place.
     fn takes(weight: u64, first: u64, places: u64) -> u64 {
         let (mut unread, mut never) = (Parts::ALL, Parts::ALL);
         for n in 0..1000 {

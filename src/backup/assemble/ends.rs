@@ -1,4 +1,4 @@
-//! How what was put together comes to an end: as a checkpoint, as the snapshot, or to be begun once more.
+//! Ends an assembly: as a checkpoint, as the snapshot, or to begin it again.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,21 +14,19 @@ use crate::vault::root::HunkRef;
 use crate::vault::tree;
 
 impl<'a> Assembly<'a> {
-    /// Ends what is being written for a checkpoint; none where nothing could be in it.
+    /// Ends what was written so far for a checkpoint. `None` if it would be empty.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn checkpoint(&mut self) -> Result<Option<WrittenHunks>> {
         self.data.flush()?;
         self.writer.checkpoint(&mut self.index)
     }
 
-    /// What a last checkpoint may say is done, after a failure or a stop: whole units of which all packs are stored, in as many of
-    /// this run's packs as take `most` bytes. Packs of which that is not known yet are waited for by the caller before. None where
-    /// nothing could be in it. The snapshot cannot be gone on with.
+    /// Returns what a last checkpoint may cover, after a failure or a stop: whole units whose packs are all stored,
+    /// with at most `most` bytes in packs of this run. The caller has already waited for packs that were still being
+    /// stored. `None` if the checkpoint would be empty. The snapshot cannot be continued afterwards.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn rescue(&mut self, most: u64) -> Result<Option<WrittenHunks>> {
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
@@ -56,37 +54,34 @@ impl<'a> Assembly<'a> {
 
     /// Ends the snapshot as it is now.
     ///
-    /// # Errors
-    /// One that readers would refuse; a store that fails.
+    /// # Errors Fails if readers would refuse the snapshot, or if the store fails.
     pub fn finish(&mut self) -> Result<WrittenHunks> {
         self.add_held(None)?;
         self.writer.finish(&mut self.index)
     }
 
-    /// Makes the content of finished entries durable.
+    /// Hands the content of finished entries to the packer, so that it becomes durable.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn flush(&mut self) -> Result<()> {
         self.data.flush()
     }
 
-    /// The entries that are to be looked at once more.
+    /// Takes the entries that are to be looked at once more.
     pub fn take_later(&mut self) -> BTreeMap<EntryPath, Why> {
         std::mem::take(&mut self.later)
     }
 
-    /// Makes what was stored of the index readable: what waits until something names it is not in the store yet.
+    /// Makes the stored index packs readable: until they are published they may wait outside of the store.
     pub(super) fn publish_index(&self) -> Result<()> {
         let is_index = |name: &str| name.starts_with("index/");
         self.staging.publish(&is_index).map_err(|why| why.while_doing("store the index"))
     }
 
-    /// Begins to write the snapshot once more, from what has been written and what comes of `taken` paths. Makes what has been
-    /// written readable, and gives a reader for it.
+    /// Begins to write the snapshot again, from what has been written and the results for the `taken` paths. Makes
+    /// what has been written readable, and returns a reader for it.
     ///
-    /// # Errors
-    /// A store that fails.
+    /// # Errors Fails if the store does.
     pub fn begin_again(&mut self, taken: &[EntryPath], written: &WrittenHunks) -> Result<PackReader<'a>> {
         // An open pack would be waited for.
         self.data.flush()?;

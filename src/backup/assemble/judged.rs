@@ -1,4 +1,4 @@
-//! What a capture is judged by besides its sums: databases that shrank, and files that became others.
+//! Counts what a capture is judged by besides its sums: databases that shrank, and files whose content changed.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,15 +6,15 @@ use super::Assembly;
 use crate::path::EntryPath;
 use crate::vault::entry::{Entry, EntryKind};
 
-/// Of fewer files it says nothing that most have another content: an app may write to all that it has.
+/// Fewest files of which it is told that most have changed: an app may write to all of a few files.
 pub const MANY: u64 = 100;
 
-/// Files that the last snapshot has, too.
+/// Counts of files that the last snapshot has, too.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ComparedFiles {
-    /// Of the same content.
+    /// Files with the same content.
     pub(super) same: u64,
-    /// Of another one.
+    /// Files with other content.
     pub(super) changed: u64,
 }
 
@@ -24,30 +24,30 @@ impl ComparedFiles {
     }
 }
 
-/// What a capture is judged by.
+/// The counts that a capture is judged by.
 #[derive(Default)]
 pub struct Judged {
-    /// How many of the last complete snapshot's databases have had their turn.
+    /// How many of the last complete snapshot's databases have been passed in path order.
     pub(super) watched: usize,
-    /// The sizes of the files that are where those were.
+    /// The sizes in bytes of the files at the paths of these databases.
     pub sizes: HashMap<EntryPath, u64>,
-    /// Entries that are no folders.
+    /// Number of entries that are not folders.
     pub leaves: u64,
-    /// Where something was mounted that is not any more, and entries are there all the same.
+    /// Former mount points where nothing is mounted any more, and that have entries all the same.
     pub inhabited: BTreeSet<EntryPath>,
-    /// What became of files that were known.
+    /// How the content of known files compares.
     pub(super) known: ComparedFiles,
-    /// Files that were read, or are unchanged as far as their times tell.
+    /// Number of files that were read, or are unchanged as far as their times show.
     pub(super) live: u64,
 }
 
 impl Assembly<'_> {
-    /// How many known files have another content now.
+    /// Returns how many known files have other content now.
     pub fn rewritten(&self) -> u64 {
         self.judged.known.changed
     }
 
-    /// That most of the files that were known have another content now, if they are many.
+    /// Returns a notice if most of the known files have other content now, and there are many.
     pub fn mostly_changed(&self) -> Option<String> {
         let ComparedFiles { same, changed } = self.judged.known;
         (same + changed >= MANY && changed > same).then(|| {
@@ -55,7 +55,7 @@ impl Assembly<'_> {
         })
     }
 
-    /// Remembers the size of what the last complete snapshot has as a database.
+    /// Remembers the size of a file that is a database in the last complete snapshot.
     pub(super) fn watch(&mut self, entry: &Entry) {
         let databases = self.base.measure.as_ref().map_or(&[][..], |measure| &measure.databases);
         // Both are in path order.

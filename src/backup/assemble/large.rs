@@ -1,4 +1,4 @@
-//! A large file on its way into the snapshot: its blocks are looked for, stored where they are new, and put down as a map.
+//! Assembles a large file: its blocks are looked up, stored if they are new, and recorded in a map.
 
 use super::Assembly;
 use crate::backup::message::{CapturedFile, ReadEvent};
@@ -8,7 +8,7 @@ use crate::vault::hex::{Hash, PackId};
 use crate::vault::list::{self, List};
 use crate::vault::map::{MapBuilder, MapPart};
 
-/// A large file that is coming in.
+/// A large file that is being assembled.
 #[derive(Default)]
 pub(super) struct Incoming {
     pub(super) known: Option<Box<Entry>>,
@@ -19,7 +19,7 @@ pub(super) struct Incoming {
 }
 
 impl Assembly<'_> {
-    /// Takes a large file's content, and puts it down as a map.
+    /// Takes a large file's content, and records it in a map.
     pub(super) fn large(
         &mut self,
         known: Option<Box<Entry>>,
@@ -131,7 +131,8 @@ impl Assembly<'_> {
     }
 }
 
-/// The frames of a known entry's map; none if it has none, or a page map, whose blocks are of another kind.
+/// Returns the frames of a known entry's map. `None` if it has no map, or a page map, whose blocks are of another
+/// kind.
 pub(super) fn known_blocks(known: &Entry) -> Option<&List<MapFrame>> {
     known.map.as_ref().and_then(Map::blocks)
 }

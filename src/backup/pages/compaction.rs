@@ -1,26 +1,27 @@
-//! Which packs a database's pages are moved out of.
+//! Chooses the packs that a database's pages are moved out of.
 //!
-//! Pages that changed leave dead ones behind in the packs of earlier backups. A pack goes when no live page is left in it,
-//! so the live pages of packs that are mostly dead are sent anew, together with what changed. What that may cost is saved
-//! up: every changed page pays for moving [`SHARE`] of another, and a pack is only begun when it can be emptied as a whole.
+//! Pages that changed leave dead ones behind in the packs of earlier backups. A pack is dropped when no live page is
+//! left in it, so the live pages of packs that are mostly dead are sent again, together with the changed pages. The
+//! cost of that is saved up: every changed page pays for moving [`SHARE`] percent of another, and a pack is only
+//! begun when it can be emptied completely.
 //!
-//! For changes spread at random the packs' live share settles where the emptied ones have `SHARE / (1 + SHARE)` of their
-//! pages alive: about 0.70 in all, for uploads of 1.85 times what changed (Rosenblum and Ousterhout's cleaning of a
-//! log-structured file system, 1992; simulated over 320 backups of 0.8 %).
+//! For changes spread at random the packs' live share settles where the emptied ones have `SHARE / (100 + SHARE)` of
+//! their pages alive: about 0.70 in all, for uploads of 1.85 times what changed (Rosenblum and Ousterhout's cleaning
+//! of a log-structured file system, 1992; simulated over 320 backups of 0.8 %).
 
 use std::collections::HashSet;
 
 use crate::vault::entry::{PackUse, PageMap};
 use crate::vault::hex::PackId;
 
-/// What a changed page pays for, in moved pages, of a hundred.
+/// What a changed page pays for, in percent of a moved page.
 const SHARE: u64 = 85;
-/// No pages are moved while more than this share of all stored pages is alive, of a hundred.
+/// Percentage of all stored pages that are alive at which no pages are moved.
 const ENOUGH: u64 = 75;
-/// The most that one backup moves, in bytes, but for a first pack.
+/// Most bytes that one backup moves; a first pack may have more.
 const MOST: u64 = 64 << 20;
 
-/// The packs that this backup empties.
+/// Returns the packs that this backup empties.
 pub fn victims(map: &PageMap) -> HashSet<PackId> {
     let sum = |of: fn(&PackUse) -> u64| map.live.iter().map(of).sum::<u64>();
     let (live, stored) = (sum(|p| p.live), sum(|p| p.stored));
@@ -28,7 +29,7 @@ pub fn victims(map: &PageMap) -> HashSet<PackId> {
         return HashSet::new();
     }
     let mut packs: Vec<&PackUse> = map.live.iter().collect();
-    // By the share that is alive; fractions compared without rounding.
+    // Sorts by the share that is alive, comparing fractions without rounding.
     let share = |p: &PackUse| (u128::from(p.live), u128::from(p.stored.max(1)));
     packs.sort_by(|a, b| {
         let ((live_a, all_a), (live_b, all_b)) = (share(a), share(b));
@@ -38,7 +39,7 @@ pub fn victims(map: &PageMap) -> HashSet<PackId> {
     let mut left = map.credit.min(most);
     let mut chosen = HashSet::new();
     for pack in packs {
-        // A pack that is better than the average gains nothing.
+        // Emptying a pack that is better than the average gains nothing.
         let better = u128::from(pack.live) * u128::from(stored) >= u128::from(live) * u128::from(pack.stored.max(1));
         let Some(rest) = left.checked_sub(pack.live).filter(|_| !better) else { break };
         left = rest;
@@ -47,7 +48,7 @@ pub fn victims(map: &PageMap) -> HashSet<PackId> {
     chosen
 }
 
-/// What may be moved by the backups that follow, in blocks, after one that sent `changed` blocks and moved `moved`.
+/// Returns how many blocks later backups may move, after one that sent `changed` blocks and moved `moved`.
 pub fn credit(before: u64, changed: u64, moved: u64, blocks: u64) -> u64 {
     (before + changed * SHARE / 100).saturating_sub(moved).min(blocks / 4 + 1)
 }
@@ -65,7 +66,7 @@ mod tests {
         Hex(id)
     }
 
-    /// A database of which each backup changes one page in 125, at random.
+    /// A database in which each backup changes one page in 125, at random.
     #[test]
     fn most_of_what_is_stored_stays_alive_for_less_than_twice_the_changes() {
         const BLOCKS: usize = 25_000;

@@ -1,4 +1,4 @@
-//! What the vault has of a database, block by block, read ahead of the comparison by a thread of its own.
+//! Streams the known blocks of a database, read ahead of the comparison by a thread of their own.
 
 use std::collections::HashSet;
 use std::thread::Scope;
@@ -14,22 +14,22 @@ use crate::vault::read::PackReader;
 /// Blocks that are handed over at once.
 const BATCH: usize = 8192;
 
-/// The layers that a database is compared with: the parent's, and those of this backup's earlier passes.
+/// The layers that a database is compared with: the parent's, and the ones of this backup's earlier passes.
 pub struct Stack<'v> {
     /// Reads the parent's frames.
     pub base: &'v PackReader<'v>,
-    /// Reads those of earlier passes too, once there are any.
+    /// Reads the frames of earlier passes too, once there are any.
     pub own: Option<PackReader<'v>>,
-    /// Its layers.
+    /// The layers.
     pub map: PageMap,
-    /// Bytes of the file that they describe.
+    /// Size in bytes of the file that the layers describe.
     pub size: u64,
-    /// Packs that are to be emptied: what lies in them is sent anew.
+    /// Packs that are to be emptied: their live blocks are sent again.
     pub victims: HashSet<PackId>,
 }
 
 impl<'v> Stack<'v> {
-    /// Nothing is known of a database with blocks of this size.
+    /// Creates a stack for a database with blocks of this size, in bytes, of which nothing is known.
     pub fn empty(base: &'v PackReader<'v>, block: u32) -> Self {
         let map = PageMap { block, layers: Vec::new(), live: Vec::new(), credit: 0 };
         Stack { base, own: None, map, size: 0, victims: HashSet::new() }
@@ -44,7 +44,7 @@ pub struct KnownBlocks {
 }
 
 impl KnownBlocks {
-    /// Begins to read in `scope`; the thread ends when this is dropped.
+    /// Starts reading in `scope`; the thread ends when this value is dropped.
     pub fn start<'s, 'e: 's>(scope: &'s Scope<'s, 'e>, stack: &'e Stack<'e>) -> KnownBlocks {
         let (to, batches) = bounded(2);
         scope.spawn(move || {
@@ -57,7 +57,7 @@ impl KnownBlocks {
                         return Ok(());
                     }
                 }
-                // Whoever does not listen any more needs no more.
+                // If the receiver is gone, no more blocks are needed.
                 let _ = to.send(Ok(batch));
                 Ok(())
             };
@@ -68,10 +68,9 @@ impl KnownBlocks {
         KnownBlocks { batches, batch: Vec::new().into_iter(), next: None }
     }
 
-    /// Where `block` lies, if that is known. Blocks are asked for in ascending order.
+    /// Returns where `block` is, if that is known. Blocks must be asked for in ascending order.
     ///
-    /// # Errors
-    /// A store that fails; damage.
+    /// # Errors Fails if the store does, or if the layers are damaged.
     pub fn block(&mut self, block: u64) -> Result<Option<Placed>> {
         while let Some(next) = self.peek()? {
             if next.block > block {
@@ -85,10 +84,9 @@ impl KnownBlocks {
         Ok(None)
     }
 
-    /// The next block that was not asked for.
+    /// Returns the next block that was not asked for yet, without taking it.
     ///
-    /// # Errors
-    /// As [`KnownBlocks::block`].
+    /// # Errors As [`KnownBlocks::block`].
     pub fn peek(&mut self) -> Result<Option<Placed>> {
         while self.next.is_none() {
             self.next = self.batch.next();

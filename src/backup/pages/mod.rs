@@ -1,4 +1,4 @@
-//! A SQLite database on its way into a snapshot, compared block by block with what the vault has of it.
+//! Backs up SQLite databases, compared block by block with what the vault has of them.
 
 pub mod compaction;
 pub mod known;

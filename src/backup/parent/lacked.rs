@@ -1,4 +1,4 @@
-//! What is known of entries that the parent could not read, or not at rest.
+//! Finds what older snapshots know of entries that the parent could not read, or not at rest.
 
 use std::collections::HashMap;
 
@@ -12,12 +12,12 @@ use crate::vault::list::List;
 use crate::vault::root::{Problem, Root, SnapshotName, SnapshotState};
 use crate::vault::{Vault, tree};
 
-/// Entries that the parent could not read, and that older snapshots are asked for.
+/// Most entries that the parent could not read and that are looked for in older snapshots.
 const MISSED: usize = 1000;
 
 impl Parent<'_> {
-    /// Looks in older snapshots for what the parent could not read: a large file that was locked once is not sent whole
-    /// the next time.
+    /// Looks in older snapshots for the entries that the parent could not read, so that a large file that was locked
+    /// once is not sent whole the next time.
     pub(super) fn find_missed(
         &mut self,
         vault: &Vault,
@@ -31,7 +31,7 @@ impl Parent<'_> {
         let mut loaded = Vec::new();
         match self.packs.all(&root.problems) {
             Ok(problems) => wanted.extend(problems.into_iter().map(|problem: Problem| problem.path).take(MISSED)),
-            // It only saves reading.
+            // The list only saves reading.
             Err(why) if why.kind() == Kind::Damage => {
                 warn(format!("what the snapshot {parent} lacks is not known: {why}"));
             }
@@ -44,7 +44,7 @@ impl Parent<'_> {
             let root = match vault.root(*name) {
                 Ok(root) if root.state != SnapshotState::Suspect => root,
                 Ok(_) => continue,
-                // It was said when the parent was looked for, or is when the vault is verified.
+                // This was reported when the parent was looked for, or a verify run reports it.
                 Err(why) if why.kind() == Kind::Damage => continue,
                 Err(why) => return Err(why),
             };
@@ -86,7 +86,7 @@ impl Parent<'_> {
         Ok(())
     }
 
-    /// Reads what the parent read torn: most of a file that never rests is what it was the last time.
+    /// Reads the torn reads of the parent: most of a file that never rests is the same as the last time.
     pub(super) fn find_torn_reads(
         &mut self,
         name: SnapshotName,
@@ -112,12 +112,12 @@ impl Parent<'_> {
         Ok(())
     }
 
-    /// The map of what the parent read torn of a large file.
+    /// Returns the map of a large file that the parent read torn.
     pub fn torn_read(&self, path: &EntryPath) -> Option<&List<MapFrame>> {
         self.torn_reads.get(path)?.map.as_ref()?.blocks()
     }
 
-    /// What older snapshots know of entries that the parent could not read.
+    /// Returns what older snapshots know of entries that the parent could not read.
     pub fn missed(&self) -> HashMap<EntryPath, ParentEntry> {
         self.missed.iter().map(|known| (known.entry.path.clone(), known.clone())).collect()
     }

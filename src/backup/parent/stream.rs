@@ -1,4 +1,4 @@
-//! The entries that snapshots know, one after the other, a hunk at a time.
+//! Streams the entries that snapshots know, a hunk at a time.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use crate::path::EntryPath;
 use crate::vault::decoder::Decoder;
 use crate::vault::tree;
 
-/// Known entries that are sent at a time where two snapshots are joined.
+/// Known entries that are sent at a time if two snapshots are joined.
 pub(super) const TOGETHER: usize = 512;
 
 /// The entries of sections, one after the other.
@@ -26,7 +26,7 @@ impl<'b> Stream<'b> {
         Ok(Stream { base, hunks, decoder: Decoder::new()?, ready: VecDeque::new() })
     }
 
-    /// What the next hunk that can be read says; none at the end.
+    /// Returns the known entries of the next hunk that can be read. `None` at the end.
     pub(super) fn hunk(&mut self, warn: &impl Fn(String)) -> Result<Option<Vec<ParentEntry>>> {
         for (section, n) in self.hunks.by_ref() {
             let hunk = &section.hunks[n];
@@ -56,7 +56,7 @@ impl<'b> Stream<'b> {
         Ok(None)
     }
 
-    /// The path of the next entry.
+    /// Returns the path of the next entry.
     pub(super) fn peek(&mut self, warn: &impl Fn(String)) -> Result<Option<&EntryPath>> {
         while self.ready.is_empty() {
             match self.hunk(warn)? {
@@ -67,7 +67,7 @@ impl<'b> Stream<'b> {
         Ok(self.ready.front().map(|known| &known.entry.path))
     }
 
-    /// The next entry, which was looked at.
+    /// Takes the next entry, after `peek`.
     pub(super) fn next(&mut self) -> Option<ParentEntry> {
         self.ready.pop_front()
     }
