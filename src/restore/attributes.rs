@@ -24,7 +24,7 @@ const NAMES: usize = 64 << 10;
 /// folder around it would open what the snapshot closes.
 ///
 /// # Errors
-/// What the system refuses.
+/// A system call that fails.
 pub fn pass_nothing_on(folder: impl AsFd) -> rustix::io::Result<()> {
     match fremovexattr(folder, DEFAULT_ACL) {
         Err(why) if why == Errno::NODATA || not_done(why) => Ok(()),
@@ -36,7 +36,7 @@ pub fn pass_nothing_on(folder: impl AsFd) -> rustix::io::Result<()> {
 /// is what its mode says of the group.
 ///
 /// # Errors
-/// What the system refuses.
+/// A system call that fails.
 pub fn take_over_none(folder: impl AsFd) -> rustix::io::Result<()> {
     if names(&folder)?.iter().any(|name| name.0.starts_with(b"system.posix_acl_")) {
         fchmod(&folder, Mode::RWXU)?;
@@ -48,7 +48,7 @@ pub fn take_over_none(folder: impl AsFd) -> rustix::io::Result<()> {
 /// Takes away the attributes of an open folder that `kept` has not.
 ///
 /// # Errors
-/// What the system refuses.
+/// A system call that fails.
 pub fn remove_others(folder: impl AsFd, kept: &[(EscapedBytes, EscapedBytes)]) -> rustix::io::Result<()> {
     remove(folder, |name| kept.iter().all(|(kept, _)| kept != name))
 }
@@ -88,7 +88,7 @@ impl Attributes {
     /// Gives them to an open folder, which has no others then, as far as its filesystem has such things.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn give(&self, to: impl AsFd) -> rustix::io::Result<()> {
         remove(&to, |name| !self.unread.contains(name) && self.all.iter().all(|(kept, _)| kept != name))?;
         for (name, value) in &self.all {

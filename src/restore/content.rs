@@ -15,27 +15,27 @@ pub trait ContentSink: Sync {
     /// A file's whole content, which is what was stored.
     ///
     /// # Errors
-    /// What could not be written.
+    /// A write that fails.
     fn whole(&self, entry: &Entry, bytes: &[u8]) -> Result<()>;
     /// Begins a file whose content comes in pieces; what no piece covers is zeros.
     ///
     /// # Errors
-    /// What could not be made.
+    /// A file that cannot be made.
     fn begin(&self, entry: &Entry) -> Result<()>;
     /// Pieces of a file that has begun, each with where it begins in the file.
     ///
     /// # Errors
-    /// What could not be written.
+    /// A write that fails.
     fn pieces(&self, entry: &Entry, pieces: &[(u64, &[u8])]) -> Result<()>;
     /// Ends a file that came in pieces and is what was stored.
     ///
     /// # Errors
-    /// What could not be written.
+    /// A write that fails.
     fn end(&self, entry: &Entry) -> Result<()>;
     /// Forgets a file that began and cannot be whole.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// A file that cannot be removed.
     fn discard(&self, entry: &Entry) -> Result<()>;
 }
 
@@ -65,7 +65,7 @@ impl Item {
     /// Takes pieces of the file, which lie in `content`.
     ///
     /// # Errors
-    /// Damage; what could not be written.
+    /// Damage; a write that fails.
     pub fn take(&self, cuts: &[FrameSlice], content: &[u8], output: &dyn ContentSink) -> Result<()> {
         let size = self.entry.size;
         let pieces = cuts.iter().map(|cut| (cut.at, &content[cut.from as usize..(cut.from + cut.length) as usize]));
@@ -108,7 +108,7 @@ impl Item {
     /// Called when all pieces of a window have come, unless it is given up; after the last window it checks the file's hash.
     ///
     /// # Errors
-    /// Damage; what could not be written.
+    /// Damage; a write that fails.
     pub fn end(&self, output: &dyn ContentSink, ctx: &Context) -> Result<()> {
         if self.entry.size == 0 {
             return match Some(Hash::of(&[])) == self.entry.hash {
@@ -138,7 +138,7 @@ impl Item {
     /// Removes what there is of a file that was given up.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// A file that cannot be removed.
     pub fn discard(&self, output: &dyn ContentSink) -> Result<()> {
         match self.progress.get().is_some_and(|progress| *lock(&progress.began)) {
             true => output.discard(&self.entry),

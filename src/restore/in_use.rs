@@ -1,7 +1,7 @@
-//! Programs that use what a restore is about to replace.
+//! Finds the programs that use what a restore is about to replace.
 //!
-//! What they have open moves aside with everything else: they write on into the old files, and all of that is lost to whoever opens
-//! the new ones. So a restore looks for them before it changes anything.
+//! The files that they have open move aside with everything else: they go on writing to the old files, and all of that
+//! is lost to whoever opens the new ones. So a restore looks for such programs before it changes anything.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -16,12 +16,13 @@ use super::standing::{self, FileUser};
 use crate::error::Error;
 use crate::fs::holders::{Locks, program};
 
-/// So many programs are named in an error.
+/// Most programs that an error names.
 const NAMED: usize = 3;
 
-/// The programs that have a file below one of `places`, absolute paths without symlinks, open, mapped or locked, or work in a folder
-/// there, as far as this process may know: it sees the files of its own user's programs, as root of all in its container, and of others the
-/// locks (SQLite's among them) that they have just then.
+/// Returns the programs that have a file below one of `places` (absolute paths without symlinks) open, mapped or
+/// locked, or work in a folder there, as far as this process may know: it sees the files of its own user's programs,
+/// or, as root, of all programs in its container; of other programs it sees only the locks (SQLite's among them) that
+/// they hold just then.
 pub fn users(places: &[PathBuf]) -> Vec<FileUser> {
     if places.is_empty() {
         return Vec::new();
@@ -46,7 +47,7 @@ pub fn users(places: &[PathBuf]) -> Vec<FileUser> {
     found.into_iter().map(user).collect()
 }
 
-/// That these programs are in the way, and what can be done.
+/// The error that these programs are in the way, with advice on what can be done.
 pub fn refusal(target: &Path, users: &[FileUser]) -> Error {
     let name = |user: &FileUser| {
         let program = if user.program.is_empty() { "a program" } else { &user.program };
@@ -64,7 +65,7 @@ pub fn refusal(target: &Path, users: &[FileUser]) -> Error {
     )
 }
 
-/// All processes but this one, as far as they are shown.
+/// All processes except this one, as far as they are visible.
 fn processes() -> impl Iterator<Item = u32> {
     // Without /proc nothing is known.
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -85,7 +86,8 @@ fn used_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     if let Some(file) = mapped.find(|path| is_below(path) && path.is_file()) {
         return Ok(Some(file.to_owned()));
     }
-    // Names that it opens later are looked up from there. Of the shell that runs this one, `standing` knows more.
+    // Names that the process opens later are looked up from there. For the shell that runs this program, `standing`
+    // knows more.
     let folder = fs::read_link(format!("/proc/{pid}/cwd"));
     Ok(folder
         .ok()
@@ -101,7 +103,7 @@ fn open_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
         if !places.iter().any(|place| path.starts_with(place)) {
             continue;
         }
-        // In another container another file may have that path, and one that was removed has none.
+        // In another container, a different file may have that path, and a file that was removed has no path.
         if let (Ok(open), Ok(there)) = (fs::metadata(&link), fs::symlink_metadata(&path))
             && open.is_file()
             && (open.dev(), open.ino()) == (there.dev(), there.ino())
@@ -112,7 +114,7 @@ fn open_below(pid: u32, places: &[PathBuf]) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Looks for files with locks below `place`, or itself.
+/// Adds to `found` the processes that hold locks of `place` or of files below it, each with one such file.
 fn locked_below(place: &Path, locks: &Locks, found: &mut BTreeMap<u32, PathBuf>) {
     let mut look = |path: &Path| {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -127,7 +129,7 @@ fn locked_below(place: &Path, locks: &Locks, found: &mut BTreeMap<u32, PathBuf>)
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => open.push(entry.path()),
-                // The number alone is told without a look at the file.
+                // The listing itself tells the inode number; only a match needs a look at the file.
                 Ok(kind) if kind.is_file() && locks.has_inode(entry.ino()) => look(&entry.path()),
                 _ => {}
             }
@@ -145,7 +147,7 @@ mod tests {
 
     use super::*;
 
-    /// A program that has a file open, and a lock of it where it can be had.
+    /// A program that has a file open.
     struct Holder(Child);
 
     impl Holder {
@@ -178,7 +180,7 @@ mod tests {
         let _other = Holder::of(&at.join("data-other/file"));
         let _gone = Holder::of(&at.join("data/gone/file"));
         fs::remove_file(at.join("data/gone/file")).unwrap();
-        // This process itself is nobody else.
+        // This process itself is not reported.
         let _own = File::open(at.join("data/deep/file")).unwrap();
         assert_eq!(users(&place), []);
         let holder = Holder::of(&at.join("data/deep/file"));

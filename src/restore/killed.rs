@@ -1,7 +1,8 @@
-//! What a restore that was killed between two steps left: the new may lie where the old was to go, or nothing under the target's name.
+//! Finds what a restore left that was killed between two steps: the new content may lie where the old was to go, or
+//! nothing may be under the target's name.
 //!
-//! Before something is put into the place of something else, the staging folder gets a note of it. Who finds a staging folder that
-//! nobody holds reads there what became of that.
+//! Before something is put in the place of something else, the staging folder gets a note of it. If a staging folder is
+//! found that nobody holds, the note tells what became of that.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -23,30 +24,31 @@ use crate::path::EntryPath;
 use crate::source::select::is_ours;
 use crate::sqlite::side_files::SUFFIXES;
 
-/// No note is longer.
+/// Most bytes of a note that are read.
 const LONGEST: u64 = 1 << 17;
 
-/// Something that is about to be put into the place of something else.
+/// Something that is about to be put in the place of something else.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Moving {
-    /// What is put there: its inode, and when that was made.
+    /// The inode of what is put there, and when that was made, in seconds and nanoseconds since 1970.
     new: (u64, i64, u32),
     /// The place, relative to the folder that the staging folder is in.
     at: PathBuf,
-    /// Where that goes which was there; the new passes through that name.
+    /// Where the previous content is moved; the new content passes through that name.
     aside: PathBuf,
-    /// What belongs to that and goes aside before it, as the log of a database does: where each is, and where it goes.
+    /// Files that belong to the previous content and move aside before it, such as the log of a database: where each
+    /// is, and where it goes.
     sides: Vec<(PathBuf, PathBuf)>,
 }
 
-/// What is not as it looks.
+/// Something that a killed restore left and that is not what it looks like.
 #[derive(Debug)]
 pub enum Leftover {
-    /// The new, which did not come into place, under the name for what was there.
+    /// New content that did not come into place, under the name for the previous content.
     New(Spot),
-    /// The new under that name, but it was changed since: it has been in place, and may hold what an app wrote there.
+    /// New content under that name that was changed since: it has been in place, and may hold what an app wrote there.
     Used(Spot),
-    /// What was there, and nothing in its place.
+    /// Previous content that has nothing in its place.
     Old {
         /// Where it was.
         at: Spot,
@@ -79,7 +81,7 @@ impl fmt::Display for Leftover {
 }
 
 impl Leftover {
-    /// What to do about it.
+    /// Says what to do about it.
     pub fn advice(&self) -> &'static str {
         let is_side = |name: &OsStr| SUFFIXES.iter().any(|side| name.as_bytes().ends_with(side.as_bytes()));
         match self {
@@ -99,10 +101,10 @@ impl Leftover {
 }
 
 impl Moving {
-    /// That `new` is put at `at`, and what is there to `aside`, after `sides`, all of them below `base`.
+    /// Describes that `new` is put at `at` and what is there at `aside`, after `sides`; all of them are below `base`.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn new(base: &Folder, new: &Spot, at: &Spot, aside: &Spot, sides: &[(Spot, Spot)]) -> rustix::io::Result<Self> {
         let (_, inode, seconds, nanoseconds) = identity(new)?;
         let below = |spot: &Spot| {
@@ -113,10 +115,10 @@ impl Moving {
         Ok(Moving { new: (inode, seconds, nanoseconds), at: below(at), aside: below(aside), sides })
     }
 
-    /// Keeps it in a staging folder, durably.
+    /// Writes it into a staging folder, durably.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn keep(&self, staging: &Folder) -> io::Result<()> {
         let flags = SAFE | OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY;
         let mut note = File::from(openat(staging, NOTE, flags, Mode::from_raw_mode(0o600))?);
@@ -131,7 +133,8 @@ impl Moving {
         note.sync_all()
     }
 
-    /// What is kept in a staging folder, and when it was written, in s and ns since 1970; none where nothing was under way.
+    /// Reads the note in a staging folder, and when it was written, in seconds and nanoseconds since 1970. `None` if
+    /// there is no valid note, as when nothing was under way.
     fn kept(staging: &Folder) -> Option<(Self, (i64, i64))> {
         let (note, stat) = open_file(staging, OsStr::new(NOTE)).ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
@@ -151,10 +154,10 @@ impl Moving {
     }
 }
 
-/// Takes back what was noted in a staging folder: it is done.
+/// Removes the note from a staging folder, because what it says is done.
 ///
 /// # Errors
-/// What the system refuses.
+/// A system call that fails.
 pub fn forget(staging: &Folder) -> rustix::io::Result<()> {
     match staging.remove_file(NOTE) {
         Err(Errno::NOENT) => Ok(()),
@@ -162,14 +165,14 @@ pub fn forget(staging: &Folder) -> rustix::io::Result<()> {
     }
 }
 
-/// Whether something was changed after a time, or it cannot be told. What has the name itself was renamed since, which is a change of
-/// its status and not of its content.
+/// Whether something was changed after a time, or that cannot be determined. For the entry at the name itself, only its
+/// modification time counts: it was renamed since, which is a change of its status and not of its content.
 fn is_changed_since(at: &Spot, time: (i64, i64)) -> bool {
     let top = at.look();
     !matches!(top, Ok(Some(top)) if (top.st_mtime, top.st_mtime_nsec as i64) <= time) || is_changed_within(at, time)
 }
 
-/// Whether something below a folder was changed after a time, or it cannot be told.
+/// Whether something below a folder was changed after a time, or that cannot be determined.
 pub(super) fn is_changed_within(at: &Spot, time: (i64, i64)) -> bool {
     let Ok(Some(top)) = at.look() else { return true };
     let mut folders = if is_folder(&top) { vec![PathBuf::from(&at.name)] } else { Vec::new() };
@@ -190,9 +193,9 @@ pub(super) fn is_changed_within(at: &Spot, time: (i64, i64)) -> bool {
     false
 }
 
-/// What is not as it looks because of the restore that had a staging folder in `base`.
+/// Returns what is not what it looks like because of the restore that had this staging folder in `base`.
 pub fn left(base: &Folder, staging: &Folder) -> Vec<Leftover> {
-    // Whoever may write around it makes folders and notes of their own; what they say is nobody's to act on.
+    // A user who may write around it can make folders and notes of their own; nobody should act on what these say.
     if !matches!(why_foreign(staging), Ok(None)) {
         return Vec::new();
     }
@@ -202,7 +205,7 @@ pub fn left(base: &Folder, staging: &Folder) -> Vec<Leftover> {
     let mut left = Vec::new();
     if let Some(aside) = moved_aside(base, &aside) {
         if is_new(&aside) {
-            // Who exchanged the two again by hand may have let an app write to it before.
+            // Somebody may have let an app write to it, and exchanged the two again by hand.
             left.push(if is_changed_since(&aside, noted) { Leftover::Used(aside) } else { Leftover::New(aside) });
         } else if let Some(at) = at.clone().filter(|at| matches!(at.look(), Ok(None))) {
             left.push(Leftover::Old { at, aside });
@@ -215,7 +218,7 @@ pub fn left(base: &Folder, staging: &Folder) -> Vec<Leftover> {
     left
 }
 
-/// Where a note's path leads to, if it is of what can be in `base`.
+/// Resolves a note's path below `base`. `None` if it could lead elsewhere, or its folder is not there.
 fn spot(base: &Folder, path: &Path) -> Option<Spot> {
     if !path.components().all(|part| matches!(part, Component::Normal(_))) {
         return None;
@@ -224,22 +227,23 @@ fn spot(base: &Folder, path: &Path) -> Option<Spot> {
     Some(Spot::new(&Arc::new(above), path.file_name()?))
 }
 
-/// What is at a note's path, if a restore moves something to there and it is there.
+/// Resolves a note's path to what was moved there. `None` if restores move nothing to there, or if nothing is there.
 fn moved_aside(base: &Folder, path: &Path) -> Option<Spot> {
     let is_aside = matches!(path.components().next(), Some(Component::Normal(first)) if is_ours(first.as_bytes()));
     let aside = spot(base, path).filter(|_| is_aside)?;
     identity(&aside).is_ok().then_some(aside)
 }
 
-/// What restores to `target`, or to a volume in it, that were killed left that is not as it looks; nothing of it is changed.
+/// Finds what killed restores to `target`, or to a volume in it, left and is not what it looks like. Nothing of it is
+/// changed.
 pub fn look(target: &Path) -> Vec<Leftover> {
     look_but(target, None)
 }
 
-/// The same, but for what lies in the folder `swept`: who sweeps that tells of it.
+/// As [`look`], but without what lies in the folder `swept`: the caller who sweeps that reports it.
 pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Leftover> {
     let mut found = Vec::new();
-    // A restore says what is wrong where it cannot be told where it is, or what is mounted there.
+    // If it cannot be told where the target is, or what is mounted there, a restore says what is wrong.
     let target = location::named(target).unwrap_or_else(|_| target.to_owned());
     let volumes = mounts::below(&target).unwrap_or_default();
     let beside = target.parent().zip(target.file_name()).map(|(above, name)| (above.to_owned(), name.to_owned()));
@@ -275,7 +279,8 @@ mod tests {
 
     const ASIDE: &str = "data.replaced-20261121T101112Z";
 
-    /// A restore that was killed when it had put what is new at `ASIDE`, as its note says, and what then happened to them.
+    /// Leaves what a restore leaves that is killed when it has put the new content at `note`, as its own note says;
+    /// `then` is what happens afterwards.
     fn killed(note: &str, then: impl FnOnce(&Path)) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("data")).unwrap();

@@ -83,7 +83,7 @@ const OTHERS: &str = "`--snapshot latest` takes the newest good snapshot that is
                       can be got; `lastgood verify` names all damage.";
 const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
 
-/// What was restored.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RestoreReport {
     /// The snapshot.
@@ -96,46 +96,49 @@ pub struct RestoreReport {
     pub files: u64,
     /// Bytes of their content.
     pub bytes: u64,
-    /// Where that is now which was there before.
+    /// Where the previous content was moved. `None` if there was none.
     pub moved_aside: Option<PathBuf>,
-    /// Side files of databases that lay beside restored ones, and are there too now.
+    /// Side files that lay beside restored databases and were moved there too.
     pub moved_beside: Vec<EntryPath>,
-    /// What stayed as it is, since other filesystems are mounted there.
+    /// Paths that stayed as they were because other filesystems are mounted there.
     pub kept: Vec<EntryPath>,
     /// Programs that had files of the target open when it was replaced: they go on with the old ones until they are restarted.
     pub in_use: Vec<FileUser>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
-    /// What could not be restored: what is damaged, with `skip_damaged`, and what the target's filesystem does not have.
+    /// Entries that could not be restored: damaged ones, with `skip_damaged`, ones that the target's filesystem does
+    /// not support, and ones with the name by which a restore marks what it has not finished.
     pub not_restored: Vec<Problem>,
-    /// What is older than the snapshot: it could not be read when that was taken, and had been carried over.
+    /// Entries that are older than the snapshot: they could not be read when it was taken, and were carried over.
     pub stale: Vec<Stale>,
-    /// What is missing in the snapshot: it could not be read when that was taken. Of some entries only extended attributes are.
+    /// Entries that are missing in the snapshot: they could not be read when it was taken. For some, only extended
+    /// attributes are missing.
     pub missing: Vec<Problem>,
-    /// What may be torn: it was written to all the while that the snapshot was taken.
+    /// Entries that may be torn: they were written to all the while that the snapshot was taken.
     pub torn: Vec<Problem>,
     /// Newer snapshots that were not chosen because they are not good, or because a pack that they need is damaged or missing.
     pub passed_over: Vec<PassedOver>,
-    /// The newest snapshot that would have been restored, as far as is known, and is damaged: this one is older.
+    /// The newest snapshot that would have been restored, as far as is known, had it not been damaged; the one that was
+    /// restored is older. `None` if there was no such snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<SnapshotName>,
-    /// How long it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
-    /// What was asked of the store since it was opened, where that is counted: of a bucket.
+    /// The traffic with the store since it was opened. `None` where it is not counted: only a bucket's is.
     #[serde(flatten)]
     pub traffic: Option<Traffic>,
 }
 
 /// Restores a snapshot. The target is not touched before every file is there and verified.
 ///
-/// Packs that the snapshot needs and that are doubted are read whole before anything else. Where one is damaged or missing, or
-/// turns out to be so while it is read, the next older good snapshot of which the packs are there is taken, unless the snapshot
-/// was named or what can be got is wanted; the report says so.
+/// Doubted packs that the snapshot needs are read whole before anything else. If one is damaged or missing, or turns
+/// out to be so while it is read, the next older good snapshot whose packs are there is taken, unless the snapshot was
+/// named or `skip_damaged` is set; the report says so.
 ///
 /// # Errors
-/// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of these
-/// the target is as it was, except where an in-place restore was cut off by the disk itself: its marker is there then.
-/// Unneeded: what it depends on is not so; nothing was changed.
+/// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of
+/// these the target is as it was, except if an in-place restore was cut off by the disk itself: its marker is there
+/// then. Unneeded: the condition in `options.only` is not met; nothing was changed.
 pub fn restore(vault: &Vault, options: &RestoreOptions, ctx: &Context) -> Result<RestoreReport> {
     restore_within(vault, options, WindowLimits::suiting(&*vault.store, ctx), ctx)
 }
@@ -172,12 +175,14 @@ fn restore_within(
         let (Some(over), Some(next)) = (over, next) else {
             if why.kind() != Kind::Damage {
                 return Err(match first {
-                    // The older one would go back behind what is there: that the newest is damaged is why nothing is done.
+                    // The older one would go back behind what is there: the reason for doing nothing is that the newest
+                    // is damaged.
                     Some(first) if why.kind() == Kind::Unneeded && options.only.older.is_some() => first,
                     _ => why,
                 });
             }
-            // Of several that are damaged, the newest is what was asked for. What it needs of its packs may be sound.
+            // If several are damaged, the newest is the one that was asked for. The parts of its packs that it needs
+            // may be sound.
             if untried {
                 ctx.monitor.warn(&format!("{}; it is read all the same: nothing else is left", why.what()));
                 let anyway = attempt(vault, options, newest, (&mut doubts, Damaged::Read), limits, ctx);
@@ -188,7 +193,7 @@ fn restore_within(
             }
             return Err(first.unwrap_or(why));
         };
-        // Of many older ones the report tells.
+        // Only the first is warned of here; the report lists the others.
         if instead_of.is_none() {
             ctx.monitor.warn(&format!("the snapshot {name} is passed over, an older one is looked for: {}", over.why));
         }
@@ -199,7 +204,7 @@ fn restore_within(
     }
 }
 
-/// Tells of newer snapshots that were not chosen: of the newest one, and how many there are.
+/// Warns of newer snapshots that were not chosen: names the newest one, and says how many more there are.
 pub fn tell_of_newer(passed_over: &[PassedOver], warn: impl FnOnce(String)) {
     if let Some((newest, more)) = passed_over.split_first() {
         let more = if more.is_empty() { String::new() } else { format!(", and so are {} more", more.len()) };
@@ -210,7 +215,7 @@ pub fn tell_of_newer(passed_over: &[PassedOver], warn: impl FnOnce(String)) {
 /// Restores one snapshot of a vault and no other. A caller that knows more vaults, or may choose, decides what comes next.
 ///
 /// # Errors
-/// As [`restore`], with whether it is the snapshot's packs.
+/// As [`restore`]; the [`RestoreFailure`] says whether the snapshot's packs are the reason.
 pub fn restore_chosen(
     vault: &Vault,
     options: &RestoreOptions,
@@ -221,12 +226,13 @@ pub fn restore_chosen(
     attempt(vault, options, choice, from, WindowLimits::suiting(&*vault.store, ctx), ctx)
 }
 
-/// What becomes of a snapshot that needs a pack which is known to be damaged.
+/// How a restore treats a snapshot that needs a pack known to be damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damaged {
-    /// Nothing is read.
+    /// Nothing of it is read.
     PassedOver,
-    /// It is read as far as it goes, where nothing else is left: what is needed of it may be sound. All content is checked as always.
+    /// It is read as far as possible, because no other snapshot is left: the parts that are needed may be sound. All
+    /// content is checked as always.
     Read,
 }
 
@@ -283,7 +289,7 @@ fn attempt(
         seconds: 0.0,
         traffic: None,
     };
-    // Another restore that began at the same time may have been waited for, and an app have been started since.
+    // This restore may have waited for another one that began at the same time, and an app may have been started since.
     let still_needed = || options.only.check((options, &from), (name, root.started), ctx);
     still_needed()?;
     report.warnings.extend(unlocked);
@@ -320,20 +326,20 @@ fn attempt(
     let packs = packs.for_another(&root).map_err(|why| failed(why, &packs.with(root.holders().copied()), doubts))?;
     match lacks(&packs, &root, if all { &[] } else { paths }) {
         Ok(lacks) => (report.stale, report.missing, report.torn) = lacks,
-        // It changes nothing of what is restored.
+        // This changes nothing about what is restored.
         Err(why) if why.kind() == Kind::Damage => {
             let what = "what of it is older, missing or torn is not known";
             report.warnings.push(format!("{what}: {}", why.what()));
         }
         Err(why) => return Err(failed(why, &packs, doubts)),
     }
-    // What only some files need is found out while they are read.
+    // If only some files are restored, damage is found while they are read.
     let tests = all && !options.skip_damaged && known == Damaged::PassedOver;
     let wrong = damaged::look(vault, &packs, tests, doubts, ctx)?;
     let (wrong, spare) = damaged::needed(&packs, &root, wrong)?;
     report.warnings.extend(spare);
     match wrong.first() {
-        // What these paths need of it is found missing when it is read.
+        // With single paths, damage to what they need is found when it is read.
         _ if !all => {}
         Some((pack, why)) if !options.skip_damaged => {
             let more = in_all(wrong.len());
@@ -354,7 +360,7 @@ fn attempt(
 
     let bytes = all.then_some(root.totals.bytes);
     ctx.monitor.begin("restoring", bytes);
-    // Asked first: whoever cannot know the time has made nothing yet.
+    // Asked before anything is made, so that nothing is left behind if the store cannot tell the time.
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     let elsewhere = killed::look_but(&target, Some(&place.base()));
     let (staging, mut left) = place.stage(ctx)?;
@@ -371,7 +377,7 @@ fn attempt(
             return Err(failed(why, &packs, doubts));
         }
     };
-    // Asked once more when all of it is on the disk, which may take long.
+    // Asked once more when everything is on the disk, which may take long.
     let in_use = RefCell::default();
     let ready = || match refuse_in_use(&place, options) {
         Ok(users) => {
@@ -418,7 +424,8 @@ fn attempt(
     Ok(report)
 }
 
-/// What killed restores left, which nothing says again: it is for the report, or, where there will be none, for the log.
+/// Messages about what killed restores left, which nothing will repeat: they go into the report, or, if there is none,
+/// into the log.
 struct Untold<'a> {
     what: Vec<String>,
     monitor: &'a dyn Monitor,
@@ -430,7 +437,7 @@ impl Drop for Untold<'_> {
     }
 }
 
-/// What of these paths, or of all where there are none, is stale, missing and torn in a snapshot.
+/// Returns which entries of `paths`, or of all if it is empty, are stale, missing and torn in a snapshot.
 fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<Stale>, Vec<Problem>, Vec<Problem>)> {
     let wanted = |at: &EntryPath| paths.is_empty() || paths.iter().any(|path| at.is_in(path) || path.is_in(at));
     let (mut stale, mut missing, mut torn) =
@@ -441,10 +448,10 @@ fn lacks(packs: &PackReader, root: &Root, paths: &[EntryPath]) -> Result<(Vec<St
     Ok((stale, missing, torn))
 }
 
-/// The programs that use what is to be replaced, unless that keeps it from being done.
+/// Returns the programs that use what is to be replaced, if the restore may go on in spite of them.
 ///
 /// # Errors
-/// That there are some.
+/// Failed: there are such programs, and `while_in_use` is not set.
 fn refuse_in_use(place: &RestoreTarget, options: &RestoreOptions) -> Result<Vec<FileUser>> {
     let users = crate::restore::occupants::users_of(place);
     let standing = crate::restore::occupants::moved(place);
@@ -457,14 +464,14 @@ fn refuse_in_use(place: &RestoreTarget, options: &RestoreOptions) -> Result<Vec<
     Ok(users.into_iter().chain(standing).collect())
 }
 
-/// Checks that the snapshot has all of `paths`. Gives their side files.
+/// Checks that the snapshot has all of `paths`. Returns their side files.
 fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bool) -> Result<SideFilePaths> {
     let HunksLeft { hunks, lost } = match skip_damaged {
         true => tree::hunks_left(packs, root)?,
         false => HunksLeft { hunks: tree::hunks(packs, root)?, lost: Vec::new() },
     };
     let mut decoder = Decoder::new()?;
-    // What lies side by side is mostly in one hunk.
+    // Neighbouring paths are mostly in one hunk.
     let mut read: Option<(usize, Vec<Entry>, bool)> = None;
     let mut find = |path: &EntryPath| -> Result<Located> {
         let after = hunks.partition_point(|hunk| hunk.first <= *path);
@@ -497,7 +504,7 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
             Located::There(entry) => entry,
             // The report will say what is lost.
             Located::Unknown => continue,
-            // It was of a database as another snapshot has it: this one's is whole without.
+            // It belongs to a database as another snapshot has it; this snapshot's database is whole without it.
             Located::Nowhere if of_another(path) => {
                 sides.lacking.push(path.clone());
                 continue;
@@ -510,7 +517,7 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
         if entry.kind != entry::EntryKind::File {
             continue;
         }
-        // Where databases were not looked for, any file may be one.
+        // If the backup did not look for databases, any file may be one.
         let is_raw = entry.database.is_none_or(|database| database.taken == CaptureMethod::Raw);
         for side in side_files::sides(path) {
             match find(&side)? {
@@ -526,12 +533,13 @@ fn locate(packs: &PackReader, root: &Root, paths: &[EntryPath], skip_damaged: bo
 /// Whether an entry is in a snapshot.
 enum Located {
     There(Box<Entry>),
-    /// What there is of it was lost, or lies in it.
+    /// It has no entry of its own, but entries lie in it, or a part of the entries was lost.
     Unknown,
     Nowhere,
 }
 
-/// Makes all that is wanted in the staging folder. Gives the tree, the data directory's own entry, and what has a name that none may have.
+/// Makes all wanted entries in the staging folder. Returns the tree, the entry of the folder that is worked in, and the
+/// entries that have the marker's name, which no entry may have.
 fn fill_staging(
     planner: &Planner,
     root: &Root,
@@ -542,7 +550,7 @@ fn fill_staging(
     let mut top = None;
     let told = std::thread::scope(|scope| {
         let (send, windows) = crossbeam_channel::bounded(0);
-        // Entries are read while the window before is written.
+        // The next entries are read while the previous window is written.
         let planning = scope.spawn(move || {
             planner.each_window(root, |window| {
                 send.send(window).map_err(|_| Error::failed("read the snapshot's entries", "the restore was stopped"))
@@ -597,7 +605,7 @@ fn write_window(
             report.files += 1;
             report.bytes += entry.size;
         } else if planner.skip_damaged {
-            // Its own record of the content may lead to other places than that of the first member.
+            // Its own record of the content may lead to other places than the first member's.
             let mut alone = Walk::new(|window: Window| write_window(planner, &window, tree, place, report, top));
             planner.file(entry.clone(), &mut alone)?;
             alone.finish()?;
@@ -619,7 +627,7 @@ fn write_window(
     Ok(())
 }
 
-/// Adds to the report what could not be made of entries and given to them.
+/// Adds to the report which entries could not be made, and which metadata could not be set.
 fn shortfall(tree: Tree, report: &mut RestoreReport) {
     report.entries += report.files;
     if !report.not_restored.is_empty() {

@@ -1,5 +1,5 @@
-//! Whether a restore is needed: what is in the target is looked at before anything is asked of a vault, and again when nobody else
-//! restores there, and when all is ready to be put into place.
+//! Decides whether a restore is needed: what is in the target is looked at before anything is asked of a vault, again
+//! when nobody else restores there, and again when everything is ready to be put into place.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -16,12 +16,12 @@ use crate::source::walk::{self, Met, Walker};
 use crate::vault::entry::EntryKind;
 use crate::vault::root::SnapshotName;
 
-/// What is in a target.
+/// The content of a target, as far as it decides whether a restore is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum There {
-    /// No file: it is not there, or holds no more than folders, or not all that a restore was to put there.
+    /// No file: the target does not exist, or holds only folders, or a restore of all of it was not finished.
     Nothing,
-    /// Files, of which the newest was changed then.
+    /// Files; the newest was changed at this time.
     Files(Timestamp),
 }
 
@@ -31,11 +31,11 @@ impl Only {
         self.missing || self.older.is_some()
     }
 
-    /// Why the restore is not needed; `None` if it is. `newest` gives the snapshot, and when its capture began: it is asked only
-    /// where that matters.
+    /// Returns why the restore is not needed. `None` if it is needed. `newest` returns the snapshot and when its
+    /// capture began; it is called only where that matters.
     ///
     /// # Errors
-    /// Those of `newest`.
+    /// Any error of `newest`.
     pub fn unneeded(
         &self,
         target: &Path,
@@ -56,10 +56,11 @@ impl Only {
         Ok((changed >= begun).then_some(why))
     }
 
-    /// Looks whether the restore of a snapshot, whose capture began then, is needed as the target is now.
+    /// Checks whether the restore of the snapshot `name`, whose capture began at `begun`, is needed with the target as
+    /// it is now.
     ///
     /// # Errors
-    /// Unneeded: it is not. As [`look`].
+    /// Unneeded: it is not needed. Otherwise as [`look`].
     pub fn check(
         &self,
         (options, from): (&RestoreOptions, &str),
@@ -77,10 +78,10 @@ impl Only {
     }
 }
 
-/// As [`look`], for who has no lock of the target: a restore that is at work there is waited for.
+/// As [`look`], for a caller that has no lock of the target: it waits for a restore that is at work there.
 ///
 /// # Errors
-/// As [`look`]; it takes too long; a stop.
+/// As [`look`]; a wait that takes too long; a stop.
 pub fn look_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There> {
     let target = &*options.target;
     // Held to the end of the look.
@@ -96,10 +97,11 @@ pub fn look_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) ->
     look(options, from, ctx)
 }
 
-/// Looks at what is in a target, apart from vaults; `from` is the one that is restored from.
+/// Looks at what is in a target, apart from vaults; `from` is the address of the vault that is restored from.
 ///
 /// # Errors
-/// A folder that cannot be read: what is in it may be newer than all else. One in which a restore of some paths was not finished.
+/// A folder that cannot be read: what is in it may be newer than all else. A target in which a restore of some paths
+/// was not finished.
 pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There> {
     let target = &*options.target;
     let doing = || format!("look whether {} has to be restored", target.display());
@@ -110,8 +112,8 @@ pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
         Err(why) => return Err(Error::io(doing(), &why)),
     }
-    // Where single paths were put back, all else is the app's, and nobody has asked for that. It is an error below, as it is where nobody
-    // knows what was not finished.
+    // If only single paths were put back, all else is the app's, and nobody has asked to restore that: it is an error
+    // below, as is a marker that does not tell what was not finished.
     if Unfinished::at(target).is_ok_and(|said| said.is_some_and(|unfinished| unfinished.is_all())) {
         return Ok(There::Nothing);
     }

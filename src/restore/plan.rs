@@ -1,7 +1,7 @@
-//! From a snapshot's entries to windows: as much of the tree as fits into bounded memory, in order.
+//! Cuts a snapshot's entries into windows: each is as much of the tree as fits into bounded memory, in order.
 //!
-//! A window's content pieces may be read in any order. All that a window makes lies in folders of the same or an earlier
-//! window, and a folder is left (its times set) in the window after which nothing more goes into it.
+//! A window's content pieces may be read in any order. Everything that a window makes lies in folders of the same or an
+//! earlier window, and a folder is left (its times are set) in the window after which nothing more goes into it.
 
 mod left;
 
@@ -22,17 +22,17 @@ use crate::vault::root::{Problem, Root};
 use crate::vault::subtree::SMALLEST;
 use crate::vault::tree::{self, Remark, SnapshotCheck};
 
-/// How many pieces one counts as that does not begin at a multiple of [`SMALLEST`] bytes in its file.
+/// How many pieces a piece counts as if it does not begin at a multiple of [`SMALLEST`] bytes in its file.
 pub const LOOSE: usize = 8;
 
-/// Which entries are wanted.
+/// Selects the entries that are wanted.
 #[derive(Clone, Copy, Default)]
 pub struct EntrySelection<'a> {
-    /// These, what is in them, and the folders above; none for all.
+    /// These paths, everything in them, and the folders above. `None` for all.
     pub paths: Option<&'a [EntryPath]>,
-    /// Not these, and what is in them.
+    /// Not these paths, nor anything in them.
     pub but: &'a [EntryPath],
-    /// Nor these, which is told: what they would say in the target is not so.
+    /// Nor these paths, which are reported: what they would say in the target is not true.
     pub never: &'a [EntryPath],
 }
 
@@ -57,7 +57,7 @@ impl EntrySelection<'_> {
         let Some(paths) = self.paths else { return true };
         let before_end = |path: &EntryPath| next.is_none_or(|next| path < next);
         paths.iter().any(|path| {
-            // The folders above the path lie before it, those in it directly after.
+            // The folders above the path come before it, and the entries in it directly after.
             first.is_in(path) || path.and_folders().any(|p| *first <= p && before_end(&p))
         })
     }
@@ -73,11 +73,11 @@ pub struct Planner<'a> {
     pub limits: WindowLimits,
     /// Whether damaged hunks and maps are passed over.
     pub skip_damaged: bool,
-    /// Stops it.
+    /// Checked for a request to stop.
     pub ctx: &'a Context<'a>,
 }
 
-/// What is carried from entry to entry.
+/// State that is carried from entry to entry.
 pub struct Walk<F> {
     window: Window,
     check: SnapshotCheck,
@@ -87,22 +87,22 @@ pub struct Walk<F> {
     take: F,
 }
 
-/// What there is to say of a snapshot that was read.
+/// Findings about a snapshot that was read.
 #[derive(Debug, Default)]
 pub struct SnapshotFindings {
-    /// What could not be read.
+    /// Paths that could not be read, and why.
     pub not_read: Vec<Problem>,
-    /// What no restore puts into a target, for its name.
+    /// Entries that no restore puts into a target, because of their name.
     pub reserved: Vec<Problem>,
-    /// What is wrong with it otherwise.
+    /// Other faults of the snapshot.
     pub remarks: Vec<Remark>,
 }
 
 impl Planner<'_> {
-    /// Calls `take` with every window, in order; gives what could not be read, and what is wrong.
+    /// Calls `take` with every window, in order. Returns what could not be read and what is wrong.
     ///
     /// # Errors
-    /// A store that fails; damage, unless it is passed over; those of `take`.
+    /// A store that fails; damage, unless it is passed over; any error of `take`.
     pub fn each_window(&self, root: &Root, take: impl FnMut(Window) -> Result<()>) -> Result<SnapshotFindings> {
         let mut walk = Walk::new(take);
         if self.skip_damaged {
@@ -122,10 +122,10 @@ impl Planner<'_> {
         walk.finish()
     }
 
-    /// Takes the next entry, if it is wanted. Folders that are missing above it are made, with this mode.
+    /// Takes the next entry, if it is wanted. Folders that are missing above it are made, with this `mode`.
     ///
     /// # Errors
-    /// As [`Planner::each_window`]; damage, also where that is passed over, if the entry may not stand there: it is not
+    /// As [`Planner::each_window`]; damage, even where that is passed over, if the entry may not stand there: it is not
     /// taken then.
     pub fn next<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, mode: u32, walk: &mut Walk<F>) -> Result<()> {
         if !self.wanted.takes(&entry.path) {
@@ -189,7 +189,7 @@ impl Planner<'_> {
                     return Err(why);
                 }
                 if let Some(item) = walk.window.items.last() {
-                    // What is lost already keeps its first reason.
+                    // A file that is lost already keeps its first reason.
                     let _ = item.lost.set(why.to_string());
                 }
             }
@@ -239,10 +239,10 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
         }
     }
 
-    /// Gives the last window away; what there is to say of all is returned.
+    /// Passes on the last window. Returns the findings about the whole snapshot.
     ///
     /// # Errors
-    /// Those of who takes it.
+    /// Any error of the function that takes windows.
     pub fn finish(mut self) -> Result<SnapshotFindings> {
         while let Some(folder) = self.open.pop() {
             self.window.left.push(folder);
@@ -252,12 +252,12 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
         Ok(self.told)
     }
 
-    /// Tells of what could not be read.
+    /// Records something that could not be read.
     pub fn not_read(&mut self, path: EntryPath, why: String) {
         self.told.not_read.push(Problem::new(path, why));
     }
 
-    /// Begins a new window when the last one is full, and counts the entry.
+    /// Begins a new window when the last one is full, and counts the entry's memory.
     fn make_room(&mut self, entry: &Entry, limits: &WindowLimits) -> Result<()> {
         if self.window.is_full(limits) {
             self.flush()?;
@@ -270,7 +270,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
 
     fn flush(&mut self) -> Result<()> {
         let mut window = std::mem::take(&mut self.window);
-        // Packs in the order of their first piece, so that content comes about in the order of the files.
+        // Packs in the order of their first piece, so that content comes roughly in the order of the files.
         window.pieces.sort_unstable_by_key(|p| (p.pack, p.offset, p.item, p.at));
         (self.take)(window)
     }
@@ -280,7 +280,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
         self.window.items.push(Item::new(entry.clone(), group, progress, lost));
     }
 
-    /// Ends the window in the middle of its last file, `at` so many bytes.
+    /// Ends the window in the middle of its last file, after `at` bytes of it.
     fn go_on(&mut self, at: u64) -> Result<()> {
         let Some(item) = self.window.items.last_mut() else { return self.flush() };
         item.until = at;

@@ -1,5 +1,5 @@
-//! What a restore would do: the snapshot's entries beside what is in the target, by kind, size and time. No content is read, and
-//! nothing is written, in the vault neither.
+//! Previews a restore: compares the snapshot's entries with what is in the target, by kind, size and time. No content
+//! is read, and nothing is written, not in the vault either.
 
 use std::path::PathBuf;
 
@@ -22,48 +22,48 @@ use crate::vault::read::{PackReader, absent};
 use crate::vault::root::SnapshotName;
 use crate::vault::{Vault, tree};
 
-/// So many paths of each kind of change are named.
+/// Most paths of each kind of change, and most warnings about the target, that are named.
 const NAMED: usize = 20;
-/// Entries of the target that are listed ahead.
+/// Most entries of the target that are listed ahead.
 const AHEAD: usize = 4096;
 
-/// What a restore would do.
+/// Describes what a restore would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Preview {
     /// The snapshot that it would restore.
     pub snapshot: SnapshotName,
     /// When its capture began.
     pub begun: jiff::Timestamp,
-    /// Where to.
+    /// The target.
     pub target: PathBuf,
-    /// What is not in the target.
+    /// Entries that are not in the target.
     pub added: Changes,
-    /// What is there and is another one: its kind, size or time differs.
+    /// Entries that are there but differ in kind, size or time.
     pub changed: Changes,
-    /// What is there already, as far as kind, size and time tell.
+    /// Entries that are there already, as far as kind, size and time tell.
     pub unchanged: Changes,
-    /// What is there and not in the snapshot; it moves aside with the rest.
+    /// Entries that are there and not in the snapshot; they move aside with the rest.
     pub gone: Changes,
-    /// What would move aside.
+    /// Paths that would move aside.
     pub moves_aside: Vec<PathBuf>,
-    /// What is mounted there and stays as it is, with all that is in it.
+    /// Paths that stay as they are, with everything in them, because something is mounted there.
     pub kept: Vec<EntryPath>,
     /// Programs that have files open there: the restore is refused without `--while-in-use`.
     pub in_use: Vec<FileUser>,
     /// Newer snapshots that are not good or are damaged.
     pub passed_over: Vec<PassedOver>,
-    /// What stands in the way, or is to be known.
+    /// Warnings: what stands in the way, or should be known.
     pub warnings: Vec<String>,
 }
 
 /// Entries that a restore would deal with in the same way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Changes {
-    /// How many, of every kind.
+    /// Number of entries of every kind.
     pub entries: u64,
     /// Bytes of the files among them.
     pub bytes: u64,
-    /// The first of them.
+    /// The paths of the first of them.
     pub first: Vec<EntryPath>,
 }
 
@@ -80,8 +80,8 @@ impl Changes {
 /// Says what restoring a snapshot would do.
 ///
 /// # Errors
-/// What would keep the restore from beginning: a target that cannot be restored to, no such path. A store that fails; damage to
-/// the snapshot's lists.
+/// Anything that would keep the restore from beginning: a target that cannot be restored to, a path that the snapshot
+/// does not have. A store that fails; damage to the snapshot's lists.
 pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Context) -> Result<Preview> {
     let Choice { name, root, passed_over, .. } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
@@ -163,13 +163,13 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
         ErrorKind::Damage => why.within(format!("compare the snapshot {name} with {}", target.display())),
         _ => why,
     })?;
-    // A log that is put back by itself, too, is among them twice.
+    // A log that is also put back by itself is among them twice.
     told.moves_aside.sort();
     told.moves_aside.dedup();
     Ok(told)
 }
 
-/// Lists what is in the target for as long as `take` wants more. Gives what to tell of what could not be looked at.
+/// Lists what is in the target for as long as `take` wants more. Returns warnings about what could not be looked at.
 fn list(target: &std::path::Path, take: &dyn Fn(SourceEntry) -> bool, ctx: &Context) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if target.symlink_metadata().is_err() {
@@ -192,7 +192,7 @@ fn list(target: &std::path::Path, take: &dyn Fn(SourceEntry) -> bool, ctx: &Cont
         }
         if over { Err(Error::failed("look at the target", "it is over")) } else { Ok(()) }
     });
-    // Whoever wants no more has failed, and says why.
+    // If `take` wants no more, the comparison has failed, and says why.
     if over { Ok(warnings) } else { walked.map(|()| warnings) }
 }
 

@@ -1,8 +1,8 @@
 //! Putting a staged tree, or a part of one, where something else may be.
 //!
-//! What is there is exchanged for the new in one step. Where that cannot be done, as for a mount point, a folder in which something
-//! is mounted, or one of a container's image, the folder is *filled*: first everything in it moves aside, then the new moves in, entry by
-//! entry. All of it is noted in [`Steps`], and undone when a step fails.
+//! Existing content is exchanged for the new in one step. Where that cannot be done, as for a mount point, a folder in
+//! which something is mounted, or a folder of a container's image, the folder is *filled*: first everything in it moves
+//! aside, then the new moves in, entry by entry. All of it is noted in [`Steps`], and undone when a step fails.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -29,49 +29,49 @@ use crate::path::EntryPath;
 use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
-/// What to do where a marker cannot be made for a restore of paths.
+/// Advice if the marker of a restore of single paths cannot be made.
 const MARKS: &str = "What is not put back in one step is marked meanwhile, so that no backup takes the half of it: let that folder be \
                      written to, or restore the paths one after the other. Nothing was changed.";
-/// So many entries that cannot be moved are named.
+/// Most entries that cannot be moved that an error names.
 const NAMED: usize = 3;
 
-/// Work in a target, from its first step to its last.
+/// The work in a target, from its first step to its last.
 pub struct Putting<'a> {
-    /// What was done.
+    /// The steps that were taken.
     pub steps: Steps,
-    /// Where that goes which was there: this folder, or in it. The name is free.
+    /// Where existing content is moved: to this name, which is free, or into a folder of this name.
     pub aside: Spot,
-    /// The snapshot that is restored, for those who find it half done.
+    /// The snapshot that is restored, named for whoever finds the restore half done.
     pub snapshot: Option<SnapshotName>,
-    /// Where it is noted what is about to be put into the place of something else: the staging folder.
+    /// The staging folder, which gets a note of what is about to be put in the place of something else.
     pub notes: Option<Arc<Folder>>,
-    /// What goes aside before that, and belongs to it: from where and to where.
+    /// Files that belong to what is about to be replaced and move aside before it: from where, and to where.
     pub sides: Vec<(Spot, Spot)>,
-    /// The folder that is worked in, where single paths of it are put back.
+    /// The folder that is worked in, if single paths of it are put back.
     pub within: Option<Arc<Folder>>,
-    /// What stays as it is, relative to the folder that is worked in.
+    /// Paths that stay as they are, relative to the folder that is worked in.
     kept: Vec<EntryPath>,
-    /// The names in a folder that is filled, as a whole, with what is restored.
+    /// The names that the restored tree has at its top, if a folder is filled as a whole.
     incoming: HashSet<OsString>,
-    /// What folders that stay are given at the end, the innermost first.
+    /// Folders that stay, and the attributes that they are given at the end, innermost first.
     dress: Vec<(Arc<Folder>, FolderAttributes)>,
-    /// What the filesystem has itself at its root, and was not put there.
+    /// Entries that were not put in place because the filesystem itself keeps one of that name at its root.
     pub left_out: Vec<EntryPath>,
-    /// The paths that are put back, of the folder that is worked in; none for all of it.
+    /// The paths that are put back, relative to the folder that is worked in; empty for all of it.
     paths: Vec<EntryPath>,
-    /// Those of them that are not there to be put back, since they are damaged.
+    /// The paths among them that cannot be put back because they are damaged.
     pub damaged: Vec<EntryPath>,
-    /// The folder that says meanwhile what is not finished in it, and what it said before.
+    /// The folder whose marker says meanwhile what is not finished in it, and what the marker said before.
     marked: Option<(Arc<Folder>, Option<Unfinished>)>,
     /// Whether a folder was filled, and not only exchanged.
     pub filled: bool,
-    /// The lock of a target that has come meanwhile.
+    /// The lock of a target that has appeared meanwhile.
     _locked: Option<Directory>,
     ctx: &'a Context<'a>,
 }
 
 impl<'a> Putting<'a> {
-    /// Nothing is done yet.
+    /// Begins with nothing done.
     pub fn new(aside: Spot, kept: Vec<EntryPath>, paths: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
         let steps = Steps::below(&aside.folder);
         let (dress, left_out) = (Vec::new(), Vec::new());
@@ -95,7 +95,7 @@ impl<'a> Putting<'a> {
         }
     }
 
-    /// Locks a target against a backup of it, to the end of the work.
+    /// Locks a target against a backup of it, until the work ends.
     ///
     /// # Errors
     /// A backup that takes too long; a stop.
@@ -108,11 +108,11 @@ impl<'a> Putting<'a> {
         Ok(())
     }
 
-    /// Has the folder that is worked in say, from now on and whatever comes, that what is put back there is not all in place yet. That
-    /// is done before the first step wherever there are several.
+    /// Marks the folder that is worked in: from now on, whatever happens, it says that what is put back there is not
+    /// all in place yet. This is done before the first step wherever there are several.
     ///
     /// # Errors
-    /// What the system refuses. Nothing was moved for it.
+    /// A system call that fails; nothing was moved then.
     pub fn mark(&mut self, target: &Arc<Folder>) -> Result<()> {
         if self.marked.is_some() {
             return Ok(());
@@ -124,7 +124,7 @@ impl<'a> Putting<'a> {
         let (paths, snapshot) = (self.paths.clone(), self.snapshot);
         let unfinished = Unfinished { paths, aside: vec![aside], around, snapshot };
         if !self.paths.is_empty() && target.mode().doing(doing)? & 0o700 != 0o700 {
-            // It keeps its own.
+            // The target gets its own attributes back.
             self.dress.push((target.clone(), FolderAttributes::of(target).doing(doing)?));
         }
         let opened = self.steps.open_up(target).map_err(io::Error::from);
@@ -140,12 +140,12 @@ impl<'a> Putting<'a> {
         sync_folder(target)
     }
 
-    /// Marks the folder that is worked in, where `at` is `path` of it.
+    /// Marks the folder that is worked in, in which `at` has the path `path`.
     ///
     /// # Errors
     /// As [`Putting::mark`].
     pub fn mark_above(&mut self, at: &Spot, path: &EntryPath) -> Result<()> {
-        // A target that is put into place itself is not there meanwhile, which is told by its note.
+        // A target that is itself put into place is missing meanwhile; its note says so.
         if path.is_root() {
             return Ok(());
         }
@@ -153,10 +153,11 @@ impl<'a> Putting<'a> {
         self.mark(&within)
     }
 
-    /// Puts `new` at `at`, which is `path` of the folder that is worked in. Says whether something was there.
+    /// Puts `new` at `at`, which has the path `path` in the folder that is worked in. Returns whether something was
+    /// moved aside.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn replace(&mut self, new: &Spot, at: &Spot, path: &EntryPath) -> Result<bool> {
         let doing = || format!("put the restored {} into place", at.path().display());
         let Some(there) = at.look().doing(doing)? else {
@@ -184,7 +185,7 @@ impl<'a> Putting<'a> {
             Err(why) => return Err(why).doing(doing),
         };
         let done = match why {
-            // A filesystem that cannot exchange: the target is missing for a moment.
+            // On a filesystem that cannot exchange, the target is missing for a moment.
             Errno::INVAL | Errno::NOSYS | Errno::NOTSUP => {
                 self.mark_above(at, path)?;
                 self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
@@ -207,10 +208,11 @@ impl<'a> Putting<'a> {
         done.map_err(|why| why.within(doing()))
     }
 
-    /// Notes that `new` is about to be put at `at`, and what is there at `aside`, for whoever finds it half done.
+    /// Notes that `new` is about to be put at `at`, and what is there at `aside`, for whoever finds the restore half
+    /// done.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn note(&self, new: &Spot, at: &Spot, aside: &Spot) -> Result<()> {
         let Some(notes) = &self.notes else { return Ok(()) };
         let doing = || format!("make a note in {}", notes.path().display());
@@ -218,16 +220,16 @@ impl<'a> Putting<'a> {
         moving.keep(notes).doing(doing)
     }
 
-    /// Takes back the note of what is in place now: who finds that somewhere else later on has put it there.
+    /// Removes the note about what is in place now: if it is found somewhere else later on, somebody has put it there.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn forget(&self) -> Result<()> {
         let Some(notes) = &self.notes else { return Ok(()) };
         killed::forget(notes).doing(|| format!("remove the note in {}", notes.path().display()))
     }
 
-    /// Fills the folder `at`, which stays, with what is in the folder `new`. Says whether something was there.
+    /// Fills the folder `at`, which stays, with what is in the folder `new`. Returns whether something was moved aside.
     fn fill(&mut self, new: &Spot, at: &Spot, path: &EntryPath) -> Result<bool> {
         let (from, to) = (new.enter(), at.enter());
         let (Ok(from), Ok(to)) = (from, to) else {
@@ -248,11 +250,11 @@ impl<'a> Putting<'a> {
         Ok(moved)
     }
 
-    /// As `fill`, for the folder that is worked in, whose own metadata is the caller's matter. It says meanwhile that it is being
-    /// filled, also if nobody comes to an end.
+    /// As `fill`, but the caller sets the metadata of the folder `to` itself. The marker says meanwhile that the folder
+    /// is being filled, even if the restore never comes to an end.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn fill_folder(&mut self, from: &Arc<Folder>, to: &Arc<Folder>, path: &EntryPath) -> Result<bool> {
         let doing = || format!("fill {} in place", to.path().display());
         if path.is_root() {
@@ -267,13 +269,13 @@ impl<'a> Putting<'a> {
         let before = self.steps.count();
         self.outward(to, path).map_err(|why| why.within(doing()))?;
         let moved = self.steps.count() > before;
-        // What was there is somewhere, whatever comes.
+        // Makes the moves durable: what was there is somewhere, whatever happens.
         syncfs(to.readable().doing(doing)?).doing(doing)?;
         self.inward(from, to, path).map_err(|why| why.within(doing()))?;
         Ok(moved)
     }
 
-    /// Moves aside what is in a folder, but what stays.
+    /// Moves aside everything in a folder except what stays.
     fn outward(&mut self, at: &Arc<Folder>, path: &EntryPath) -> Result<()> {
         self.open_up(at)?;
         for name in self.leaving(at, path)? {
@@ -282,7 +284,7 @@ impl<'a> Putting<'a> {
             if self.leads_to_kept(&child) {
                 let folder = at.enter(&name).doing(|| format!("open {}", at.path().join(&name).display()))?;
                 let folder = Arc::new(folder);
-                // Unless the snapshot has it, it is as it was when all is done.
+                // Unless the snapshot has this folder, it gets its own attributes back at the end.
                 let looks = FolderAttributes::of(&folder).doing(|| format!("look at {}", folder.path().display()))?;
                 self.dress.push((folder.clone(), looks));
                 self.outward(&folder, &child)?;
@@ -297,7 +299,7 @@ impl<'a> Putting<'a> {
         Ok(())
     }
 
-    /// Moves what is in the folder `from` into `to`, where only folders are that stay.
+    /// Moves what is in the folder `from` into `to`, in which only folders that stay are left.
     fn inward(&mut self, from: &Arc<Folder>, to: &Arc<Folder>, path: &EntryPath) -> Result<()> {
         let doing = |folder: &Folder| format!("open {}", folder.path().display());
         if from.mode().doing(|| doing(from))? & 0o700 != 0o700 {
@@ -338,14 +340,14 @@ impl<'a> Putting<'a> {
         Ok(())
     }
 
-    /// The names in a folder that move aside, in their order, and those that lead to what stays.
+    /// The names in a folder that move aside, in the order in which they do, and the names that lead to what stays.
     fn leaving(&self, at: &Folder, path: &EntryPath) -> Result<Vec<OsString>> {
         let mut names = outwards(at)?;
         let own = path.is_root() && at.is_mount().unwrap_or(false);
         names.retain(|name| {
             let child = path.join(name.as_bytes());
             let is_folder = || matches!(at.look(name), Ok(Some(stat)) if is_folder(&stat));
-            // What is restored under such a name needs its place.
+            // An entry that is restored under such a name needs the place.
             let is_ours = || is_marker(name) || is_reserved(name) && !self.incoming.contains(name) && is_folder();
             let reserved = path.is_root() && is_ours() || own && is_of_the_filesystem(name);
             !reserved && !self.kept.contains(&child)
@@ -358,12 +360,12 @@ impl<'a> Putting<'a> {
         self.kept.iter().any(|kept| kept != path && kept.is_in(path))
     }
 
-    /// Makes a folder writable for the time that something moves out of it or into it.
+    /// Makes a folder writable while something moves out of it or into it.
     fn open_up(&mut self, folder: &Arc<Folder>) -> Result<()> {
         self.steps.open_up(folder).doing(|| format!("open {}", folder.path().display()))
     }
 
-    /// Looks, before anything is moved, for what the system will refuse to move.
+    /// Checks, before anything is moved, that the system will not refuse to move any of it.
     fn check_movable(&self, at: &Folder, path: &EntryPath) -> Result<()> {
         let mut fixed = Vec::new();
         self.find_fixed(at, path, &mut fixed)?;
@@ -396,7 +398,7 @@ impl<'a> Putting<'a> {
         Ok(())
     }
 
-    /// Where that goes which was at `path`; the folders above it are made.
+    /// Returns where what is at `path` is moved. Makes the folders above that place.
     pub fn aside_for(&mut self, path: &EntryPath) -> Result<Spot> {
         let Some(above) = path.folder() else { return Ok(self.aside.clone()) };
         let mut at = self.made(&self.aside.clone())?;
@@ -406,7 +408,7 @@ impl<'a> Putting<'a> {
         Ok(Spot::new(&at, OsStr::from_bytes(path.name())))
     }
 
-    /// A folder, which is made if it is not there.
+    /// Opens a folder, and makes it if it is not there.
     fn made(&mut self, at: &Spot) -> Result<Arc<Folder>> {
         let doing = || format!("make {}", at.path().display());
         match at.look().doing(doing)? {
@@ -415,18 +417,18 @@ impl<'a> Putting<'a> {
         }
     }
 
-    /// Gives the folders that stayed what they are to have. Gives how many could not get it.
+    /// Gives the folders that stayed their attributes. Returns how many could not be given theirs.
     pub fn dress(&mut self) -> u64 {
         let refused = self.dress.drain(..).filter(|(folder, looks)| looks.give(folder).is_err());
         refused.count() as u64
     }
 
-    /// Whether a folder says what is not finished in it.
+    /// Whether a folder is marked as unfinished.
     pub fn is_marked(&self) -> bool {
         self.marked.is_some()
     }
 
-    /// What was unfinished in a folder before this restore; `now` is what it says.
+    /// Returns what was unfinished in the folder before this restore; `now` is what its marker says now.
     pub fn was_unfinished<'u>(&'u self, now: Option<&'u Unfinished>) -> Option<&'u Unfinished> {
         match &self.marked {
             Some((_, before)) => before.as_ref(),
@@ -434,7 +436,7 @@ impl<'a> Putting<'a> {
         }
     }
 
-    /// Undoes everything, because of `why`. A target that is not as it was goes on saying that it is being filled.
+    /// Undoes everything because of the error `why`. A target that is not as it was before keeps its marker.
     pub fn undo(self, why: Error) -> Undone {
         let Undone { mut why, whole } = self.steps.undo(why);
         let Some((marked, before)) = self.marked else { return Undone { why, whole } };
@@ -458,7 +460,7 @@ impl<'a> Putting<'a> {
     }
 }
 
-/// Whether the system moves something for nobody.
+/// Whether an entry is immutable or append-only, so that the system lets nobody move it.
 pub(super) fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     let told = match statx(folder, Path::new(name), flags, StatxFlags::BASIC_STATS) {
@@ -478,7 +480,7 @@ mod tests {
     use super::*;
     use crate::restore::sample::context;
 
-    /// A target that is filled, up to a step that fails, before which `meanwhile` happens.
+    /// Fills a target up to a step that fails, and undoes it; `meanwhile` happens in between.
     fn undone(meanwhile: impl FnOnce(&Path)) -> (tempfile::TempDir, Undone) {
         let folder = tempfile::tempdir().unwrap();
         for (name, content) in [("data/a", "old"), ("data/b", "old"), ("data/staged/a", "new")] {

@@ -22,7 +22,8 @@ use crate::vault::hex::PackId;
 use crate::vault::pack::PackKind;
 use crate::vault::read::PackReader;
 
-/// Seek tables that are fetched ahead: small packs come with them, and wait in little room.
+/// Most seek tables that are fetched ahead: small packs come with their tables, and there is little room for them to
+/// wait in.
 const TABLES: usize = 8;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -44,31 +45,31 @@ struct PendingRead<'w> {
     bytes: Receiver<Result<FetchedBytes<'w>>>,
 }
 
-/// Whether no piece of this window is the file's.
+/// Whether none of the file's pieces are in this window.
 fn is_empty(item: &Item) -> bool {
     item.left.load(Ordering::Acquire) == 0
 }
 
-/// Reads the content of windows into an [`ContentSink`].
+/// Reads the content of windows into a [`ContentSink`].
 pub struct ContentReader<'a> {
     /// Reads the packs.
     pub packs: &'a PackReader<'a>,
     /// The size of reads.
     pub limits: WindowLimits,
-    /// Whether a damaged file is given up, or all of the work.
+    /// Whether a damaged file is given up. Otherwise damage ends all of the work.
     pub skip_damaged: bool,
-    /// Threads, and who hears of progress.
+    /// The number of threads, and the monitor that hears of progress.
     pub ctx: &'a Context<'a>,
 }
 
-/// What the threads of one window share.
+/// State that the threads of one window share.
 struct ReaderShared<'w> {
     window: &'w Window,
     output: &'w dyn ContentSink,
     room: &'w ByteBudget,
-    /// What is still to be read, and where the decoders get it; the last fetcher takes that away.
+    /// The reads that are still to come, and the channel to the decoders, which the last fetcher drops.
     gather: Mutex<(Coalescer<'w>, Option<Sender<PendingRead<'w>>>)>,
-    /// The place of the pack that is read now among the window's, and of the next one whose table is fetched.
+    /// The index, among the window's packs, of the pack that is read now, and of the next pack whose table is fetched.
     pack: AtomicUsize,
     next_table: AtomicUsize,
     /// The read whose frames are handed out, its bytes, and the next frame.
@@ -87,7 +88,7 @@ struct FrameFeed<'w> {
 }
 
 impl FrameFeed<'_> {
-    /// Nothing more is handed out.
+    /// Ends the feed: nothing more is handed out.
     fn close(&mut self) {
         *self = FrameFeed { reads: bounded(0).1, frames: Vec::new().into_iter(), bytes: None };
     }
@@ -103,7 +104,7 @@ impl ContentReader<'_> {
     /// Hands all content of a window to `output`. Afterwards every file that ends in it is there, or `lost`.
     ///
     /// # Errors
-    /// What could not be written; a store that fails; damage, unless it is passed over.
+    /// A write that fails; a store that fails; damage, unless it is passed over.
     pub fn read(&self, window: &Window, output: &dyn ContentSink) -> Result<()> {
         let parallel = self.ctx.parallel.max(1);
         let (ready, reads) = bounded(parallel);
@@ -149,7 +150,7 @@ impl ContentReader<'_> {
         }
     }
 
-    /// Does a thread's work; whether it came to its end. Should it panic, all threads stop.
+    /// Does a thread's work. Returns whether it came to its end. If it panics, all threads stop.
     fn guard(&self, shared: &ReaderShared, work: impl FnOnce()) -> bool {
         let done = catch_unwind(AssertUnwindSafe(work));
         done.map_err(|panic| self.fail(shared, panics::error("read the vault", &*panic))).is_ok()
@@ -180,7 +181,7 @@ impl ContentReader<'_> {
         }
     }
 
-    /// Fetches the seek table of a pack that is read soon. What is wrong with it is told when its turn comes.
+    /// Fetches the seek table of a pack that is read soon. Damage to it is reported when the pack's turn comes.
     fn fetch_table(&self, shared: &ReaderShared) {
         let reach =
             (shared.pack.load(Ordering::Relaxed) + self.ctx.parallel.min(TABLES)).min(shared.window.packs.len());
@@ -223,7 +224,7 @@ impl ContentReader<'_> {
         }
     }
 
-    /// The next frame; none when all are handed out.
+    /// Takes the next frame. `None` when all are handed out.
     fn next<'w>(&self, shared: &ReaderShared<'w>) -> Option<DecodeTask<'w>> {
         let mut feed = lock(&shared.current);
         loop {
@@ -308,7 +309,7 @@ impl ContentReader<'_> {
         }
     }
 
-    /// Stops all threads; the first reason is the one that is told.
+    /// Stops all threads; the first reason is the one that is reported.
     fn fail(&self, shared: &ReaderShared, why: Error) {
         lock(&shared.failed).get_or_insert(why);
         shared.stop.store(true, Ordering::Release);

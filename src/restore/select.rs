@@ -1,4 +1,4 @@
-//! Which snapshot is meant.
+//! Finds the snapshot that is meant.
 
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
@@ -17,26 +17,26 @@ const CANDIDATES: usize = 5;
 pub struct PassedOver {
     /// The snapshot.
     pub snapshot: SnapshotName,
-    /// Why.
+    /// Why it was not chosen.
     pub why: String,
-    /// Whether that is damage: but for it, it might have been chosen.
+    /// Whether the reason is damage: without it, the snapshot might have been chosen.
     #[serde(skip)]
     pub damaged: bool,
 }
 
-/// The newest of those that were passed over because they are damaged.
+/// Returns the newest snapshot that was passed over because it is damaged.
 pub fn newest_damaged(passed_over: &[PassedOver]) -> Option<SnapshotName> {
     passed_over.iter().filter(|over| over.damaged).map(|over| over.snapshot).max()
 }
 
-/// A chosen snapshot, and what was not chosen.
+/// A chosen snapshot, and the snapshots that were passed over for it.
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// Its name.
     pub name: SnapshotName,
-    /// What it says.
+    /// Its root.
     pub root: Root,
-    /// Newer snapshots that are not good, newest first; none where the snapshot was named by its id.
+    /// Newer snapshots that are not good, newest first; empty if the snapshot was named by its id.
     pub passed_over: Vec<PassedOver>,
     /// Whether it was named by its id, so that no other one will do.
     pub named: bool,
@@ -47,7 +47,8 @@ pub struct Choice {
 pub struct Unchosen {
     /// The error.
     pub why: Error,
-    /// Snapshots that might have been meant, newest first; where the root of one could not be read, so are all that are older.
+    /// Snapshots that might have been meant, newest first; if the root of one could not be read, all older ones are
+    /// among them.
     pub passed_over: Vec<PassedOver>,
 }
 
@@ -57,7 +58,7 @@ impl From<Error> for Unchosen {
     }
 }
 
-/// The snapshot that `spec` means: `latest`, an id or a whole name or the beginning of one, or a time.
+/// Finds the snapshot that `spec` means: `latest`, an id or a whole name or the beginning of one, or a time.
 ///
 /// # Errors
 /// As [`choose`].
@@ -69,7 +70,7 @@ pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
     Ok((choice.name, choice.root))
 }
 
-/// As [`find`], and says which newer snapshots were passed over.
+/// As [`find`], and returns which newer snapshots were passed over.
 ///
 /// `latest` is the newest good snapshot; a time (RFC 3339, or a date or date and time in UTC) means the newest good one
 /// that is not after it. An id is taken whatever its snapshot's state.
@@ -81,7 +82,7 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
     search(vault, spec).map_err(|unchosen| unchosen.why)
 }
 
-/// As [`choose`], and says what is known of snapshots that might have been meant where none is chosen.
+/// As [`choose`], but if none is chosen, the error has what is known of snapshots that might have been meant.
 ///
 /// # Errors
 /// As [`choose`].
@@ -138,7 +139,7 @@ fn list<'a>(names: impl ExactSizeIterator<Item = &'a SnapshotName>) -> String {
     shown.join(", ") + &rest
 }
 
-/// RFC 3339, or a date and time, or a date (its first second), in UTC.
+/// Parses RFC 3339, or a date and time, or a date (its first second), in UTC.
 fn parse_time(spec: &str) -> Option<Timestamp> {
     let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
     spec.parse::<Timestamp>().ok().or_else(|| {
@@ -151,7 +152,7 @@ fn parse_time(spec: &str) -> Option<Timestamp> {
     })
 }
 
-/// What is wrong with a snapshot of which databases failed their check.
+/// Says what is wrong with a snapshot in which databases failed their check.
 pub fn failed_check(root: &Root) -> &'static str {
     match root.failed_checks {
         1 => "a database in it failed its check when it was taken",
@@ -159,7 +160,7 @@ pub fn failed_check(root: &Root) -> &'static str {
     }
 }
 
-/// The last good one of `names`, which are in order.
+/// Returns the last good snapshot of `names`, which are in order.
 ///
 /// # Errors
 /// NothingYet: there is no snapshot. Failed: there is no good one, or the store fails.

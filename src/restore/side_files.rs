@@ -1,9 +1,10 @@
-//! The side files of a database that lie in the target: moved aside before a restored database takes the old one's place.
+//! Moves the side files of a database that lie in the target aside, before a restored database takes the old one's
+//! place.
 //!
 //! SQLite plays a `-wal` or a hot `-journal` that it finds beside a database into it, and does not ask whether they belong
 //! together. One that is left over beside a restored database brings the old data back, and `integrity_check` says ok.
-//! Where a whole folder is exchanged, or a target filled in place, they go with everything else; this is for the files
-//! that are put back one by one.
+//! Where a whole folder is exchanged, or a target filled in place, they go with everything else; this module is for the
+//! files that are put back one by one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,14 +17,14 @@ use crate::path::EntryPath;
 use crate::sqlite::header::MAGIC;
 use crate::sqlite::side_files::{MARKS, SUFFIXES, may_begin_with};
 
-/// The entries that are side files of the database `path`, if it is one.
+/// The paths of the side files that the entry `path` has if it is a database.
 pub fn sides(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
-    // A name that grows too long for an entry is none's.
+    // If a name grows too long for an entry, no entry has it.
     SUFFIXES.iter().filter_map(|side| EntryPath::new([path.bytes(), side.as_bytes()].concat()).ok())
 }
 
-/// The side files that a restore of a file to `at` would move aside, as [`clear`] does; whether the file of the snapshot is a `database` is
-/// known only of one that was taken as one.
+/// Returns the side files that a restore of a file to `at` would move aside, as [`clear`] does. `database` says whether
+/// the snapshot's file is a database, which is known only if it was captured as one.
 pub fn would_move(at: &Path, database: bool) -> Vec<PathBuf> {
     let Some((folder, name)) = at.parent().zip(at.file_name()) else { return Vec::new() };
     let Ok(folder) = Folder::open(folder) else { return Vec::new() };
@@ -42,13 +43,13 @@ pub fn would_move(at: &Path, database: bool) -> Vec<PathBuf> {
     }
 }
 
-/// Moves the side files of the database `at` to beside `aside`, which is where that database itself will go, if the file
-/// `new` that takes its place is a database, or one of them is SQLite's by its content. With `itself`, `at` is moved as
-/// well: for a database that brings side files of its own, which must not lie beside the old one for a moment. Gives the paths of
-/// the side files.
+/// Moves the side files of the database `at` beside `aside`, which is where that database itself will go, if the file
+/// `new` that takes its place is a database, or if one of the side files is SQLite's by its content. With `itself`,
+/// `at` is moved as well: for a database that brings side files of its own, which must not lie beside the old one even
+/// for a moment. Returns the paths that the side files had.
 ///
 /// # Errors
-/// What the system refuses.
+/// A system call that fails.
 pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, itself: bool) -> Result<Vec<PathBuf>> {
     let named = |of: &Spot, side: &str| {
         let mut name = of.name.clone();
@@ -80,7 +81,7 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
             cleared.push(from.path());
         }
     }
-    // In this order: a crash leaves them in one of both folders, and never beside the new database.
+    // In this order: a crash leaves them in one of the two folders, and never beside the new database.
     sync_folder(&aside.folder)?;
     sync_folder(&at.folder)?;
     Ok(cleared)
@@ -89,9 +90,10 @@ pub fn clear(putting: &mut Putting, new: &Spot, at: &Spot, path: &EntryPath, its
 /// The side files of paths that are put back.
 #[derive(Debug, Default)]
 pub(crate) struct SideFilePaths {
-    /// Those that the snapshot has, of what is or may be a database that was taken as files: without them it is not what it was.
+    /// Side files that the snapshot has, of entries that are or may be databases captured as raw files: without its
+    /// side files such a database is not what it was.
     pub(super) there: Vec<EntryPath>,
-    /// Those that it has not.
+    /// Side files that the snapshot does not have.
     pub(super) lacking: Vec<EntryPath>,
 }
 
@@ -129,7 +131,7 @@ mod tests {
         Spot::new(&Arc::new(Folder::open(path.parent().unwrap()).unwrap()), path.file_name().unwrap())
     }
 
-    /// Clears what lies beside `at`, of which the path is `deep/a`: it goes into `folder`'s `aside`.
+    /// Clears what lies beside `at`, whose path is `deep/a`: it goes into `folder`'s `aside`.
     fn cleared(folder: &Path, new: &Path, at: &Path, itself: bool, then: impl FnOnce(Putting, Result<Vec<PathBuf>>)) {
         let ctx = context();
         let mut putting = Putting::new(spot(&folder.join("aside")), Vec::new(), Vec::new(), &ctx);
@@ -248,7 +250,7 @@ mod tests {
         {
             sample.file(name, &content);
         }
-        // One of a snapshot that looked for no databases may be one all the same.
+        // A file of a snapshot that looked for no databases may be one all the same.
         for (raw, paths) in [(false, &["b", "a-wal", "a"][..]), (true, &["b", "a"]), (false, &["b", "a"])] {
             let database = Database { taken: CaptureMethod::Raw, wal: None, journal: None, check: None };
             sample.entries[1].database = raw.then_some(database);

@@ -1,7 +1,8 @@
 //! The staging folder: where a snapshot is made before anything is replaced.
 //!
-//! It is made in a folder that is held open, and held open itself: all that happens in it, and its end, goes by those
-//! descriptors. Who may write around it can move it away, and gains nothing by what is put in its place.
+//! It is made in a folder that is held open, and is held open itself: everything that happens in it, up to its removal,
+//! goes through these descriptors. A user who may write around it can move it away, but gains nothing by putting
+//! something in its place.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -26,7 +27,7 @@ use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::vault::hex::Hex;
 
-/// So often a staging folder is made, where another restore removes it before it is locked.
+/// Most attempts to make a staging folder, if another restore removes it before it is locked.
 const TRIES: usize = 100;
 
 /// A folder that is ours while we hold its lock.
@@ -35,23 +36,23 @@ pub struct StagingFolder {
     spot: Spot,
     folder: Arc<Folder>,
     lock: OwnedFd,
-    /// What was made for it, and is not needed if nothing is put there.
+    /// Folders that were made for it, and are not needed if nothing is put there.
     made: Option<CreatedFolders>,
-    /// The lock of the target, where that was made for it.
+    /// The lock of the target, if the target was made for it.
     _locked: Option<Directory>,
 }
 
 /// Folders that were made around a staging folder.
 #[derive(Debug)]
 pub struct CreatedFolders {
-    /// What was there.
+    /// The folder that was there before.
     pub base: Folder,
-    /// Below that, the innermost first.
+    /// The folders that were made, as paths below `base`, innermost first.
     pub folders: Vec<PathBuf>,
 }
 
 impl CreatedFolders {
-    /// Removes them, as far as nothing else is in them.
+    /// Removes the folders in which nothing else is.
     pub fn remove(self) {
         for folder in &self.folders {
             let (above, name) = (folder.parent().unwrap_or(Path::new("")), folder.file_name().unwrap_or_default());
@@ -64,15 +65,15 @@ impl CreatedFolders {
 }
 
 impl StagingFolder {
-    /// Makes a staging folder in `base` for the target `name` (empty: for the folder itself), and removes those that
-    /// killed restores of the same target left. Gives what is to be told of them.
+    /// Makes a staging folder in `base` for the target `name` (empty if `base` itself is the target), and removes the
+    /// ones that killed restores of the same target left. Also returns what is to be reported of them.
     ///
     /// # Errors
     /// A folder in which none can be made.
     pub fn make(base: Folder, name: &OsStr, ctx: &Context) -> Result<(StagingFolder, Vec<String>)> {
         let prefix = prefix(name);
         let mut left = Vec::new();
-        // Nothing says it again: where no report will, the log does.
+        // Nothing repeats these messages: if there will be no report, they go into the log.
         let untold = |left: &[String]| left.iter().for_each(|left| tracing::warn!("{left}"));
         if let Err(why) = sweep(&base, &prefix, &mut left) {
             untold(&left);
@@ -95,7 +96,7 @@ impl StagingFolder {
             .hint("Something removes it, or what it is made in."))
     }
 
-    /// Makes one. `None` if it is gone before it is locked: another restore takes it for one that a killed restore left.
+    /// Makes one. `None` if it is gone before it is locked: another restore took it for one that a killed restore left.
     fn begun(base: &Arc<Folder>, prefix: &OsStr, ctx: &Context) -> Result<Option<StagingFolder>> {
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
@@ -125,16 +126,18 @@ impl StagingFolder {
         }
     }
 
-    /// Makes what is in a staging folder. Gives its lock.
+    /// Locks a new staging folder and makes the folders in it. Returns the lock.
     fn prepared(folder: &Folder, doing: impl Fn() -> String + Copy) -> Result<OwnedFd> {
         let lock = folder.readable().doing(doing)?;
         pass_nothing_on(&lock).doing(doing)?;
-        // Where there are no locks, nobody removes what may be in use. Whoever has this one is about to remove the folder.
+        // On a filesystem without locks, nobody removes what may be in use. Another holder of this lock is about to
+        // remove the folder.
         kept(flock(&lock, FlockOperation::LockExclusive)).doing(doing)?;
         let tree = folder.make(TREE, 0o700).doing(doing)?;
         folder.make(GROUPS, 0o700).doing(doing)?;
-        // Between making it and opening it somebody may have put another folder there, and could enter that one. What is
-        // made in it says who we are: on some filesystems that is not who runs the program.
+        // Between making the folder and opening it, somebody may have put another folder there, and could enter that
+        // one. The owner of what is made in it says who we are: on some filesystems that is not the user who runs the
+        // program.
         if fstat(&lock).doing(doing)?.st_uid != fstat(&tree).doing(doing)?.st_uid {
             let why = "somebody else has put a folder of their own there meanwhile";
             return Err(Error::failed(doing(), why).hint("Restore to a folder in which only you may write."));
@@ -142,12 +145,12 @@ impl StagingFolder {
         Ok(lock)
     }
 
-    /// The same, with what was made for it.
+    /// Adds the folders that were made for it.
     pub fn with(self, made: CreatedFolders) -> Self {
         StagingFolder { made: Some(made), ..self }
     }
 
-    /// The same, with a lock that is kept as long as it is there.
+    /// Adds a lock that is held as long as the staging folder is there.
     pub fn locking(self, locked: Option<Directory>) -> Self {
         StagingFolder { _locked: locked, ..self }
     }
@@ -175,7 +178,7 @@ impl StagingFolder {
         &self.spot.folder
     }
 
-    /// Where the folder is that becomes the target.
+    /// The place of the folder that becomes the target.
     pub fn tree(&self) -> Spot {
         Spot::new(&self.folder, TREE)
     }
@@ -193,7 +196,7 @@ impl StagingFolder {
     /// Begins the tree in it, which becomes the entry `top` of the snapshot.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn begin(&self, top: &EntryPath) -> Result<Tree> {
         let doing = || format!("open the staging folder {}", self.folder.path().display());
         let tree = open_folder(&self.lock, OsStr::new(TREE)).doing(doing)?;
@@ -208,11 +211,11 @@ impl StagingFolder {
         syncfs(&self.lock).doing(|| format!("write {} to the disk", self.folder.path().display()))
     }
 
-    /// Waits until all that is changed in it from then on has a later time than what was made in it. Gives the last of these times, in s and
-    /// ns since 1970.
+    /// Waits until every change in it from then on has a later time than everything that was made in it so far. Returns
+    /// the last of these times, in seconds and nanoseconds since 1970.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn settle(&self) -> Result<(i64, i64)> {
         let doing = || format!("ask for the time in {}", self.folder.path().display());
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
@@ -226,15 +229,15 @@ impl StagingFolder {
     /// Removes it and what is still in it.
     ///
     /// # Errors
-    /// What cannot be removed.
+    /// A file or folder that cannot be removed.
     pub fn remove(self) -> Result<()> {
         let doing = || format!("remove the staging folder {}", self.folder.path().display());
         self.folder.empty().doing(doing)?;
         self.spot.folder.remove_folder(&self.spot.name).doing(doing)
     }
 
-    /// Removes it since nothing comes of it, and what was made for it. The reason for that matters more than what cannot be cleaned up,
-    /// which the next restore does.
+    /// Removes it, and what was made for it, because nothing comes of it. A failure to do so is only logged: the reason
+    /// for giving up matters more, and the next restore cleans up.
     pub fn abandon(mut self) {
         let made = self.made.take();
         if let Err(left) = self.remove() {
@@ -246,14 +249,15 @@ impl StagingFolder {
     }
 }
 
-/// Removes the staging folders that nobody holds. Adds what is to be told: of those that stay, as not of this user's restores or since
-/// it cannot be known whether they are held, and of what else the restore left that was killed.
+/// Removes the staging folders that nobody holds. Adds to `told` what is to be reported: of folders that stay, because
+/// they are not from this user's restores or because it cannot be known whether they are held, and of what else a
+/// killed restore left.
 fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
     for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
         if !is_staging(&name, prefix) {
             continue;
         }
-        // What is not a folder is nothing that a restore left.
+        // Anything but a folder was not left by a restore.
         let Ok(folder) = base.enter(&name) else { continue };
         let stays = |why: &str| format!("{} stays: {why}", folder.path().display());
         let foreign = |why: &str| {
@@ -269,10 +273,10 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
         };
         let locked = match flock(&held, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => continue,
-            // What a lock says there may be true of this machine only.
+            // On a remote filesystem, a lock may be valid on this machine only.
             done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
         };
-        // Another restore's, which has just removed it, or another sweep's.
+        // Another restore, or another sweep, has just removed it.
         if matches!(base.look(&name), Ok(None)) {
             continue;
         }
@@ -296,8 +300,8 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Takes what did not come into place back into its staging folder, which is removed. What was in the target stays where it is. Gives what
-/// is to be told.
+/// Moves what did not come into place back into its staging folder, which is then removed. Previous content of the
+/// target stays where it is. Returns what is to be reported.
 fn resolved(left: Leftover, staging: &Arc<Folder>) -> String {
     match &left {
         Leftover::New(aside) => match rename(aside, &Spot::new(staging, UNPLACED)) {

@@ -14,14 +14,14 @@ use crate::error::{Doing, Error, Result};
 use crate::fs::rename::{exchange, rename, rename_over};
 use crate::fs::{Folder, Spot, is_folder};
 
-/// What a folder looks like, to be given to another one.
+/// A folder's owner, mode, times and extended attributes, to be given to another folder.
 pub struct FolderAttributes {
     stat: Stat,
     attributes: Attributes,
 }
 
 impl FolderAttributes {
-    /// Those of a folder.
+    /// Reads them from a folder.
     ///
     /// # Errors
     /// A folder that may not be read.
@@ -30,10 +30,10 @@ impl FolderAttributes {
         Ok(FolderAttributes { stat: fstat(&open)?, attributes: Attributes::of(&open)? })
     }
 
-    /// Gives a folder the owner, attributes, mode and time of another, as far as its filesystem keeps such things.
+    /// Gives a folder this owner, mode, times and attributes, as far as its filesystem keeps such things.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn give(&self, to: &Folder) -> SystemResult<()> {
         let (folder, was) = (to.readable()?, &self.stat);
         let now = fstat(&folder)?;
@@ -50,24 +50,26 @@ impl FolderAttributes {
     }
 }
 
-/// A name below the folder that all is done in; the folder is looked up anew when it is needed, since it may be another one by then.
+/// A path below the folder that all is done in. Its folder is looked up again whenever it is needed, since it may be
+/// another one by then.
 pub(super) type StepPath = PathBuf;
 
-/// What has a name: its device, its inode, and when that was made, where its filesystem says so: a number soon comes again.
+/// Which file has a name: its device, its inode, and when that was made, in seconds and nanoseconds since 1970, where
+/// its filesystem says so: inode numbers are soon used again.
 pub type InodeIdentity = (u64, u64, i64, u32);
 
-/// What has a name, and when it was changed last. A folder's content is not looked at.
+/// Which file has a name, and when it was last changed. A folder's content is not looked at.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp {
     identity: InodeIdentity,
-    /// In s and ns since 1970.
+    /// When it was last modified, in seconds and nanoseconds since 1970.
     changed: (i64, u32),
     /// In bytes.
     size: u64,
 }
 
 impl FileStamp {
-    /// Whether it is the same, changed or not.
+    /// Whether it is the same file, changed or not.
     pub(super) fn is(&self, other: &FileStamp) -> bool {
         self.identity == other.identity
     }
@@ -77,35 +79,38 @@ impl FileStamp {
 pub(super) enum UndoStep {
     /// A folder was made.
     Made(StepPath),
-    /// What was at the first name is at the second one.
+    /// The file that was at the first name is at the second now.
     Moved(StepPath, StepPath, FileStamp),
-    /// What was at two names is at the other one; this was put at the second.
+    /// The files at two names were exchanged; the one with this stamp is at the second now.
     Exchanged(StepPath, StepPath, FileStamp),
-    /// What was at the first name took the place of an empty folder, which looked like this; and what it is.
+    /// The file that was at the first name, with this stamp, took the place of the empty folder at the second, which
+    /// had these attributes.
     Covered(StepPath, StepPath, FolderAttributes, FileStamp),
-    /// A folder looked like this, and was made writable.
+    /// A folder that had these attributes was made writable.
     Opened(StepPath, FolderAttributes),
-    /// An empty folder was removed, which looked like this.
+    /// An empty folder that had these attributes was removed.
     Removed(StepPath, FolderAttributes),
 }
 
-/// What was done so far below one folder, in order. Nothing is ever replaced or removed but folders that are empty.
+/// The steps that were taken so far below one folder, in order. Nothing is ever replaced or removed except empty
+/// folders.
 pub struct Steps {
     pub(super) base: Arc<Folder>,
     pub(super) done: Vec<UndoStep>,
-    /// The folder of what is put into place, and a time from which on nothing in it was changed but by others, in s and ns since 1970.
+    /// The staging folder, and a time after which only others changed anything in it, in seconds and nanoseconds since
+    /// 1970.
     pub(super) staged: Option<(StepPath, (i64, i64))>,
     /// Whether something was not moved because it would have gone to another filesystem.
     pub crossed: bool,
 }
 
 impl Steps {
-    /// Nothing is done yet; all of it will be below `base`.
+    /// Begins without steps; all of them will be below `base`.
     pub fn below(base: &Arc<Folder>) -> Self {
         Steps { base: base.clone(), done: Vec::new(), staged: None, crossed: false }
     }
 
-    /// How many there are.
+    /// The number of steps so far.
     pub fn count(&self) -> usize {
         self.done.len()
     }
@@ -122,7 +127,7 @@ impl Steps {
     /// Makes a folder writable for the time that something moves out of it or into it, if it is not.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn open_up(&mut self, folder: &Folder) -> SystemResult<()> {
         let mode = folder.mode()?;
         if mode & 0o700 != 0o700 {
@@ -148,20 +153,21 @@ impl Steps {
     /// Renames without replacing anything.
     ///
     /// # Errors
-    /// As `renameat`; and when `to` exists.
+    /// As `renameat`, and if `to` exists.
     pub fn rename(&mut self, from: &Spot, to: &Spot) -> SystemResult<()> {
         let done = rename(from, to);
-        // What cannot be given its mode back was moved all the same, and over a network an answer may be lost.
+        // A folder that could not be given its mode back was moved all the same, and over a network an answer may be
+        // lost.
         let moved = || matches!((from.look(), to.look()), (Ok(None), Ok(Some(_))));
         if done.is_ok() || done != Err(Errno::EXIST) && moved() {
-            // One that cannot be told from another one is not moved back.
+            // An entry that cannot be told from another one is not moved back.
             let what = what(to).unwrap_or_default();
             self.note(|steps| UndoStep::Moved(steps.at(&from.path()), steps.at(&to.path()), what));
         }
         done
     }
 
-    /// Takes the last rename back.
+    /// Takes back the last rename.
     ///
     /// # Errors
     /// As [`Steps::rename`]; it is still noted then.
@@ -178,7 +184,8 @@ impl Steps {
     pub fn exchange(&mut self, new: &Spot, old: &Spot) -> SystemResult<()> {
         let what = what(new)?;
         match exchange(new, old) {
-            // Over a network an answer may be lost, and what cannot be given its mode back was exchanged all the same.
+            // Over a network an answer may be lost, and a folder that could not be given its mode back was exchanged
+            // all the same.
             Err(why) if identity(old) != Ok(what.identity) => return Err(why),
             _ => {}
         }
@@ -189,7 +196,7 @@ impl Steps {
     /// Puts a folder into the place of an empty one.
     ///
     /// # Errors
-    /// As `renameat`; one that is not empty is refused.
+    /// As `renameat`; a folder in the place that is not empty is refused.
     pub fn cover(&mut self, folder: &Spot, empty: &Spot) -> SystemResult<()> {
         let (looks, what) = (FolderAttributes::of(&empty.enter()?)?, what(folder)?);
         rename_over(folder, empty)?;
@@ -197,10 +204,11 @@ impl Steps {
         Ok(())
     }
 
-    /// Moves an entry to a free name; a folder that its filesystem does not rename, as one of a container's image, entry by entry.
+    /// Moves an entry to a free name. A folder that its filesystem does not rename, such as one of a container's image,
+    /// is moved entry by entry.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn shift(&mut self, from: &Spot, to: &Spot) -> Result<()> {
         let doing = || format!("move {} to {}", from.path().display(), to.path().display());
         let why = match self.rename(from, to) {
@@ -229,15 +237,15 @@ impl Steps {
     }
 }
 
-/// What has a name.
+/// Looks which file has a name.
 ///
 /// # Errors
-/// Nothing is there; what the system refuses.
+/// Nothing is there; a system call that fails.
 pub fn identity(spot: &Spot) -> SystemResult<InodeIdentity> {
     what(spot).map(|what| what.identity)
 }
 
-/// What has a name, and when it was changed.
+/// Looks which file has a name, and when it was last changed.
 ///
 /// # Errors
 /// As [`identity`].
@@ -264,8 +272,8 @@ pub(super) fn what(spot: &Spot) -> SystemResult<FileStamp> {
     }
 }
 
-/// The names in a folder in the order in which they leave it: what lies beside a database before the database. Whoever opens one
-/// without its log meanwhile finds no database there, and not an older one.
+/// The names in a folder in the order in which they are moved out: side files before their database. A program that
+/// opens the database meanwhile finds none, rather than an older one without its log.
 ///
 /// # Errors
 /// A folder that cannot be read.

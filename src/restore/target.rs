@@ -1,7 +1,8 @@
 //! Putting a restored tree where it belongs, without destroying what is there.
 //!
-//! What exists is exchanged for the new in one step, so that the target is the old or the new at every moment; the old one
-//! is then found under another name. What cannot be exchanged, as a mount point, is filled in place (see [`put`](super::put)).
+//! Existing content is exchanged for the new in one step, so the target is either the old or the new at every moment;
+//! the old is then found under another name. A target that cannot be exchanged, such as a mount point, is filled in
+//! place (see [`put`](super::put)).
 //!
 //! The folder in which that happens is opened once, before the staging folder is made in it, and all names are looked up in
 //! it and below it without following links. So nothing elsewhere is renamed or changed, whatever is put in the way.
@@ -36,27 +37,27 @@ use crate::shell::word;
 use crate::source::marker::{self, MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
-/// What there was in the way.
+/// The result of putting a restored tree into place: what was there before, and what could not be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Replaced {
-    /// The folder where it is now; none if there was nothing.
+    /// Where the previous content was moved. `None` if there was none.
     pub aside: Option<PathBuf>,
-    /// Side files among it of databases that were put back one by one.
+    /// Side files that were moved there, of databases that were put back one by one.
     pub beside: Vec<EntryPath>,
-    /// Folders that stayed and could not get what the snapshot says of them.
+    /// Number of folders that stayed in place and could not be given their metadata.
     pub undressed: u64,
-    /// What a filesystem has itself at its root, and was not put there.
+    /// Entries that were not put in place because the filesystem itself keeps one of that name at its root.
     pub left_out: Vec<EntryPath>,
-    /// What another restore had not finished there, and this one has left out.
+    /// The unfinished part of an earlier restore that this one, which left out damaged paths, did not complete.
     pub unfinished: Option<Unfinished>,
 }
 
 /// How a target is replaced.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReplaceMode {
-    /// It is filled itself, for a mount point.
+    /// The target itself is filled, as a mount point has to be.
     pub in_place: bool,
-    /// What is mounted in it stays as it is, and all around it is filled in place.
+    /// Whatever is mounted in the target stays as it is, and everything around it is filled in place.
     pub around_mounts: bool,
 }
 
@@ -67,32 +68,33 @@ pub struct RestoreTarget {
     pub target: PathBuf,
     /// The snapshot that goes there, once it is known.
     pub snapshot: Option<SnapshotName>,
-    /// The address of the vault that it is of, once it is known.
+    /// The address of the vault that the snapshot is in, once it is known.
     pub vault: Option<String>,
     /// The path of the folder that is worked in: the target itself, or a folder that is mounted in it.
     within: EntryPath,
     exists: bool,
     in_place: bool,
-    /// It is filled itself because of who stands in it.
+    /// Whether the target is filled itself only because this program, or one that started it, works in it.
     stood_in: bool,
-    /// What is mounted in the target.
+    /// Paths in the target at which something is mounted.
     mounts: Vec<EntryPath>,
-    /// What stays as it is, since something is mounted there.
+    /// Paths that stay as they are because something is mounted there.
     kept: Vec<EntryPath>,
-    /// The entries that are put back; none for all.
+    /// The entries that are put back; empty for all.
     paths: Vec<EntryPath>,
-    /// What could lie beside them, and is not in the snapshot.
+    /// Side files that could lie beside them and are not in the snapshot.
     lacking: Vec<EntryPath>,
-    /// What would say of the folder that is worked in that a restore of it is not finished.
+    /// The marker's path: a file there says that a restore of the folder that is worked in is not finished.
     marker: [EntryPath; 1],
 }
 
 impl RestoreTarget {
-    /// Checks that `target` can be restored to, before any work. `paths` are the entries to put back, none for all.
+    /// Checks that `target` can be restored to, before any work is done. `paths` are the entries to put back; empty for
+    /// all.
     ///
     /// # Errors
-    /// Usage: a target that is no folder, or a mount point without `in_place`, or one in which something is mounted that would
-    /// move away with it; a path below something that is no folder.
+    /// Usage: a target that is not a folder, or is a mount point without `in_place`, or has something mounted in it
+    /// that would move away with it; a path below something that is not a folder.
     pub fn check(target: &Path, how: ReplaceMode, paths: &[EntryPath]) -> Result<RestoreTarget> {
         let doing = || format!("restore to {}", target.display());
         let other = "Name the folder itself, or one that does not exist yet.";
@@ -136,7 +138,7 @@ impl RestoreTarget {
             place.mounts = mounts::below(&place.target)?;
             place.go_within()?;
             place.keep_mounts(how)?;
-            // Whoever stands in it and opens a name finds what is restored, where the folder stays the same one.
+            // If the folder stays the same one, a program that works in it and opens a name finds what was restored.
             place.stood_in = !place.keeps_target() && standing::is_in(&place.target);
             place.in_place |= place.stood_in;
         }
@@ -148,10 +150,11 @@ impl RestoreTarget {
         Ok(place)
     }
 
-    /// Where all paths lie in a folder that is mounted in the target, works in that one: nothing is renamed across filesystems.
+    /// If all paths lie in one folder that is mounted in the target, works in that folder: nothing is renamed across
+    /// filesystems.
     fn go_within(&mut self) -> Result<()> {
         let doing = || format!("restore to {}", self.target.display());
-        // Of folders that are mounted in one another, the deepest comes last.
+        // If folders are mounted in one another, the deepest comes last.
         let on = |path: &EntryPath| self.mounts.iter().rev().find(|mount| path.is_in(mount)).cloned();
         let mut places: Vec<_> = self.paths.iter().map(on).collect();
         places.dedup();
@@ -173,7 +176,7 @@ impl RestoreTarget {
         Ok(())
     }
 
-    /// Takes note of what is mounted in what is to be replaced: it stays, if that was said, and is refused otherwise.
+    /// Notes what is mounted in what is to be replaced: it stays if `around_mounts` is set, and is refused otherwise.
     fn keep_mounts(&mut self, how: ReplaceMode) -> Result<()> {
         let replaced = |mount: &EntryPath| match self.paths.is_empty() {
             true => true,
@@ -189,7 +192,7 @@ impl RestoreTarget {
             let why = format!("another filesystem is mounted in it, at {first}{more}, and would move away with it");
             let alone = match self.target.join(first.as_path()).is_dir() {
                 true => format!("`--path {}` restores what is on it", word(first.as_path())),
-                // It cannot be replaced where it is.
+                // A mounted file cannot be replaced where it is.
                 false => {
                     "what is mounted by itself can be restored to another folder, and copied from there".to_owned()
                 }
@@ -203,21 +206,21 @@ impl RestoreTarget {
         Ok(())
     }
 
-    /// What stays as it is, since something is mounted there, in order; none below another.
+    /// Paths that stay as they are because something is mounted there, in order.
     pub fn kept(&self) -> &[EntryPath] {
         &self.kept
     }
 
-    /// Those of them that are there: where a database is mounted by itself, not all that could lie beside it is.
+    /// The kept paths that exist: if a database is mounted by itself, not every file that could lie beside it does.
     pub fn kept_there(&self) -> Vec<EntryPath> {
         let is_there = |path: &&EntryPath| self.target.join(path.as_path()).symlink_metadata().is_ok();
         self.kept.iter().filter(is_there).cloned().collect()
     }
 
-    /// Checks that something can be made where the staging folder will be, as far as the system tells before.
+    /// Checks that something can be made where the staging folder will be, as far as the system can tell beforehand.
     ///
     /// # Errors
-    /// Failed: it cannot.
+    /// Failed: nothing can be made there.
     pub fn check_writable(&self) -> Result<()> {
         let base = self.base();
         let there = filesystem::existing(&base);
@@ -240,12 +243,12 @@ impl RestoreTarget {
         Err(Error::failed(doing, why).hint(hint))
     }
 
-    /// The path of the folder that is worked in: the target itself, or what is mounted in it where all paths are.
+    /// The path of the folder that is worked in: the target itself, or the folder mounted in it in which all paths lie.
     pub fn within(&self) -> &EntryPath {
         &self.within
     }
 
-    /// A path of the target, as one of the folder that is worked in.
+    /// Turns a path of the target into one relative to the folder that is worked in.
     fn below(&self, path: &EntryPath) -> EntryPath {
         path.below(&self.within).unwrap_or_else(|| path.clone())
     }
@@ -255,10 +258,11 @@ impl RestoreTarget {
         self.target.join(self.within.as_path())
     }
 
-    /// Puts back as well what lies beside its paths in the snapshot.
+    /// Adds to the paths the side files that the snapshot has beside them, and removes from them the side files that it
+    /// lacks.
     ///
     /// # Errors
-    /// Usage: the paths are too many to be named in a marker.
+    /// Usage: together, the paths are too long to be named in a marker.
     pub(super) fn also(&mut self, sides: SideFilePaths) -> Result<()> {
         let all: Vec<_> =
             self.paths.drain(..).chain(sides.there).filter(|path| !sides.lacking.contains(path)).collect();
@@ -272,17 +276,17 @@ impl RestoreTarget {
         Err(Error::usage(doing, "together they are longer than what can be noted of an unfinished restore").hint(hint))
     }
 
-    /// The entries that are put back, none inside another; none for all.
+    /// The entries that are put back, none of them inside another; empty for all.
     pub fn paths(&self) -> &[EntryPath] {
         &self.paths
     }
 
-    /// The entries of the snapshot that are restored.
+    /// Selects the entries of the snapshot that are restored.
     pub fn wanted(&self) -> EntrySelection<'_> {
         EntrySelection { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.marker }
     }
 
-    /// What there is that will be replaced.
+    /// The paths that will be replaced, whether or not something is there.
     pub fn replaces(&self) -> Vec<PathBuf> {
         match self.paths.is_empty() {
             true => vec![self.target.clone()],
@@ -290,12 +294,12 @@ impl RestoreTarget {
         }
     }
 
-    /// Whether it is filled itself only because this program or one that began it stands in it.
+    /// Whether the target is filled itself only because this program, or one that started it, works in it.
     pub fn is_stood_in(&self) -> bool {
         self.stood_in
     }
 
-    /// Whether a folder of the target is the same one afterwards, and under its name.
+    /// Whether a folder of the target is still the same folder under the same name afterwards.
     pub fn stays(&self, path: &EntryPath) -> bool {
         let leads_to = |stays: &EntryPath| stays.is_in(path);
         let replaced = match self.paths.is_empty() {
@@ -305,7 +309,7 @@ impl RestoreTarget {
         !replaced || leads_to(&self.within) || self.kept.iter().any(|kept| path.is_in(kept) || leads_to(kept))
     }
 
-    /// What is to be told of restores to this target that were cut off.
+    /// Returns a message for each restore to this target that was cut off, or whose marker is unclear.
     pub fn broken(&self) -> Vec<String> {
         let mut told = Vec::new();
         let mut said = |of: &str, folder: &Path| match Unfinished::at(folder) {
@@ -329,7 +333,7 @@ impl RestoreTarget {
                 }
                 None => {
                     let aside = unfinished.was_there(&self.folder());
-                    // It goes along where the folder is exchanged.
+                    // If the folder is exchanged, it moves along.
                     let told = |at: &PathBuf| match at.strip_prefix(&self.target) {
                         Ok(below) if !self.keeps_target() => format!("{}, in what moves aside now", below.display()),
                         _ => at.display().to_string(),
@@ -349,7 +353,8 @@ impl RestoreTarget {
         told
     }
 
-    /// Says of an error that the snapshot lacks a path also how a restore ends that was cut off, where one was that may have had it.
+    /// Adds to the error that the snapshot lacks a path how an interrupted restore can be completed, if there was one
+    /// that may have had that path.
     pub(super) fn lacking(&self, why: Error) -> Error {
         let said = Unfinished::at(&self.folder()).unwrap_or_default();
         let Some(unfinished) = said.filter(|said| !said.is_all() && why.kind() == Kind::Usage) else { return why };
@@ -362,15 +367,16 @@ impl RestoreTarget {
         why.hint(both.unwrap_or(hint))
     }
 
-    /// Whether a path is a marker's, by which a restore says that it is not finished.
+    /// Whether a path is that of the marker by which a restore says that it is not finished.
     pub fn is_marker(&self, path: &EntryPath) -> bool {
         path.is_in_one_of(&self.marker)
     }
 
-    /// Makes the staging folder. Gives what is to be told of others, as [`StagingFolder::make`].
+    /// Makes the staging folder. Also returns what is to be reported of other staging folders, as
+    /// [`StagingFolder::make`] does.
     ///
     /// # Errors
-    /// What the system refuses; that the target could not be exchanged there. Nothing that was made for it stays then.
+    /// A system call that fails; a target that could not be exchanged there. Nothing that was made for it stays then.
     pub fn stage(&self, ctx: &Context) -> Result<(StagingFolder, Vec<String>)> {
         let doing = || format!("make the folder that {} goes into", self.target.display());
         if self.exists {
@@ -393,7 +399,7 @@ impl RestoreTarget {
             }
             let target = above.make_all(Path::new(self.name()?), 0o777).doing(doing)?;
             take_over_none(target.readable().doing(doing)?).doing(doing)?;
-            // Another restore may have made it, and be filling it.
+            // Another restore may have made it and be filling it.
             let (locked, note) = lock_target(&self.target, ctx)?;
             let (staging, mut left) = StagingFolder::make(target, OsStr::new(""), ctx)?;
             left.extend(note);
@@ -408,7 +414,7 @@ impl RestoreTarget {
         }
     }
 
-    /// Makes the staging folder beside the target, if that can be put into place there.
+    /// Makes the staging folder beside the target, if what is made there can be put into place.
     fn stage_in(&self, above: Folder, ctx: &Context) -> Result<(StagingFolder, Vec<String>)> {
         let (staging, left) = StagingFolder::make(above, self.name()?, ctx)?;
         let moves = if self.keeps_target() { Ok(true) } else { staging.moves_folders() };
@@ -445,11 +451,13 @@ impl RestoreTarget {
         self.in_place || (self.exists && !self.paths.is_empty())
     }
 
-    /// Puts what is in `staging`, which is whole and verified, into place. Says what was there. `last` is asked before
-    /// anything is moved, and `dress` gives a target that is filled in place what the snapshot says of it.
+    /// Puts the tree in `staging`, which is whole and verified, into place, and returns what was there. `last` is
+    /// called before anything is moved and may refuse; `dress` gives a target that is filled in place the metadata that
+    /// the snapshot has for it.
     ///
     /// # Errors
-    /// What the system refuses, and those of `last`; the target is then as it was, or, where a step could not be undone, the error says what is where.
+    /// A system call that fails, and any error of `last`: the target is then as it was, or, if a step could not be
+    /// undone, the error says what is where. An error after the last step says that what was restored is in place.
     pub fn put(
         &self,
         staging: StagingFolder,
@@ -482,7 +490,7 @@ impl RestoreTarget {
             Ok(done) => done,
             Err(why) => {
                 let Undone { why, whole } = putting.undo(why);
-                // What could not be undone may have to do with it.
+                // A step that could not be undone may involve the staging folder.
                 if whole {
                     staging.abandon();
                 }
@@ -520,7 +528,8 @@ impl RestoreTarget {
             let readable = target.readable().doing(|| doing(target.path()))?;
             syncfs(&readable).doing(|| format!("write {} to the disk", target.path().display()))?;
         }
-        // Whatever marked it: it is whole now and durable, or the paths are that were put there. What is no marker was told.
+        // Whichever restore marked it: the target, or at least the paths that were put there, are whole and durable
+        // now. A file of that name that is not a marker was reported before.
         let mut gone = self.lacking_below();
         gone.retain(|path| !may_be_there(&target, path));
         let said = Unfinished::read(&target).unwrap_or_default();
@@ -529,7 +538,7 @@ impl RestoreTarget {
         done.retain(|path| !putting.damaged.contains(path));
         let left = match done.len() {
             n if n == all => said.as_ref().and_then(|said| said.without(&done, &gone)),
-            // What this restore has left out is as it was before.
+            // Paths that this restore left out are as they were before.
             0 => putting.was_unfinished(said.as_ref()).cloned(),
             _ => putting.was_unfinished(said.as_ref()).and_then(|said| said.without(&done, &gone)),
         };
@@ -543,7 +552,7 @@ impl RestoreTarget {
         if left.is_none() && said.is_some() {
             marker::set(&target, &via, None).doing(|| format!("remove {MARKER} from {}", target.path().display()))?;
         }
-        // At the very end: all that changes a folder's times.
+        // At the very end, because everything else changes the times of folders.
         let undressed = putting.dress();
         dress()?;
         sync_folder(&target)?;
@@ -559,7 +568,8 @@ impl RestoreTarget {
         })
     }
 
-    /// All steps by which what is in `staging` comes into place. Says whether something was moved aside, and which side files.
+    /// Takes all steps that put what is in `staging` into place. Returns whether something was moved aside, and which
+    /// side files were.
     fn steps(
         &self,
         putting: &mut Putting,
@@ -571,7 +581,7 @@ impl RestoreTarget {
             return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
         }
         if !self.exists && !self.in_place {
-            // Nothing takes the place of what comes at this moment.
+            // The rename replaces nothing, even if something appears there at this moment.
             let tree = staging.tree();
             if !self.has_come(staging)? && putting.steps.rename(&tree, &Spot::new(staging.base(), self.name()?)).is_ok()
             {
@@ -603,7 +613,7 @@ impl RestoreTarget {
         Ok(matches!(staging.base().look(self.name()?).doing(doing)?, Some(stat) if is_folder(&stat)))
     }
 
-    /// Locks the target that has come.
+    /// Locks a target that has appeared meanwhile, and refuses it if something is mounted there.
     fn lock_what_came(&self, putting: &mut Putting) -> Result<()> {
         let doing = || format!("look at {}", self.target.display());
         putting.lock(&self.target)?;
@@ -614,7 +624,7 @@ impl RestoreTarget {
         Ok(())
     }
 
-    /// The entries to put back as paths of the folder that is worked in; none for all of it.
+    /// The entries to put back, relative to the folder that is worked in; empty for all of it.
     fn paths_below(&self) -> Vec<EntryPath> {
         let mut paths: Vec<_> = self.paths.iter().map(|path| self.below(path)).collect();
         if paths.iter().any(EntryPath::is_root) {
@@ -623,12 +633,12 @@ impl RestoreTarget {
         paths
     }
 
-    /// What could lie beside them and is not in the snapshot, as paths of the folder that is worked in.
+    /// The side files that could lie beside them and are not in the snapshot, relative to the folder that is worked in.
     fn lacking_below(&self) -> Vec<EntryPath> {
         self.lacking.iter().map(|path| self.below(path)).collect()
     }
 
-    /// The target, of the folder in which the staging folder is.
+    /// Opens the folder that is worked in; `base` is the folder in which the staging folder is.
     fn opened(&self, base: &Arc<Folder>) -> Result<Arc<Folder>> {
         if self.in_place {
             return Ok(base.clone());
@@ -637,7 +647,7 @@ impl RestoreTarget {
         Ok(Arc::new(target))
     }
 
-    /// A name that is free, and will be, for what was there.
+    /// Finds a name for what was there: one that is free, and still will be when the tree is in place.
     fn aside(&self, staging: &StagingFolder, now: Timestamp) -> Result<Spot> {
         let (base, tree) = (staging.base(), staging.tree());
         let tree = tree.enter().doing(|| format!("open {}", tree.path().display()))?;
@@ -645,7 +655,7 @@ impl RestoreTarget {
         let stem = match self.in_place {
             true => OsString::from(format!("{}{time}", in_place::REPLACED)),
             false => {
-                // And a number that may follow.
+                // Leaves room for a number that may follow.
                 let after = format!(".replaced-{time}");
                 let mut name = shortened(self.name()?, after.len() + "-999".len());
                 name.push(after);
@@ -667,7 +677,7 @@ impl RestoreTarget {
         Ok(Spot::new(base, free))
     }
 
-    /// Looks, before anything is moved, for what the system will refuse to move.
+    /// Checks, before anything is moved, that the system will not refuse to move any of it.
     fn check_paths_movable(&self, target: &Folder, paths: &[EntryPath]) -> Result<()> {
         for path in paths {
             let (part, above) = missing_from(target, path)?;
@@ -687,7 +697,7 @@ impl RestoreTarget {
         Ok(())
     }
 
-    /// Puts the chosen entries in. Says whether something was moved aside, and which side files.
+    /// Puts the chosen entries into place. Returns whether something was moved aside, and which side files were.
     fn put_paths(&self, putting: &mut Putting, staging: &StagingFolder) -> Result<(bool, Vec<EntryPath>)> {
         let target = self.opened(staging.base())?;
         let (mut moved, mut beside) = (false, Vec::new());
@@ -712,7 +722,7 @@ impl RestoreTarget {
                 putting.forget()?;
                 continue;
             }
-            // Side files that the new one brings come before it, and nothing of the old one is beside any of them.
+            // Side files that the new file brings go in before it, and nothing of the old file lies beside any of them.
             let own: Vec<_> = side_files::sides(path).filter(|side| paths.binary_search(side).is_ok()).collect();
             let cleared = side_files::clear(putting, &new, &at, path, !own.is_empty())?;
             moved |= !cleared.is_empty();
@@ -730,8 +740,8 @@ impl RestoreTarget {
     }
 }
 
-/// How much of `path` has to be put in: up to the first folder above it that is missing, or all of it. And the folder that
-/// it goes into.
+/// Returns how much of `path` has to be put in (up to the first missing folder above it, or all of it), and the folder
+/// that it goes into.
 fn missing_from(target: &Folder, path: &EntryPath) -> Result<(EntryPath, Folder)> {
     let mut found = EntryPath::root();
     let mut at = target.enter_all(Path::new("")).doing(|| format!("open {}", target.path().display()))?;
@@ -754,14 +764,14 @@ fn missing_from(target: &Folder, path: &EntryPath) -> Result<(EntryPath, Folder)
     Ok((found, at))
 }
 
-/// Whether something lies at a path of a folder, or it cannot be told.
+/// Whether something lies at a path below a folder, or that cannot be determined.
 fn may_be_there(folder: &Folder, path: &EntryPath) -> bool {
     let above = path.folder().unwrap_or_default();
     let found = folder.enter_all(above.as_path()).and_then(|above| above.look(OsStr::from_bytes(path.name())));
     !matches!(found, Ok(None) | Err(Errno::NOENT | Errno::NOTDIR))
 }
 
-/// What the staging folder has at `part`, if anything.
+/// Finds what the staging folder has at `part`. `None` if there is nothing.
 fn in_tree(staging: &StagingFolder, part: &EntryPath) -> Result<Option<(Spot, FileType)>> {
     let tree = staging.tree();
     let doing = || format!("look at {}", tree.path().join(part.as_path()).display());
@@ -776,12 +786,12 @@ fn in_tree(staging: &StagingFolder, part: &EntryPath) -> Result<Option<(Spot, Fi
     Ok(found.map(|stat| (new, FileType::from_raw_mode(stat.st_mode))))
 }
 
-/// Puts one file or folder in, and aside what is there. Says whether something was.
+/// Puts one file or folder into place, and moves aside what is there. Returns whether something was moved aside.
 fn put_part(putting: &mut Putting, staging: &StagingFolder, at: &Spot, part: &EntryPath) -> Result<bool> {
     // A folder above was missing for an earlier path too, and is in place with all that is selected in it; or the entry
     // was damaged and left out; or it is a side file, and came with its database.
     let Some((new, _)) = in_tree(staging, part)? else { return Ok(false) };
-    // The new one leaves a folder that may not be writable, and that is not used itself.
+    // The new entry moves out of a folder that may not be writable and that is not itself put into place.
     let doing = || format!("open {}", new.folder.path().display());
     if new.folder.mode().doing(doing)? & 0o700 != 0o700 {
         new.folder.set_mode(0o700).doing(doing)?;
@@ -791,7 +801,7 @@ fn put_part(putting: &mut Putting, staging: &StagingFolder, at: &Spot, part: &En
     Ok(moved)
 }
 
-/// The paths that are in no other one of them.
+/// Sorts the paths and drops each one that lies in another. Empty, for all, if the root is among them.
 fn outermost(paths: &[EntryPath]) -> Vec<EntryPath> {
     let mut sorted = paths.to_vec();
     sorted.sort();
@@ -802,13 +812,13 @@ fn outermost(paths: &[EntryPath]) -> Vec<EntryPath> {
             out.push(path);
         }
     }
-    // The data directory itself is all of it.
+    // The root means everything.
     out.retain(|path| !path.is_root());
     out
 }
 
-/// Whether a folder can be renamed where it is, without renaming it: on an overlay a folder of a lower layer cannot, and another
-/// one can. Tried with a folder that is not empty as the new name, which no system replaces.
+/// Whether a folder can be renamed where it is, without renaming it: on an overlay, a folder of a lower layer cannot,
+/// and any other can. It is tried with a folder that is not empty as the new name, which no system replaces.
 ///
 /// # Errors
 /// A folder beside which nothing can be made.

@@ -1,8 +1,9 @@
 //! Taking back what a restore has done, when one of its steps fails.
 //!
-//! Meanwhile programs may have found what was put into place, those of another container among them, which a restore does not see. What
-//! they have changed is theirs, and stays; what was there before stays aside then. Nor does a database come or go beside a log that a
-//! program has made there: SQLite plays that into whatever has the database's name.
+//! Meanwhile programs may have found what was put into place, including programs of another container, which a restore
+//! does not see. Whatever they have changed is theirs and stays; the previous content then stays aside. Nor is a
+//! database moved to or from a name beside which a program has made a log: SQLite plays that into whatever has the
+//! database's name.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -23,13 +24,13 @@ use crate::sqlite::side_files::{MARKS, SUFFIXES, may_begin_with};
 
 /// How an undo ended.
 pub struct Undone {
-    /// The reason for it, with what stays where it is.
+    /// The error that caused it; its advice says what stays where it is.
     pub why: Error,
-    /// Whether all is as it was.
+    /// Whether everything is as it was.
     pub whole: bool,
 }
 
-/// So many things that stay are named.
+/// Most things that stay that the advice names.
 const NAMED: usize = 8;
 const TAKEN: &str = "something else has taken its place";
 
@@ -37,7 +38,7 @@ fn said(why: Errno) -> String {
     std::io::Error::from(why).to_string()
 }
 
-/// The names of what lies beside a database of this name.
+/// The names of the side files of a database of this name.
 fn sides(at: &StepPath) -> impl Iterator<Item = StepPath> {
     SUFFIXES.iter().map(|side| {
         let mut name = at.as_os_str().to_owned();
@@ -47,8 +48,8 @@ fn sides(at: &StepPath) -> impl Iterator<Item = StepPath> {
 }
 
 impl Steps {
-    /// Undoes all, the last first, because of `why`. What touches a name of a step that could not be undone stays as it is: to move
-    /// it would lose something.
+    /// Undoes all steps, the last first, because of the error `why`. A step that touches a name of one that could not
+    /// be undone is not undone either: moving something there would lose something.
     pub fn undo(mut self, why: Error) -> Undone {
         let used = self.used();
         let mut stays = Vec::new();
@@ -60,7 +61,8 @@ impl Steps {
                 false => self.take_back(&step, &used).err(),
             };
             if let Some(refused) = refused {
-                // On its way to the place of something else it was where that is now.
+                // On its way into place, the new content passed through the name under which the previous content is
+                // now.
                 let told = if touches && self.placed(&step).is_some() { None } else { self.told(&step) };
                 stays.extend(told.map(|told| format!("{told}: {refused}.")));
                 stuck.extend(step.names().cloned());
@@ -84,7 +86,7 @@ impl Steps {
         Ok(Spot::new(&Arc::new(folder), at.file_name().unwrap_or_default()))
     }
 
-    /// Where a step has put something that was staged, and what that is.
+    /// Returns where a step has put something that was staged, and its stamp. `None` if it put nothing there.
     fn placed<'s>(&self, step: &'s UndoStep) -> Option<(&'s StepPath, &'s FileStamp)> {
         let is_staged = |at: &StepPath| self.staged.as_ref().is_some_and(|(staging, _)| at.starts_with(staging));
         match step {
@@ -94,7 +96,7 @@ impl Steps {
         }
     }
 
-    /// The files that programs have open of what was put into place, as far as this process may know.
+    /// The files of what was put into place that programs have open, as far as this process may know.
     fn used(&self) -> Vec<PathBuf> {
         let placed = self.done.iter().filter_map(|step| self.placed(step));
         let is_there =
@@ -104,7 +106,7 @@ impl Steps {
         users(&placed).into_iter().map(|user| user.file).collect()
     }
 
-    /// Fails unless what was put at a name is there as it was put there, and nobody is seen to use it.
+    /// Fails unless what was put at a name is still there, unchanged, and no program is seen to use it.
     fn is_as_placed(&self, at: &StepPath, placed: &FileStamp, used: &[PathBuf]) -> Result<(), String> {
         let spot = self.spot(at)?;
         let now = what(&spot).map_err(said)?;
@@ -122,8 +124,8 @@ impl Steps {
         }
     }
 
-    /// Fails where something lies beside a database of this name that no restore put there, or that was changed since. `file` is what has
-    /// the name, or had it.
+    /// Fails if a side file lies beside a database of this name that no restore put there, or that was changed since.
+    /// `file` is the file that has the name, or had it.
     fn has_own_sides(&self, at: &StepPath, file: &Spot, used: &[PathBuf]) -> Result<(), String> {
         for side in sides(at) {
             let spot = self.spot(&side)?;
@@ -181,13 +183,13 @@ impl Steps {
         }
     }
 
-    /// What it means if a step is not undone; nothing where that is of no weight.
+    /// Describes what it means if a step is not undone. `None` if that does not matter.
     fn told(&self, step: &UndoStep) -> Option<String> {
         let shown = |at: &StepPath| self.base.path().join(at).display().to_string();
         let moved = |was, is| Some(format!("{} is now {} and was not moved back", shown(was), shown(is)));
         match step {
             UndoStep::Made(_) | UndoStep::Opened(..) => None,
-            // What was at the second name is what somebody looks for.
+            // The file that was at the second name is the one that somebody looks for.
             UndoStep::Exchanged(is, was, _) => moved(was, is),
             UndoStep::Moved(_, at, _) if self.placed(step).is_some() => {
                 Some(format!("{} was restored and stays", shown(at)))
@@ -201,7 +203,7 @@ impl Steps {
 }
 
 impl UndoStep {
-    /// The names that it changed.
+    /// The names that the step changed.
     fn names(&self) -> impl Iterator<Item = &StepPath> {
         let (first, second) = match self {
             UndoStep::Made(at) | UndoStep::Opened(at, _) | UndoStep::Removed(at, _) => (at, None),
@@ -212,8 +214,8 @@ impl UndoStep {
         std::iter::once(first).chain(second)
     }
 
-    /// Whether a name of it, or the database that it lies beside, is among the names of what could not be undone. Beside another
-    /// database, a log would be played into that.
+    /// Whether one of its names, or the database that one lies beside, is among the names of steps that could not be
+    /// undone. A log that came to lie beside another database would be played into that.
     fn touches(&self, stuck: &HashSet<StepPath>) -> bool {
         let is_stuck = |at: &StepPath| {
             let database = |side: &&str| {
@@ -298,7 +300,7 @@ mod tests {
         assert_eq!(Steps::below(&at).rename(&spot("b"), &spot("a")), Err(Errno::EXIST));
     }
 
-    /// What was put into the place of something, or of nothing, is looked at before it is taken back.
+    /// Everything that was put in the place of something, or of nothing, is looked at before it is taken back.
     #[test]
     fn what_a_program_has_changed_or_uses_stays_where_it_was_put() {
         let magic = |text: &str| [MAGIC.as_slice(), text.as_bytes()].concat();
@@ -374,7 +376,8 @@ mod tests {
         }
     }
 
-    /// What was exchanged stays aside when the app has replaced the new meanwhile, and nothing of either is lost.
+    /// The previous content stays aside if the app has replaced the new content meanwhile, and nothing of either is
+    /// lost.
     #[test]
     fn what_came_meanwhile_is_not_moved_and_what_was_there_is_kept() {
         for removed in [true, false] {

@@ -33,10 +33,10 @@ use crate::vault::entry::{Entry, EntryKind, Map};
 use crate::vault::hex::Hash;
 use crate::vault::root::Problem;
 
-/// Paths of more bytes are walked in parts: the kernel takes 4,095.
+/// Most bytes of a path that is passed to the kernel at once, which takes 4,095; longer paths are walked in parts.
 const LONG: usize = 4000;
 
-/// What could not be given to entries, counted.
+/// Counts what could not be given to entries.
 #[derive(Debug, Default)]
 pub struct Shortfall {
     /// Entries whose owner or group could not be set.
@@ -49,7 +49,7 @@ pub struct Shortfall {
     pub attributes: AtomicU64,
     /// Hard links that are copies.
     pub links: AtomicU64,
-    /// Symlinks and fifos that the filesystem has not.
+    /// Symlinks and fifos that the filesystem does not support.
     pub left_out: Mutex<Vec<Problem>>,
 }
 
@@ -64,22 +64,22 @@ impl Shortfall {
 /// A tree that is being made.
 pub struct Tree {
     root: OwnedFd,
-    /// The path of the folder that is made.
+    /// The path of the folder that is made, in the snapshot.
     top: EntryPath,
     /// One link of the first member of each hard-link group, by group.
     groups: OwnedFd,
     /// Where there are no hard links: the first member of each group.
     firsts: Mutex<HashMap<Hash, EntryPath>>,
-    /// Files that came in part.
+    /// Files of which only a part has come.
     open_files: OpenFiles,
-    /// Whether it may only be heard when a file is closed that it could not be written.
+    /// Whether the filesystem is remote: only closing a file may then tell that it could not be written.
     remote: bool,
     made: CreationDefaults,
-    /// What could not be set.
+    /// Counts of what could not be set.
     pub shortfall: Shortfall,
 }
 
-/// What a new file has by itself: owner, group, and which permission bits survive the umask.
+/// The attributes that a new file has by itself: owner, group, and which permission bits survive the umask.
 #[derive(Debug, Clone, Copy)]
 struct CreationDefaults {
     uid: u32,
@@ -90,8 +90,8 @@ struct CreationDefaults {
 /// The bits by which a program runs as the user and group who own it, whoever starts it.
 const SET_ID: u32 = 0o6000;
 
-/// The mode that an entry gets. A file that is not its owner's would run as somebody else: it has no such bits then, as with
-/// `cp -p`. A folder's say only whose group its new files are.
+/// The mode that an entry gets. A file that could not be given its owner would run as somebody else, so it loses these
+/// bits, as with `cp -p`. A folder's bits only say which group its new files get.
 fn mode(entry: &Entry, owned: bool) -> u32 {
     if owned || entry.kind == EntryKind::Folder { entry.mode } else { entry.mode & !SET_ID }
 }
@@ -118,8 +118,8 @@ fn times(mtime: i64) -> Timestamps {
 }
 
 impl Tree {
-    /// A tree in the empty folder `root`, which becomes the entry `top` of the snapshot; `groups` is another empty folder of the same
-    /// filesystem.
+    /// Begins a tree in the empty folder `root`, which becomes the entry `top` of the snapshot; `groups` is another
+    /// empty folder of the same filesystem.
     ///
     /// # Errors
     /// A folder in which no file can be made.
@@ -143,12 +143,12 @@ impl Tree {
         })
     }
 
-    /// The folder and the name in it by which a path is reached.
+    /// Returns the folder, and the name in it, by which a path is reached.
     fn at<'p>(&self, path: &'p EntryPath) -> rustix::io::Result<(ParentFolder<'_>, &'p OsStr)> {
         let mut folder = ParentFolder::Root(self.root.as_fd());
         let mut rest = match self.top.is_root() {
             true => path.bytes(),
-            // The separator is no part of what follows.
+            // The separator is not part of what follows.
             false => path.bytes().get(self.top.bytes().len() + 1..).unwrap_or_default(),
         };
         if rest.is_empty() {
@@ -166,7 +166,7 @@ impl Tree {
     /// Makes a folder, closed to everybody else until [`Tree::leave`].
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn folder(&self, entry: &Entry) -> Result<()> {
         if self.top.is_in(&entry.path) {
             return Ok(());
@@ -178,10 +178,10 @@ impl Tree {
         make().doing(|| format!("make the folder {}", entry.path))
     }
 
-    /// Gives a folder that is filled its owner, mode, attributes and time.
+    /// Gives a folder that nothing more goes into its owner, mode, attributes and time.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn leave(&self, entry: &Entry) -> Result<()> {
         let leave = || {
             let (folder, name) = self.at(&entry.path)?;
@@ -190,20 +190,20 @@ impl Tree {
         leave().doing(|| format!("set the mode and times of the folder {}", entry.path))
     }
 
-    /// Gives a folder that is not in the tree what the snapshot says of an entry, and takes away the attributes of which it says
-    /// nothing.
+    /// Gives a folder outside the tree the metadata that the snapshot has for an entry, and removes the attributes that
+    /// the snapshot does not have.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn dress(&self, folder: &OwnedFd, entry: &Entry) -> Result<()> {
         let dressed = remove_others(folder, &entry.xattrs).and_then(|()| self.finish(folder, entry, None));
         dressed.doing(|| "set the mode and times of the target")
     }
 
-    /// Makes a symlink or a fifo, or counts it where the filesystem has none.
+    /// Makes a symlink or a fifo, or notes that the filesystem does not support it.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn other(&self, entry: &Entry) -> Result<()> {
         self.make_other(entry).doing(|| format!("make {}", entry.path))
     }
@@ -236,10 +236,10 @@ impl Tree {
         Ok(())
     }
 
-    /// Keeps a file for the links of its group that follow.
+    /// Keeps a link of a file for the further members of its group.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn first_link(&self, group: &Hash, entry: &Entry) -> Result<()> {
         let link = || {
             let (folder, name) = self.at(&entry.path)?;
@@ -255,11 +255,11 @@ impl Tree {
         self.firsts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Links a further member of a group, or copies it where there are no links; `false` when the group's first is not
-    /// there.
+    /// Links a further member of a group, or copies it where hard links are not possible. `false` if the group's first
+    /// member is not there.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// A system call that fails.
     pub fn link(&self, group: &Hash, entry: &Entry) -> Result<bool> {
         let first = self.firsts().get(group).cloned();
         if let Some(first) = first {
@@ -271,7 +271,7 @@ impl Tree {
         };
         match link() {
             Err(Errno::NOENT) => Ok(false),
-            // The filesystem allows fewer names of one file than the one that it came from.
+            // This filesystem allows fewer names of one file than the one that the file came from.
             Err(Errno::MLINK) => {
                 let first = openat(&self.groups, group.to_string(), SAFE | OFlags::RDONLY, Mode::empty());
                 let copied = first.map_err(io::Error::from).and_then(|first| self.copy_from(File::from(first), entry));
@@ -295,19 +295,19 @@ impl Tree {
         Ok(())
     }
 
-    /// Hears, before a file is closed, whether it could be written: afterwards nobody is told.
+    /// Finds out, before a file is closed, whether it could be written: afterwards nobody is told.
     fn settle(&self, file: &File) -> rustix::io::Result<()> {
         if self.remote { sync(file) } else { Ok(()) }
     }
 
-    /// Makes a file; `None` for the mode when it is set later.
+    /// Makes a file with this mode, open for writing.
     fn create(&self, entry: &Entry, mode: u32) -> rustix::io::Result<OwnedFd> {
         let (folder, name) = self.at(&entry.path)?;
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         openat(folder, name, flags, Mode::from_raw_mode(mode))
     }
 
-    /// Keeps a file open for its next pieces; another one may be closed for it.
+    /// Keeps a file open for its next pieces; another one may be closed to make room for it.
     fn keep_open(&self, entry: &Entry, file: File) -> Result<Arc<OpenFile>> {
         let (file, closed) = self.open_files.keep(&entry.path, file);
         if let Some((path, closed)) = closed {
@@ -316,9 +316,10 @@ impl Tree {
         Ok(file)
     }
 
-    /// Takes the room for a database, whose pages come in any order; every write is then cheaper. Says whether that was done.
+    /// Reserves the space of a database, whose pages come in any order: every write is then cheaper. Returns whether
+    /// that was done.
     fn reserve(&self, file: &OwnedFd, entry: &Entry) -> rustix::io::Result<bool> {
-        // What is zeros in no pack stays a hole.
+        // A range of zeros that is in no pack stays a hole.
         let pages = entry.map.as_ref().and_then(Map::pages);
         let full =
             pages.is_some_and(|map| map.live.iter().map(|used| used.live).sum::<u64>() == map.blocks(entry.size));
@@ -333,8 +334,8 @@ impl Tree {
         openat(folder, name, SAFE | access, Mode::empty()).map(File::from)
     }
 
-    /// Owner, attributes, mode and time, in the order in which none undoes another. `created` is the mode that the entry
-    /// was created with, where that may already be right.
+    /// Sets owner, attributes, mode and time, in an order in which none undoes another. `created` is the mode that the
+    /// entry was created with, if that may already be right.
     fn finish(&self, fd: impl AsFd, entry: &Entry, created: Option<u32>) -> rustix::io::Result<()> {
         let mut owned = self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
         self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
@@ -345,7 +346,7 @@ impl Tree {
         }
         dressed &= kept(futimens(&fd, &times(entry.mtime)))?;
         if self.remote {
-            // Some take a change and do nothing. Times may be coarser than the snapshot's.
+            // Some remote filesystems accept a change and do nothing. Times may be coarser than the snapshot's.
             let is = fstat(&fd)?;
             owned &= (is.st_uid, is.st_gid) == (entry.uid, entry.gid);
             let wanted = mode(entry, owned);
@@ -360,7 +361,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Sets the owner; says whether that could be done.
+    /// Sets owner and group. Returns whether that could be done.
     fn owner(
         &self,
         entry: &Entry,
@@ -369,7 +370,7 @@ impl Tree {
         if (entry.uid, entry.gid) == (self.made.uid, self.made.gid) {
             return Ok(true);
         }
-        // The number -1 means no change to the system: no file has it.
+        // To the system, the number -1 means no change: no file has it.
         let uid = (entry.uid != u32::MAX).then(|| Uid::from_raw(entry.uid));
         let gid = (entry.gid != u32::MAX).then(|| Gid::from_raw(entry.gid));
         kept(set(uid, gid))
@@ -378,7 +379,7 @@ impl Tree {
     fn xattrs(&self, entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> rustix::io::Result<()>) -> rustix::io::Result<()> {
         for (name, value) in &entry.xattrs {
             match set(OsStr::from_bytes(&name.0), &value.0) {
-                // A filesystem may hold fewer or smaller ones than the one that they came from.
+                // A filesystem may hold fewer or smaller attributes than the one that they came from.
                 Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {
                     _ = self.shortfall.xattrs.fetch_add(1, Ordering::Relaxed)
                 }
@@ -420,7 +421,7 @@ impl ContentSink for Tree {
                 self.keep_open(entry, again)?
             }
         };
-        // One thread after the other: they would wait for each other at every page.
+        // One thread at a time: otherwise they would wait for each other at every page.
         let _turn = file.turn.lock().unwrap_or_else(PoisonError::into_inner);
         for (at, bytes) in pieces {
             file.file

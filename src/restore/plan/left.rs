@@ -1,8 +1,8 @@
-//! Planning what is left of a damaged snapshot: whatever can be read is planned, and each thing that cannot is told.
+//! Plans what is left of a damaged snapshot: whatever can be read is planned, and everything that cannot is reported.
 //!
-//! An entry that is bad costs itself and no other. Entries out of order are put in order as far as they are read: inside of a
-//! hunk, and those that belong behind the beginning of the next hunk wait for that. So none is lost for having been written in the
-//! wrong place, unless what comes after it was planned already.
+//! A bad entry costs itself and no other. Entries out of order are put in order as far as they have been read: within a
+//! hunk, and entries that belong after the beginning of the next hunk wait for that. So no entry is lost for having
+//! been written in the wrong place, unless what comes after it was planned already.
 
 use super::{Planner, Walk};
 use crate::error::{Kind, Result};
@@ -14,13 +14,13 @@ use crate::vault::entry::{self, Entry};
 use crate::vault::root::Root;
 use crate::vault::tree::{self, HunksLeft};
 
-/// So many entries wait for a later hunk.
+/// Most entries that wait for a later hunk; further ones are lost.
 const WAITING: usize = 64 << 10;
 
 /// Plans all wanted entries that can be read.
 ///
 /// # Errors
-/// A store that fails; those of who takes windows.
+/// A store that fails; any error of the function that takes windows.
 pub fn each_entry<F>(planner: &Planner, root: &Root, walk: &mut Walk<F>) -> Result<()>
 where
     F: FnMut(Window) -> Result<()>,
@@ -66,7 +66,7 @@ where
 /// Entries that wait to be planned.
 #[derive(Default)]
 struct Batch {
-    /// Each with its number in the order in which they are written.
+    /// Each with its number in the order in which they were written.
     entries: Vec<(u64, Entry)>,
     count: u64,
     /// Whether something was lost since the last entry that was planned.
@@ -79,7 +79,7 @@ impl Batch {
             self.entries.push((self.count, entry));
             self.count += 1;
         }
-        // Stable: of two entries of one path the first one counts.
+        // The sort is stable: of two entries with one path, the first one counts.
         self.entries.sort_by(|(_, a), (_, b)| a.path.cmp(&b.path));
     }
 
@@ -101,7 +101,7 @@ impl Batch {
         let mut now = std::mem::replace(&mut self.entries, waiting).into_iter().peekable();
         while let Some((number, entry)) = now.next() {
             let path = entry.path.clone();
-            // What came first stays: something in a folder of this name, which this is not.
+            // The entry that came first stays: it lies in a folder of this name, and this entry is not a folder.
             let usurps = |(before, other): &(u64, Entry)| *before < number && other.path.is_in(&path);
             if entry.kind != entry::EntryKind::Folder && now.peek().is_some_and(usurps) {
                 self.lose(path, "it comes after what lies in a folder of its name".into(), walk);
