@@ -1,4 +1,5 @@
-//! Vaults in the way of a restore: what is in a target moves aside, and a vault that lies in it would go along.
+//! Checks for vaults in the way of a restore: what is in a target moves aside, and a vault that lies in it would go
+//! along.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +8,9 @@ use crate::error::{Error, Result};
 use crate::fs::location::{lies_in, names_in};
 use crate::path::EntryPath;
 
-/// Checks that vaults in these folders stay as they are when `paths` are restored to `target`, or all where there are none. What is mounted
-/// in the target by itself is never moved. All folders are absolute, without symlinks as far as they exist.
+/// Checks that the vaults in the folders `vaults` stay as they are when `paths`, or everything if it is empty, are
+/// restored to `target`. A mount of its own in the target is never moved. All folders are absolute, without symlinks as
+/// far as they exist.
 ///
 /// # Errors
 /// Usage: a vault that is the target or around it, or that would move aside or be written into.
@@ -35,7 +37,7 @@ pub fn check(target: &Path, paths: &[EntryPath], vaults: &[PathBuf]) -> Result<(
 
 /// Whether the vault at a path of the target stays as it is.
 fn stays(vault: &EntryPath, paths: &[EntryPath], mounts: &[EntryPath]) -> bool {
-    // A volume that is restored itself does not keep what is on it.
+    // A volume that is itself restored does not keep what is on it.
     let keeps = |mount: &EntryPath, path: &EntryPath| mount != path && mount.is_in(path) && vault.is_in(mount);
     let spares = |path: &EntryPath| {
         let moves = vault.is_in(path) && !mounts.iter().any(|mount| keeps(mount, path));

@@ -1,4 +1,5 @@
-//! Extended attributes and access control lists of folders: what a restore must neither take over from around it nor leave.
+//! Extended attributes and access control lists of folders: a restore must neither take them over from the folders
+//! around it nor leave old ones behind.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,16 +13,17 @@ use super::capabilities::not_done;
 use crate::path::EscapedBytes;
 use crate::source::extra::extra_of_file;
 
-/// What new files and folders in a folder get as their access control list (acl(5)).
+/// The access control list that new files and folders in a folder get (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
-/// What is a user's or an administrator's, and a snapshot holds: all else is the system's, or its filesystem's own, as labels of SELinux,
-/// NFS's lists, properties of Btrfs, the layout of Ceph.
+/// Prefixes of attributes that are a user's or an administrator's, and that a snapshot holds. All others are the
+/// system's or the filesystem's own, such as the labels of SELinux, the lists of NFS, the properties of Btrfs and the
+/// layout of Ceph.
 const OF_USERS: [&[u8]; 2] = [b"user.", b"system.posix_acl_"];
-/// The kernel's own limit for a list of names.
+/// The kernel's own limit for a list of names, in bytes.
 const NAMES: usize = 64 << 10;
 
-/// Takes a folder's default access control list away, so that what is made in it has only what it is given: the lists of the
-/// folder around it would open what the snapshot closes.
+/// Removes a folder's default access control list, so that what is made in it has only what it is given: the lists of
+/// the folder around it would open what the snapshot closes.
 ///
 /// # Errors
 /// A system call that fails.
@@ -32,8 +34,8 @@ pub fn pass_nothing_on(folder: impl AsFd) -> rustix::io::Result<()> {
     }
 }
 
-/// Takes the access control lists of a folder that was just made away, and closes it if it had any: they are of the folder around it, and so
-/// is what its mode says of the group.
+/// Removes the access control lists of a folder that was just made, and closes it to others if it had any: they come
+/// from the folder around it, and so does what its mode says of the group.
 ///
 /// # Errors
 /// A system call that fails.
@@ -45,7 +47,7 @@ pub fn take_over_none(folder: impl AsFd) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Takes away the attributes of an open folder that `kept` has not.
+/// Removes the attributes of an open folder that `kept` does not have, except the system's own.
 ///
 /// # Errors
 /// A system call that fails.
@@ -66,15 +68,15 @@ fn remove(folder: impl AsFd, is_other: impl Fn(&EscapedBytes) -> bool) -> rustix
     Ok(())
 }
 
-/// The attributes of a folder.
+/// The extended attributes of a folder.
 pub struct Attributes {
     all: Vec<(EscapedBytes, EscapedBytes)>,
-    /// The names of those that may not be read: they stay where they are, and no other folder gets them.
+    /// The names of attributes that may not be read: they stay where they are, and no other folder gets them.
     unread: Vec<EscapedBytes>,
 }
 
 impl Attributes {
-    /// Those of an open folder.
+    /// Reads the attributes of an open folder.
     ///
     /// # Errors
     /// Too many open files.
@@ -85,7 +87,8 @@ impl Attributes {
         Ok(Attributes { all, unread })
     }
 
-    /// Gives them to an open folder, which has no others then, as far as its filesystem has such things.
+    /// Gives these attributes to an open folder and removes its other ones, as far as its filesystem supports such
+    /// things.
     ///
     /// # Errors
     /// A system call that fails.
@@ -101,7 +104,7 @@ impl Attributes {
     }
 }
 
-/// The names of an open folder's attributes; none where they may not be listed.
+/// The names of an open folder's attributes; empty if they may not be listed.
 fn names(folder: impl AsFd) -> rustix::io::Result<Vec<EscapedBytes>> {
     let mut list = vec![0; NAMES];
     match flistxattr(folder, &mut list[..]) {

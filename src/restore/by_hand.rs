@@ -1,4 +1,4 @@
-//! A restore that skips damage gets no fewer files than the script that lies in every vault.
+//! Tests that a restore that skips damage gets no fewer files than the script that lies in every vault.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,7 +41,7 @@ fn sample() -> SampleVault {
     sample
 }
 
-/// Regular files that have the content which the snapshot records for their path.
+/// Returns the regular files that have the content which the snapshot records for their path.
 fn got(folder: &Path, sample: &SampleVault) -> BTreeMap<Vec<u8>, Hash> {
     let mut files = BTreeMap::new();
     for entry in sample.entries.iter().filter(|entry| entry.kind == EntryKind::File) {
@@ -55,7 +55,7 @@ fn got(folder: &Path, sample: &SampleVault) -> BTreeMap<Vec<u8>, Hash> {
     files
 }
 
-/// Restores with the script; gives the files that it gets.
+/// Restores with the script. Returns the files that it gets.
 fn by_hand(sample: &SampleVault, folder: &Path) -> BTreeMap<Vec<u8>, Hash> {
     let (vault, target) = (folder.join("vault"), folder.join("by hand"));
     for (name, bytes) in sample.store.objects().iter() {
@@ -73,8 +73,8 @@ fn by_hand(sample: &SampleVault, folder: &Path) -> BTreeMap<Vec<u8>, Hash> {
     got(&target, sample)
 }
 
-/// Restores a vault in both ways, and compares what they get, `bad` apart: an entry that no reader of this program takes,
-/// and of which the script looks at less. Gives how many files both ways got.
+/// Restores a vault in both ways, and compares what they get, except `bad`: an entry that no reader of this program
+/// takes, and that the script checks less strictly. Returns how many files each way got.
 fn compare(what: &str, sample: &SampleVault, bad: Option<&str>) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
     let by_hand = by_hand(sample, folder.path());
@@ -92,8 +92,8 @@ fn compare(what: &str, sample: &SampleVault, bad: Option<&str>) -> (usize, usize
     (by_hand.len(), restored.len())
 }
 
-/// What a restore that skips nothing refuses or warns of, verify finds. It finds more only of what a restore does not need: the
-/// tar headers in data packs.
+/// Checks that verify finds whatever a restore that skips nothing refuses or warns of. It finds more only of what a
+/// restore does not need: the tar headers in data packs.
 fn named_by_verify(what: &str, sample: &SampleVault, folder: &Path) {
     let whole = sample.open().and_then(|vault| restore(&vault, &options(&folder.join("whole")), &context()));
     let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
@@ -101,7 +101,7 @@ fn named_by_verify(what: &str, sample: &SampleVault, folder: &Path) {
     let clean = whole.as_ref().is_ok_and(|report| report.warnings.is_empty());
     let headers = report.damage.iter().all(|damage| damage.object.starts_with("packs/"));
     assert!(report.sound() == clean || clean && headers, "{what}: {whole:?}, {:?}", report.damage);
-    // A snapshot that is chosen is named.
+    // A snapshot that is chosen is named in the damage.
     let newest = sample.vault.snapshots().unwrap().last().copied();
     let named = |name: &SnapshotName| report.damage.iter().any(|damage| damage.snapshots.contains(name));
     assert!(clean || newest.as_ref().is_none_or(named), "{what}: {:?}", report.damage);
@@ -128,7 +128,7 @@ fn damaged_objects_cost_no_more_than_by_hand() {
     }
 }
 
-/// zstd takes a pack's frames without its table, and so does a restore. It also does where zstd does not.
+/// zstd takes a pack's frames without its table, and so does a restore, which also does so where zstd does not.
 #[test]
 fn a_damaged_seek_table_costs_nothing() {
     for (how, zstd_takes_it, harm) in table_harms() {
@@ -179,7 +179,7 @@ fn a_link_of_two_contents_is_two_files() {
     assert!(inode("a") == inode("c") && inode("b") == inode("d") && inode("a") != inode("b"));
 }
 
-/// Puts something else in the place of a hunk's line.
+/// Puts something else in the place of a line of a hunk.
 fn instead(hunk: usize, line: usize, text: &str) -> Rewrite {
     let text = text.to_owned();
     Box::new(move |n, lines| {
@@ -207,8 +207,8 @@ fn lines(hunk: usize, change: fn(&mut Vec<String>)) -> Rewrite {
     })
 }
 
-/// The hunks are [. a a/one a/two] [b b/one b/two c] [c/one c/two d e] [e/f e/f/deep g h] [i j]; line 0 is the head. Of so many
-/// files each loses those that are bad themselves.
+/// The hunks are [. a a/one a/two] [b b/one b/two c] [c/one c/two d e] [e/f e/f/deep g h] [i j]; line 0 is the head. In
+/// each case, only the bad files themselves are lost, and this many remain.
 #[test]
 fn a_bad_entry_costs_itself() {
     let all = 11;

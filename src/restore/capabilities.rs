@@ -1,5 +1,5 @@
-//! What the filesystem of a target may not do: mounted buckets and other machines' folders know no links or modes, do not
-//! rename folders, and do not make them durable.
+//! Deals with what the filesystem of a target may not do: mounted buckets and other machines' folders know no links or
+//! modes, do not rename folders, and do not make them durable.
 
 use std::os::fd::AsFd;
 
@@ -9,21 +9,21 @@ use rustix::io::Errno;
 use crate::error::{Doing, Result};
 use crate::fs::Folder;
 
-/// Whether an error means that a filesystem does not do such a thing at all.
+/// Whether an error means that a filesystem does not support such an operation at all.
 pub fn not_done(why: Errno) -> bool {
     matches!(why, Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)
 }
 
-/// Whether an error of renaming a folder means that its files have to be renamed one by one. GCS FUSE has too many open
-/// files where it would have to copy too many.
+/// Whether an error of renaming a folder means that its files have to be renamed one by one. GCS FUSE reports too many
+/// open files if it would have to copy too many.
 pub fn moves_files_only(why: Errno) -> bool {
     matches!(why, Errno::MFILE | Errno::NOSYS | Errno::OPNOTSUPP)
 }
 
-/// What a change of an attribute came to: `false` where the filesystem does not keep it.
+/// The result of a change of an attribute: `false` if the filesystem does not keep it.
 ///
 /// # Errors
-/// Every other one.
+/// Any other error of the change.
 pub fn kept(done: rustix::io::Result<()>) -> rustix::io::Result<bool> {
     match done {
         Err(why) if not_done(why) => Ok(false),

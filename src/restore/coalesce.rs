@@ -8,14 +8,14 @@ use crate::vault::hex::PackId;
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::read::PackReader;
 
-/// A read ends when so many pieces lie in its frames.
+/// Pieces in the frames of a read at which it ends.
 const CUTS: usize = 32 << 10;
 
 /// A frame and the pieces that lie in it.
 pub struct SlicedFrame {
     /// Where it is.
     pub at: FrameAt,
-    /// The pieces.
+    /// The parts of pieces that lie in it.
     pub cuts: Vec<FrameSlice>,
 }
 
@@ -36,7 +36,7 @@ pub struct Coalescer<'w> {
     packs: &'w PackReader<'w>,
     limits: WindowLimits,
     window: &'w Window,
-    /// The piece that is next.
+    /// The index of the next piece.
     next: usize,
     table: Option<Arc<SeekTable>>,
     /// The next frame of the pack, and the pieces that reach into it from before.
@@ -45,7 +45,7 @@ pub struct Coalescer<'w> {
 }
 
 impl Read {
-    /// The first and the last frame, of which all that lies between them is fetched too.
+    /// The first and the last frame; everything between them is fetched too.
     pub fn span(&self) -> Vec<FrameAt> {
         self.frames.first().into_iter().chain(self.frames.last()).map(|frame| frame.at).collect()
     }
@@ -57,7 +57,7 @@ impl Coalescer<'_> {
         Coalescer { packs, limits, window, next: 0, table: None, frame: 0, open: Vec::new() }
     }
 
-    /// The next read; none when the window's pieces are all handed out.
+    /// Returns the next read. `None` when the window's pieces are all handed out.
     pub fn next_read(&mut self) -> Option<Read> {
         let number = match (self.open.first(), self.window.pieces.get(self.next)) {
             (Some(piece), _) => piece.pack,
@@ -95,7 +95,7 @@ impl Coalescer<'_> {
             let next = self.window.pieces.get(self.next).filter(|p| p.pack == number);
             if self.open.is_empty() {
                 let Some(piece) = next else { break };
-                // Nothing reaches over: go on at the frame where the next piece begins.
+                // No piece reaches over: go on at the frame where the next piece begins.
                 match table.covering(piece.offset, piece.length) {
                     Some(range) => self.frame = range.start,
                     None => {

@@ -10,9 +10,9 @@ use crate::vault::entry::Entry;
 use crate::vault::hex::Hash;
 use crate::vault::scattered::{self, Scattered};
 
-/// Takes the content of files. Called from several threads; of one file never twice at once for the same bytes.
+/// Takes the content of files. Called from several threads; for one file, never twice at once for the same bytes.
 pub trait ContentSink: Sync {
-    /// A file's whole content, which is what was stored.
+    /// Takes a file's whole content, which is known to be what was stored.
     ///
     /// # Errors
     /// A write that fails.
@@ -22,7 +22,7 @@ pub trait ContentSink: Sync {
     /// # Errors
     /// A file that cannot be made.
     fn begin(&self, entry: &Entry) -> Result<()>;
-    /// Pieces of a file that has begun, each with where it begins in the file.
+    /// Takes pieces of a file that has begun, each with where it begins in the file, in bytes.
     ///
     /// # Errors
     /// A write that fails.
@@ -32,7 +32,7 @@ pub trait ContentSink: Sync {
     /// # Errors
     /// A write that fails.
     fn end(&self, entry: &Entry) -> Result<()>;
-    /// Forgets a file that began and cannot be whole.
+    /// Discards a file that began and cannot be whole.
     ///
     /// # Errors
     /// A file that cannot be removed.
@@ -43,7 +43,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is wrong with a file whose bytes were all there. One of its packs is not the one that was stored.
+/// The error of a file whose bytes were all there and are not what was stored: one of its packs is not the one that was
+/// stored.
 pub fn not_the_same(entry: &Entry) -> Error {
     let mut packs: Vec<_> = entry.content_extents().iter().filter_map(|extent| extent.pack).collect();
     packs.extend(entry.map.iter().flat_map(|map| &map.packs));
@@ -55,7 +56,7 @@ pub fn not_the_same(entry: &Entry) -> Error {
 }
 
 impl Item {
-    /// What is known of the file as one that comes in pieces.
+    /// Returns the progress of the file, as one that comes in pieces.
     pub fn progress(&self) -> &Arc<FileProgress> {
         self.progress.get_or_init(|| {
             Arc::new(FileProgress { began: Mutex::new(false), hash: Mutex::new(Scattered::new(self.entry.size)) })
@@ -99,13 +100,14 @@ impl Item {
         Ok(())
     }
 
-    /// Gives the file up.
+    /// Gives the file up, for the reason `why`.
     pub fn lose(&self, why: String) {
         // The first reason stays.
         let _ = self.lost.set(why);
     }
 
-    /// Called when all pieces of a window have come, unless it is given up; after the last window it checks the file's hash.
+    /// Ends the file's part in a window when all pieces of the window have come, unless the file is given up; in its
+    /// last window, this checks the file's hash.
     ///
     /// # Errors
     /// Damage; a write that fails.
@@ -118,7 +120,7 @@ impl Item {
         }
         let progress = self.progress();
         let mut hash = lock(&progress.hash);
-        // What has not come by now is a hole.
+        // Whatever has not come by now is a hole.
         hash.fill(self.until, &|| ctx.check("restore a hole"))?;
         if !self.last {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Snapshots of which a pack is damaged: how a restore finds that out before it begins, and which snapshot it takes then.
+//! Handles snapshots with a damaged pack: how a restore finds that out before it begins, and which snapshot it takes
+//! instead.
 
 use std::collections::HashSet;
 
@@ -15,10 +16,10 @@ use crate::vault::root::{HunkRef, Root, SnapshotName};
 use crate::vault::state::{PackState, Tested};
 use crate::vault::{Vault, tree};
 
-/// Packs that seemed damaged to a reader and are read whole to be sure, at most.
+/// Most packs that are read whole to be sure because they seemed damaged to a reader.
 const SUSPECTS: usize = 64;
 
-/// Packs that are not what was stored.
+/// Packs that are not what was stored, and their state.
 type DamagedPacks = Vec<(PackInfo, PackState)>;
 
 /// Why a restore did not take place.
@@ -26,9 +27,10 @@ type DamagedPacks = Vec<(PackInfo, PackState)>;
 pub struct RestoreFailure {
     /// The error.
     pub why: Error,
-    /// What is wrong with the snapshot's packs, or with itself, so that an older one may serve; empty where nothing is.
+    /// Faults of the snapshot's packs, or of the snapshot itself, because of which an older one may serve; empty if
+    /// there are no such faults.
     pub wrong: Vec<String>,
-    /// Whether that was known before anything of them was read: what is needed of them may be sound.
+    /// Whether these were known before anything of the packs was read: the parts that are needed may be sound.
     pub untried: bool,
 }
 
@@ -38,19 +40,20 @@ impl From<Error> for RestoreFailure {
     }
 }
 
-/// That a snapshot is passed over for what is wrong with it or with its packs; none where nothing is.
+/// Says that a snapshot is passed over because of what is wrong with it or with its packs. `None` if nothing is wrong.
 pub fn passed_over(snapshot: SnapshotName, wrong: &[String]) -> Option<PassedOver> {
     let (first, more) = (wrong.first()?, in_all(wrong.len()));
     Some(PassedOver { snapshot, why: format!("it is damaged: {first}{more}"), damaged: true })
 }
 
-/// Looks whether the snapshot's packs are there with their sizes, and reads those whole that are doubted, if `all` of them are
-/// needed. Gives those that are not what was stored. A pack of which only the seek table is damaged serves.
+/// Checks that the snapshot's packs are there with their sizes, and reads the doubted ones whole if `all` of them are
+/// needed. Returns the packs that are not what was stored. A pack of which only the seek table is damaged serves.
 ///
 /// # Errors
 /// A store that fails; being told to stop.
 pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, ctx: &Context) -> Result<DamagedPacks> {
-    // Older snapshots mostly name the same packs: one that is known to be damaged costs each no more than its lists.
+    // Older snapshots mostly name the same packs: once one is known to be damaged, each snapshot costs no more than its
+    // lists.
     let unreadable = |(pack, tested): (PackInfo, Tested)| (!tested.readable).then_some((pack, tested.state));
     let known: Vec<_> = doubts.damaged(packs.book()).into_iter().filter_map(unreadable).collect();
     if all && !known.is_empty() {
@@ -72,8 +75,9 @@ pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, c
     Ok(wrong)
 }
 
-/// Takes out of `wrong` the packs that hold no more than what was read of files that never came to rest: they are no part of
-/// the tree, and a restore of all of it can do without. Gives the others, and what to tell of these.
+/// Takes out of `wrong` the packs that hold no more than what was read of files that never came to rest: they are no
+/// part of the tree, and a restore of all of it can do without them. Returns the other packs, and warnings about the
+/// ones that were taken out.
 ///
 /// # Errors
 /// A store that fails.
@@ -93,7 +97,7 @@ pub fn needed(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(D
         packs.all(&root.torn_reads).and_then(named).and_then(|torn| Ok((torn, named(tree::hunks(packs, root)?)?)));
     let (torn, tree) = match both {
         Ok(both) => both,
-        // Then it is not known who needs them.
+        // Then it is not known which files need them.
         Err(why) if why.kind() == Kind::Damage => return Ok((wrong, Vec::new())),
         Err(why) => return Err(why),
     };
@@ -103,8 +107,8 @@ pub fn needed(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(D
     Ok((wrong, spare.iter().map(|(pack, state)| format!("{}; {what}", told(pack, state))).collect()))
 }
 
-/// Reads the packs whole that seemed damaged to a reader, and doubts those that are. Gives what to tell of those that cannot
-/// be read.
+/// Reads whole the packs that seemed damaged to a reader, and records doubts about the ones that are. Returns
+/// descriptions of the ones that cannot be read.
 pub fn found(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, ctx: &Context) -> Vec<String> {
     let mended = packs.mended();
     let table =
@@ -112,7 +116,7 @@ pub fn found(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, ctx: &Conte
     let suspects = packs.suspects().into_iter().filter(|(pack, _)| !mended.contains_key(&pack.name()));
     let (mut damaged, mut told_of) = (Vec::new(), Vec::new());
     for (pack, _) in suspects.chain(table).take(SUSPECTS) {
-        // What cannot be asked now is no more than suspected.
+        // A pack that cannot be tested now remains suspected, no more.
         let Ok(tested) = doubts.test(&*vault.store, &pack, &|| ctx.check("restore")) else { continue };
         if tested.is_sound() {
             continue;
@@ -120,7 +124,7 @@ pub fn found(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, ctx: &Conte
         if !tested.readable {
             told_of.push(told(&pack, &tested.state));
         }
-        // That it is missing, a listing tells.
+        // A missing pack needs no doubt: a listing tells that it is missing.
         if let PackState::Damaged(why) = &tested.state {
             damaged.push((pack, why.clone()));
         }
@@ -129,7 +133,8 @@ pub fn found(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, ctx: &Conte
     told_of
 }
 
-/// The newest good snapshot that is older than `than`, for a restore that may choose; none where there is none.
+/// Returns the newest good snapshot that is older than `than`, for a restore that may choose. `None` if there is no
+/// such snapshot.
 ///
 /// # Errors
 /// A store that fails.

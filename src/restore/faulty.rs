@@ -1,5 +1,5 @@
-//! Vaults that a faulty writer made: all that is in them is restored, and what is wrong is said by a restore and by
-//! `verify` alike.
+//! Tests with vaults that a faulty writer made: everything in them is restored, and both a restore and `verify` say
+//! what is wrong.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::monitor::Monitor;
 use crate::vault::root::SnapshotName;
 use crate::{export, inspect, verify};
 
-/// Keeps what it is warned of.
+/// Keeps the warnings that it gets.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);
 
@@ -32,7 +32,7 @@ fn path(text: &str) -> EntryPath {
     EntryPath::new(text).unwrap()
 }
 
-/// What verify says: the damage of a snapshot, and warnings.
+/// Returns what verify says: the damage of a snapshot, and warnings.
 fn verified(sample: &SampleVault, name: SnapshotName) -> (Vec<String>, Vec<String>) {
     let heard = Heard::default();
     let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
@@ -41,7 +41,7 @@ fn verified(sample: &SampleVault, name: SnapshotName) -> (Vec<String>, Vec<Strin
     (hurt.collect(), heard.all())
 }
 
-/// Restores all, with tiny windows; gives what it said.
+/// Restores everything, with tiny windows. Returns what the restore said.
 fn restored(sample: &SampleVault, skip_damaged: bool) -> (BTreeMap<Vec<u8>, String>, RestoreReport) {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("data");
@@ -154,7 +154,7 @@ fn a_snapshot_without_its_own_directory_comes_back() {
     assert_eq!(verified(&sample, name).0.len(), 1);
 }
 
-/// The same hunk is sound in one snapshot, and not after what another one has before it.
+/// The same hunk is sound in one snapshot, and not in another, after what comes before it there.
 #[test]
 fn a_shared_hunk_is_checked_where_it_stands() {
     let mut sample = SampleVault::new();
@@ -228,7 +228,7 @@ fn a_database_without_its_side_files_is_told() {
     sample.raw("other", b"a database", true, false).link = Some("g".into());
     let name = sample.commit(SnapshotState::Complete);
     assert_eq!((verified(&sample, name).0, restored(&sample, false).1.warnings), (vec![], vec![]));
-    // Alone it has none.
+    // Restored alone, it has none.
     let folder = tempfile::tempdir().unwrap();
     let chosen = RestoreOptions { paths: vec![path("other")], ..options(&folder.path().join("data")) };
     let report = restore(&sample.vault, &chosen, &context()).unwrap();

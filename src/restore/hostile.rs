@@ -1,4 +1,5 @@
-//! Vaults that were made to do harm: each is refused with a clear error, and nothing is made outside the target.
+//! Tests with vaults that were made to do harm: each is refused with a clear error, and nothing is made outside the
+//! target.
 
 use std::path::Path;
 
@@ -12,7 +13,7 @@ use crate::vault::list::List;
 use crate::vault::pack::PackKind;
 use crate::verify;
 
-/// Restores what must not be restored; nothing may come to be outside of the target, and the target stays missing.
+/// Restores what must not be restored; nothing may appear outside the target, and the target stays missing.
 fn refuse(what: &str, sample: &mut SampleVault) {
     let name = sample.commit(SnapshotState::Complete);
     let folder = tempfile::tempdir().unwrap();
@@ -25,7 +26,7 @@ fn refuse(what: &str, sample: &mut SampleVault) {
     named_by_verify(what, sample);
 }
 
-/// What a restore refuses, verify names as damage of the snapshot.
+/// Checks that verify names what a restore refuses as damage of the snapshot.
 fn named_by_verify(what: &str, sample: &SampleVault) {
     let newest = *sample.vault.snapshots().unwrap().last().unwrap();
     let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };
@@ -201,7 +202,7 @@ fn what_skips_damage_leaves_the_target_no_more_than_what_does_not() {
             let report = restore_within(&sample.vault, &chosen, tiny(), &context()).unwrap();
             let beside: Vec<_> = look(&folder.path().join("beside")).into_keys().collect();
             assert_eq!(beside, [b"".to_vec(), b"deep".to_vec()], "{order}");
-            // What lies below is there where its folder is, and told where it is not.
+            // An entry below is restored if its folder is there, and reported if it is not.
             let told = |path: &str| report.not_restored.iter().any(|problem| problem.path.to_string() == path);
             for path in ["a/out", "a/deep/out", "z"] {
                 assert_ne!(told(path), target.join(path).exists(), "{order} {hunk} {path}: {report:?}");

@@ -1,10 +1,11 @@
-//! Folders that a snapshot has no entry of, though what lies in them has some, and what is told of them.
+//! Folders that a snapshot has no entry for, although it has entries for what lies in them, and what is reported of
+//! them.
 
 use crate::path::EntryPath;
 use crate::vault::entry::{self, Entry, Extent};
 use crate::vault::tree::Remark;
 
-/// So many remarks are told one by one.
+/// Most remarks that are reported one by one.
 const TOLD: usize = 100;
 
 /// The mode of a folder that a faulty writer left out.
@@ -12,7 +13,7 @@ pub const LEFT_OUT: u32 = 0o755;
 /// The mode of a folder whose entry was lost with a damaged part of the vault: it may have been closed to others.
 pub const LOST: u32 = 0o700;
 
-/// Stands for a folder of which only the path is known: the current user's.
+/// Makes an entry for a folder of which only the path is known; it belongs to the current user.
 pub fn folder(path: EntryPath, mode: u32) -> Entry {
     Entry {
         path,
@@ -36,7 +37,7 @@ pub fn folder(path: EntryPath, mode: u32) -> Entry {
     }
 }
 
-/// What a reader says of a remark: a folder that is missing is made.
+/// The text of a remark for a reader, which makes a folder that is missing.
 pub fn warning(remark: &Remark) -> String {
     match remark {
         Remark::NoFolder(_) => format!("{remark}; it was made"),
@@ -44,7 +45,7 @@ pub fn warning(remark: &Remark) -> String {
     }
 }
 
-/// What a reader says of all remarks. The last line counts those that are too many to tell.
+/// The texts of all remarks for a reader. The last line counts the remarks that are too many to list.
 pub fn warnings(remarks: &[Remark]) -> Vec<String> {
     let mut texts: Vec<_> = remarks.iter().take(TOLD).map(warning).collect();
     if remarks.len() > TOLD {

@@ -1,4 +1,5 @@
-//! Filesystems that are mounted in a target: a folder that is moved takes them along, and they cannot be renamed themselves.
+//! Finds filesystems that are mounted in a target: a folder that is moved takes them along, and they cannot be renamed
+//! themselves.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,11 +12,11 @@ use crate::fs::location::place;
 use crate::path::EntryPath;
 use crate::sqlite::side_files::SUFFIXES;
 
-/// What is mounted below `target`, an absolute path without symlinks, relative to it and in order; what another mount hides
-/// is not.
+/// Returns the mount points below `target`, an absolute path without symlinks. They are relative to it and in order; a
+/// mount that another one hides is not among them.
 ///
 /// # Errors
-/// What the system refuses; a folder of the target that is mounted in it once more, so that moving one moves both.
+/// A system call that fails; a folder of the target that is mounted in it once more, so that moving one moves both.
 pub fn below(target: &Path) -> Result<Vec<EntryPath>> {
     let doing = || format!("look for what is mounted in {}", target.display());
     let places = match filesystem::mounted() {
@@ -38,7 +39,8 @@ pub fn below(target: &Path) -> Result<Vec<EntryPath>> {
     Ok(found)
 }
 
-/// Whether what is mounted at a path is seen there. What another mount hides is not; what may not be looked at may be.
+/// Whether a mount at a path can be seen there. One that another mount hides cannot; one that may not be looked at
+/// counts as visible.
 fn is_visible(at: &Path) -> bool {
     is_mount(at).unwrap_or_else(|why| !matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory))
 }
@@ -58,7 +60,8 @@ fn found_by_walking(target: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Checks that no folder of the target is mounted in it at another place: to move it aside there would move what is to stay here.
+/// Checks that no folder of the target is mounted in it at another place: moving it aside there would move what is to
+/// stay here.
 fn check_apart(target: &Path, all: &[Mounted]) -> Result<()> {
     let Some((device, own)) = place(target, all) else { return Ok(()) };
     for mounted in all.iter().filter(|mounted| mounted.at.starts_with(target) && mounted.at != target) {
@@ -73,13 +76,13 @@ fn check_apart(target: &Path, all: &[Mounted]) -> Result<()> {
     Ok(())
 }
 
-/// Where what is mounted `at` a path in the target would lie on the target's own filesystem.
+/// Where the path `at` in the target, at which something is mounted, lies on the target's own filesystem.
 fn target_place(own: &Path, target: &Path, at: &Path) -> PathBuf {
     own.join(at.strip_prefix(target).unwrap_or(at))
 }
 
-/// What stays as it is where `mounts` are, in order: a file that is mounted, a database perhaps, stays together with what lies
-/// beside it.
+/// Returns the paths that stay as they are because of `mounts`, in order. A mounted file may be a database, so it stays
+/// together with its side files.
 pub fn kept(target: &Path, mounts: &[EntryPath]) -> Vec<EntryPath> {
     let mut kept = Vec::new();
     for mount in mounts {
@@ -98,7 +101,7 @@ pub fn kept(target: &Path, mounts: &[EntryPath]) -> Vec<EntryPath> {
     kept
 }
 
-/// The names that a filesystem itself keeps in its root: nobody moves them, and they are no data.
+/// Whether a name is one that a filesystem itself keeps in its root: such entries are never moved, and are no data.
 pub fn is_of_the_filesystem(name: &OsStr) -> bool {
     ["lost+found", "aquota.user", "aquota.group"].iter().any(|own| name == *own)
 }
@@ -118,7 +121,7 @@ mod tests {
         let root = || mounted("/", "8:1", "/");
         assert!(apart(&[root()]));
         assert!(apart(&[root(), mounted("/app/data/uploads", "8:2", "/")]));
-        // A folder that is mounted onto itself, and one of elsewhere.
+        // A folder that is mounted onto itself, and one from elsewhere.
         assert!(apart(&[root(), mounted("/app/data/uploads", "8:1", "/app/data/uploads")]));
         assert!(apart(&[root(), mounted("/app/data/uploads", "8:1", "/srv/uploads")]));
         assert!(!apart(&[root(), mounted("/app/data/b", "8:1", "/app/data/a")]));

@@ -1,4 +1,4 @@
-//! Who uses a target: programs that have files of it open, and those that stand in it.
+//! Finds who uses a target: programs that have files of it open, and programs that stand in it.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -9,14 +9,15 @@ use super::target::RestoreTarget;
 use crate::fs::holders::program;
 use crate::path::EntryPath;
 
-/// The same of what a restore to `place` replaces.
+/// Returns the programs that use what a restore to `place` replaces.
 pub fn users_of(place: &RestoreTarget) -> Vec<FileUser> {
     let mut users = users(&place.replaces());
     users.retain(|user| !place.kept().iter().any(|kept| user.file.starts_with(place.target.join(kept.as_path()))));
     users
 }
 
-/// Those that work in a folder that a restore to `place` moves away, or puts something else in the place of.
+/// Returns this process and its ancestors as far as they work in a folder that a restore to `place` moves away, or puts
+/// something else in the place of.
 pub fn moved(place: &RestoreTarget) -> Vec<FileUser> {
     let below = below(&place.target);
     below

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::path::EntryPath;
 
-/// Files that are open at once.
+/// Most files that are open at once.
 const OPEN: usize = 16;
 
 /// A file that is open for writing.
@@ -18,7 +18,7 @@ pub struct OpenFile {
     pub turn: Mutex<()>,
 }
 
-/// The files that were used last.
+/// The files that were opened last.
 #[derive(Debug, Default)]
 pub struct OpenFiles(Mutex<VecDeque<(EntryPath, Arc<OpenFile>)>>);
 
@@ -27,13 +27,13 @@ impl OpenFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An open file.
+    /// Returns an open file. `None` if it is not kept open.
     pub fn get(&self, path: &EntryPath) -> Option<Arc<OpenFile>> {
         self.lock().iter().find(|(open, _)| open == path).map(|(_, file)| file.clone())
     }
 
-    /// Keeps a file open, or takes the one that another thread opened meanwhile. Also gives the file that was opened first
-    /// where that is one too many.
+    /// Keeps a file open, or takes the one that another thread opened meanwhile. Also returns the file that was opened
+    /// first if that is one too many.
     pub fn keep(&self, path: &EntryPath, file: File) -> (Arc<OpenFile>, Option<(EntryPath, Arc<OpenFile>)>) {
         let mut files = self.lock();
         if let Some((_, open)) = files.iter().find(|(open, _)| open == path) {
@@ -45,7 +45,7 @@ impl OpenFiles {
         (file, closed)
     }
 
-    /// An open file, which is not kept any longer.
+    /// Returns an open file, which is not kept any longer. `None` if it is not kept open.
     pub fn take(&self, path: &EntryPath) -> Option<Arc<OpenFile>> {
         let mut files = self.lock();
         let at = files.iter().position(|(open, _)| open == path)?;

@@ -1,4 +1,4 @@
-//! What a restore is told.
+//! The options of a restore.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::target::ReplaceMode;
 use crate::path::EntryPath;
 
-/// What to restore, and where to.
+/// The options of a restore: what to restore, and where to.
 #[derive(Debug, Clone)]
 pub struct RestoreOptions {
     /// Which snapshot: `latest`, an id or the beginning of one, or a time.
     pub snapshot: String,
     /// The folder that becomes what the data directory was.
     pub target: PathBuf,
-    /// Only these entries and what is in them, and the side files of raw databases; none for all.
+    /// Only these entries and what is in them, and the side files of raw databases; empty for all.
     pub paths: Vec<EntryPath>,
     /// Fill the target itself, for a mount point.
     pub in_place: bool,
@@ -21,11 +21,12 @@ pub struct RestoreOptions {
     pub around_mounts: bool,
     /// Replace the target also while other programs have files of it open.
     pub while_in_use: bool,
-    /// Get out what can be got, and list what could not.
+    /// Restore whatever can be read, and list what could not be.
     pub skip_damaged: bool,
     /// The folders of vaults, which stay as they are: absolute, without symlinks as far as they exist.
     pub vaults: Vec<PathBuf>,
-    /// What it depends on. That is asked when the target is locked, and again when all is ready to be put into place.
+    /// The condition of the restore. It is checked when the target is locked, and again when everything is ready to be
+    /// put into place.
     pub only: Only,
 }
 
@@ -35,7 +36,7 @@ impl RestoreOptions {
         ReplaceMode { in_place: self.in_place, around_mounts: self.around_mounts }
     }
 
-    /// The newest good snapshot, whole, into `target`.
+    /// Options for the newest good snapshot, whole, into `target`.
     pub fn latest(target: PathBuf) -> Self {
         RestoreOptions {
             snapshot: "latest".into(),
@@ -51,11 +52,11 @@ impl RestoreOptions {
     }
 }
 
-/// When a restore takes place. It always does where neither is said.
+/// When a restore takes place. It always does if neither field is set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Only {
-    /// Where there is no file in the target, or a restore of all in place was cut off.
+    /// If there is no file in the target, or an in-place restore of all of it was cut off.
     pub missing: bool,
-    /// Also where no file in the target was changed for this long, and all were before the snapshot was begun.
+    /// Also if no file in the target was changed for this long, and all were changed before the snapshot was begun.
     pub older: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! Reading the content of a window: each frame once, neighbouring frames in one read, decoded on all cores.
+//! Reads the content of a window: each frame once, neighbouring frames in one read, decoded on all cores.
 //!
 //! Fetching threads claim reads in order and read ahead, as many at a time as the context allows; before each read one of
 //! them fetches the seek table of a pack that comes later. Decoding threads take frames in the same order. The pieces of a
@@ -176,7 +176,7 @@ impl ContentReader<'_> {
             };
             let read = self.packs.compressed(pack, PackKind::Data, &span);
             let from = span.first().map_or(0, |first| first.at);
-            // Nobody waits for it any more when the work was stopped.
+            // Nobody waits for it any more if the work was stopped.
             let _ = send.send(read.map(|bytes| FetchedBytes { bytes, from, pack, _room: room }));
         }
     }

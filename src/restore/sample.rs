@@ -1,4 +1,4 @@
-//! Vaults for tests, made entry by entry, also such as no backup makes.
+//! Vaults for tests, made entry by entry, including ones that no backup makes.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -28,7 +28,7 @@ use crate::vault::{Vault, tar};
 
 static GO_ON: AtomicBool = AtomicBool::new(false);
 
-/// A context with two threads that hears nothing.
+/// A context with two threads whose monitor hears nothing.
 pub fn context() -> Context<'static> {
     Context { random: &crate::monitor::system_random, threads: 2, parallel: 2, stop: &GO_ON, monitor: &SilentMonitor }
 }
@@ -50,7 +50,7 @@ fn random_id() -> PackId {
     Hex(id)
 }
 
-/// Content that becomes a pack.
+/// Content that becomes a pack, and the pack's kind.
 pub struct SamplePack {
     pub id: PackId,
     kind: PackKind,
@@ -63,7 +63,7 @@ impl SamplePack {
         SamplePack { id: random_id(), kind, frames: Vec::new(), content: 0 }
     }
 
-    /// Adds a frame; says where its content begins.
+    /// Adds a frame. Returns where its content begins.
     pub fn frame(&mut self, content: &[u8]) -> u64 {
         let mut compressor = zstd::bulk::Compressor::new(1).unwrap();
         compressor.include_checksum(true).unwrap();
@@ -93,10 +93,10 @@ impl SamplePack {
     }
 }
 
-/// What becomes of the lines of a hunk.
+/// Changes the lines of a hunk.
 pub type Rewrite = Box<dyn Fn(usize, &mut Vec<String>)>;
 
-/// A vault that is being made, and the snapshot that is next.
+/// A vault that is being made, and the next snapshot of it.
 pub struct SampleVault {
     pub store: &'static MemoryStore,
     pub vault: Vault,
@@ -110,11 +110,12 @@ pub struct SampleVault {
     pub listed: usize,
     /// Where the hunks of the last snapshot are.
     pub hunks: Vec<HunkRef>,
-    /// What the root says of checks of databases.
+    /// How many checks of databases the root says have failed.
     pub failed_checks: u64,
-    /// Changes the lines of each hunk by its number, the head first, as no writer would write them.
+    /// Changes the lines of each hunk, given its number, to lines that no writer would write; the head is the first
+    /// line.
     pub rewrite: Option<Rewrite>,
-    /// The last snapshot, of which the next one says that it was made from it.
+    /// The last snapshot, which the next one names as the one that it was made from.
     last: Option<SnapshotName>,
     seq: u64,
 }
@@ -236,8 +237,8 @@ impl SampleVault {
         entry
     }
 
-    /// Stores the layers of a page map, three blocks a frame, every other one's frames in list frames; also gives the packs
-    /// that hold them.
+    /// Stores the layers of a page map, three blocks a frame, every other one's frames in list frames. Also returns the
+    /// packs that hold them.
     pub fn layers(&mut self, block: u32, layers: &[Vec<Placed>]) -> (Vec<List<MapFrame>>, Vec<PackId>) {
         let mut packs = Vec::new();
         let mut layer = |(number, layer): (usize, &Vec<Placed>)| {
@@ -310,7 +311,7 @@ impl SampleVault {
         self.paged(path, &content, 1024, &[pages(first, 1024, 0..12), pages(gone, 1024, [2, 6]), newest])
     }
 
-    /// Adds a database that was taken as a file, with these side files beside it, which are not added.
+    /// Adds a database that was captured as a file, and says which side files lie beside it; these are not added.
     pub fn raw(&mut self, path: &str, content: &[u8], journal: bool, wal: bool) -> &mut Entry {
         let side = |there: bool| there.then_some(Side { size: 1, mtime: 0 });
         let entry = self.file(path, content);

@@ -76,8 +76,8 @@ pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
 /// that is not after it. An id is taken whatever its snapshot's state.
 ///
 /// # Errors
-/// Usage: nothing, or more than one snapshot, fits. NothingYet: there is no snapshot. Failed: there is no good one. Damage: the named root
-/// is damaged.
+/// Usage: nothing, or more than one snapshot, fits. NothingYet: there is no snapshot. Failed: there is no good one.
+/// Damage: the named root is damaged.
 pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
     search(vault, spec).map_err(|unchosen| unchosen.why)
 }

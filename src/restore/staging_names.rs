@@ -1,4 +1,4 @@
-//! How staging folders are called, and what tells one of ours from another's.
+//! Names of staging folders, and how ours are told from others'.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -11,22 +11,23 @@ use crate::fs::{DEEP_TREE, Folder, WRITE_OF_OTHERS};
 use crate::source::marker::DRAFT;
 use crate::vault::hex::Hash;
 
-/// What a staging folder's name has after the target's name, before random digits.
+/// The part of a staging folder's name that comes after the target's name and before the random digits.
 pub const STAGING: &str = ".lastgood-restoring-";
 
-/// How many random digits there are.
+/// Number of random digits.
 pub(crate) const DIGITS: usize = 16;
 
 /// The longest name that a filesystem of Linux has, in bytes.
 pub(crate) const LONGEST_NAME: usize = 255;
 
-/// Whether a name is the prefix and the digits that [`Staging::make`] gives.
+/// Whether a name is the prefix and the digits that [`StagingFolder::make`](super::stage::StagingFolder::make) gives.
 pub(crate) fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
     let digits = name.as_bytes().strip_prefix(prefix.as_bytes());
     digits.is_some_and(|d| d.len() == DIGITS && d.iter().all(|d| matches!(d, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// A name, or what stands for it where it would be too long with so many bytes beside it: its beginning, and a hash of all of it.
+/// Returns a name, or a substitute if it would be too long together with `beside` more bytes: its beginning, and a hash
+/// of all of it.
 pub fn shortened(name: &OsStr, beside: usize) -> OsString {
     let room = LONGEST_NAME.saturating_sub(beside);
     if name.len() <= room {
@@ -38,7 +39,7 @@ pub fn shortened(name: &OsStr, beside: usize) -> OsString {
     [&text[..fits], &hash].concat().into()
 }
 
-/// What the names of staging folders for the target `name` begin with.
+/// The prefix of the names of staging folders for the target `name`.
 pub(crate) fn prefix(name: &OsStr) -> OsString {
     let mut prefix = OsString::new();
     if !name.is_empty() {
@@ -54,8 +55,8 @@ pub fn is_left(entry: &OsStr, name: &OsStr) -> bool {
     is_staging(entry, &prefix(name))
 }
 
-/// Why a folder is not one that a restore of this user made, whatever its name says: who may write around it gives it any name. None, if
-/// it may be one.
+/// Says why a folder is not one that a restore of this user made, whatever its name says: a user who may write around
+/// it can give it any name. `None` if it may be one.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -78,19 +79,19 @@ pub(crate) fn is_of_a_restore(name: &OsStr) -> bool {
     own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
 }
 
-/// The folder in it that becomes the target.
+/// The folder in a staging folder that becomes the target.
 pub(crate) const TREE: &str = "tree";
 
-/// The folder in it for hard links.
+/// The folder in a staging folder for hard links.
 pub(crate) const GROUPS: &str = "groups";
 
-/// The folder in it by which is tried whether folders can be renamed.
+/// The name in a staging folder for probes: of whether folders can be renamed, and of the time there.
 pub(crate) const PROBE: &str = "probe";
 
-/// What that is renamed to.
+/// The name that the folder [`PROBE`] is renamed to.
 pub(crate) const MOVED: &str = "moved";
 
-/// What a killed restore had not put into place, before it is removed.
+/// The name in a staging folder for what a killed restore had not put into place, before it is removed.
 pub(crate) const UNPLACED: &str = "unplaced";
 
 /// The note's name in a staging folder.

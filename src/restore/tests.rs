@@ -1,4 +1,4 @@
-//! Restores of vaults that are right, damaged, and made to do harm.
+//! Tests of restores from vaults that are sound, damaged, or made to do harm.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -27,7 +27,7 @@ pub fn tiny() -> WindowLimits {
     WindowLimits { entries: 3, pieces: 2, memory: 4000, read: 150, gap: 30 }
 }
 
-/// What a tree holds: for each path its kind and all that is kept of it.
+/// The content of a tree: for each path, its kind and everything that is kept of it.
 pub fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     fn walk(folder: &Path, at: &Path, out: &mut BTreeMap<Vec<u8>, String>) {
         let meta = at.symlink_metadata().unwrap();
@@ -114,7 +114,7 @@ fn everything() -> SampleVault {
     sample
 }
 
-/// Whether the test's own folder takes user attributes (tmpfs of old kernels does not).
+/// Whether the test's own folder supports user attributes (tmpfs of old kernels does not).
 fn takes_xattrs(folder: &Path) -> bool {
     let probe = folder.join("probe");
     fs::write(&probe, "").unwrap();
@@ -134,7 +134,7 @@ fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
         let report = restore_within(&sample.vault, &options(&target), limits, &context()).unwrap();
         assert_eq!(report.entries, sample.entries.len() as u64);
         assert_eq!((report.moved_aside, report.not_restored.len()), (None, 0));
-        // Paths over 4,095 bytes can be made and not looked at: the deepest is checked by its folder's removal below.
+        // Paths over 4,095 bytes can be made but not looked at: the deepest is checked by its folder's removal below.
         let long = |path: &Vec<u8>| folder.path().as_os_str().len() + path.len() > 4000;
         let mut wanted = expected(&sample);
         wanted.retain(|path, _| !long(path));
@@ -157,7 +157,7 @@ fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
     }
 }
 
-/// As [`look`], without what lies deeper than the kernel takes in one path.
+/// As [`look`], without what lies deeper than one path for the kernel reaches.
 fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     let cut = folder.join("p");
     let mut deep = cut.clone();
@@ -228,7 +228,7 @@ fn what_was_there_moves_aside_whole() {
         let aside = report.moved_aside.unwrap();
         let mut kept = look(&aside);
         let mut now = look(&target);
-        // The folder itself: in place it is a new one.
+        // The folder itself is left out: in place it is a new one.
         kept.remove(&b""[..]);
         before.remove(&b""[..]);
         assert_eq!(kept, before);
@@ -260,7 +260,7 @@ fn what_only_looks_like_a_staging_folder_stays() {
         }
         fs::write(at("0011223344556600"), "a file").unwrap();
         std::os::unix::fs::symlink(far.path(), at("0011223344556601")).unwrap();
-        // One of a killed restore, in which somebody has put a link.
+        // A folder of a killed restore, in which somebody has put a link.
         fs::create_dir_all(at("0011223344556602/tree")).unwrap();
         fs::set_permissions(at("0011223344556602"), PermissionsExt::from_mode(0o700)).unwrap();
         std::os::unix::fs::symlink(far.path(), at("0011223344556602/tree/link")).unwrap();
@@ -269,7 +269,7 @@ fn what_only_looks_like_a_staging_folder_stays() {
         for end in folders {
             assert_eq!(fs::read(at(end).join("thesis.txt")).unwrap(), b"mine", "{end}");
         }
-        // What is no folder is data, if it lies in the target.
+        // Anything that is not a folder is data, if it lies in the target.
         let aside = report.moved_aside.unwrap();
         let now = |end: &str| if in_place { aside.join(at(end).file_name().unwrap()) } else { at(end) };
         assert_eq!(fs::read(now("0011223344556600")).unwrap(), b"a file");
@@ -291,8 +291,8 @@ fn a_staging_folder_that_another_restore_holds_stays() {
     assert!(held.join("tree").exists());
 }
 
-/// Restores while somebody swaps something in `in/` once the staging folder is there. Gives what the restore said and what
-/// `far/` is afterwards, which must be what it was.
+/// Restores while somebody swaps something in `in/` once the staging folder is there. Returns what the restore said and
+/// what `far/` is afterwards, which must be what it was.
 fn swapped(
     what: &str,
     chosen: RestoreOptions,
@@ -442,7 +442,7 @@ fn a_name_of_a_restores_own_folders_stops_no_restore_in_place() {
         assert!(!at(MARKER).exists());
         let left_out: Vec<_> = report.not_restored.iter().map(|problem| problem.path.to_string()).collect();
         assert_eq!(left_out, [MARKER]);
-        // What a restore moved aside stays, unless what is restored needs its name.
+        // Content that a restore moved aside stays, unless an entry that is restored needs its name.
         assert!(at("lastgood.replaced-20250101T000000Z").is_dir());
         let aside = report.moved_aside.unwrap();
         assert_eq!(aside.join(OLD).join("older").exists(), n == 0);
@@ -512,7 +512,7 @@ fn a_target_that_is_no_folder_is_refused() {
         let said = restore(&sample.vault, &options(&folder.path().join(name)), &context()).unwrap_err();
         assert_eq!(said.kind(), Kind::Usage);
     }
-    // As the slash says, the folder that a link leads to is meant.
+    // A trailing slash means the folder that the link leads to.
     std::os::unix::fs::symlink("made", folder.path().join("to")).unwrap();
     fs::create_dir_all(folder.path().join("made/data")).unwrap();
     for (named, real) in [
@@ -561,7 +561,7 @@ fn a_restore_that_fails_leaves_no_folder_that_was_made_for_it() {
 /// Damages an object.
 type Harm = fn(&SampleVault, &str);
 
-/// Ways in which an object can be damaged.
+/// The ways in which an object can be damaged.
 pub fn damages() -> [(&'static str, Harm); 4] {
     [
         ("delete", |sample, name| _ = sample.store.objects().remove(name).unwrap()),
@@ -669,7 +669,7 @@ fn a_damaged_pack_that_many_snapshots_share_is_read_once() {
         let newest = (0..shared).map(|_| sample.commit(SnapshotState::Complete)).last();
         let pack = sample.packs[1].name();
         sample.store.objects().get_mut(&pack).unwrap()[20] ^= 1;
-        // Nobody may doubt it, so that no later run would know of it either.
+        // No doubt can be stored, so no later run would know of the damage either.
         let store = FaultStore::new(sample.store, |verb, name| verb == "create" && name.starts_with("doubts/"));
         let store: &'static RecordingStore<_> = Box::leak(Box::new(RecordingStore::new(store)));
         let vault = Vault::open(Box::new(store)).unwrap();
@@ -683,7 +683,7 @@ fn a_damaged_pack_that_many_snapshots_share_is_read_once() {
 
 #[test]
 fn a_damaged_pack_is_read_where_nothing_else_is_left() {
-    // What is damaged of it no file needs any more.
+    // No file needs the damaged part of the pack any more.
     let mut sample = SampleVault::new();
     let extent = sample.put(&noise(600, 1));
     sample.file_at("a", &noise(600, 1)[..100], &[Extent { length: 100, ..extent }]);
@@ -699,7 +699,7 @@ fn a_damaged_pack_is_read_where_nothing_else_is_left() {
         let report = restore(&sample.vault, &wanted, &context()).unwrap();
         assert_eq!((report.snapshot, report.files, report.instead_of), (name, 1, None));
     }
-    // What it needs is another matter.
+    // Damage to the part that it needs is another matter.
     let start = 20;
     sample.store.objects().get_mut(&pack.name()).unwrap()[start] ^= 1;
     let why = restore(&sample.vault, &options(&folder.path().join("other")), &context()).unwrap_err();

@@ -1,4 +1,4 @@
-//! Taking back what a restore has done, when one of its steps fails.
+//! Takes back what a restore has done when one of its steps fails.
 //!
 //! Meanwhile programs may have found what was put into place, including programs of another container, which a restore
 //! does not see. Whatever they have changed is theirs and stays; the previous content then stays aside. Nor is a
@@ -61,8 +61,7 @@ impl Steps {
                 false => self.take_back(&step, &used).err(),
             };
             if let Some(refused) = refused {
-                // On its way into place, the new content passed through the name under which the previous content is
-                // now.
+                // On its way into place, the new content passed through the name of the previous content.
                 let told = if touches && self.placed(&step).is_some() { None } else { self.told(&step) };
                 stays.extend(told.map(|told| format!("{told}: {refused}.")));
                 stuck.extend(step.names().cloned());

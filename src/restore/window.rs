@@ -12,16 +12,16 @@ use crate::vault::scattered::Scattered;
 /// How much a window may hold.
 #[derive(Debug, Clone, Copy)]
 pub struct WindowLimits {
-    /// Entries.
+    /// Number of entries.
     pub entries: usize,
-    /// Pieces of content. One that does not begin with a chunk of the file's hash tree counts as [`LOOSE`], for the memory
-    /// that its chunk takes until the rest of it comes.
+    /// Pieces of content. One that does not begin with a chunk of the file's hash tree counts as
+    /// [`LOOSE`](super::plan::LOOSE) pieces, for the memory that its chunk takes until the rest of it comes.
     pub pieces: usize,
-    /// Bytes of memory for the entries, about.
+    /// Bytes of memory for the entries, approximately.
     pub memory: usize,
-    /// Compressed bytes of one read, about.
+    /// Compressed bytes of one read, approximately.
     pub read: u64,
-    /// A gap between two frames of at most so many bytes is read through.
+    /// The largest gap between two frames, in bytes, that is read through.
     pub gap: u64,
 }
 
@@ -32,8 +32,8 @@ impl Default for WindowLimits {
 }
 
 impl WindowLimits {
-    /// What suits a store and the reads that may be under way at the same time: many are smaller, for the memory that they
-    /// take, but not so small that most of their time would go into the request.
+    /// Limits that suit a store and the number of reads that may be under way at the same time: if there are many, each
+    /// is smaller, for the memory that they take, but not so small that most of their time would go into the request.
     pub fn suiting(store: &dyn Store, ctx: &Context) -> Self {
         // One is being decoded, and one waits to be.
         let reads = ctx.parallel as u64 + 2;
@@ -45,17 +45,17 @@ impl WindowLimits {
 pub struct Item {
     /// The file.
     pub entry: Arc<Entry>,
-    /// The hard-link group that it is the first member of.
+    /// The hard-link group that it is the first member of, if any.
     pub group: Option<Hash>,
     /// Where the content that is in this and earlier windows ends, in bytes.
     pub until: u64,
-    /// Whether that is all of it.
+    /// Whether the content ends in this window.
     pub last: bool,
     /// Bytes of pieces of this window that are still to come.
     pub left: AtomicU64,
-    /// What is known of it when its content does not come in one piece; shared by its windows.
+    /// The file's progress when its content does not come in one piece; shared by its windows.
     pub progress: OnceLock<Arc<FileProgress>>,
-    /// It came in one piece, and is there.
+    /// Whether it came in one piece and is there.
     pub done: AtomicBool,
     /// Why it could not be read.
     pub lost: Arc<OnceLock<String>>,
@@ -80,11 +80,11 @@ pub struct WindowPiece {
     pub pack: u32,
     /// The file's place in the window's `items`.
     pub item: u32,
-    /// Where it begins in the pack's content.
+    /// Where it begins in the pack's content, in bytes.
     pub offset: u64,
     /// Its length in bytes.
     pub length: u64,
-    /// Where it begins in the file.
+    /// Where it begins in the file, in bytes.
     pub at: u64,
 }
 
@@ -113,7 +113,7 @@ pub struct Window {
     pub links: Vec<(Hash, Entry)>,
     /// Folders that nothing more goes into, innermost first.
     pub left: Vec<Arc<Entry>>,
-    /// What the pieces count as.
+    /// How many pieces they count as, each loose one as [`LOOSE`](super::plan::LOOSE).
     pub(super) weight: usize,
     pub(super) memory: usize,
 }
@@ -150,9 +150,10 @@ pub struct FrameSlice {
     pub from: u32,
     /// Its length in bytes.
     pub length: u32,
-    /// Where it begins in the file.
+    /// Where it begins in the file, in bytes.
     pub at: u64,
 }
 
-/// Compressed bytes that are held at the same time: reads that are under way, that wait, and that are being decoded.
+/// Most compressed bytes that are held at the same time: for reads that are under way, that wait, and that are being
+/// decoded.
 pub const ROOM: u64 = 32 << 20;
