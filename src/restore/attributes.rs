@@ -13,7 +13,7 @@ use super::capabilities::not_done;
 use crate::path::EscapedBytes;
 use crate::source::extra::extra_of_file;
 
-/// The access control list that new files and folders in a folder get (acl(5)).
+/// The attribute of a folder with the access control list that new files and folders in it get (acl(5)).
 const DEFAULT_ACL: &str = "system.posix_acl_default";
 /// Prefixes of attributes that are a user's or an administrator's, and that a snapshot holds. All others are the
 /// system's or the filesystem's own, such as the labels of SELinux, the lists of NFS, the properties of Btrfs and the

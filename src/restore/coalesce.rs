@@ -8,7 +8,7 @@ use crate::vault::hex::PackId;
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::read::PackReader;
 
-/// Pieces in the frames of a read at which it ends.
+/// A read ends when this many pieces lie in its frames.
 const CUTS: usize = 32 << 10;
 
 /// A frame and the pieces that lie in it.

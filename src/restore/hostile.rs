@@ -26,7 +26,7 @@ fn refuse(what: &str, sample: &mut SampleVault) {
     named_by_verify(what, sample);
 }
 
-/// Checks that verify names what a restore refuses as damage of the snapshot.
+/// Checks that verify reports, as damage of the snapshot, what a restore refuses.
 fn named_by_verify(what: &str, sample: &SampleVault) {
     let newest = *sample.vault.snapshots().unwrap().last().unwrap();
     let all = verify::VerifyOptions { read_data: Some(100.0), databases: None };

@@ -14,7 +14,8 @@ pub fn is_marker(name: &OsStr) -> bool {
     name == MARKER
 }
 
-/// Whether a folder of that name in the target is a restore's own, and stays where it is. Anything else of such a name is somebody's data.
+/// Whether a folder of that name in the target is a restore's own, and stays where it is. Anything else of such a name is
+/// somebody's data.
 pub fn is_reserved(name: &OsStr) -> bool {
     let name = name.as_bytes();
     is_ours(name) && [STAGING, REPLACED].iter().any(|own| name.starts_with(own.as_bytes()))

@@ -193,7 +193,7 @@ pub(super) fn is_changed_within(at: &Spot, time: (i64, i64)) -> bool {
     false
 }
 
-/// Returns what is not what it looks like because of the restore that had this staging folder in `base`.
+/// Returns the leftovers of the restore that had this staging folder in `base`.
 pub fn left(base: &Folder, staging: &Folder) -> Vec<Leftover> {
     // A user who may write around it can make folders and notes of their own; nobody should act on what these say.
     if !matches!(why_foreign(staging), Ok(None)) {
@@ -234,8 +234,7 @@ fn moved_aside(base: &Folder, path: &Path) -> Option<Spot> {
     identity(&aside).is_ok().then_some(aside)
 }
 
-/// Finds what killed restores to `target`, or to a volume in it, left and is not what it looks like. Nothing of it is
-/// changed.
+/// Finds the leftovers of killed restores to `target`, or to a volume in it. None of them is changed.
 pub fn look(target: &Path) -> Vec<Leftover> {
     look_but(target, None)
 }
@@ -279,8 +278,8 @@ mod tests {
 
     const ASIDE: &str = "data.replaced-20261121T101112Z";
 
-    /// Leaves what a restore leaves that is killed when it has put the new content at `note`, as its own note says;
-    /// `then` is what happens afterwards.
+    /// Sets up what a restore leaves if it is killed when it has put the new content at `note`, as its own note says, and
+    /// then calls `then`.
     fn killed(note: &str, then: impl FnOnce(&Path)) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("data")).unwrap();

@@ -1,4 +1,4 @@
-//! Getting a snapshot back: choose it, make it in a staging folder, verify every file, and only then put it in place.
+//! Gets a snapshot back: chooses it, makes it in a staging folder, verifies every file, and only then puts it in place.
 //!
 //! ```text
 //! select ──► plan: entries to windows ──► read: frames, ahead, each once ──► content: order and hash ──► write: staging
@@ -98,7 +98,7 @@ pub struct RestoreReport {
     pub bytes: u64,
     /// Where the previous content was moved. `None` if there was none.
     pub moved_aside: Option<PathBuf>,
-    /// Side files that lay beside restored databases and were moved there too.
+    /// Side files that lay beside restored databases and were moved aside too.
     pub moved_beside: Vec<EntryPath>,
     /// Paths that stayed as they were because other filesystems are mounted there.
     pub kept: Vec<EntryPath>,

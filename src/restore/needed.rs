@@ -112,8 +112,8 @@ pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There
         Err(why) if why.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
         Err(why) => return Err(Error::io(doing(), &why)),
     }
-    // If only single paths were put back, all else is the app's, and nobody has asked to restore that: it is an error
-    // below, as is a marker that does not tell what was not finished.
+    // If a restore of single paths was not finished, all else is the app's, and nobody has asked to restore that: it is
+    // an error below, as is a marker that does not tell what was not finished.
     if Unfinished::at(target).is_ok_and(|said| said.is_some_and(|unfinished| unfinished.is_all())) {
         return Ok(There::Nothing);
     }

@@ -1,4 +1,4 @@
-//! Putting a staged tree, or a part of one, where something else may be.
+//! Puts a staged tree, or a part of one, where something else may be.
 //!
 //! Existing content is exchanged for the new in one step. Where that cannot be done, as for a mount point, a folder in
 //! which something is mounted, or a folder of a container's image, the folder is *filled*: first everything in it moves
@@ -32,7 +32,7 @@ use crate::vault::root::SnapshotName;
 /// Advice if the marker of a restore of single paths cannot be made.
 const MARKS: &str = "What is not put back in one step is marked meanwhile, so that no backup takes the half of it: let that folder be \
                      written to, or restore the paths one after the other. Nothing was changed.";
-/// Most entries that cannot be moved that an error names.
+/// Most immovable entries that an error names.
 const NAMED: usize = 3;
 
 /// The work in a target, from its first step to its last.

@@ -257,7 +257,7 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
         if !is_staging(&name, prefix) {
             continue;
         }
-        // Anything but a folder was not left by a restore.
+        // A restore leaves nothing but folders under such a name.
         let Ok(folder) = base.enter(&name) else { continue };
         let stays = |why: &str| format!("{} stays: {why}", folder.path().display());
         let foreign = |why: &str| {

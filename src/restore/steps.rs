@@ -79,11 +79,11 @@ impl FileStamp {
 pub(super) enum UndoStep {
     /// A folder was made.
     Made(StepPath),
-    /// The file that was at the first name is at the second now.
+    /// The entry that was at the first name is at the second now.
     Moved(StepPath, StepPath, FileStamp),
-    /// The files at two names were exchanged; the one with this stamp is at the second now.
+    /// The entries at two names were exchanged; the one with this stamp is at the second now.
     Exchanged(StepPath, StepPath, FileStamp),
-    /// The file that was at the first name, with this stamp, took the place of the empty folder at the second, which
+    /// The entry that was at the first name, with this stamp, took the place of the empty folder at the second, which
     /// had these attributes.
     Covered(StepPath, StepPath, FolderAttributes, FileStamp),
     /// A folder that had these attributes was made writable.
@@ -237,7 +237,7 @@ impl Steps {
     }
 }
 
-/// Looks which file has a name.
+/// Looks up which file has a name.
 ///
 /// # Errors
 /// Nothing is there; a system call that fails.
@@ -245,7 +245,7 @@ pub fn identity(spot: &Spot) -> SystemResult<InodeIdentity> {
     what(spot).map(|what| what.identity)
 }
 
-/// Looks which file has a name, and when it was last changed.
+/// Looks up which file has a name, and when it was last changed.
 ///
 /// # Errors
 /// As [`identity`].

@@ -1,4 +1,4 @@
-//! Putting a restored tree where it belongs, without destroying what is there.
+//! Puts a restored tree where it belongs, without destroying what is there.
 //!
 //! Existing content is exchanged for the new in one step, so the target is either the old or the new at every moment;
 //! the old is then found under another name. A target that cannot be exchanged, such as a mount point, is filled in
@@ -42,7 +42,7 @@ use crate::vault::root::SnapshotName;
 pub struct Replaced {
     /// Where the previous content was moved. `None` if there was none.
     pub aside: Option<PathBuf>,
-    /// Side files that were moved there, of databases that were put back one by one.
+    /// Side files that were moved aside, of databases that were put back one by one.
     pub beside: Vec<EntryPath>,
     /// Number of folders that stayed in place and could not be given their metadata.
     pub undressed: u64,

@@ -157,7 +157,7 @@ fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
     }
 }
 
-/// As [`look`], without what lies deeper than one path for the kernel reaches.
+/// As [`look`], without what lies deeper than the kernel takes in one path.
 fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     let cut = folder.join("p");
     let mut deep = cut.clone();

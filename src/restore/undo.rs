@@ -30,7 +30,7 @@ pub struct Undone {
     pub whole: bool,
 }
 
-/// Most things that stay that the advice names.
+/// Most things left where they are that the advice names.
 const NAMED: usize = 8;
 const TAKEN: &str = "something else has taken its place";
 
@@ -49,7 +49,7 @@ fn sides(at: &StepPath) -> impl Iterator<Item = StepPath> {
 
 impl Steps {
     /// Undoes all steps, the last first, because of the error `why`. A step that touches a name of one that could not
-    /// be undone is not undone either: moving something there would lose something.
+    /// be undone is not undone either: that would lose something.
     pub fn undo(mut self, why: Error) -> Undone {
         let used = self.used();
         let mut stays = Vec::new();
@@ -188,7 +188,7 @@ impl Steps {
         let moved = |was, is| Some(format!("{} is now {} and was not moved back", shown(was), shown(is)));
         match step {
             UndoStep::Made(_) | UndoStep::Opened(..) => None,
-            // The file that was at the second name is the one that somebody looks for.
+            // The entry that was at the second name is the one that somebody looks for.
             UndoStep::Exchanged(is, was, _) => moved(was, is),
             UndoStep::Moved(_, at, _) if self.placed(step).is_some() => {
                 Some(format!("{} was restored and stays", shown(at)))

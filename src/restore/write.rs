@@ -1,4 +1,4 @@
-//! Making the entries of a snapshot in a fresh folder that nobody else can enter.
+//! Makes the entries of a snapshot in a fresh folder that nobody else can enter.
 //!
 //! Every entry lies in a folder that was made here before it ([`TreeCheck`](crate::vault::tree::TreeCheck)), nothing that
 //! exists is ever opened for creation, and no symlink is followed. So nothing is made outside, whatever the vault says.
@@ -72,7 +72,7 @@ pub struct Tree {
     firsts: Mutex<HashMap<Hash, EntryPath>>,
     /// Files of which only a part has come.
     open_files: OpenFiles,
-    /// Whether the filesystem is remote: only closing a file may then tell that it could not be written.
+    /// Whether the filesystem is remote: there, a failed write may only be reported when the file is closed.
     remote: bool,
     made: CreationDefaults,
     /// Counts of what could not be set.
@@ -178,7 +178,7 @@ impl Tree {
         make().doing(|| format!("make the folder {}", entry.path))
     }
 
-    /// Gives a folder that nothing more goes into its owner, mode, attributes and time.
+    /// Gives a folder its owner, mode, attributes and time, once nothing more goes into it.
     ///
     /// # Errors
     /// A system call that fails.
