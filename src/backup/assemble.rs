@@ -1,5 +1,11 @@
 //! Assembles a snapshot in path order: content becomes tar headers and blocks in packs, entries become hunks.
 
+mod carried;
+mod database;
+mod ends;
+mod judged;
+mod large;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::carry::Carry;
@@ -29,12 +35,6 @@ use crate::vault::tar;
 /// cost as much.
 const WORTH_FINDING: usize = 4096;
 static ZEROS: [u8; 512] = [0; 512];
-
-mod carried;
-mod database;
-mod ends;
-mod judged;
-mod large;
 
 use self::carried::{Lacking, TOLD};
 use self::judged::Judged;

@@ -24,6 +24,11 @@ pub mod rescue;
 pub mod suspect;
 pub mod unread;
 pub mod writer;
+pub mod dedup;
+pub mod lost;
+pub mod message;
+pub mod options;
+pub mod parent;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -369,10 +374,5 @@ fn some<T>(mut list: Vec<T>) -> Vec<T> {
     list
 }
 
-pub mod dedup;
-pub mod lost;
-pub mod message;
-pub mod options;
-pub mod parent;
 #[cfg(test)]
 mod tests;

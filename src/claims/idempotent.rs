@@ -471,9 +471,6 @@ fn answer(entry: LeaseState, store: &dyn Store, address: &Address) -> Result<Eve
     }
 }
 
-#[cfg(test)]
-pub mod tests;
-
 /// The object of the report by which a run before has done a restore, which must not be done twice: the report may be in any of
 /// the vaults, and is copied to the vault of the claim. If all runs before say that they failed, a vault that cannot be asked is
 /// passed over.
@@ -503,3 +500,6 @@ pub fn restored(held: &HeldClaim, vaults: &VaultPool) -> Result<Option<String>> 
     }
     Ok(None)
 }
+
+#[cfg(test)]
+pub mod tests;

@@ -51,6 +51,10 @@ pub mod identity;
 pub mod labels;
 mod lenient;
 pub mod sent;
+pub mod classify;
+pub mod decoded;
+pub mod envelope;
+pub mod vocabulary;
 
 use std::collections::BTreeMap;
 
@@ -204,9 +208,5 @@ impl Schedule {
     }
 }
 
-pub mod classify;
-pub mod decoded;
-pub mod envelope;
 #[cfg(test)]
 mod tests;
-pub mod vocabulary;

@@ -8,11 +8,8 @@
 pub mod backup;
 pub mod restore;
 pub mod verify;
-
 pub mod copy;
 pub mod pool;
-#[cfg(test)]
-mod tests;
 
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
@@ -177,3 +174,6 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
         None => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,26 +25,15 @@ pub mod standing;
 pub mod steps;
 mod undo;
 pub mod write;
-
-#[cfg(test)]
-mod by_hand;
 pub mod capabilities;
 pub mod coalesce;
-#[cfg(test)]
-mod faulty;
-#[cfg(test)]
-mod hostile;
 pub mod in_place;
 pub mod lock;
 pub mod occupants;
 pub mod options;
-#[cfg(test)]
-pub mod sample;
 pub mod side_files;
 pub mod staging_names;
 pub mod target;
-#[cfg(test)]
-pub mod tests;
 pub mod window;
 
 use std::cell::RefCell;
@@ -658,3 +647,18 @@ fn shortfall(tree: Tree, report: &mut RestoreReport) {
     report.not_restored.extend(left_out);
     report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));
 }
+
+#[cfg(test)]
+mod by_hand;
+
+#[cfg(test)]
+mod faulty;
+
+#[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
+pub mod sample;
+
+#[cfg(test)]
+pub mod tests;

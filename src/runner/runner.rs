@@ -7,6 +7,7 @@
 mod broken;
 mod claimed;
 mod unsettled;
+pub mod remote;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -483,6 +484,5 @@ fn events_of(group: &[(QueuedRequest, Claimed)]) -> Vec<Event> {
     events.filter(|event| event.identity.as_ref().is_none_or(|identity| seen.insert(identity))).cloned().collect()
 }
 
-pub mod remote;
 #[cfg(test)]
 mod tests;

@@ -18,13 +18,6 @@ mod keys;
 mod oidc;
 mod secret;
 
-#[cfg(test)]
-mod key_server;
-#[cfg(test)]
-mod oidc_tests;
-#[cfg(test)]
-mod tests;
-
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -345,3 +338,12 @@ fn bearer(headers: &HeaderMap) -> Result<&str, &'static str> {
     }
     Ok(token)
 }
+
+#[cfg(test)]
+mod key_server;
+
+#[cfg(test)]
+mod oidc_tests;
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,6 @@
 //! reported all the same, as damage: see [`PackReader::mended`].
 
 mod kept;
-#[cfg(test)]
-pub(crate) mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -554,3 +552,6 @@ pub fn absent_of<'p>(
     wrong.sort_by_key(|(pack, _)| pack.name());
     wrong
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
