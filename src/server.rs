@@ -13,17 +13,17 @@
 
 mod answer;
 pub mod auth;
-pub mod connections;
+mod connections;
 mod download;
 mod events;
 mod guard;
 pub mod health;
-mod health_data;
-mod health_looks;
+pub mod health_data;
+pub mod health_looks;
 mod limits;
 mod metrics;
 mod openapi;
-pub mod queries;
+mod queries;
 pub mod routes;
 mod schemas;
 mod trace;
@@ -60,7 +60,7 @@ use self::limits::TimedStream;
 use self::routes::{Access, Endpoint, Route, RouteMatch};
 use self::trace::TraceContext;
 use super::runner::runner::Runner;
-use super::server::auth::{Authorizer, Caller, Denied};
+use self::auth::{Authorizer, Caller, Denied};
 use super::shutdown::Shutdown;
 
 /// The configuration of the service.

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use super::folder::folder;
-use super::lease::ClaimFolder;
+use super::folder::ClaimFolder;
 use crate::error::Result;
 use crate::report::RunEnvironment;
 use crate::store::Store;

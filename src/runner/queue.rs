@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::runner::Answer;
+use super::answer::Answer;
 use crate::claims::dispatch_request::ROOM;
 use crate::claims::idempotent::HeldClaim;
 use crate::events::decoded::RunRequest;

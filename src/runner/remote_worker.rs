@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::runner::Rules;
+use super::rules::Rules;
 use crate::backup::options::BeforeCommit;
 use crate::claims::dispatch_request::{DispatchRequest, TakenBy};
 use crate::claims::ended_runs::ServedBefore;

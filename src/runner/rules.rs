@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::queue::COUNTED;
-use super::runner::Dispatch;
+use super::dispatch::Dispatch;
 use crate::backup::commit::check_labels;
 use crate::backup::options::BeforeCommit;
 use crate::events::decoded::RunRequest;

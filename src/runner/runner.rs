@@ -7,7 +7,7 @@
 mod broken;
 mod claimed;
 mod unsettled;
-pub mod remote;
+mod remote;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -71,7 +71,7 @@ impl Peer {
 
     fn of(command: &mut Command) -> Peer {
         let mut child = command
-            .args(["--exact", "backup::sqlite::peer::another_process", "--ignored", "--nocapture"])
+            .args(["--exact", "sqlite::peer::another_process", "--ignored", "--nocapture"])
             .env(TOLD, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

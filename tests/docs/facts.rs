@@ -169,7 +169,7 @@ fn exit_codes_are_those_of_the_program() {
     let mut are = BTreeSet::new();
     for text in sources() {
         // The program's own: the enum whose first variant is `Done = 0`, and what two signals or a closed pipe end it with.
-        if let Some((_, variants)) = text.split_once("enum Outcome {\n    Done = 0,") {
+        if let Some((_, variants)) = text.split_once("enum ProgramOutcome {\n    Done = 0,") {
             are.insert("0".to_owned());
             let variants = variants.split('}').next().unwrap();
             are.extend(variants.split(" = ").skip(1).map(|rest| rest.split(',').next().unwrap().to_owned()));

@@ -120,10 +120,10 @@ impl Source {
         found.map(|(name, i)| (name, i > 0 && self.0[i - 1] == word("pub"))).collect()
     }
 
-    /// All words.
+    /// All words but the names of macros.
     pub fn words(&self) -> impl Iterator<Item = String> {
-        self.0.iter().filter_map(|token| match token {
-            Token::Word(word) => Some(word.clone()),
+        self.0.iter().enumerate().filter_map(|(i, token)| match token {
+            Token::Word(word) if self.0.get(i + 1) != Some(&Token::Mark('!')) => Some(word.clone()),
             _ => None,
         })
     }
