@@ -1,4 +1,4 @@
-//! Where folders are, whatever they are called: by symlinks, by `..`, and by several mounts of one folder.
+//! Finds where folders are, whatever they are called: by symlinks, by `..`, and by several mounts of one folder.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,11 +8,11 @@ use std::path::{Component, Path, PathBuf};
 use crate::fs::filesystem::{Mounted, existing, mounted};
 use crate::path::EntryPath;
 
-/// The absolute path of something that need not exist: symlinks are followed as far as it does, and the rest is taken as it is written,
-/// without `..`.
+/// The absolute path of something that need not exist: symlinks are followed as far as it exists, and the rest is taken
+/// as it is written, without `..`.
 ///
 /// # Errors
-/// A symbolic link on the way that leads nowhere; what the system refuses.
+/// A symbolic link on the way that leads nowhere; an error of the system.
 pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     let at = named(path)?;
     match at.canonicalize() {
@@ -21,8 +21,8 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The same, but for the last name, which may be a link: somebody may put one there after it was seen to be none. A path that ends in a
-/// slash or a dot means what a link leads to.
+/// As [`resolve`], except for the last name, which may be a link: somebody may put one there after it was seen not to
+/// be one. A path that ends in a slash or a dot means what a link leads to.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -50,14 +50,14 @@ pub fn named(path: &Path) -> io::Result<PathBuf> {
     Ok(at)
 }
 
-/// Whether one folder is another one or lies in it, by whatever mount each of them is reached. Both are absolute, without symlinks as far as
-/// they exist.
+/// Whether one folder is another one or lies in it, by whatever mount each of them is reached. Both are absolute, and
+/// without symlinks as far as they exist.
 pub fn lies_in(inner: &Path, outer: &Path) -> bool {
     // Without /proc nothing says what else is mounted where.
     inner.starts_with(outer) || names(inner, &mounted().unwrap_or_default()).any(|name| name.starts_with(outer))
 }
 
-/// All paths in one folder by which another one is reached that lies in it, relative to it. As [`lies_in`].
+/// All paths in `outer`, relative to it, by which `inner`, which lies in it as [`lies_in`] tells, is reached.
 pub fn names_in(inner: &Path, outer: &Path) -> Vec<EntryPath> {
     let all = mounted().unwrap_or_default();
     let below = |name: PathBuf| EntryPath::new(name.strip_prefix(outer).ok()?.as_os_str().as_bytes()).ok();
@@ -67,7 +67,7 @@ pub fn names_in(inner: &Path, outer: &Path) -> Vec<EntryPath> {
     found
 }
 
-/// All paths by which a folder is reached, where filesystems, or parts of them, are mounted several times.
+/// All paths by which a folder is reached if filesystems, or parts of them, are mounted several times.
 fn names(path: &Path, all: &[Mounted]) -> impl Iterator<Item = PathBuf> {
     let there = existing(path);
     let rest = path.strip_prefix(there).unwrap_or(Path::new("")).to_owned();
@@ -76,14 +76,14 @@ fn names(path: &Path, all: &[Mounted]) -> impl Iterator<Item = PathBuf> {
     all.iter().filter_map(move |mounted| {
         let (device, at) = own.as_ref()?;
         let name = mounted.at.join(at.strip_prefix(&mounted.root).ok().filter(|_| *device == mounted.device)?);
-        // Another mount may hide it there.
+        // Another mount may hide the folder there.
         (is.is_some() && identity(&name) == is).then(|| name.join(&rest))
     })
 }
 
-/// Where a path lies: the device, as [`Mounted`] names it, and the path on that.
+/// The place of a path: the device, as [`Mounted`] names it, and the path on that device.
 pub fn place<'m>(path: &Path, all: &'m [Mounted]) -> Option<(&'m str, PathBuf)> {
-    // Later ones hide earlier ones.
+    // Later mounts hide earlier ones.
     let on = all.iter().filter(|mounted| path.starts_with(&mounted.at));
     let on = on.max_by_key(|mounted| mounted.at.components().count())?;
     Some((&on.device, on.root.join(path.strip_prefix(&on.at).ok()?)))
@@ -114,7 +114,7 @@ mod tests {
             ("link/..", "real", "real"),
             ("new/../link", "real/deep", "link"),
         ] {
-            // As the system's own: above the folder is its parent.
+            // As the system does it: above the folder is its parent.
             let expected =
                 |name: &str| if path == "new/../../x/.." { top.parent().unwrap().into() } else { top.join(name) };
             assert_eq!(resolve(&top.join(path)).unwrap(), expected(is), "{path}");
@@ -145,7 +145,8 @@ mod tests {
         };
         let all = [mounted("srv", "/s"), mounted("backups", "/s/app/vault")];
         assert_eq!(place(&top.join("backups/x"), &all), Some(("8:1", "/s/app/vault/x".into())));
-        // Both mounts say that it is there, and it is another folder that is: a mount that came later hides the first one's.
+        // Both mounts say that the folder is there, and it is another folder that is: a mount that came later hides the
+        // first one's.
         assert_eq!(names(&top.join("srv/app/vault"), &all).collect::<Vec<_>>(), [top.join("srv/app/vault")]);
         let all = [mounted("srv", "/s"), mounted("srv/app", "/s/app")];
         let found: Vec<_> = names(&top.join("srv/app/vault/new"), &all).collect();

@@ -1,8 +1,9 @@
-//! A backup and a restore of one directory exclude each other: `flock` on the directory itself, shared and exclusive.
+//! Lets a backup and a restore of one directory exclude each other: `flock` on the directory itself, shared and
+//! exclusive.
 //!
-//! The lock leaves no file behind, needs no right to write, and ends with its process. Where a filesystem refuses it (NFS,
-//! some FUSE mounts), or another machine or sandbox does not see it, the work goes on: a backup then sees at its end whether the
-//! directory is still the one that it began with.
+//! The lock leaves no file behind, needs no right to write, and ends with its process. Where a filesystem refuses it
+//! (NFS, some FUSE mounts), or another machine or sandbox does not see it, the work goes on: a backup then sees at its
+//! end whether the directory is still the one that it began with.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -20,24 +21,24 @@ use crate::fs::holders::{Locks, program};
 pub const BACKUP_WAITS: Duration = Duration::from_secs(60);
 /// How long a restore waits for a backup to end.
 pub const RESTORE_WAITS: Duration = Duration::from_secs(30);
-/// After this time it is told that a lock is waited for.
+/// The time after which the user is told that a lock is waited for.
 const TELL: Duration = Duration::from_secs(1);
-/// The sleep between two attempts.
+/// The sleep between two attempts to lock.
 const STEP: Duration = Duration::from_millis(50);
 
 /// Which lock is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockKind {
-    /// With others who only read.
+    /// Together with others that only read.
     Shared,
     /// Alone.
     Exclusive,
 }
 
-/// Locks a directory until it is closed. Gives a note where its filesystem has no such locks.
+/// Locks a directory until it is closed. Returns a note if its filesystem has no such locks.
 ///
 /// # Errors
-/// Another process keeps it locked for longer than `patience`; a `stop`.
+/// Another process keeps the directory locked for longer than `patience`; a `stop`.
 pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &AtomicBool) -> Result<Option<String>> {
     let doing = || format!("lock the directory {}", folder.path().display());
     let wanted = match kind {
@@ -83,7 +84,7 @@ pub fn not_locked(folder: &Path, why: &Errno) -> String {
     format!("{} cannot be locked ({why}): {what}", folder.display())
 }
 
-/// Who has a lock on the directory, as far as the kernel tells.
+/// Names the process that has a lock on the directory, as far as the kernel tells.
 fn holder(folder: impl AsFd) -> Option<String> {
     let locks = Locks::read();
     let process = locks.of(folder).into_iter().find(|lock| lock.kind == "FLOCK")?.pid;

@@ -1,4 +1,4 @@
-//! Moving what lies in open folders, and giving a file its name.
+//! Moves what lies in open folders, and gives files their names.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -11,13 +11,13 @@ use super::{Folder, Spot, single};
 /// Renames without replacing anything.
 ///
 /// # Errors
-/// As `renameat`; and when `to` exists.
+/// As `renameat`; and if `to` exists.
 pub fn rename(from: &Spot, to: &Spot) -> Result<()> {
     writable_meanwhile(&[from], || rename_free(from, to))
 }
 
-/// Moves folders. One that moves gets a new `..`, for which it must be writable: where that is refused, those that are not are made
-/// writable for that moment.
+/// Moves folders. A folder that moves gets a new `..`, for which it must be writable: if that is refused, folders that
+/// are not writable are made so for that moment.
 pub(crate) fn writable_meanwhile(folders: &[&Spot], moves: impl Fn() -> Result<()>) -> Result<()> {
     let why = match moves() {
         Err(why @ (Errno::ACCESS | Errno::PERM)) => why,
@@ -52,7 +52,7 @@ pub(crate) fn rename_free(from: &Spot, to: &Spot) -> Result<()> {
 /// Renames a folder over another one that is empty, in one step.
 ///
 /// # Errors
-/// As `renameat`; one that is not empty is refused.
+/// As `renameat`; a target that is not empty is refused.
 pub fn rename_over(folder: &Spot, empty: &Spot) -> Result<()> {
     renameat(&folder.folder, single(&folder.name)?, &empty.folder, single(&empty.name)?)
 }
@@ -67,12 +67,12 @@ pub fn exchange(one: &Spot, other: &Spot) -> Result<()> {
     writable_meanwhile(&[one, other], exchange)
 }
 
-/// Gives `file`, which is finished and has the name `from`, the name `to`. `false` if that name was taken before; nothing
-/// is replaced then, and `from` stays.
+/// Gives `file`, which is finished and has the name `from`, the name `to`. Returns `false` if that name was taken
+/// before; nothing is replaced then, and `from` stays.
 ///
-/// Filesystems without `RENAME_NOREPLACE` get a hard link, and those with neither (some FUSE mounts) a plain rename after a
-/// look. A file that has its name has it, whatever a call said: over a network an answer may be lost and the call be made
-/// once more, and what is left under `from` is no failure.
+/// Filesystems without `RENAME_NOREPLACE` get a hard link, and those with neither (some FUSE mounts) a plain rename
+/// after a look. If the file has the name `to`, it counts as named, whatever a call said: over a network an answer may
+/// be lost and the call be made once more, and what is left under `from` is not a failure.
 ///
 /// # Errors
 /// What the system refuses; `to` is not this file then, as far as can be seen.
@@ -86,7 +86,7 @@ pub fn give_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)
     }
 }
 
-/// Removes the name that a file had before it got another one. `true`: the file has that one all the same.
+/// Removes the name that a file had before it got another one. Returns `true`: the file has that one in any case.
 pub(crate) fn leave(from: (&Folder, &OsStr)) -> bool {
     match from.0.remove_file(from.1) {
         Ok(()) | Err(Errno::NOENT) => {}
@@ -101,7 +101,7 @@ pub(crate) fn link_or_rename(file: impl AsFd, from: (&Folder, &OsStr), to: (&Fol
     if linked.is_ok() || has_name(&file, from, to) {
         return Ok(leave(from));
     }
-    // Only where it is known that nothing is there may something be put there by a call that would replace it.
+    // A call that would replace what is there may be used only if it is known that nothing is there.
     if linked == Err(Errno::EXIST) || to.0.look(to.1)?.is_some() {
         return Ok(false);
     }
@@ -111,8 +111,8 @@ pub(crate) fn link_or_rename(file: impl AsFd, from: (&Folder, &OsStr), to: (&Fol
     }
 }
 
-/// Whether `to` is this file, and not only one with its number: some filesystems give a number twice, but those neither
-/// moved it away from `from` nor count a second name.
+/// Whether `to` is this file, and not only one with its number: some filesystems give a number twice, but in that case
+/// they neither moved it away from `from` nor count a second name.
 pub(crate) fn has_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> bool {
     let (Ok(file), Ok(Some(there))) = (fstat(file), to.0.look(to.1)) else { return false };
     let same = (file.st_dev, file.st_ino, file.st_size) == (there.st_dev, there.st_ino, there.st_size);

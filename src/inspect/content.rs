@@ -1,4 +1,4 @@
-//! A file's content in order, a stretch at a time.
+//! Reads a file's content in order, a stretch at a time.
 
 use std::collections::HashMap;
 
@@ -13,13 +13,13 @@ use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::read::PackReader;
 use crate::vault::tree;
 
-/// Content that is put together at a time, in bytes. A database's pages go back and forth between the frames of many
+/// Bytes of content that are put together at a time. A database's pages jump back and forth between the frames of many
 /// backups; each frame is decoded once for a stretch.
 const STRETCH: u64 = 32 << 20;
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// Extents that are looked up together.
+/// Most extents that are looked up together.
 const TOGETHER: usize = 4096;
 
 /// Calls `take` with every piece of a file's content, in order.
@@ -50,7 +50,7 @@ pub fn each_piece(
     stretch.finish(&mut take)
 }
 
-/// A part of a frame, and where in the stretch it belongs.
+/// A part of a frame, and where it belongs in the stretch.
 struct FrameRange {
     pack: PackId,
     frame: FrameAt,
@@ -59,12 +59,12 @@ struct FrameRange {
     at: u64,
 }
 
-/// The content that is being put together.
+/// The stretch of content that is being put together.
 struct ContentStretch<'p> {
     packs: &'p PackReader<'p>,
     ctx: &'p Context<'p>,
     decoder: Decoder,
-    /// What comes next, and was not looked up in the packs' seek tables yet.
+    /// The extents that come next, and have not been looked up in the packs' seek tables yet.
     waiting: Vec<Extent>,
     waiting_length: u64,
     parts: Vec<FrameRange>,
@@ -84,7 +84,7 @@ impl ContentStretch<'_> {
         if self.waiting_length >= STRETCH || self.waiting.len() >= TOGETHER { self.look_up(take) } else { Ok(()) }
     }
 
-    /// Finds the frames of all that waits.
+    /// Finds the frames of all waiting extents.
     fn look_up(&mut self, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.waiting_length = 0;
         let waiting = std::mem::take(&mut self.waiting);
@@ -124,7 +124,7 @@ impl ContentStretch<'_> {
     ) -> Result<()> {
         let range = table.covering(extent.offset, extent.length);
         for frame in &table.frames()[range.ok_or_else(|| beyond(pack))?] {
-            // It ends with a frame, which is not begun again then by what goes on behind it.
+            // A stretch ends with a frame, so that what comes after it does not begin that frame again.
             if self.length >= STRETCH {
                 self.finish(take)?;
             }
@@ -136,7 +136,7 @@ impl ContentStretch<'_> {
         Ok(())
     }
 
-    /// Reads the stretch, several reads at a time, and hands it out.
+    /// Reads the stretch, with several reads at a time, and hands it out.
     fn finish(&mut self, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         self.parts.sort_by_key(|part| (part.pack, part.frame.offset));
         self.content.clear();
@@ -168,7 +168,7 @@ impl ContentStretch<'_> {
     }
 }
 
-/// Cuts parts, which are in order, into those that are read together.
+/// Groups parts, which are in order, into those that are read together.
 fn reads<'p>(mut parts: &'p [FrameRange], limits: &WindowLimits) -> Vec<&'p [FrameRange]> {
     let mut reads = Vec::new();
     while let Some(first) = parts.first() {
@@ -202,7 +202,7 @@ mod tests {
     use crate::vault::hex::Hash;
     use crate::vault::root::SnapshotState;
 
-    /// More than a stretch, by turns from the frames of two packs, with a long hole and short ones.
+    /// More than a stretch of content, by turns from the frames of two packs, with a long hole and short ones.
     #[test]
     fn content_comes_in_order_from_frames_in_any_order() {
         let mut sample = SampleVault::new();

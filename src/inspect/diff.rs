@@ -1,4 +1,4 @@
-//! What differs between two snapshots: both are read in order, side by side; hunks that they share are not read at all.
+//! Compares two snapshots: both are read in order, side by side; hunks that they share are not read at all.
 
 use std::cmp::Ordering;
 
@@ -21,7 +21,7 @@ pub enum Change {
     Added,
     /// Only the first snapshot has it.
     Removed,
-    /// Both have it, not alike.
+    /// Both have it, and it differs.
     Modified,
 }
 
@@ -29,24 +29,24 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChangedProperty {
-    /// It is something else: a file became a folder.
+    /// The entry's type: a file became a folder, for example.
     Type,
-    /// A file's bytes.
+    /// The bytes of a file.
     Content,
     /// Where a symlink points.
     Target,
-    /// Permission bits.
+    /// The permission bits.
     Mode,
-    /// User or group.
+    /// The user or group.
     Owner,
     /// The time of the last change.
     Time,
-    /// Extended attributes.
+    /// The extended attributes.
     Xattrs,
 }
 
 impl ChangedProperty {
-    /// Its name.
+    /// The property's name.
     pub fn name(self) -> &'static str {
         match self {
             ChangedProperty::Type => "type",
@@ -67,13 +67,13 @@ pub struct Difference {
     pub path: EntryPath,
     /// How it differs.
     pub change: Change,
-    /// What differs, of one that both have.
+    /// The properties that differ, if both have the entry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub what: Vec<ChangedProperty>,
-    /// What it is; in the second snapshot, where both have it.
+    /// The entry's type; that in the second snapshot, if both have it.
     #[serde(rename = "type")]
     pub kind: EntryKind,
-    /// Bytes of content, likewise.
+    /// Length of its content in bytes; that in the second snapshot, if both have it.
     pub size: u64,
 }
 
@@ -95,7 +95,7 @@ pub fn diff(
     ctx: &Context,
 ) -> Result<()> {
     let packs_a = PackReader::for_root(&*vault.store, a)?;
-    // What both share is read once.
+    // Packs that both share are read once.
     let packs_b = packs_a.for_another(b)?;
     let (mut a, mut b) = (Entries::all(&packs_a, a)?, Entries::all(&packs_b, b)?);
     let (mut left, mut right) = (None, None);
@@ -135,7 +135,7 @@ pub fn diff(
     }
 }
 
-/// What differs between two entries of one path.
+/// The properties that differ between two entries of one path.
 fn changes(a: &Entry, b: &Entry) -> Vec<ChangedProperty> {
     let found = [
         (ChangedProperty::Type, a.kind != b.kind),

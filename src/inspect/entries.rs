@@ -1,4 +1,4 @@
-//! The entries of a snapshot on demand: all of them, or those of the hunks that can hold a path.
+//! Reads the entries of a snapshot on demand: all of them, or those of the hunks that can hold a path.
 
 use crate::error::Result;
 use crate::monitor::Context;
@@ -10,22 +10,22 @@ use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
 use crate::vault::tree::{self, TreeCheck};
 
-/// Gives entries one by one, holding one hunk at a time.
+/// Returns entries one by one, holding one hunk at a time.
 pub struct Entries<'p> {
     packs: &'p PackReader<'p>,
     hunks: std::vec::IntoIter<HunkRef>,
     entries: std::vec::IntoIter<Entry>,
     check: TreeCheck,
-    /// Folders that no entry stands for, and the entry before which they come.
+    /// Folders that have no entry, and the entry before which they come.
     made: std::vec::IntoIter<Entry>,
     then: Option<Entry>,
-    /// Where all hunks are read that can hold a folder: the path, and whether in all depths.
+    /// The folder for which all hunks that can hold it are read, and whether to all depths.
     complete: Option<(EntryPath, bool)>,
     decoder: Decoder,
 }
 
 impl<'p> Entries<'p> {
-    /// All entries of a snapshot.
+    /// Reads all entries of a snapshot.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -33,8 +33,8 @@ impl<'p> Entries<'p> {
         Self::of(packs, tree::hunks(packs, root)?)
     }
 
-    /// The entries of the hunks that can hold `path`, its children and, with `deep`, all that is in them; others among them.
-    /// Of the folders that are there some may have no entry: one is made up.
+    /// Reads the entries of the hunks that can hold `path`, its children and, with `deep`, everything in them; other
+    /// entries are among them. If a folder in that range has no entry, one is made up.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -43,7 +43,7 @@ impl<'p> Entries<'p> {
         Ok(Entries { complete: Some((path.clone(), deep)), ..entries })
     }
 
-    /// The entries of what was read torn, which are no tree.
+    /// Reads the entries of what was read torn, which do not form a tree.
     ///
     /// # Errors
     /// A store that fails; damage.
@@ -58,10 +58,10 @@ impl<'p> Entries<'p> {
         Ok(Entries { packs, hunks, entries: nothing(), check, made: nothing(), then: None, complete, decoder })
     }
 
-    /// The next entry, and whether it was made up.
+    /// Returns the next entry, and whether it was made up.
     ///
     /// # Errors
-    /// A store that fails; damage, entries out of order or below what is no folder among it.
+    /// A store that fails; damage, including entries that are out of order or below something that is not a folder.
     pub fn next_or_made(&mut self) -> Result<Option<(Entry, bool)>> {
         loop {
             if let Some(folder) = self.made.next() {
@@ -82,7 +82,7 @@ impl<'p> Entries<'p> {
         }
     }
 
-    /// The next entry.
+    /// Returns the next entry.
     ///
     /// # Errors
     /// As [`Entries::next_or_made`].
@@ -90,19 +90,19 @@ impl<'p> Entries<'p> {
         Ok(self.next_or_made()?.map(|(entry, _)| entry))
     }
 
-    /// Whether the entry of a folder would have been read, if there were one.
+    /// Whether the entry of a folder would have been read if there were one.
     fn could_be_told(&self, folder: &EntryPath) -> bool {
         self.complete.as_ref().is_some_and(|(path, deep)| {
             folder == path || folder.is_in(path) && (*deep || folder.parent() == Some(path.bytes()))
         })
     }
 
-    /// The hunk that the next entry begins, where it begins one.
+    /// The hunk that the next entry begins; `None` if it begins none.
     fn next_hunk(&self) -> Option<&HunkRef> {
         if self.entries.len() == 0 && self.then.is_none() { self.hunks.as_slice().first() } else { None }
     }
 
-    /// Passes over the hunks that come next in both, unread: what they hold is the same.
+    /// Skips the hunks that come next in both, without reading them: what they hold is the same.
     pub fn skip_common(a: &mut Self, b: &mut Self) {
         while let (Some(x), Some(y)) = (a.next_hunk(), b.next_hunk())
             && x.frame == y.frame
@@ -113,14 +113,15 @@ impl<'p> Entries<'p> {
     }
 }
 
-/// The hunks that can hold `path`, its children and, with `deep`, all that is in them.
+/// Chooses the hunks that can hold `path`, its children and, with `deep`, everything in them.
 fn holding(hunks: Vec<HunkRef>, path: &EntryPath, deep: bool) -> Vec<HunkRef> {
     let from = hunks.partition_point(|h| h.first <= *path).saturating_sub(1);
     let to = hunks.iter().skip(from + 1).position(|h| h.first > *path && !h.first.is_in(path));
     let to = to.map_or(hunks.len(), |n| from + 1 + n);
     let nexts: Vec<_> = hunks.iter().skip(1).map(|h| h.first.clone()).collect();
     let inside = |n: usize, hunk: &HunkRef| {
-        // A hunk that begins within a child, as the one after it does, has nothing but what is in that child.
+        // If this hunk and the one after it begin within the same child, this one has nothing but what is in that
+        // child.
         let child = child(path, &hunk.first).filter(|c| c.len() < hunk.first.bytes().len());
         child.is_some() && child == nexts.get(n).and_then(|next| self::child(path, next))
     };
@@ -138,7 +139,7 @@ fn child<'a>(above: &EntryPath, path: &'a EntryPath) -> Option<&'a [u8]> {
     Some(&path.bytes()[..end])
 }
 
-/// Says which packs are damaged and could be read all the same.
+/// Warns about packs that are damaged and could be read all the same.
 pub(crate) fn tell_mended(packs: &PackReader, ctx: &Context) {
     packs.mended().values().for_each(|what| ctx.monitor.warn(what));
 }

@@ -1,4 +1,4 @@
-//! Verifying each of several vaults.
+//! Verifies each of several vaults.
 
 use serde::Serialize;
 
@@ -8,18 +8,18 @@ use crate::monitor::Context;
 use crate::vault::VaultUser;
 use crate::verify::{self, VerifyOptions};
 
-/// One of the vaults after it was verified.
+/// The result of verifying one of the vaults.
 #[derive(Debug, Serialize)]
 pub struct Verified {
     /// Its address.
     pub vault: String,
-    /// What was found.
+    /// The report; `None` if the vault could not be verified.
     #[serde(flatten)]
     pub report: Option<verify::VerifyReport>,
-    /// Why it could not be verified.
+    /// Why it could not be verified; `None` if it could.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What kind of failure that was.
+    /// The kind of that failure.
     #[serde(skip)]
     pub kind: Option<Kind>,
 }
@@ -31,10 +31,10 @@ impl Verified {
     }
 }
 
-/// Verifies every vault, for `user`. One that cannot be read does not keep the others from it.
+/// Verifies every vault, for `user`. A vault that cannot be read does not keep the others from being verified.
 ///
 /// # Errors
-/// The only vault cannot be read. Of several, that is in the report.
+/// The only vault cannot be read. If there are several, that is in the report.
 pub fn verify(vaults: &VaultPool, options: &VerifyOptions, user: &VaultUser, ctx: &Context) -> Result<Vec<Verified>> {
     let mut done = Vec::new();
     for address in vaults.addresses() {

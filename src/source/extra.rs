@@ -1,4 +1,4 @@
-//! What an entry has beside its metadata: extended attributes, and where a symlink points.
+//! Reads what an entry has besides its metadata: extended attributes, and where a symlink points.
 
 use std::fs::File;
 
@@ -9,25 +9,25 @@ use crate::fs::beneath::Directory;
 use crate::path::{EntryPath, EscapedBytes};
 use crate::vault::entry::EntryKind;
 
-/// What a look at an entry adds to its metadata.
+/// The parts of an entry that are not in its metadata.
 #[derive(Debug, Default)]
 pub struct Extra {
-    /// Extended attributes, by name.
+    /// The extended attributes: name and value, by name.
     pub xattrs: Vec<(EscapedBytes, EscapedBytes)>,
     /// Where a symlink points.
     pub target: Option<EscapedBytes>,
     /// The number of the inode that the target, or a folder's attributes, were read from.
     pub inode: Option<u64>,
-    /// Whether a symlink may have been made anew since without any time showing it.
+    /// Whether a symlink may have been made again since, without any time showing it.
     pub racy: bool,
-    /// Why the extended attributes are not here: what they belong to is worth more than they are, and goes on without them.
+    /// Why the extended attributes are missing: the entry is worth more than they are, and is stored without them.
     pub refused: Option<Errno>,
 }
 
-/// What an entry adds to its metadata; no symlink is followed.
+/// Reads the extra parts of an entry; no symlink is followed.
 ///
 /// # Errors
-/// What the system refuses; `INVAL` for what is no symlink any more.
+/// An error of the system; `INVAL` for what is no longer a symlink.
 pub fn extra_of(root: &Directory, path: &EntryPath, kind: EntryKind) -> Result<Extra, Errno> {
     if kind == EntryKind::Folder {
         let folder = File::from(root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY)?);
@@ -35,15 +35,15 @@ pub fn extra_of(root: &Directory, path: &EntryPath, kind: EntryKind) -> Result<E
     }
     let (target, inode) = match kind {
         EntryKind::Symlink => {
-            // Through a descriptor: its name may lead to another one for a moment.
+            // Read through a descriptor: the name may lead to another symlink for a moment.
             let link = root.open_at(path, OFlags::PATH)?;
             let target = readlinkat(&link, "", Vec::new())?;
             (Some(EscapedBytes(target.into_bytes())), Some(fstat(&link)?.st_ino))
         }
         _ => (None, None),
     };
-    // What is no file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other way to its
-    // attributes, which are rare there.
+    // Anything but a file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other
+    // way to its attributes, which are rare there.
     let xattrs = match root.through_proc(path) {
         Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value)),
         Err(Errno::NOSYS) if kind != EntryKind::File => Ok(Vec::new()),
@@ -55,7 +55,7 @@ pub fn extra_of(root: &Directory, path: &EntryPath, kind: EntryKind) -> Result<E
     }
 }
 
-/// What an open file adds to its metadata.
+/// Reads the extra parts of an open file.
 pub fn extra_of_file(file: &File) -> Extra {
     Extra::of(xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value)))
 }
@@ -69,8 +69,8 @@ impl Extra {
     }
 }
 
-/// All extended attributes, by name. A filesystem without them has none. Of a file with more than 64 KiB of names the kernel
-/// tells none (xattr(7)).
+/// All extended attributes, by name. A filesystem without them has none. If a file has more than 64 KiB of names, the
+/// kernel returns none (xattr(7)).
 fn xattrs(
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&[u8], &mut [u8]) -> Result<usize, Errno>,

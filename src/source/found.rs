@@ -1,4 +1,4 @@
-//! What is at one path of the data directory, as the system says it.
+//! Describes what is at one path of the data directory, as the system reports it.
 
 use rustix::fs::{FileType, Stat};
 
@@ -7,14 +7,14 @@ use crate::path::EntryPath;
 use crate::sqlite::side_files::Role;
 use crate::vault::entry::EntryKind;
 
-/// One thing that the walk found.
+/// One entry that the walk found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceEntry {
     /// Its path below the data directory.
     pub path: EntryPath,
-    /// What it is.
+    /// The kind of entry.
     pub kind: EntryKind,
-    /// Bytes of content; 0 unless it is a file.
+    /// Length of its content in bytes; 0 unless it is a file.
     pub size: u64,
     /// Permission bits.
     pub mode: u32,
@@ -22,24 +22,24 @@ pub struct SourceEntry {
     pub uid: u32,
     /// The group's number.
     pub gid: u32,
-    /// ns since 1970.
+    /// When its content last changed, in ns since 1970.
     pub mtime: i64,
-    /// ns since 1970.
+    /// When anything of it last changed, in ns since 1970.
     pub ctime: i64,
     /// The device that it is on.
     pub device: u64,
-    /// Its number there.
+    /// Its inode number on that device.
     pub inode: u64,
     /// Whether other names lead to it.
     pub linked: bool,
-    /// Whether it takes less space than its size needs: it may have holes.
+    /// Whether it takes less space than its size needs, so that it may have holes.
     pub sparse: bool,
-    /// What it is to the files beside it.
+    /// How it relates to the files beside it.
     pub role: Role,
 }
 
 impl SourceEntry {
-    /// What `stat` says of `path`; none for what no snapshot holds.
+    /// Describes `path` by its status; `None` for what no snapshot holds.
     pub fn new(path: EntryPath, stat: &Stat) -> Option<SourceEntry> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => EntryKind::File,

@@ -1,4 +1,4 @@
-//! The names in a folder of the data directory, and what the system says of each.
+//! Lists the names in a folder of the data directory, with the status of each.
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -17,12 +17,12 @@ pub(crate) fn names(folder: &OwnedFd) -> std::result::Result<Vec<Vec<u8>>, Errno
         }
     }
     names.sort_unstable();
-    // A filesystem that is changed while it is listed may give a name twice.
+    // A filesystem that changes while it is listed may give a name twice.
     names.dedup();
     Ok(names)
 }
 
-/// What is in a folder under a name; a symlink is not followed.
+/// The status of a name in a folder; a symlink is not followed.
 pub(crate) fn status(folder: &OwnedFd, name: &[u8]) -> std::result::Result<Stat, Errno> {
     statat(folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
 }

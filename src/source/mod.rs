@@ -1,4 +1,4 @@
-//! What is on the disk: the data directory as a backup walks through it, and what tells whether a file is as it was.
+//! Reads what is on the disk: walks the data directory for a backup, and tells whether a file is as it was.
 
 pub mod extra;
 pub mod folders;

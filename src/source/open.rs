@@ -1,4 +1,4 @@
-//! Opening a file of the data directory, whatever other programs do to it.
+//! Opens files of the data directory, whatever other programs do to them.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
@@ -14,8 +14,8 @@ use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
 use crate::sqlite::fd_registry::{self, LockedFile};
 
-/// Opens a file. Where another program has a lease on it, as file servers do, opening begins to take that away, and is tried
-/// again until it has gone.
+/// Opens a file. If another program has a lease on it, as file servers do, opening begins to take the lease away, and
+/// is tried again until it is gone.
 fn open(root: &Directory, path: &EntryPath, stop: &AtomicBool) -> Result<OwnedFd, Errno> {
     let began = Instant::now();
     loop {
@@ -28,7 +28,7 @@ fn open(root: &Directory, path: &EntryPath, stop: &AtomicBool) -> Result<OwnedFd
     }
 }
 
-/// Opens the file that has the name of the one that was found.
+/// Opens the file that has the path of the entry that was found, under its inode lock.
 ///
 /// # Errors
 /// As `open`; `LOOP` for a symlink.

@@ -1,4 +1,4 @@
-//! Which entries of the data directory a snapshot holds.
+//! Selects which entries of the data directory a snapshot holds.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,29 +12,30 @@ use crate::error::{Error, Result};
 use crate::path::EntryPath;
 use crate::vault::entry::EntryKind;
 
-/// Chooses entries.
+/// Selects entries by patterns and by folder.
 #[derive(Debug)]
 pub struct Select {
     include: Option<Patterns>,
     exclude: Patterns,
-    /// Device and inode of folders that are not walked.
+    /// Device and inode of the folders that are not walked.
     folders: Vec<(u64, u64)>,
-    /// Folders that are left out for their names.
+    /// Folders that were left out because of their names.
     ours: Mutex<BTreeSet<EntryPath>>,
-    /// Whether databases are told by their content.
+    /// Whether databases are recognised by their content.
     pub sqlite: bool,
 }
 
-/// So many folders that are left out are named.
+/// Most left-out folders that are named in a message.
 const NAMED: usize = 3;
 
 impl Select {
-    /// Files that match one of `include`, or are in a folder that does (all, when there is none), and are not in or below what
-    /// matches `exclude`. A pattern is matched with the path below the data directory, and one without a slash with the name alone. With
-    /// `sqlite`, what lies beside a database is selected with it.
+    /// Selects files that match one of `include`, or are in a folder that does (all files if `include` is empty), and
+    /// that are not in or below what matches `exclude`. A pattern is matched against the path below the data directory,
+    /// and a pattern without a slash against the name alone. With `sqlite`, what lies beside a database is selected
+    /// with it.
     ///
     /// # Errors
-    /// A pattern that is none.
+    /// A pattern that is not valid.
     pub fn new(
         data: &Path,
         include: &[String],
@@ -63,7 +64,7 @@ impl Select {
         self.takes_path(&found.path, found.kind) && here()
     }
 
-    /// Whether an entry of this kind, and what is below it, may be in the snapshot by its path.
+    /// Whether an entry of this kind, and what is below it, may be in the snapshot according to its path.
     pub fn takes_path(&self, path: &EntryPath, kind: EntryKind) -> bool {
         if self.excludes(path) {
             return false;
@@ -74,7 +75,7 @@ impl Select {
         }
     }
 
-    /// Whether a file of this path may be in the snapshot, and all folders above it.
+    /// Whether a file with this path may be in the snapshot, and all folders above it.
     pub fn takes_file(&self, path: &EntryPath) -> bool {
         path.folders().filter(|folder| !folder.is_root()).all(|folder| self.takes_path(&folder, EntryKind::Folder))
             && self.takes_path(path, EntryKind::File)
@@ -95,8 +96,8 @@ impl Select {
         self.ours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be told of the folders that were left out for their names, and whether somebody should see to it: only what begins with
-    /// the program's own name is certain to come from a restore.
+    /// Tells which folders were left out because of their names, and whether somebody should see to it: only what
+    /// begins with the program's own name is certain to come from a restore.
     pub fn left_out(&self) -> Option<(String, bool)> {
         let ours = self.ours();
         let doubtful = |path: &&EntryPath| !path.name().starts_with(OWN.as_bytes());
@@ -113,8 +114,9 @@ impl Select {
         Some((what, wrong))
     }
 
-    /// What is to be told of patterns that matched nothing that was met so far, and whether somebody should see to it: a name that is
-    /// mistyped, or several patterns that are given as one. That nothing is there to be left out may be as it should be.
+    /// Tells which patterns matched nothing that was met so far, and for each whether somebody should see to it: a name
+    /// that is mistyped, or several patterns that are given as one. If nothing is there to be left out, that may be as
+    /// it should be.
     pub fn unmet(&self) -> Vec<(String, bool)> {
         let include = self.include.iter().flat_map(Patterns::unmet).map(|pattern| ("include", pattern));
         let exclude = self.exclude.unmet().map(|pattern| ("exclude", pattern));
@@ -131,10 +133,10 @@ impl Select {
     }
 }
 
-/// Patterns of one option, and which of them have matched something.
+/// The patterns of one option, and which of them have matched something.
 #[derive(Debug)]
 struct Patterns {
-    /// Two for each: of the thing itself, and of all that is in it.
+    /// Two globs for each pattern: for the entry itself, and for everything in it.
     set: GlobSet,
     texts: Vec<String>,
     met: Vec<AtomicBool>,
@@ -159,7 +161,7 @@ impl Patterns {
         })
     }
 
-    /// Remembers which patterns match something that is there.
+    /// Records which patterns match something that is there.
     fn meet(&self, path: &EntryPath) {
         if self.all_met.load(Ordering::Relaxed) {
             return;
@@ -176,7 +178,8 @@ impl Patterns {
     }
 }
 
-/// Whether a pattern has a comma that does not part alternatives, `{a,b}`, or is one of a class, `[,;]`.
+/// Whether a pattern has a comma that does not separate alternatives, as in `{a,b}`, and is not in a class, as in
+/// `[,;]`.
 fn has_comma(pattern: &str) -> bool {
     let mut depth = 0u32;
     pattern.chars().any(|c| {
@@ -189,7 +192,7 @@ fn has_comma(pattern: &str) -> bool {
     })
 }
 
-/// A pattern as it is matched with paths below the data directory.
+/// Turns a pattern into one that is matched against paths below the data directory.
 fn anchor(pattern: &str, data: &Path) -> Result<String> {
     let below = Path::new(pattern).strip_prefix(data).ok().and_then(Path::to_str).map(|below| format!("/{below}"));
     let text = below.as_deref().unwrap_or(pattern);
@@ -208,10 +211,11 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
         .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
 }
 
-/// What the names begin with of folders that a restore makes in a directory that it fills.
+/// Prefix of the names of folders that a restore makes in a directory that it fills.
 pub const OWN: &str = "lastgood.replaced-";
 
-/// Whether a folder is one that a restore leaves: staging, or what it moved aside (`<name>.replaced-<UTC time>`).
+/// Whether a folder is one that a restore leaves behind: staging, or what it moved aside (`<name>.replaced-<UTC
+/// time>`).
 pub fn is_ours(name: &[u8]) -> bool {
     let name = String::from_utf8_lossy(name);
     if name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-") {

@@ -1,4 +1,4 @@
-//! When a file counts as unchanged, and what happened to one while it was read.
+//! Tells when a file counts as unchanged, and what happened to a file while it was read.
 
 use std::cmp::Ordering;
 use std::fs::File;
@@ -15,15 +15,17 @@ pub struct Happened {
     pub what: String,
     /// Whether what was read may be a mixture of states.
     pub torn: bool,
-    /// Whether it has become longer: then what was read may be whole all the same, if what is there up to its end is still that.
+    /// Whether the file has become longer: then what was read may be whole all the same, if that is still what the file
+    /// begins with.
     pub grew: bool,
 }
 
-/// Whether a file is as it was; if not, what happened to it.
+/// Compares a file's status before and after `read` bytes of it were read. `None` if the file is as it was; otherwise
+/// what happened to it.
 pub fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
     let size = |s: &Stat| u64::try_from(s.st_size).unwrap_or(0);
     let (was, is) = (size(before), size(after));
-    // More than its size says can be read where nobody knows that size: see [`is_beyond_its_size`].
+    // More than a file's size can be read where nobody knows that size: see [`is_beyond_its_size`].
     let same = was == is && read >= was && mtime(before) == mtime(after);
     let torn = |what: String| Some(Happened { what, torn: true, grew: is > was && read == was });
     match is.cmp(&was) {
@@ -38,9 +40,9 @@ pub fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
     }
 }
 
-/// Whether a file of which more than `length` bytes were read does not know its size: some filesystems say 0 until a file is
-/// read (`/proc`, FUSE with `direct_io`), and network drives an older one. Such a file is read to its end. One that has grown
-/// says so.
+/// Whether a file of which more than `length` bytes were read does not know its size: some filesystems say 0 until a
+/// file is read (`/proc`, FUSE with `direct_io`), and network drives say an older size. Such a file is read to its end.
+/// A file that has grown says so.
 ///
 /// # Errors
 /// What the system refuses.
@@ -48,29 +50,29 @@ pub fn is_beyond_its_size(file: &File, length: u64) -> io::Result<bool> {
     Ok(u64::try_from(fstat(file)?.st_size).unwrap_or(0) <= length)
 }
 
-/// When a file counts as unchanged though it was not read.
+/// Decides when a file counts as unchanged without being read.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust {
-    /// What changed this shortly before it was looked at may change again without its time moving, in ns: a filesystem's clock
-    /// stands still that long.
+    /// What changed at most this long before it was looked at may change again without its time moving, in ns: a
+    /// filesystem's clock stands still for that long.
     pub window: i64,
-    /// A file that changed this shortly before it was read may hold pages that have not been written out, in ns. Until they are,
-    /// stores through a shared memory map go into them without its time moving.
+    /// A file that changed at most this long before it was read may hold pages that have not been written out, in ns.
+    /// Until they are, stores through a shared memory map go into them without the file's time moving.
     pub writeback: i64,
-    /// Whether, when they have been written out, the next store moves a file's time.
+    /// Whether the next store moves a file's time once its pages have been written out.
     pub shows_stores: fn(&File) -> bool,
-    /// Of the files that look unchanged, one in so many is read all the same, another one at each backup: a store through a
-    /// memory map may change a file without any time showing it.
+    /// One in this many of the files that look unchanged is read all the same, another one at each backup: a store
+    /// through a memory map may change a file without any time showing it.
     pub sample: u64,
-    /// Of the files that were taken over from another place, so many bytes are read in each backup until none is left, and at
-    /// least a sixteenth.
+    /// This many bytes of the files that were taken over from another place are read in each backup until none is left,
+    /// and at least a sixteenth of them.
     pub at_least: u64,
     /// The machine's clock, in ns since 1970.
     pub now: fn() -> i64,
 }
 
-/// How long Linux leaves a dirty page in memory unless it is told otherwise, in ns: 30 s (`vm.dirty_expire_centisecs`), and then up
-/// to 5 s until it looks the next time (`vm.dirty_writeback_centisecs`).
+/// How long Linux leaves a dirty page in memory unless it is told otherwise, in ns: 30 s (`vm.dirty_expire_centisecs`),
+/// and then up to 5 s until it next looks (`vm.dirty_writeback_centisecs`).
 pub const WRITEBACK: i64 = 35_000_000_000;
 
 impl Default for Trust {
@@ -82,17 +84,18 @@ impl Default for Trust {
 }
 
 impl Trust {
-    /// Whether something of this mtime may be written to once more, after it was looked at at `began`, without its time moving.
+    /// Whether something with this mtime may have been written to again, after it was looked at at the time `began`,
+    /// without its time moving.
     pub fn is_racy(&self, mtime: i64, began: i64) -> bool {
         mtime >= began - self.window
     }
 
-    /// As [`Trust::is_racy`], of a file that an app may have mapped into its memory: all but databases that are read through
-    /// SQLite, which writes to none through a map.
+    /// As [`Trust::is_racy`], for a file that an app may have mapped into its memory: all but databases that are read
+    /// through SQLite, which writes to none through a map.
     pub fn is_file_racy(&self, file: &File, mtime: i64, began: i64) -> bool {
         mtime >= began - self.window.max(self.writeback) || !(self.shows_stores)(file)
     }
 }
 
-/// What a backup reads of files that were taken over unread, if there is as much, in bytes.
+/// Bytes that a backup reads of files that were taken over unread, if there are as many.
 pub const AT_LEAST: u64 = 64 << 20;

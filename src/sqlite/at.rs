@@ -1,7 +1,8 @@
-//! Where a database is: the folder that was opened beneath the data directory, its name there, and the path that SQLite takes.
+//! Locates a database: by the folder that was opened beneath the data directory, its name there, and the path that
+//! SQLite takes.
 //!
-//! SQLite opens files by path, and what a path leads to can change at any moment. So what it opened is compared with what the
-//! folder's descriptor leads to, before and after.
+//! SQLite opens files by path, and what a path leads to can change at any moment. So what it opened is compared with
+//! what the folder's descriptor leads to, before and after.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
 
-/// A database's place.
+/// Where a database is.
 #[derive(Debug)]
 pub struct DatabaseLocation {
     folder: OwnedFd,
@@ -23,16 +24,16 @@ pub struct DatabaseLocation {
 }
 
 impl DatabaseLocation {
-    /// The place of an entry of the data directory.
+    /// Locates an entry of the data directory.
     ///
     /// # Errors
-    /// What the system refuses; `NOENT`, `NOTDIR` or `LOOP` where its folder is not there any more.
+    /// What the system refuses; `NOENT`, `NOTDIR` or `LOOP` if its folder is not there any more.
     pub fn beneath(root: &Directory, path: &EntryPath) -> Result<DatabaseLocation, Errno> {
         let (folder, name) = root.parent(path)?;
         Ok(DatabaseLocation { folder, name: OsString::from_vec(name), path: root.path().join(path.as_path()) })
     }
 
-    /// The path for SQLite: absolute, with no symlink in it unless it is being replaced.
+    /// The path for SQLite: absolute, and without a symlink in it unless it is being replaced.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -43,14 +44,14 @@ impl DatabaseLocation {
         name
     }
 
-    /// The path of a file beside the database.
+    /// The path of the file beside the database with this ending.
     pub fn path_beside(&self, ending: &str) -> PathBuf {
         let mut path = self.path.clone().into_os_string();
         path.push(ending);
         PathBuf::from(path)
     }
 
-    /// The status of the database, or of a file beside it with this ending; none where there is nothing.
+    /// The status of the database, or of the file beside it with this ending; `None` if there is nothing.
     ///
     /// # Errors
     /// What the system refuses.
@@ -58,7 +59,7 @@ impl DatabaseLocation {
         found(statat(&self.folder, self.name(ending), AtFlags::SYMLINK_NOFOLLOW))
     }
 
-    /// As [`DatabaseLocation::status`], of what the path leads to.
+    /// As [`DatabaseLocation::status`], for what the path leads to.
     ///
     /// # Errors
     /// What the system refuses.
@@ -66,7 +67,7 @@ impl DatabaseLocation {
         found(lstat(self.path_beside(ending)))
     }
 
-    /// Whether the path leads to the same as the descriptor, for the database and what lies beside it.
+    /// Whether the path leads to the same folder as the descriptor, for the database and what lies beside it.
     ///
     /// # Errors
     /// What the system refuses.
@@ -76,10 +77,10 @@ impl DatabaseLocation {
         Ok(there.is_some_and(|there| (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)))
     }
 
-    /// Opens the database, or a file beside it, without following a symlink and without waiting.
+    /// Opens the database, or the file beside it with this ending, without following a symlink and without waiting.
     ///
     /// # Errors
-    /// What the system refuses; `LOOP` where it is a symlink.
+    /// What the system refuses; `LOOP` for a symlink.
     pub fn open(&self, ending: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         openat(&self.folder, self.name(ending), flags, Mode::empty())
@@ -89,13 +90,13 @@ impl DatabaseLocation {
 fn found(said: Result<Stat, Errno>) -> Result<Option<Stat>, Errno> {
     match said {
         Ok(stat) => Ok(Some(stat)),
-        // Nothing has a name that is too long.
+        // A file with a name that is too long does not exist.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),
         Err(why) => Err(why),
     }
 }
 
-/// For tests: the place of a file.
+/// For tests: locates a file.
 #[cfg(test)]
 pub fn at(path: &Path) -> DatabaseLocation {
     let root = Directory::open(path.parent().unwrap()).unwrap();

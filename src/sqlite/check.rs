@@ -1,4 +1,4 @@
-//! Whether a database is sound, as SQLite sees it.
+//! Checks whether a database is sound, as SQLite sees it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,21 +8,21 @@ use rusqlite::{Connection, Error, ffi};
 
 use crate::vault::entry::CheckKind;
 
-/// How often a check is asked whether to stop.
+/// How often it is looked whether a check is to stop.
 const WATCH: Duration = Duration::from_millis(50);
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checked {
-    /// Nothing was found.
+    /// No problem was found.
     Sound,
-    /// The first that was found.
+    /// The first problem that was found.
     Damaged(String),
-    /// It cannot be told, and why: a collation that only the app has.
+    /// It cannot be told, for this reason: a collation that only the app has, for example.
     Unknown(String),
 }
 
-/// Checks what a connection sees, until it is told to stop.
+/// Checks the database as a connection sees it, until it is told to stop.
 ///
 /// # Errors
 /// A file that cannot be read; an interruption.
@@ -56,7 +56,7 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
     match said {
         Ok(said) if said == "ok" => Ok(Checked::Sound),
         Ok(said) => {
-            // Before what was found may stand where.
+            // A heading that names the database may come before the first problem.
             let first = said.lines().find(|line| !line.starts_with("*** in database"));
             Ok(Checked::Damaged(first.unwrap_or(&said).to_owned()))
         }

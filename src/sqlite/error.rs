@@ -1,4 +1,4 @@
-//! Why a database cannot be read, and what is to be done about it.
+//! Sorts the reasons why a database cannot be read, by what is to be done about them.
 
 use std::ffi::c_int;
 use std::fmt;
@@ -8,13 +8,13 @@ use rusqlite::ffi;
 /// Why a database was not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadError {
-    /// Others kept it locked for all of the patience that there was.
+    /// Other programs kept it locked for as long as the patience lasted.
     Busy(String),
-    /// It cannot be read safely through SQLite, and why; it can be taken raw.
+    /// It cannot be read safely through SQLite, for this reason; it can be taken raw.
     Raw(String),
     /// Reading failed.
     Failed(String),
-    /// Its path leads to another file now, or to none.
+    /// Its path leads to another file by now, or to none.
     Replaced,
     /// The work was told to stop.
     Stopped,
@@ -30,23 +30,24 @@ impl fmt::Display for ReadError {
     }
 }
 
-/// What an error of SQLite's means for whoever wants to read.
+/// What an error of SQLite means for a program that wants to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// Somebody has it locked, and who waits may succeed.
+    /// Another program has it locked, and waiting may help.
     Busy,
-    /// A journal lies beside it that nobody works on, or did for a moment.
+    /// A journal lies beside it, or did for a moment, that no program works on.
     Journal,
-    /// Its `-shm` cannot be written to, and its programs have left nothing there to read by, or did for a moment. It says why.
+    /// Its `-shm` cannot be written to, and its programs have left no index in it to read by, or had not for a moment.
+    /// The text says why.
     Index(String),
     /// Waiting does not help.
     Trouble(ReadError),
 }
 
-/// Sorts an error by its extended code; `errno` is the system's reason, 0 for none.
+/// Sorts an error by its extended code; `errno` is the system's reason, 0 if there is none.
 pub fn classify(error: &rusqlite::Error, errno: i32) -> Meaning {
     let said = match error {
-        // The message says more than the code, which it follows.
+        // The message follows the code and says more than it does.
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
         other => other.to_string(),
     };
@@ -85,7 +86,7 @@ fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
         ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED | ffi::SQLITE_PROTOCOL => Meaning::Busy,
         ffi::SQLITE_NOTADB => raw(format!("SQLite does not read it: {said}")),
         ffi::SQLITE_CORRUPT => raw(format!("it is damaged: {said}")),
-        // The process has run out of something; the database is not to blame.
+        // The process has run out of some resource; the database is not to blame.
         ffi::SQLITE_CANTOPEN if is_shortage(errno) => failed(format!("SQLite cannot open its files{system}")),
         ffi::SQLITE_CANTOPEN => raw(format!("SQLite cannot open it or a file beside it{system}")),
         ffi::SQLITE_READONLY | ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {

@@ -1,4 +1,4 @@
-//! Whether a database's filesystem has what SQLite needs, found out before SQLite opens anything.
+//! Tells whether a database's filesystem has what SQLite needs, before SQLite opens anything.
 
 use std::fs::File;
 
@@ -8,7 +8,7 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use super::header::LOCKS_AT;
 use crate::fs::filesystem::remote;
 
-/// Why a database on this file's filesystem cannot be read through SQLite; none where it can.
+/// Why a database on this file's filesystem cannot be read through SQLite; `None` if it can.
 ///
 /// # Errors
 /// A filesystem that does not say what it is.
@@ -32,7 +32,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "").unwrap();
-        // A test's folder lies on none of those that are told apart here.
+        // A test's folder lies on none of the filesystems that are told apart here.
         assert_eq!(unfit(&File::open(&path).unwrap()).unwrap(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What SQLite tells only to C: of the files that a connection has open.
+//! Asks SQLite, by its C interface, about the files that a connection has open.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -16,17 +16,17 @@ pub fn has_moved(connection: &Connection) -> bool {
     said != ffi::SQLITE_OK || moved != 0
 }
 
-/// The system's reason for what failed last.
+/// The system's reason for the last failure.
 pub fn system_errno(connection: &Connection) -> i32 {
     // SAFETY: the handle lives as long as the borrow.
     unsafe { ffi::sqlite3_system_errno(connection.handle()) }
 }
 
-/// Reads from the write-ahead log that the connection has open, which no path needs to lead to any more. Tells whether there
-/// were as many bytes; the connection is in WAL mode, and in a transaction.
+/// Reads from the write-ahead log that the connection has open, which no path needs to lead to any more. Returns
+/// whether there were as many bytes. The connection must be in WAL mode, and in a transaction.
 ///
 /// # Errors
-/// SQLite's code.
+/// SQLite's result code.
 pub fn read_wal(connection: &Connection, at: u64, out: &mut [u8]) -> Result<bool, c_int> {
     let (Ok(length), Ok(at)) = (c_int::try_from(out.len()), i64::try_from(at)) else { return Err(ffi::SQLITE_TOOBIG) };
     // SAFETY: the file is the connection's, which this thread alone has. SQLite seeks before it reads.
@@ -42,10 +42,11 @@ pub fn read_wal(connection: &Connection, at: u64, out: &mut [u8]) -> Result<bool
     }
 }
 
-/// Takes the lock that a reader of the database has, until the connection is closed. It is for one that takes none by itself.
+/// Takes the lock that a reader of the database has, until the connection is closed. It is for a connection that takes
+/// none by itself.
 ///
 /// # Errors
-/// As SQLite says it to a reader; busy while others keep it locked.
+/// As SQLite reports them to a reader; busy while others keep the database locked.
 pub fn lock_shared(connection: &Connection) -> rusqlite::Result<()> {
     // SAFETY: the file is the connection's, which this thread alone has.
     let said = unsafe {
@@ -58,7 +59,7 @@ pub fn lock_shared(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// A file that a connection has open, and what can be done with it.
+/// Returns a file that a connection has open, and its methods.
 ///
 /// # Safety
 /// The connection is used by this thread alone, and outlives both.

@@ -1,4 +1,4 @@
-//! The beginning of a database file: whether it is one, and what it says of itself.
+//! Parses the beginning of a database file: whether it is one, and what it says about itself.
 //!
 //! <https://www.sqlite.org/fileformat.html#the_database_header>
 
@@ -6,34 +6,35 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// What every database begins with. An encrypted one does not.
+/// The first bytes of every database, except encrypted ones.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// What a write-ahead log begins with, but for the lowest bit, which tells in which order of bytes its checksums are made.
-/// Encryption of a database leaves it as it is. <https://www.sqlite.org/fileformat.html#walformat>
+/// The first bytes of a write-ahead log, except for the lowest bit, which tells in which byte order its checksums are
+/// made. Encryption of a database leaves them as they are. <https://www.sqlite.org/fileformat.html#walformat>
 pub const WAL_MAGIC: [u8; 4] = [0x37, 0x7f, 0x06, 0x82];
-/// What a rollback journal begins with, unless it is at rest. <https://www.sqlite.org/fileformat.html#rollbackjournal>
+/// The first bytes of a rollback journal, unless it is at rest.
+/// <https://www.sqlite.org/fileformat.html#rollbackjournal>
 pub const JOURNAL_MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 /// The smallest page that SQLite knows, in bytes.
 pub const SMALLEST_PAGE: u32 = 512;
 /// The largest page that SQLite knows, in bytes.
 pub const LARGEST_PAGE: u32 = 65_536;
-/// Where SQLite's locks are in the file, whatever the page size; the page that this byte lies in holds no data.
+/// Offset of SQLite's locks in the file, whatever the page size; the page that this byte lies in holds no data.
 pub const LOCKS_AT: u64 = 0x4000_0000;
 
-/// What the first bytes of a database say.
+/// The fields of a database's first bytes that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The page size in bytes; none where it is not one that SQLite knows.
+    /// The page size in bytes; `None` if SQLite knows no such size.
     pub page_size: Option<u32>,
     /// Whether readers must use a write-ahead log.
     pub wal: bool,
 }
 
 impl Header {
-    /// Reads the beginning of a file, which may be empty; none: it is not a database.
+    /// Reads the beginning of a file, which may be empty; `None` if it is not a database.
     ///
     /// # Errors
-    /// What the system says when it cannot be read.
+    /// The system's reason why it cannot be read.
     pub fn read(file: &File) -> io::Result<Option<Header>> {
         let mut first = [0; 20];
         let mut length = 0;
@@ -48,7 +49,7 @@ impl Header {
         Ok(Header::parse(&first[..length]))
     }
 
-    /// Reads the first bytes of a file, 20 or more where there are so many; none: it is not a database.
+    /// Parses the first bytes of a file, at least 20 if the file has that many; `None` if it is not a database.
     pub fn parse(first: &[u8]) -> Option<Header> {
         let rest = first.strip_prefix(MAGIC)?;
         let page_size = match *rest {
@@ -57,7 +58,7 @@ impl Header {
             [high, low, ..] => Some(u32::from(u16::from_be_bytes([high, low]))).filter(|&size| is_page_size(size)),
             _ => None,
         };
-        // Of the two versions the one for writing says nothing to a reader.
+        // There are two versions; the one for writing says nothing to a reader.
         Some(Header { page_size, wal: rest.get(3) == Some(&2) })
     }
 }
@@ -73,7 +74,7 @@ pub fn is_page_size(size: u32) -> bool {
     size.is_power_of_two() && (SMALLEST_PAGE..=LARGEST_PAGE).contains(&size)
 }
 
-/// The number, from 1, of the page that SQLite's locks lie in.
+/// The number of the page that SQLite's locks lie in; the first page is 1.
 pub fn locks_page(page_size: u32) -> u64 {
     LOCKS_AT / u64::from(page_size) + 1
 }

@@ -1,37 +1,39 @@
-//! The locks that other programs have of a database, as SQLite takes them on Unix (`os_unix.c`, "Posix Advisory Locking").
+//! Reads and takes the locks of a database as SQLite does on Unix (`os_unix.c`, "Posix Advisory Locking").
 //!
-//! Whoever reads a database has [`SHARED`] locked for reading, and whoever has it to himself for writing. A program that uses a
-//! write-ahead log reads it for as long as it is open, and its `-shm` too.
+//! A program that reads a database has [`SHARED`] locked for reading, and a program that has it to itself has it locked
+//! for writing. A program that uses a write-ahead log reads the database for as long as it has it open, and its `-shm`
+//! too.
 
 use std::ffi::{c_int, c_short};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The first byte that SQLite's readers lock, and how many they are.
+/// The first byte that SQLite's readers lock, and how many bytes they lock.
 const SHARED: (i64, i64) = (0x4000_0002, 510);
-/// Those that a backup lets go again: the first one is enough to keep a writer out that wants them all.
+/// The bytes that a backup unlocks again: the first one is enough to keep out a writer that wants them all.
 const OTHERS: (i64, i64) = (SHARED.0 + 1, SHARED.1 - 1);
-/// The first of them: a byte that whoever reads a database has locked, but for backups.
+/// The first of [`OTHERS`]: a byte that every reader of a database has locked, except backups.
 pub const READING: i64 = OTHERS.0;
-/// The byte of a `-shm` that whoever has it open has locked.
+/// The byte of a `-shm` that every program that has it open has locked, and how many bytes that is.
 pub const OPEN: (i64, i64) = (128, 1);
 
-/// Who else has a database locked.
+/// Tells who else has a database locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockHolder {
     /// Nobody whose lock can be seen.
     No,
-    /// Programs that read it, or that use it with a log; one of them, where its number is known.
+    /// Programs that read it, or that use it with a log; one of them, if its process number is known.
     Reading(Option<u32>),
-    /// One that has it to itself; its number, where that is known.
+    /// A program that has it to itself, if its process number is known.
     Alone(Option<u32>),
 }
 
-/// Who else has a database locked; other backups do not count, as they [`let_go`]. Where a filesystem does not tell, nobody has.
+/// Tells who else has a database locked; other backups do not count, as they [`let_go`]. Nobody has if a filesystem
+/// does not tell.
 pub fn held(file: &File) -> LockHolder {
     let mut lock = lock(libc::F_WRLCK, OTHERS);
-    // The system tells of one lock in the way: of several readers, the one that came first.
+    // The system tells of one lock that is in the way: if there are several readers, the one that came first.
     if control(file, libc::F_GETLK, &mut lock).is_err() {
         return LockHolder::No;
     }
@@ -43,23 +45,23 @@ pub fn held(file: &File) -> LockHolder {
     }
 }
 
-/// Whether another process has a `-shm` open as SQLite does. Where a filesystem does not tell, nobody has.
+/// Whether another process has a `-shm` open as SQLite does. Nobody has if a filesystem does not tell.
 pub fn is_open(shm: &File) -> bool {
     let mut lock = lock(libc::F_WRLCK, OPEN);
     control(shm, libc::F_GETLK, &mut lock).is_ok() && c_int::from(lock.l_type) != libc::F_UNLCK
 }
 
-/// Lets the reader's lock of this process go but for its first byte, so that other backups see through it whether a program has
-/// the database open.
+/// Unlocks this process's reader's lock except for its first byte, so that other backups can still see whether a
+/// program has the database open.
 ///
 /// # Errors
-/// What the system refuses.
+/// An error of the system.
 pub fn let_go(file: &File) -> io::Result<()> {
     control(file, libc::F_SETLK, &mut lock(libc::F_UNLCK, OTHERS))
 }
 
 fn lock(kind: c_int, (start, length): (i64, i64)) -> libc::flock {
-    // SAFETY: all of it are numbers.
+    // SAFETY: all of its fields are numbers.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     (lock.l_type, lock.l_whence) = (kind as c_short, libc::SEEK_SET as c_short);
     (lock.l_start, lock.l_len) = (start, length);

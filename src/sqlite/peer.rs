@@ -1,5 +1,6 @@
-//! Another process, for tests: locks do not bind the process that has them, and looking at a file from this one would drop
-//! them. It is this test program again, running [`another_process`] and doing what it is told line by line.
+//! Runs another process, for tests: locks do not bind the process that has them, and looking at a file from this
+//! process would drop them. It is this test program again, running [`another_process`] and doing what it is told line
+//! by line.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,34 +17,34 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-/// Set for the other process.
+/// The variable that is set for the other process.
 const TOLD: &str = "LASTGOOD_TEST_PEER";
-/// Rows of the table that is written to.
+/// Number of rows of the table that is written to.
 const ROWS: i64 = 100;
-/// Begins a line that is an answer; the test harness prints others.
+/// Prefix of a line that is an answer; the test harness prints other lines.
 const ANSWER: &str = "answer ";
 
 #[derive(Debug, Serialize, Deserialize)]
 enum PeerCommand {
     /// Opens a database, instead of the one before.
     Open(Vec<u8>),
-    /// Closes it.
+    /// Closes the database.
     Close,
     /// Executes statements.
     Run(String),
-    /// Asks for one value.
+    /// Queries one value.
     Ask(String),
     /// Reads a database live.
     Live(Vec<u8>),
-    /// Looks at a folder.
+    /// Lists a folder.
     Look(Vec<u8>),
     /// Begins to write to a database without pause, with checkpoints of this kind in between.
     Hammer(Vec<u8>, Option<String>),
-    /// Ends that.
+    /// Ends the writing.
     Rest,
 }
 
-/// What is in a folder: hash, size and mtime by name.
+/// The contents of a folder: hash, size and mtime by name.
 pub type FolderContents = BTreeMap<Vec<u8>, (String, u64, i128)>;
 
 /// The other process; killed when it is dropped.
@@ -58,7 +59,7 @@ impl Peer {
         Peer::of(&mut Command::new(std::env::current_exe().unwrap()))
     }
 
-    /// One with no rights but those that everybody has; `folder` is where everybody can start it from.
+    /// Starts a process with no rights but those that everybody has; `folder` is where everybody can start it from.
     pub fn nobody(folder: &Path) -> Peer {
         let (program, copy) = (std::env::current_exe().unwrap(), folder.join("peer"));
         fs::hard_link(&program, &copy).or_else(|_| fs::copy(&program, &copy).map(drop)).unwrap();
@@ -81,7 +82,7 @@ impl Peer {
         Peer { child, orders, answers: BufReader::new(answers).lines() }
     }
 
-    /// One that has a database open.
+    /// Starts a process that has a database open.
     pub fn with(path: &Path) -> Peer {
         let mut peer = Peer::start();
         peer.open(path);
@@ -105,7 +106,7 @@ impl Peer {
         serde_json::from_str(&answer).unwrap()
     }
 
-    /// Closes the database, which being dropped does not: it is killed then.
+    /// Closes the database, which a drop does not do: it kills the process.
     pub fn close(mut self) {
         self.order(&PeerCommand::Close).unwrap();
     }
@@ -118,7 +119,8 @@ impl Peer {
         self.order(&PeerCommand::Ask(sql.into())).unwrap()
     }
 
-    /// Reads a database live; gives the sum and the count of `x` in `t`, whether it uses a log, and whether it was one state.
+    /// Reads a database live; returns the sum and the count of `x` in `t`, whether it uses a log, and whether it was
+    /// one state.
     pub fn live(&mut self, path: &Path) -> Result<String, String> {
         self.order(&PeerCommand::Live(path.as_os_str().as_bytes().to_vec()))
     }
@@ -128,18 +130,18 @@ impl Peer {
         serde_json::from_str::<Vec<_>>(&said).unwrap().into_iter().collect()
     }
 
-    /// Writes to the table `t(id, x)` all the time, keeping the sum of `x`.
+    /// Starts writing to the table `t(id, x)` without pause, keeping the sum of `x`.
     pub fn hammer(&mut self, path: &Path, checkpoint: Option<&str>) {
         let path = path.as_os_str().as_bytes().to_vec();
         self.order(&PeerCommand::Hammer(path, checkpoint.map(str::to_owned))).unwrap();
     }
 
-    /// Ends that; tells how many commits there were.
+    /// Ends the writing; returns how many commits there were.
     pub fn rest(&mut self) -> u64 {
         self.order(&PeerCommand::Rest).unwrap().parse().unwrap()
     }
 
-    /// Ends it with SIGKILL, in the middle of what it does.
+    /// Ends the process with SIGKILL, in the middle of what it does.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -249,7 +251,7 @@ fn live(path: &Path) -> Result<String, String> {
     Ok(format!("{:?} {} {steady}", super::tests::restored(&bytes), state.logged))
 }
 
-/// Moves one from a row to another until it is told to stop.
+/// Moves one from a row to another, again and again until it is told to stop.
 fn hammer(path: &Path, checkpoint: Option<String>, stop: &AtomicBool) -> u64 {
     let connection = opened(path);
     let mut commits = 0;
@@ -269,7 +271,7 @@ fn hammer(path: &Path, checkpoint: Option<String>, stop: &AtomicBool) -> u64 {
             Err(_) => connection.execute_batch("rollback").unwrap(),
         }
         if let Some(kind) = checkpoint.as_ref().filter(|_| n % 17 == 0) {
-            // Busy is an answer in the row, or an error; both are as good here.
+            // Busy is an answer in the row, or an error; either is as good here.
             let _ = connection.query_row(&format!("pragma wal_checkpoint({kind})"), [], |_| Ok(()));
         }
     }

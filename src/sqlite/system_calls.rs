@@ -1,12 +1,12 @@
-//! What SQLite does to the files of a database that is only read.
+//! Replaces what SQLite does to the files of a database that is only read.
 //!
-//! For a reader SQLite creates what it misses beside a database, deletes a log beside an empty one, and, as root, gives its owner
-//! and mode to what it finds there. None of this can be turned off, so the system calls that it makes are replaced by such as do
-//! nothing of that in a thread that is [`changing_nothing`].
+//! Even for a reader, SQLite creates what it misses beside a database, deletes a log beside an empty one and, as root,
+//! gives the database's owner and mode to what it finds there. None of this can be turned off, so the system calls that
+//! it makes are replaced by ones that do none of it in a thread that is [`changing_nothing`].
 //!
-//! The first program that has a `-shm` open cuts it and makes it anew: it keeps others out for so long, and would kill one that has it
-//! mapped and has lost its lock of it, as those have that copied their own files, or became a daemon. A thread that reads
-//! [`after_others`], or [`as_left`], never is that first one.
+//! The first program that has a `-shm` open cuts it and makes it again: it keeps others out for that long, and would
+//! kill a program that has it mapped and has lost its lock on it, as happens to programs that copied their own files,
+//! or became a daemon. A thread that reads [`after_others`], or [`as_left`], is never that first one.
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -41,14 +41,15 @@ enum FirstShmOpen {
 
 /// Whether SQLite's system calls are replaced.
 static REPLACED: LazyLock<bool> = LazyLock::new(|| {
-    // SAFETY: SQLite calls each by its name with these arguments; pointers to functions are alike in size.
+    // SAFETY: SQLite calls each function by its name with these arguments; pointers to functions are alike in size.
     let calls = unsafe {
         [
             (c"unlink", transmute::<UnlinkFn, unsafe extern "C" fn()>(unlink)),
             (c"open", transmute::<OpenFn, unsafe extern "C" fn()>(open)),
             (c"fchmod", transmute::<FchmodFn, unsafe extern "C" fn()>(fchmod)),
             (c"fchown", transmute::<FchownFn, unsafe extern "C" fn()>(fchown)),
-            // It is called with a third argument, whatever that is, as all processors of Linux pass it to one that is declared.
+            // It is called with a third argument, whatever that is; all processors of Linux pass that argument to a
+            // function that declares one.
             (c"fcntl", transmute::<FcntlFn, unsafe extern "C" fn()>(fcntl)),
         ]
     };
@@ -56,32 +57,33 @@ static REPLACED: LazyLock<bool> = LazyLock::new(|| {
 });
 
 fn replace(name: &CStr, call: unsafe extern "C" fn()) -> bool {
-    // SAFETY: the default VFS is there for as long as the program runs; it keeps the pointer to the function, not the name.
+    // SAFETY: the default VFS exists for as long as the program runs; it keeps the pointer to the function, not the
+    // name.
     unsafe {
         let Some(vfs) = ffi::sqlite3_vfs_find(ptr::null()).as_mut() else { return false };
         vfs.xSetSystemCall.is_some_and(|set| set(vfs, name.as_ptr(), Some(call)) == ffi::SQLITE_OK)
     }
 }
 
-/// Replaces SQLite's system calls; to be called before the first connection, since threads do not agree on when it happens.
-/// Says whether it could be done.
+/// Replaces SQLite's system calls. It has to be called before the first connection, since threads do not agree on when
+/// it happens. Returns whether it could be done.
 pub fn replaced() -> bool {
     *REPLACED
 }
 
-/// Does something during which SQLite, in this thread, creates and deletes no file, and gives none another mode or owner.
+/// Runs `doing` while SQLite, in this thread, creates and deletes no file, and gives no file another mode or owner.
 pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
     with(&NOTHING, true, doing)
 }
 
-/// Does something during which SQLite, in this thread, opens a `-shm` only where another program has it open. Says whether it failed
-/// for that.
+/// Runs `doing` while SQLite, in this thread, opens a `-shm` only if another program has it open. Also returns whether
+/// a `-shm` that nobody had open was met.
 pub fn after_others<T>(doing: impl FnOnce() -> T) -> (T, bool) {
     WAS_FIRST.set(false);
     (with(&FIRST, FirstShmOpen::Fails, doing), WAS_FIRST.get())
 }
 
-/// Does something during which SQLite, in this thread, takes a `-shm` that no other program has open as that was left.
+/// Runs `doing` while SQLite, in this thread, takes a `-shm` that no other program has open as it was left.
 pub fn as_left<T>(doing: impl FnOnce() -> T) -> T {
     with(&FIRST, FirstShmOpen::TakesItAsLeft, doing)
 }
@@ -105,7 +107,7 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
 
 unsafe extern "C" fn unlink(path: *const c_char) -> c_int {
     if NOTHING.get() {
-        // SAFETY: it is this thread's own.
+        // SAFETY: the `errno` is this thread's own.
         unsafe { *libc::__errno_location() = libc::EPERM };
         return -1;
     }
@@ -131,18 +133,18 @@ unsafe extern "C" fn fcntl(file: c_int, command: c_int, argument: *mut c_void) -
     }
     // SAFETY: the argument of this command is a lock, which the call has filled in.
     let lock = unsafe { &mut *argument.cast::<libc::flock>() };
-    // Asked before anything else.
+    // SQLite asks for this lock before anything else.
     if (lock.l_start, lock.l_len) != OPEN || c_int::from(lock.l_type) != libc::F_UNLCK {
         return said;
     }
     if FIRST.get() == FirstShmOpen::TakesItAsLeft {
-        // As if another reader had it open: SQLite then has it open beside that one.
+        // The answer is as if another reader had it open: SQLite then opens it beside that one.
         lock.l_type = libc::F_RDLCK as _;
         return said;
     }
     WAS_FIRST.set(true);
-    // Were it said to be kept by somebody, SQLite would wait for ten seconds.
-    // SAFETY: it is this thread's own.
+    // If the answer were that another program keeps it, SQLite would wait for 10 seconds.
+    // SAFETY: the `errno` is this thread's own.
     unsafe { *libc::__errno_location() = libc::EAGAIN };
     -1
 }

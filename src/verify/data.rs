@@ -1,4 +1,4 @@
-//! Decoding and hashing files, without writing them.
+//! Decodes and hashes files, without writing them.
 
 use std::sync::atomic::Ordering;
 
@@ -12,18 +12,18 @@ use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::pack::PackKind;
 use crate::vault::read::PackReader;
 
-/// Chooses files at random, one version of a file always alike.
+/// Chooses files at random; the same version of a file is always treated alike.
 pub struct FileSampler {
     seed: [u8; 32],
-    /// Of 2³² files, so many are chosen.
+    /// How many of 2³² files are chosen.
     share: u64,
 }
 
 impl FileSampler {
-    /// A sample of so many percent; none without.
+    /// Makes a sampler that chooses this percentage of the files; without a percentage, none.
     ///
     /// # Errors
-    /// Usage: no share of a hundred.
+    /// Usage: a share that is not from 0 to 100 %.
     pub fn new(percent: Option<f64>, ctx: &Context) -> Result<FileSampler> {
         let percent = percent.unwrap_or(0.0);
         if !(0.0..=100.0).contains(&percent) {
@@ -48,7 +48,7 @@ pub struct UnreadableFile {
     pub objects: Vec<String>,
     /// Its path.
     pub path: String,
-    /// Why not.
+    /// The reason why it cannot be read.
     pub why: String,
 }
 
@@ -63,7 +63,7 @@ pub fn planner<'a>(packs: &'a PackReader<'a>, ctx: &'a Context<'a>) -> Planner<'
     }
 }
 
-/// Reads the files of a window; adds those that cannot be read, and counts all.
+/// Reads the files of a window; adds those that cannot be read to `lost`, and counts all in `read`.
 ///
 /// # Errors
 /// A store that fails.
@@ -86,7 +86,7 @@ pub fn read(planner: &Planner, window: &Window, lost: &mut Vec<UnreadableFile>, 
     Ok(())
 }
 
-/// Takes content and keeps nothing.
+/// Takes content and keeps nothing of it.
 struct Nowhere;
 
 impl ContentSink for Nowhere {

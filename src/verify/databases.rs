@@ -1,4 +1,4 @@
-//! Restoring the databases of a snapshot to a scratch folder, and having SQLite check them.
+//! Restores the databases of a snapshot to a scratch folder, and has SQLite check them.
 
 use std::path::Path;
 
@@ -25,18 +25,19 @@ pub struct Restored {
     pub snapshot: SnapshotName,
     /// The database.
     pub path: EntryPath,
-    /// How it was taken.
+    /// How the database was captured.
     pub taken: CaptureMethod,
-    /// What is wrong with it.
+    /// The problem that the check found; `None` if it found none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
-/// Restores every database of the snapshot that `spec` names, one after the other, and checks it in full. Of a raw one SQLite
-/// recovers first what its app left beside it, as it would have in its place.
+/// Restores every database of the snapshot that `spec` names, one after the other, and checks it in full. If a database
+/// was captured raw, SQLite first recovers it by what its app left beside it, as it would have in its place.
 ///
 /// # Errors
-/// Usage: no such snapshot. Failed: a store or disk that fails. Damage to the vault is told of the database that it hurts.
+/// Usage: no such snapshot. Failed: a store or disk that fails. Damage to the vault is reported for the database that
+/// it hurts.
 pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> {
     let (snapshot, root) = select::find(vault, spec)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;
@@ -56,7 +57,7 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
                 return Err(why.within(doing()).hint(hint));
             }
         };
-        // By descriptor, and also what is in folders that the snapshot says nobody may write to.
+        // Emptied by descriptor, including what is in folders that the snapshot says nobody may write to.
         folder.empty().doing(doing)?;
         scratch.close().doing(doing)?;
         checked.push(Restored { snapshot, path, taken, failed });
@@ -64,7 +65,7 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
     Ok(checked)
 }
 
-/// Restores a database, which brings what lies beside it in the snapshot.
+/// Restores a database, together with what lies beside it in the snapshot.
 fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Path, ctx: &Context) -> Result<()> {
     let options = restore::options::RestoreOptions {
         snapshot: snapshot.to_string(),
@@ -74,20 +75,20 @@ fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Pa
     restore::restore(vault, &options, ctx).map(drop)
 }
 
-/// What is wrong with a database, if anything is.
+/// Returns the problem with a database, if there is one.
 fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // Before the first connection of this process; what is done here is not affected.
+    // Called before the first connection of this process; what is done here is not affected by it.
     system_calls::replaced();
     let said = Connection::open_with_flags(file, flags).and_then(|connection| {
-        // What lies beside it is recovered before the first look at it.
+        // What lies beside the database is recovered before the first look at it.
         check::check(&connection, CheckKind::Full, ctx.stop)
     });
     ctx.check("check the snapshot's databases")?;
     Ok(match said {
         Ok(Checked::Sound) => None,
         Ok(Checked::Damaged(what)) => Some(what),
-        // What only the app has, a collation or a module, says nothing against the file.
+        // If something that only the app has is missing, a collation or a module, that says nothing against the file.
         Ok(Checked::Unknown(why)) => {
             tracing::warn!("{} could only be read, and not checked: {why}", file.display());
             None

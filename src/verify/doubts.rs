@@ -1,4 +1,5 @@
-//! Doubts, from where every pack is read: what is damaged is doubted, and what was doubted and is sound no more.
+//! Settles doubts once every pack has been read: damaged packs are doubted, and packs that were doubted and are sound
+//! are so no longer.
 
 use serde::Serialize;
 
@@ -10,27 +11,27 @@ use crate::vault::pack::PackInfo;
 use crate::vault::root::PackBook;
 use crate::vault::state::Tested;
 
-/// A doubt that stands.
+/// A doubt that stands in the vault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StandingDoubt {
-    /// Its object.
+    /// The object that holds the doubt.
     pub object: String,
     /// The packs that it names.
     pub packs: Vec<DoubtedPack>,
 }
 
-/// A pack that is doubted.
+/// A pack that a doubt names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DoubtedPack {
-    /// The object.
+    /// The pack's object.
     pub name: String,
-    /// What the doubt says.
+    /// The reason that the doubt gives.
     pub why: String,
-    /// What reading it found.
+    /// The result of reading the pack.
     pub state: Looked,
 }
 
-/// What reading a doubted pack found.
+/// The result of reading a doubted pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Looked {
@@ -42,9 +43,9 @@ pub enum Looked {
     Unnamed,
 }
 
-/// Of the packs of `book`, all of which were read, some are `sound`. Doubts those that are `spoiled`, and lifts what is doubted
-/// wrongly of the packs of `book`; if that is `complete`, also doubts of what nothing names, of those that stood `before` the book
-/// was begun. Gives what stands then.
+/// Settles the doubts about the packs of `book`, all of which were read; the packs in `sound` are sound. Doubts those
+/// in `spoiled`, and lifts doubts about packs of `book` that are wrong; if `book` is `complete`, also those of the
+/// doubts that stood `before` it was begun whose packs nothing names. Returns the doubts that stand then.
 ///
 /// # Errors
 /// A store that fails while a doubted pack is read; being told to stop.
@@ -59,7 +60,7 @@ pub fn settle(
     let as_who = (Finding::Verify, &vault.user);
     doubts.know_sound(sound);
     doubts.test_doubted(vault, book, as_who, &|| ctx.check("verify the vault"))?;
-    // Of what was read whole once and found damaged, a second reading may have found it sound.
+    // A pack that was read whole once and found damaged may have been found sound by a second reading.
     let is_wrong = |pack: &PackInfo| doubts.tested(pack).is_none_or(|tested| !tested.is_sound());
     let damaged: Vec<_> = spoiled.iter().filter(|(pack, _)| is_wrong(pack)).cloned().collect();
     doubts.doubt(vault, &damaged, as_who, ctx.random);

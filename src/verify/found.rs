@@ -1,4 +1,4 @@
-//! The damage that was found, collected: one broken object hides no other.
+//! Collects the damage that was found: one broken object hides no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,10 +17,10 @@ pub struct DamageBook {
 }
 
 impl DamageBook {
-    /// Takes damage to an object in; passes every other failure on.
+    /// Records damage to an object; returns every other failure.
     ///
     /// # Errors
-    /// What is no damage.
+    /// A failure that is not damage.
     pub fn add(&mut self, object: &str, hurt: impl IntoIterator<Item = SnapshotName>, why: Error) -> Result<()> {
         if why.kind() != Kind::Damage {
             return Err(why);
@@ -30,11 +30,11 @@ impl DamageBook {
         Ok(())
     }
 
-    /// Takes in that something named in an object cannot be read. If the reason is another object that is known to be damaged, only
-    /// that one is: this one is sound, and hurts nobody.
+    /// Records that something named in an object cannot be read. If the reason is another object that is known to be
+    /// damaged, only that one counts as damaged: this one is sound, and hurts no snapshot.
     ///
     /// # Errors
-    /// What is no damage.
+    /// A failure that is not damage.
     pub fn add_named_in(&mut self, object: &str, name: SnapshotName, why: Error) -> Result<()> {
         let told = why.what();
         let named = self.objects.keys().find(|(known, detail)| detail.is_empty() && told.contains(known.as_str()));
@@ -45,9 +45,9 @@ impl DamageBook {
         Ok(())
     }
 
-    /// Takes in a file that cannot be read, unless the reason is an object that is known to be damaged.
+    /// Records a file that cannot be read, unless the reason is an object that is known to be damaged.
     pub fn add_file(&mut self, lost: UnreadableFile, name: SnapshotName) {
-        // One of its packs is known to be damaged, or the reason names what is.
+        // One of its packs is known to be damaged, or the reason names an object that is.
         let known = |object: &str| lost.objects.iter().any(|o| o == object) || lost.why.contains(object);
         if self.objects.keys().any(|(object, detail)| detail.is_empty() && known(object)) {
             return;
@@ -57,7 +57,7 @@ impl DamageBook {
         found.1.insert(name);
     }
 
-    /// Takes in what is wrong with the entries of a snapshot.
+    /// Records what is wrong with the entries of a snapshot.
     pub fn add_remarks(&mut self, object: &str, name: SnapshotName, remarks: &[Remark], ctx: &Context) {
         for remark in remarks {
             let why = remark.to_string();
@@ -75,12 +75,12 @@ impl DamageBook {
         self.objects.contains_key(&(object.to_owned(), String::new()))
     }
 
-    /// A snapshot needs a damaged object.
+    /// Records that a snapshot needs a damaged object.
     pub fn hurts(&mut self, object: &str, name: SnapshotName) {
         self.objects.entry((object.to_owned(), String::new())).or_default().1.insert(name);
     }
 
-    /// All that was found, in the order of objects.
+    /// All damage that was found, in the order of objects.
     pub fn damage(self) -> Vec<Damage> {
         let damage = |((object, _), (why, snapshots)): ((String, String), (String, BTreeSet<_>))| Damage {
             object,
@@ -91,7 +91,7 @@ impl DamageBook {
     }
 }
 
-/// Something that is not what was stored.
+/// An object that is not what was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Damage {
     /// The object's name.

@@ -1,4 +1,4 @@
-//! Comparing whole objects with their checksums.
+//! Compares whole objects with their checksums.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,13 +9,13 @@ use crate::store::Store;
 use crate::vault::pack::PackInfo;
 use crate::vault::read::twice;
 
-/// A pack is read in steps of so many bytes, or smaller ones where many packs are read at a time.
+/// Bytes of a pack that are read in one step, or fewer if many packs are read at a time.
 const STEP: u64 = 4 << 20;
-/// Bytes that are held at the same time.
+/// Most bytes that are held at the same time.
 const HELD: u64 = 32 << 20;
 
-/// Reads packs whole, several at a time; gives those that are not what was stored, and why. Where the store fails, that is
-/// among them, and the rest is not read.
+/// Reads packs whole, several at a time; returns those that are not what was stored, and why. If the store fails, that
+/// is among them, and the rest is not read.
 pub fn check<'p>(store: &dyn Store, packs: &[&'p PackInfo], ctx: &Context) -> Vec<(&'p PackInfo, Error)> {
     ctx.monitor.begin("verifying objects", Some(packs.iter().map(|info| info.size).sum()));
     let readers = ctx.threads.max(ctx.parallel).max(1);
@@ -45,7 +45,7 @@ fn check_object(store: &dyn Store, info: &PackInfo, step: u64, ctx: &Context) ->
     let mut again = false;
     twice(&name, || {
         if again {
-            // What the machine holds in memory would be read once more, and not what lies on the disk.
+            // Otherwise the machine's memory would be read once more, and not what lies on the disk.
             store.forget(&name);
         }
         let (mut at, mut crc) = (0, 0);

@@ -1,4 +1,4 @@
-//! What a database is opened through, and making sure that it is this one.
+//! Opens the connections that read a database, and makes sure that they read this one.
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use crate::sqlite::fd_registry::{self, try_lock_inode};
 use crate::sqlite::side_files::{Id, id, is_file};
 
 impl Live<'_> {
-    /// A file beside the database. SQLite will find it by its path: that must lead to the same.
+    /// The status of a file beside the database; `None` if there is none. SQLite will find the file by its path, which
+    /// must lead to the same one.
     pub(super) fn beside(&self, ending: &str) -> Result<Option<Stat>, ReadError> {
         let cannot = |why| failed(format!("its {ending} file cannot be looked at: {why}"));
         let found = self.at.status(ending).map_err(cannot)?;
         let by_path = self.at.status_by_path(ending).map_err(cannot)?;
         if found.as_ref().map(id) != by_path.as_ref().map(id) {
-            // It comes or goes at this moment; unless the folder is another one now.
+            // It comes or goes at this moment, unless the folder is another one now.
             self.still_there()?;
         }
         match found {
@@ -33,7 +34,7 @@ impl Live<'_> {
         }
     }
 
-    /// Fails when the path does not lead to our file any more, or leads there through another folder.
+    /// Fails if the path does not lead to our file any more, or leads there through another folder.
     pub(super) fn still_there(&self) -> Result<(), ReadError> {
         let cannot = |why| ReadError::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
         let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
@@ -43,7 +44,7 @@ impl Live<'_> {
         if same { Ok(()) } else { Err(ReadError::Replaced) }
     }
 
-    /// What went wrong, or that it did because the path does not lead to our file any more.
+    /// Returns what went wrong, or that the path does not lead to our file any more, if that is so.
     pub(super) fn replaced_or(&self, trouble: ReadError) -> ReadError {
         match self.still_there() {
             Err(ReadError::Replaced) => ReadError::Replaced,
@@ -51,10 +52,10 @@ impl Live<'_> {
         }
     }
 
-    /// Opens a connection; SQLite takes no lock yet, and creates nothing.
+    /// Opens a connection. SQLite takes no lock yet, and creates nothing.
     pub(super) fn connect(&mut self) -> Result<(), ReadError> {
         self.still_there()?;
-        // Without a symlink in the path there is none to be swapped.
+        // If there is no symlink in the path, none can be swapped.
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let own_index = self.way == AccessMode::AtRest { log: true };
@@ -74,7 +75,7 @@ impl Live<'_> {
         self.same(self.connection.as_ref())
     }
 
-    /// A connection that takes the file for all there is.
+    /// Opens a connection for which the file is all there is.
     fn alone(&self) -> Result<Connection, BeginError> {
         self.still_there()?;
         let opened = system_calls::changing_nothing(|| at_rest::open_file(self.at.path()).and_then(configured));
@@ -83,7 +84,7 @@ impl Live<'_> {
         Ok(connection)
     }
 
-    /// Readies reading the file alone.
+    /// Prepares reading the file alone.
     pub(super) fn read_alone(&mut self) -> Result<(), BeginError> {
         if self.alone.is_none() {
             self.alone = Some(self.alone()?);
@@ -92,8 +93,8 @@ impl Live<'_> {
         Ok(())
     }
 
-    /// Takes a reader's lock, so that what its programs share stays there. It is taken by a connection of its own, which outlives
-    /// the transaction of the one that reads.
+    /// Takes a reader's lock, so that what the database's programs share stays there. The lock belongs to a connection
+    /// of its own, which outlives the transaction of the connection that reads.
     pub(super) fn lock(&mut self) -> Result<(), BeginError> {
         let connection = self.alone()?;
         lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
@@ -107,9 +108,11 @@ impl Live<'_> {
         locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be let go in part: {why}")))
     }
 
-    /// Whether a program has the `-shm` open that was found, or is about to again; from now on it is held, and open here.
+    /// Whether a program has the `-shm` open that was found, or is about to again. From now on it is open here, under
+    /// its inode lock.
     pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, BeginError> {
-        // SQLite must not open it before we hold it: somebody here who then closed it would take SQLite's locks away.
+        // SQLite must not open it before we have its inode lock: another thread here that then closed it would take
+        // SQLite's locks away.
         if self.shm.as_ref().is_none_or(|open| open.hold.id() != shm) {
             (self.connection, self.shm) = (None, None);
             let hold = try_lock_inode(shm.0, shm.1).ok_or(BeginError::Busy(IN_USE_HERE))?;
@@ -118,7 +121,7 @@ impl Live<'_> {
                 Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::TIMEDOUT | Errno::CANCELED) => {
                     return Err(BeginError::Changed);
                 }
-                // Its user's programs may be using it.
+                // The programs of the user that it belongs to may be using it.
                 Err(Errno::ACCESS | Errno::PERM) => return Ok(true),
                 Err(why) => return Err(failed(format!("its -shm file cannot be opened: {why}")).into()),
             };
@@ -127,7 +130,7 @@ impl Live<'_> {
         if self.shm.as_ref().is_none_or(|shm| locks::is_open(&shm.file)) {
             return Ok(true);
         }
-        // Whoever comes finds it open here.
+        // A program that comes now finds it open here.
         let ours = self.attached && self.connection.is_some();
         if ours {
             self.is_nobodys()?;
@@ -135,9 +138,9 @@ impl Live<'_> {
         Ok(ours)
     }
 
-    /// Fails when SQLite has another file open than we have.
+    /// Fails if SQLite has another file open than we have.
     pub(super) fn same(&self, connection: Option<&Connection>) -> Result<(), ReadError> {
-        // Were the path another file between the two, one of three looks would show it.
+        // If the path had led to another file in between, one of three checks would show it.
         self.still_there()?;
         if connection.is_none_or(has_moved) {
             return Err(ReadError::Replaced);
@@ -152,7 +155,7 @@ impl Live<'_> {
     }
 }
 
-/// What SQLite's refusal means.
+/// Tells what SQLite's refusal means for an attempt to begin.
 pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> BeginError {
     match classify(why, errno) {
         Meaning::Busy => BeginError::Busy(LOCKED),
@@ -162,7 +165,7 @@ pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> BeginError {
     }
 }
 
-/// Readies a connection, of which nothing is read yet.
+/// Configures a connection through which nothing has been read yet.
 fn configured(connection: Connection) -> rusqlite::Result<Connection> {
     connection.busy_timeout(Duration::ZERO)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
