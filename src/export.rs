@@ -9,11 +9,11 @@
 //! headers, so the names stay links of one file; the paths of the first members are all that is held in memory for
 //! longer than a few frames.
 //!
-//! What is checked: index frames by their hash, and every file by its BLAKE3 whose content was decoded from end to end.
-//! A copied frame is not decoded. It has the place and length that its pack's seek table says, its blocks follow each
-//! other, and zstd's own checksum of its content stays in it, so that decompressing the archive finds a flipped bit.
-//! Its BLAKE3 is what `verify --read-data` checks. Headers are copied as they are stored; tar programs refuse names
-//! that would leave the folder that they extract to.
+//! The checks are these: index frames by their hash, and every file by its BLAKE3 whose content was decoded from end to
+//! end. A copied frame is not decoded. It has the place and length that its pack's seek table says, its blocks follow
+//! each other, and zstd's own checksum of its content stays in it, so that decompressing the archive finds a flipped
+//! bit. Its BLAKE3 is what `verify --read-data` checks. Headers are copied as they are stored; tar programs refuse
+//! names that would leave the folder that they extract to.
 
 mod plan;
 
@@ -48,7 +48,7 @@ const READS: usize = 2;
 
 const DOING: &str = "export a snapshot";
 
-/// What was exported.
+/// The result of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ExportReport {
     /// Number of entries of every kind.
@@ -82,7 +82,7 @@ type FrameRequest = (FrameJob, Sender<Result<ArchiveFrame>>);
 /// Writes the snapshot `root` to `out` as a `.tar.zst`.
 ///
 /// # Errors
-/// A store that fails, `out` that fails, damage. What was written until then is not a whole archive, and some tar
+/// A store that fails, `out` that fails, damage. Anything written until then is not a whole archive, and some tar
 /// programs do not notice that: the caller has to remove it.
 pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<ExportReport> {
     let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
@@ -123,7 +123,7 @@ struct FrameCache<'a> {
     parallel: usize,
 }
 
-/// What is at hand of a frame before it is decoded.
+/// A frame before it is decoded.
 enum FrameBytes {
     Content(Arc<Vec<u8>>),
     Stored(Vec<u8>),

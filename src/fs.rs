@@ -295,7 +295,7 @@ impl Folder {
     /// followed.
     ///
     /// # Errors
-    /// What cannot be removed; another filesystem that is mounted inside, from which nothing is removed.
+    /// Anything that cannot be removed; another filesystem that is mounted inside, from which nothing is removed.
     pub fn empty(&self) -> io::Result<()> {
         let device = fstat(self)?.st_dev;
         let mut levels = vec![Level::new(self.enter_all(Path::new(""))?)?];
@@ -404,7 +404,7 @@ impl Spot {
 /// Reads a file from offset `at` until the buffer is full or the file ends. Returns how many bytes were read.
 ///
 /// # Errors
-/// What the system refuses.
+/// An error of the system.
 pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
@@ -422,7 +422,7 @@ pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
 /// where the system does not say.
 ///
 /// # Errors
-/// What cannot be looked at.
+/// A path that cannot be looked at.
 pub fn is_mount_at(folder: impl AsFd, path: &Path) -> rustix::io::Result<Option<bool>> {
     let told = statx(folder, path, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
     let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);

@@ -2,8 +2,8 @@
 //!
 //! Every pack that a root or checkpoint lists is read and compared with its size and CRC32C; every hunk, map and list
 //! is decoded, compared with its hash, and must name only packs that its root lists. The entries of every snapshot are
-//! checked as a restore checks them, by the same code. What snapshots share is read once. With `read_data`, files are
-//! decoded and hashed too. Damage is collected: one broken object hides no other.
+//! checked as a restore checks them, by the same code. Everything that snapshots share is read once. With `read_data`,
+//! files are decoded and hashed too. Damage is collected: one broken object hides no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 use std::time::Instant;
@@ -60,7 +60,7 @@ pub struct NewestGood {
     pub hurt: bool,
 }
 
-/// What was verified and found.
+/// The result of verifying a vault.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct VerifyReport {
     /// Number of snapshots.
@@ -83,7 +83,7 @@ pub struct VerifyReport {
     /// Snapshots that others were made from and that are not here: let go, lost, or never copied here. They are not
     /// damage: no other snapshot needs them.
     pub gaps: Vec<SnapshotName>,
-    /// What is wrong.
+    /// The damage that was found.
     pub damage: Vec<Damage>,
     /// The doubts that stand in the vault at the end: hints that packs are damaged; those that were found wrong have
     /// been lifted.
@@ -300,7 +300,7 @@ struct Verifier<'a> {
     /// Keeps what roots share.
     reader: PackReader<'a>,
     packs: PackBook,
-    /// What other roots say about some of these packs.
+    /// Other roots' claims about some of these packs.
     disputed: BTreeMap<PackId, Vec<PackInfo>>,
     /// Packs that were read whole and are not what was stored.
     spoiled: Vec<(PackInfo, String)>,
@@ -313,7 +313,7 @@ struct Verifier<'a> {
     files_read: u64,
 }
 
-/// What is known about a hunk once it has been read.
+/// The facts about a hunk that has been read.
 struct CheckedHunk {
     /// The packs that it names.
     packs: Box<[PackId]>,
@@ -405,7 +405,7 @@ impl Verifier<'_> {
         Ok(unused)
     }
 
-    /// What is wrong with a pack, and whether a restore gets its content all the same.
+    /// Explains what is wrong with a pack, and whether a restore gets its content all the same.
     fn explained(&self, info: &PackInfo, why: Error) -> Result<Error> {
         if why.kind() != Kind::Damage {
             return Ok(why);

@@ -21,7 +21,7 @@ use crate::vault::tree::{self, Remark, TreeItem};
 /// The most content of a frame that is compressed for the archive, in bytes.
 const FRAME: u64 = pack::MAX_FRAME as u64;
 
-/// What a stretch of the stream is, for the check of files' hashes.
+/// The kind of a stretch of the stream, for the check of files' hashes.
 pub enum StreamMark {
     /// A file's content begins.
     Begin(EntryPath, Hash),
@@ -61,7 +61,7 @@ impl PartOfFrame {
     }
 }
 
-/// What a worker does to make a frame.
+/// The work that makes a frame.
 pub enum FrameTask {
     /// Copies a frame as it is stored.
     Copy(PackId, FrameAt),
@@ -73,7 +73,7 @@ pub enum FrameTask {
 pub struct FrameJob {
     /// How to make the frame.
     pub task: FrameTask,
-    /// What the frame's content is, from its first byte to its last.
+    /// The stretches of the frame's content, from its first byte to its last.
     pub marks: Vec<StreamMark>,
     /// Length of the content, in bytes.
     pub length: u64,

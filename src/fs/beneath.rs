@@ -38,7 +38,7 @@ impl Directory {
     /// Opens a folder. Symlinks in this path are the user's own, and are followed.
     ///
     /// # Errors
-    /// What the system refuses; `NOTDIR` for anything but a folder.
+    /// An error of the system; `NOTDIR` for anything but a folder.
     pub fn open(folder: &Path) -> Result<Directory, Errno> {
         // Only SQLite needs the path, and compares it with the descriptor: a path that cannot be found is no reason to
         // fail.
@@ -78,7 +78,7 @@ impl Directory {
     /// Opens what is at `path`, or the folder itself if the path is empty. A symlink is not followed, wherever it is.
     ///
     /// # Errors
-    /// What the system refuses; `LOOP` or `NOTDIR` where a component of the path is a symlink.
+    /// An error of the system; `LOOP` or `NOTDIR` where a component of the path is a symlink.
     pub fn open_at(&self, path: &EntryPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         if path.is_root() {
@@ -228,7 +228,7 @@ impl FileIdentity {
     /// The identity of an open file.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An error of the system.
     pub fn of_file(file: impl AsFd) -> Result<FileIdentity, Errno> {
         Ok(FileIdentity::of(&statx(file, "", AtFlags::EMPTY_PATH, FileIdentity::FLAGS)?))
     }

@@ -72,14 +72,14 @@ pub struct Mounted {
     pub root: PathBuf,
     /// The filesystem's type, such as `ext4` or `fuse.gcsfuse`.
     pub filesystem: String,
-    /// What is mounted: a device, a bucket's name, a server's folder.
+    /// The source of the mount: a device, a bucket's name, a server's folder.
     pub source: String,
 }
 
 /// All mounted filesystems, in the order in which they were mounted.
 ///
 /// # Errors
-/// What the system says, including `NotFound` without `/proc`.
+/// An error of the system, including `NotFound` without `/proc`.
 pub fn mounted() -> io::Result<Vec<Mounted>> {
     Ok(parse_mounts(&fs::read("/proc/self/mountinfo")?))
 }
@@ -201,7 +201,7 @@ fn is_on_a_disk(file: impl AsFd) -> bool {
 /// How many bytes may be written in a folder that exists; `None` if its filesystem does not say.
 ///
 /// # Errors
-/// What the system says.
+/// An error of the system.
 pub fn free(folder: &Path) -> io::Result<Option<u64>> {
     let told = statvfs(folder)?;
     Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))

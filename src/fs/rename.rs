@@ -75,7 +75,7 @@ pub fn exchange(one: &Spot, other: &Spot) -> Result<()> {
 /// be lost and the call be made once more, and what is left under `from` is not a failure.
 ///
 /// # Errors
-/// What the system refuses; `to` is not this file then, as far as can be seen.
+/// An error of the system; `to` is not this file then, as far as can be seen.
 pub fn give_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)) -> Result<bool> {
     match renameat_with(from.0, single(from.1)?, to.0, single(to.1)?, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(true),

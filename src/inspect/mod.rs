@@ -24,14 +24,14 @@ use crate::vault::root::{BackupReason, Filters, Root, SnapshotName, SnapshotStat
 use crate::vault::stale::StaleBook;
 use crate::vault::tree::Remark;
 
-/// What `list` shows of a snapshot.
+/// A snapshot as `list` shows it.
 #[derive(Debug, Serialize)]
 pub struct ListedSnapshot {
     /// The snapshot.
     pub id: SnapshotName,
     /// When it was committed.
     pub created: Timestamp,
-    /// What its root says; `None` if it cannot be read.
+    /// The summary of its root; `None` if the root cannot be read.
     #[serde(flatten)]
     pub root: Option<RootSummary>,
     /// Why its root cannot be read; `None` if it can.
@@ -42,7 +42,7 @@ pub struct ListedSnapshot {
 /// The part of a root that `list` shows.
 #[derive(Debug, Serialize)]
 pub struct RootSummary {
-    /// What started the backup.
+    /// The reason for the backup: what started it.
     pub reason: BackupReason,
     /// How much of the data directory it holds.
     pub state: SnapshotState,
@@ -152,12 +152,12 @@ fn not_there(path: &EntryPath) -> Error {
         .hint("Paths are relative to the data directory. `lastgood ls` lists what is in a snapshot.")
 }
 
-/// What `ls` shows of an entry.
+/// An entry as `ls` shows it.
 #[derive(Debug, Serialize)]
 pub struct Shown {
     /// Path below the data directory.
     pub path: EntryPath,
-    /// What kind of entry it is.
+    /// The kind of entry.
     #[serde(rename = "type")]
     pub kind: EntryKind,
     /// Length of its content, in bytes.

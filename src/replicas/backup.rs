@@ -35,10 +35,10 @@ const NEWEST: usize = 4;
 /// How much a store's clock, which tells whole seconds, may be off when it is asked again.
 const TICK: SignedDuration = SignedDuration::from_secs(2);
 
-/// What a backup did, and which vaults hold the snapshot.
+/// The result of a backup, and which vaults hold the snapshot.
 #[derive(Debug, Serialize)]
 pub struct ReplicatedBackupReport {
-    /// What the backup did.
+    /// The result of the backup.
     #[serde(flatten)]
     pub taken: backup::BackupReport,
     /// The vault that it went to.
@@ -103,7 +103,7 @@ impl Replica {
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {
-        // What the doubts say is right even if a thread that read them panicked.
+        // The doubts are right even if a thread that read them panicked.
         self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

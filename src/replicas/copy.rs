@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Everything is create-only, and a pack that `to` lists with the right size is not sent again: a copy that was cut off
-//! goes on where it was, and several may run at once. What is damaged or missing in `from` is taken from another
+//! goes on where it was, and several may run at once. A pack that is damaged or missing in `from` is taken from another
 //! replica if one is known that has it; otherwise it is named and not copied, and neither are the snapshots that need
 //! it.
 
@@ -44,7 +44,7 @@ const GROUP_LISTED: usize = 1 << 17;
 
 const AGAIN: &str = "What was copied stays, and is not sent again: run the same copy again to go on.";
 
-/// What was copied.
+/// The result of a copy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CopyReport {
     /// Snapshots that `to` lacked and has now, oldest first.
@@ -92,8 +92,8 @@ pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> 
 /// the same, since `to` then has the rest of it, and is named in the report.
 ///
 /// # Errors
-/// Usage: the vaults are not replicas of one. A store that fails; being told to stop. What was copied until then stays.
-/// Damage is not an error; it is in the report.
+/// Usage: the vaults are not replicas of one. A store that fails; being told to stop. Everything that was copied until
+/// then stays. Damage is not an error; it is in the report.
 pub fn copy_with(
     from: &Vault,
     (to, doubts): (&Vault, &mut Doubts),
@@ -484,14 +484,14 @@ pub fn from_any<'v>(vaults: impl IntoIterator<Item = &'v Vault>, pack: &PackInfo
     })
 }
 
-/// What became of a pack.
+/// The outcome for one pack.
 enum PackCopyOutcome {
     Created,
     There,
     Damaged(String),
 }
 
-/// What became of several packs.
+/// The outcomes for several packs.
 #[derive(Default)]
 struct PackCopySummary {
     created: Vec<PackInfo>,
@@ -502,11 +502,11 @@ struct PackCopySummary {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks guard is whole between any two statements.
+    // The data that these locks guard is whole between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What was copied, from where and to where.
+/// The result of a copy, and where it came from and went to.
 #[derive(Serialize)]
 pub struct Copied {
     /// Address of the vault that it came from.
@@ -515,7 +515,7 @@ pub struct Copied {
     pub to: String,
     /// Whether the vault at `to` was made for the copy.
     pub made: bool,
-    /// What was copied.
+    /// The result of the copy.
     #[serde(flatten)]
     pub report: CopyReport,
 }

@@ -24,11 +24,11 @@ pub struct Site {
     pub may_make: bool,
     /// Whether what is there is lost with the Cloud Run instance that this process runs in.
     pub fleeting: bool,
-    /// What was found there.
+    /// The result of looking there.
     pub found: SiteState,
 }
 
-/// What is at a place.
+/// The content of a place.
 pub enum SiteState {
     /// A vault.
     Vault(Vault),

@@ -17,12 +17,12 @@ use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
 use crate::vault::root::SnapshotName;
 
-/// What was restored, and from which vault.
+/// The result of a restore, and from which vault it came.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReplicatedRestoreReport {
     /// The vault that it came from.
     pub vault: String,
-    /// What was restored.
+    /// The result of the restore.
     #[serde(flatten)]
     pub restored: restore::RestoreReport,
 }

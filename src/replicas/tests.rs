@@ -1,4 +1,4 @@
-//! What several vaults hold after what befell them, and which of them serves.
+//! Tests what several vaults hold after various failures, and which of them serves.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,8 @@ use crate::vault::root::{SNAPSHOTS, SnapshotName};
 use crate::vault::{CONFIG, README};
 use crate::{backup as engine, restore as restoring, verify};
 
-/// What fails at a place: calls with this verb whose names begin so; an empty verb stands for all.
+/// The calls that fail at a place: those with this verb whose object names have this prefix; an empty verb stands for
+/// all verbs.
 type Trouble = Arc<Mutex<Option<(&'static str, &'static str)>>>;
 
 /// A place in memory that a test breaks.
@@ -24,7 +25,7 @@ struct Place {
     store: &'static MemoryStore,
     trouble: Trouble,
     may_make: bool,
-    /// It does not answer, in place of failing.
+    /// Whether the place does not answer, instead of failing.
     unreachable: bool,
 }
 
@@ -64,7 +65,7 @@ impl Place {
         self.vault().snapshots().unwrap()
     }
 
-    /// Spoils one byte in the middle of every object whose name begins so.
+    /// Spoils one byte in the middle of every object whose name has this prefix.
     fn spoil(&self, prefix: &str) {
         for (_, bytes) in self.store.objects().iter_mut().filter(|(name, _)| name.starts_with(prefix)) {
             let at = bytes.len() / 2;
@@ -79,7 +80,7 @@ impl Place {
     }
 }
 
-/// A data directory, and places.
+/// A data directory, and places for its vaults.
 struct World {
     folder: tempfile::TempDir,
     places: Vec<Place>,
@@ -176,7 +177,7 @@ fn all_hold_the_snapshot_and_any_gives_it_back() {
     one.store.objects().clear();
     world.comes_back("two", 1);
     assert!(world.heard.warnings().last().unwrap().contains("no vault.json"));
-    // The place that lost everything becomes a replica again, of what matters most.
+    // The place that lost everything becomes a replica again, with what matters most: the newest snapshot.
     let third = world.backup();
     assert_eq!((third.vault.as_str(), third.taken.parent), ("two", Some(second.taken.snapshot)));
     assert_eq!((holds(&third), one.names()), (vec![true, true], vec![third.taken.snapshot]));
@@ -196,7 +197,7 @@ fn the_next_vault_takes_over_wherever_the_first_one_fails() {
         ("create", SNAPSHOTS),
     ];
     for (unreachable, (verb, name)) in [false, true].into_iter().flat_map(|away| calls.map(|call| (away, call))) {
-        // What only cannot be read of the parent is stored anew.
+        // Content that merely cannot be read from the parent is stored again.
         if (unreachable, verb) == (false, "range") {
             continue;
         }
@@ -210,7 +211,7 @@ fn the_next_vault_takes_over_wherever_the_first_one_fails() {
         assert_eq!((second.vault.as_str(), holds(&second)), ("two", vec![false, true]), "{verb} {name}");
         let why = second.vaults[0].why.as_ref().unwrap();
         assert!(why.contains("injected fault"), "{why}");
-        // Told at once, and at the end.
+        // It is told at once, and again at the end.
         let told = |text: &&String| text.contains("the vault one");
         assert_eq!(world.heard.warnings().iter().filter(told).count(), 1, "{:?}", world.heard.warnings());
         assert_eq!(second.taken.warnings.iter().filter(told).count(), 2, "{:?}", second.taken.warnings);
@@ -221,7 +222,7 @@ fn the_next_vault_takes_over_wherever_the_first_one_fails() {
         one.away(false);
         one.is_sound();
         let third = world.backup();
-        // It goes to the one that has the newest.
+        // The backup goes to the vault that has the newest snapshot.
         assert_eq!((third.vault.as_str(), holds(&third)), ("two", vec![true, true]));
         assert!(third.taken.snapshot > second.taken.snapshot);
         assert_eq!(world.comes_back("one", 1).restored.snapshot, third.taken.snapshot);
@@ -245,7 +246,7 @@ fn what_was_taken_while_a_vault_was_away_comes_to_it_later() {
         assert_eq!(away.names(), names[..names.len() - 2]);
         world.write("c", names.len() as u64);
         let report = world.backup();
-        // It goes to the one that has the newest, and the other gets what it lacks.
+        // The backup goes to the vault that has the newest snapshot, and the other one gets what it lacks.
         assert_eq!((report.vault.as_str(), holds(&report)), (stays.url, vec![true, true]));
         let at = world.places.iter().position(|place| place.url == away.url).unwrap();
         assert_eq!(report.vaults[at].copied_snapshots, 3);
@@ -271,7 +272,7 @@ fn a_new_replica_begins_with_the_newest_snapshot() {
     assert_eq!(all.len(), 2);
 }
 
-/// A second has passed, so that numbers of two vaults that do not know each other differ.
+/// Lets a second pass, so that numbers of two vaults that do not know each other differ.
 fn tick() {
     std::thread::sleep(std::time::Duration::from_millis(1001));
 }
@@ -297,7 +298,7 @@ fn the_newest_is_the_newest_when_two_vaults_were_away_in_turn() {
     one.away(false);
     assert!(names.is_sorted() && names.is_sorted_by_key(|name| name.seq), "{names:?}");
     assert_eq!(world.comes_back("two", 4).restored.snapshot, names[2]);
-    // Each gets what it lacks, the first one too, whatever it has already that is newer.
+    // Each vault gets what it lacks, including the first one, whatever newer snapshots it has already.
     let last = world.backup();
     names.push(last.taken.snapshot);
     assert_eq!((last.vault.as_str(), holds(&last)), ("two", vec![true, true]));
@@ -330,7 +331,7 @@ fn copying_both_ways_leaves_the_newest_in_both() {
     world.comes_back("one", 3);
 }
 
-/// Makes a snapshot that only `place` holds so many days older; gives its name.
+/// Makes a snapshot that only `place` holds this many days older; returns its new name.
 fn aged(place: &Place, name: SnapshotName, days: i64) -> SnapshotName {
     let mut root = place.vault().root(name).unwrap();
     root.finished = root.finished.checked_sub(jiff::SignedDuration::from_hours(24 * days)).unwrap();
@@ -359,7 +360,7 @@ fn a_backup_hands_on_the_last_7_days_from_whichever_vault_has_them() {
     let expected = [first, names[1], new];
     assert_eq!((&one.names()[..], &two.names()[..]), (&expected[..], &expected[..]));
     assert_eq!(three.names(), [first, names[0], names[1], new]);
-    // What one of them cannot give whole, another one does.
+    // If one vault cannot give a snapshot whole, another one does.
     one.store.objects().remove(&names[1].object(SNAPSHOTS)).unwrap();
     two.spoil(&names[1].object(SNAPSHOTS));
     assert_eq!(world.backup().vaults[0].copied_snapshots, 1);
@@ -367,7 +368,7 @@ fn a_backup_hands_on_the_last_7_days_from_whichever_vault_has_them() {
     [one, three].iter().for_each(|place| place.is_sound());
 }
 
-/// A store in which one object exists and is in no listing, as one is that was let go.
+/// A store in which one object exists and is in no listing, like an object that was let go.
 struct Released(Box<dyn Store>, String);
 
 impl Store for Released {
@@ -421,7 +422,7 @@ fn no_vault_is_made_where_another_may_be() {
     let why = world.try_backup().unwrap_err();
     says(&why, &["not known whether one", "lastgood init --vault two"]);
     assert!(two.store.objects().is_empty());
-    // Somebody who knows says so; the first becomes a replica when it is back.
+    // Somebody who knows says so; the first vault becomes a replica when it is back.
     init(vec![two.site()], &context()).unwrap();
     let first = world.backup();
     assert_eq!(holds(&first), [false, true]);
@@ -450,7 +451,7 @@ fn what_is_wrong_with_the_first_vault_is_an_error_and_with_another_one_a_warning
     let mut world = World::new();
     world.backup();
     let healthy = world.places[0].store.objects().clone();
-    // Damaged, lost its vault.json, something else there, not to be made unasked.
+    // The vault is damaged, has lost its vault.json, has something else in its place, or may not be made unasked.
     type Break = fn(&mut Place);
     let breaks: [(Break, &str); 4] = [
         (|place| place.spoil(CONFIG), "vault.json: "),
@@ -521,7 +522,7 @@ fn different_vaults_are_refused() {
     world.places.iter().for_each(|place| assert_eq!(place.names(), []));
 }
 
-/// A store that tells the program to stop when a pack is to be created in it, and does or does not do that.
+/// A store that tells the program to stop when a pack is to be created in it, and then creates the pack or does not.
 struct Stopping(&'static MemoryStore, &'static AtomicBool, bool);
 
 impl Store for Stopping {
@@ -564,7 +565,7 @@ fn a_backup_that_is_stopped_while_it_is_copied_has_been_taken() {
     assert!(report.vaults[1].why.as_ref().unwrap().contains("told to stop"), "{report:?}");
     assert_eq!((one.names(), two.names()), (vec![report.taken.snapshot], vec![]));
 
-    // While it is taken it is an error, and no reason to take the next vault.
+    // While the snapshot is taken, being told to stop is an error, and no reason to take the next vault.
     stop.store(false, Ordering::Relaxed);
     world.write("b", 7);
     let first = Site::look("one".into(), true, Ok(Box::new(Stopping(one.store, stop, true))));
@@ -589,7 +590,7 @@ fn a_restore_takes_the_newest_that_any_vault_has() {
     assert!(said.contains(&format!("{second}, is in two")) && said.contains(&format!("one has is {first}")), "{said}");
     assert_eq!(world.heard.warnings().iter().filter(|told| *told == said).count(), 1);
     assert_eq!(report.restored.snapshot, second);
-    // What cannot be had there is had as it was before, aloud.
+    // If the newest cannot be had there, the restore takes an earlier one, with a warning.
     two.fails("range", "packs/");
     let report = world.comes_back("one", 1);
     assert!(report.restored.warnings[1].contains("the vault two does not give"), "{report:?}");
@@ -614,7 +615,7 @@ fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
     let [one, two] = &world.places[..] else { panic!() };
     one.spoil("packs/");
     assert_eq!(verify::verify(&one.vault(), &verify::VerifyOptions::default(), &context()).unwrap().doubts.len(), 1);
-    // What is taken while it is away builds on what the other one has.
+    // A snapshot that is taken while the first vault is away builds on what the other one has.
     one.away(true);
     tick();
     world.write("b", 2);
@@ -626,13 +627,13 @@ fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
     assert_eq!((report.vault.as_str(), holds(&report)), ("two", vec![true, true]));
     let said = report.taken.warnings.iter().filter(|what| what.contains("in one, packs/")).count();
     assert!(said == 1 && report.taken.warnings.len() == 1, "{report:?}");
-    // What was taken before is copied, and it is told that it cannot be had whole there.
+    // The snapshot that was taken before is copied, with a warning that it cannot be had whole there.
     assert_eq!((one.names(), two.names()), (vec![first, away, report.taken.snapshot], one.names()));
     let what = format!("{away} is copied and cannot be had whole: packs/");
     assert!(world.heard.warnings().iter().any(|heard| heard.contains(&what)), "{:?}", world.heard.warnings());
     let restored = restoring::restore(&one.vault(), &world.options("latest"), &world.context()).unwrap();
     assert_eq!((restored.snapshot, restored.files, restored.instead_of), (report.taken.snapshot, 3, None));
-    // That is over then.
+    // After that, the warning does not come again.
     tick();
     world.write("d", 4);
     let report = world.backup();
@@ -700,7 +701,7 @@ fn a_root_that_is_damaged_everywhere_is_not_passed_over_in_silence() {
     let report = world.comes_back("two", 1);
     assert_eq!((report.restored.snapshot, report.restored.instead_of), (newest, None));
     assert!(report.restored.warnings.iter().any(|what| what.contains("there its root is damaged")), "{report:?}");
-    // One that lies in no other vault may be what was meant.
+    // A snapshot that lies in no other vault may be the one that was meant.
     let root = two.store.objects().remove(&newest.object(SNAPSHOTS)).unwrap();
     let report = world.comes_back("one", 1);
     assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
@@ -709,7 +710,7 @@ fn a_root_that_is_damaged_everywhere_is_not_passed_over_in_silence() {
     two.spoil(&newest.object(SNAPSHOTS));
     let report = world.comes_back("one", 1);
     assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
-    // The same in one vault alone.
+    // The same happens with one vault alone.
     let alone = restoring::restore(&one.vault(), &world.options("latest"), &world.context()).unwrap();
     assert_eq!((alone.snapshot, alone.instead_of, alone.passed_over.len()), (older, Some(newest), 1));
     let told = format!("{newest} is passed over: its root is damaged");
@@ -757,7 +758,7 @@ fn a_newest_root_that_only_one_vault_has_and_does_not_give_is_not_passed_over_in
     let newest = world.backup().taken.snapshot;
     two.away(false);
     world.comes_back("one", 2);
-    // Of the first vault alone it is known.
+    // Only the first vault lists it, and the roots there cannot be read.
     one.fails("get", SNAPSHOTS);
     let report = world.comes_back("two", 1);
     assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
@@ -769,7 +770,7 @@ fn a_newest_root_that_only_one_vault_has_and_does_not_give_is_not_passed_over_in
     for spec in [older.time.to_string(), older.id.to_string()] {
         assert_eq!(world.restore(&world.options(&spec)).unwrap().restored.instead_of, None, "{spec}");
     }
-    // That it is not good, another vault knows; what else the first one has is not known.
+    // Another vault knows that it is not good; what else the first one has is not known.
     one.away(false);
     std::fs::remove_file(world.folder.path().join("data/a")).unwrap();
     tick();
@@ -781,7 +782,7 @@ fn a_newest_root_that_only_one_vault_has_and_does_not_give_is_not_passed_over_in
     assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
     one.store.objects().remove(&newest.object(SNAPSHOTS)).unwrap();
     assert_eq!(world.comes_back("two", 1).restored.instead_of, None);
-    // One that has no good one at all, and one whose root is damaged.
+    // One vault has no good snapshot at all, and one whose root is damaged.
     one.away(false);
     one.store.objects().retain(|name, _| !name.starts_with(SNAPSHOTS));
     one.store.create(&newest.object(SNAPSHOTS), &[b"damaged"]).unwrap();
@@ -791,7 +792,7 @@ fn a_newest_root_that_only_one_vault_has_and_does_not_give_is_not_passed_over_in
 #[test]
 fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let world = World::new();
-    // Longer than a frame, so that the end of it lies in another one than the file before it.
+    // The file is longer than a frame, so that its end lies in another frame than the file before it.
     std::fs::write(world.folder.path().join("data/b"), noise(5 << 20, 9)).unwrap();
     world.backup();
     for place in &world.places {
@@ -837,7 +838,7 @@ fn the_first_vault_that_opens_is_used() {
     let vault = first(world.sites(), &world.context()).unwrap();
     assert_eq!(vault.config, two.vault().config);
     assert!(world.heard.warnings()[0].contains("the vault one is passed over"));
-    // Those after it are not asked.
+    // The vaults after it are not asked.
     *one.store.objects() = two.store.objects().clone();
     let mut asked = Vec::new();
     let sites = world.places.iter().map(|place| {

@@ -1,10 +1,10 @@
 //! Records of the folders of a capture, and the recheck of them at its end.
 //!
-//! An app goes on while its directory is walked. What it moves from a folder that the walk has yet to come to into one
-//! that the walk has left would be captured under neither name, and a folder that is replaced meanwhile would be a
-//! mixture. So each folder leaves a record of what it was when it was listed, and when everything is read, the folders
-//! are checked once more: a folder that is another one by now is taken again, and where a folder's times have moved its
-//! names are read again, and those that were not there are taken.
+//! An app goes on while its directory is walked. A file that it moves from a folder that the walk has yet to come to
+//! into one that the walk has left would be captured under neither name, and a folder that is replaced meanwhile would
+//! be a mixture. So each folder leaves a record of what it was when it was listed, and when everything is read, the
+//! folders are checked once more: a folder that is another one by now is taken again, and where a folder's times have
+//! moved its names are read again, and new names are taken.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -64,7 +64,7 @@ impl Names {
         Names(names.iter().flat_map(|(name, what)| [name.to_le_bytes(), what.to_le_bytes()]).flatten().collect())
     }
 
-    /// What a name led to, found by the name's hash.
+    /// Returns what a name led to, found by the name's hash.
     fn get(&self, name: u64) -> Option<u64> {
         let (names, _) = self.0.as_chunks::<NAME>();
         let of = |chunk: &[u8; NAME], half: usize| {
@@ -84,8 +84,8 @@ fn hash(name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// What a name leads to: the inode's number, with the file type in its upper bits, since a number may be used again for
-/// something of another type.
+/// Identifies what a name leads to: the inode's number, with the file type in its upper bits, since a number may be
+/// used again for something of another type.
 fn what(stat: &Stat) -> u64 {
     stat.st_ino ^ u64::from(stat.st_mode & 0o170_000) << 48
 }
@@ -197,7 +197,7 @@ impl Folders {
         }
     }
 
-    /// Writes the tail to the file. What a failed write leaves there does not count.
+    /// Writes the tail to the file. The rest of a failed write there does not count.
     fn spill(&mut self) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
@@ -262,7 +262,7 @@ pub struct FolderRecheck<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// What is to be taken after a recheck.
+/// The entries that are to be taken after a recheck.
 #[derive(Debug, Default)]
 pub struct ToTake {
     /// Entries that existed before the capture, or may have, and are not in it under the name that they have now.
@@ -273,8 +273,8 @@ pub struct ToTake {
     pub remounted: Vec<EntryPath>,
     /// Number of folders whose names were read again.
     pub listed: u64,
-    /// Folders that changed during the last recheck. What was moved out of them may have gone to a folder that had been
-    /// checked before.
+    /// Folders that changed during the last recheck. Entries that were moved out of them may have gone to a folder that
+    /// had been checked before.
     pub restless: BTreeSet<EntryPath>,
 }
 
@@ -295,8 +295,8 @@ impl FolderRecheck<'_> {
     /// Checks a folder. Returns its record for the next recheck.
     pub fn at(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
         let Some(now) = self.folder(&record.path) else {
-            // The folder went away, or a folder above it did, which shows there: what was captured of it did exist.
-            // What is there now is a name in the folder around it, and is checked with that folder.
+            // The folder went away, or a folder above it did, which shows there: its captured content did exist. If
+            // something is there now, it is a name in the folder around it, and is checked with that folder.
             self.left(&record.path, out);
             return record;
         };
@@ -362,7 +362,7 @@ impl FolderRecheck<'_> {
         // Checked once more: what is renamed while the names are read may show under neither name.
         self.watch(SourceEntry::new(path.clone(), &fstat(&folder)?).ok_or(Errno::NOTDIR)?, out);
         let databases = match self.select.sqlite {
-            // What lies beside a database comes with it.
+            // The side files of a database come with it.
             true => side_files::databases(&folder, &names, &stats, self.stop),
             false => Default::default(),
         };
@@ -388,8 +388,8 @@ impl FolderRecheck<'_> {
                 None if new => _ = out.newborn.insert(now.path),
                 // A file or symlink that was saved again under its name: its previous content has been captured.
                 Some(was) if new && stat.as_ref().is_ok_and(|stat| is_same_kind(was, stat)) => {}
-                // What was there in another form, such as a folder that a symlink has replaced, is not captured in this
-                // form otherwise.
+                // An entry that was there in another form, such as a folder that a symlink has replaced, is not
+                // captured in its new form otherwise.
                 _ => _ = out.lacking.insert(now.path),
             }
         }

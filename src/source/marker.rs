@@ -52,7 +52,7 @@ const SNAPSHOT: &[u8] = b"snapshot ";
 /// another folder says nothing about that one.
 const FOLDER: &[u8] = b"folder ";
 
-/// What a restore into a folder left unfinished.
+/// The unfinished part of a restore into a folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// The paths that the restore was about, below the folder; empty if it was about all of it.
@@ -65,15 +65,15 @@ pub struct Unfinished {
     pub snapshot: Option<SnapshotName>,
 }
 
-/// What a marker says, and which folder it was written for, if it says that.
+/// The content of a marker, and which folder it was written for, if it says that.
 type MarkerContent = (Unfinished, Option<Vec<u8>>);
 
 impl Unfinished {
     /// Reads a folder's marker; `None` if it has none.
     ///
     /// # Errors
-    /// What has the marker's name is not a marker, or cannot be read: then nobody knows which part of the folder is
-    /// half restored.
+    /// A file with the marker's name that is not a marker, or cannot be read: then nobody knows which part of the
+    /// folder is half restored.
     pub fn read(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
         Ok(Self::load(folder)?.map(|(unfinished, _)| unfinished))
     }
@@ -194,8 +194,8 @@ impl Unfinished {
         Unfinished { paths, aside, around: self.around || other.around, snapshot }
     }
 
-    /// What is left to do once the paths in `done` have been put back (all of the folder if `done` is empty) and
-    /// nothing is at the paths in `gone`; `None` if nothing is left.
+    /// Returns what is left to do once the paths in `done` have been put back (all of the folder if `done` is empty)
+    /// and nothing is at the paths in `gone`; `None` if nothing is left.
     pub fn without(&self, done: &[EntryPath], gone: &[EntryPath]) -> Option<Self> {
         let is_done = |path: &EntryPath| path.is_in_one_of(done) || gone.contains(path);
         let left: Vec<_> = self.paths.iter().filter(|path| !is_done(path)).cloned().collect();
@@ -261,8 +261,8 @@ fn made(folder: impl AsFd) -> io::Result<Option<Vec<u8>>> {
 /// Finds a restore that was not finished into a folder around a data directory, and was about that directory or
 /// something in it. Returns the folder and what is unfinished.
 ///
-/// No more than that is believed of such a marker: anybody who may write there could mark other users' files. What is
-/// mounted in a target stays.
+/// No more than that is believed of such a marker: anybody who may write there could mark other users' files.
+/// Filesystems that are mounted in a target stay.
 pub fn above(data: &Path) -> Option<(PathBuf, Unfinished)> {
     let at = data.canonicalize().ok()?;
     let inside = |folder: &&Path| !is_mount(folder).unwrap_or(true);
@@ -302,7 +302,7 @@ fn is_aside(path: &Path) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unclear {
     why: String,
-    /// What to do about it.
+    /// The advice to the user.
     pub advice: &'static str,
 }
 
@@ -346,7 +346,7 @@ fn is_file(stat: &Stat) -> bool {
 /// whole. Returns what the marker said before; `None` if there was none.
 ///
 /// # Errors
-/// What the system refuses; something else under that name. The marker then says what it said before.
+/// An error of the system; something else under that name. The marker then says what it said before.
 pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) -> io::Result<Option<Unfinished>> {
     let before =
         Unfinished::read(folder).map_err(|unclear| io::Error::other(format!("{unclear}. {}", unclear.advice)))?;
@@ -368,7 +368,7 @@ pub fn mark(folder: &Arc<Folder>, via: &Arc<Folder>, unfinished: &Unfinished) ->
 /// Replaces a folder's marker by way of the folder `via`, as [`mark`] does; `None` removes the marker.
 ///
 /// # Errors
-/// What the system refuses.
+/// An error of the system.
 pub fn set(folder: &Folder, via: &Arc<Folder>, unfinished: Option<&Unfinished>) -> io::Result<()> {
     let set = || match unfinished {
         Some(unfinished) => replace(folder, via, unfinished),

@@ -3,14 +3,16 @@
 //! In the same place, a file of the same inode number, change time, size and mtime has the content that it had: every
 //! change moves the change time, which no program sets. In another place numbers and change times mean nothing.
 //!
-//! A wrong "the same" would trust a file that is another one; a wrong "another" costs that files are read. What tells a
-//! directory from all others is its inode number together with its time of birth in nanoseconds. Neither a boot nor
+//! A wrong "the same" would trust a file that is another one; a wrong "another" costs that files are read. A directory
+//! is told from all others by its inode number together with its time of birth in nanoseconds. Neither a boot nor
 //! another machine changes them, while a restore, a new container and an unpacked image create new ones. So a reboot
 //! alone is not a new place, and neither is a disk that moves to another machine. Device numbers are not considered:
 //! they are given in the order in which disks are found, and change with a boot.
-//! The pair comes again where a whole filesystem is copied or set back: a cloned disk, a snapshot of a machine. There the files'
-//! numbers and change times come again as well, together with the content that they stood for, so they tell as much as before:
-//! what was changed on either side since has another change time, as long as clocks go on. Two kinds of directories are left out:
+//!
+//! The pair comes again where a whole filesystem is copied or set back: a cloned disk, a snapshot of a machine. There
+//! the files' numbers and change times come again as well, together with the content that they stood for, so they tell
+//! as much as before: what was changed on either side since has another change time, as long as clocks go on. Two kinds
+//! of directories are left out:
 //!
 //! - A birth time in whole seconds was not given by a kernel but by a program that made an image (`mkfs -d`), perhaps the same for
 //!   every version of it, with the same inode numbers, and change times, for other content.

@@ -9,9 +9,9 @@ use rustix::fs::{Stat, fstat};
 use crate::fs::filesystem;
 use crate::fs::times::{self, ctime, mtime};
 
-/// What happened to a file while it was read.
+/// An event that befell a file while it was read.
 pub struct Happened {
-    /// What the user is told.
+    /// The text for the user.
     pub what: String,
     /// Whether what was read may be a mixture of states.
     pub torn: bool,
@@ -45,7 +45,7 @@ pub fn compare(before: &Stat, after: &Stat, read: u64) -> Option<Happened> {
 /// A file that has grown says so.
 ///
 /// # Errors
-/// What the system refuses.
+/// An error of the system.
 pub fn is_beyond_its_size(file: &File, length: u64) -> io::Result<bool> {
     Ok(u64::try_from(fstat(file)?.st_size).unwrap_or(0) <= length)
 }
@@ -53,8 +53,9 @@ pub fn is_beyond_its_size(file: &File, length: u64) -> io::Result<bool> {
 /// Decides when a file counts as unchanged without being read.
 #[derive(Debug, Clone, Copy)]
 pub struct Trust {
-    /// What changed at most this long before it was looked at may change again without its time moving, in ns: a
-    /// filesystem's clock stands still for that long.
+    /// Time in ns within which a change may be followed by another one without the time moving: something that changed
+    /// at most this long before it was looked at may change again unseen, since a filesystem's clock stands still for
+    /// that long.
     pub window: i64,
     /// A file that changed at most this long before it was read may hold pages that have not been written out, in ns.
     /// Until they are, stores through a shared memory map go into them without the file's time moving.

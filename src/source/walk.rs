@@ -30,11 +30,11 @@ use crate::vault::entry::EntryKind;
 /// Most listed entries that may wait for the walk.
 const AHEAD: usize = 32_768;
 
-/// What to do about a missing data directory.
+/// The advice about a missing data directory.
 pub const MISSING: &str =
     "Name the directory (`lastgood backup DIR`, or LASTGOOD_DATA). If it was lost, `lastgood restore` brings it back.";
 
-/// What the walk meets.
+/// Something that the walk meets.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Met {
     /// An entry for the snapshot.
@@ -58,7 +58,7 @@ struct Listing {
     record: FolderRecord,
     /// The folder's children, by name.
     children: Vec<Met>,
-    /// What a restore left unfinished in the folder, if there is a marker.
+    /// The unfinished part of a restore into the folder, if there is a marker.
     unfinished: Option<Result<Unfinished, Unclear>>,
 }
 
@@ -313,10 +313,10 @@ impl WalkShared<'_> {
         if alone { self.go(open, take) } else { Ok(()) }
     }
 
-    /// What a restore's marker says about a folder with these names, whatever else of the folder is taken. Any folder
-    /// may have been a restore's target by itself, or a volume where the restore ran. Only in the data directory and
-    /// the roots of volumes does it count if something else has the marker's name (an error), or if the marker was
-    /// written for another folder: elsewhere an app may have been given a file of that name.
+    /// Reads a restore's marker in a folder with these names, whatever else of the folder is taken. Any folder may have
+    /// been a restore's target by itself, or a volume where the restore ran. Only in the data directory and the roots
+    /// of volumes is it an error if something else has the marker's name, or if the marker was written for another
+    /// folder: elsewhere an app may have been given a file of that name.
     fn unfinished(
         &self,
         (folder, fd): (&EntryPath, &OwnedFd),

@@ -27,7 +27,7 @@ impl DatabaseLocation {
     /// Locates an entry of the data directory.
     ///
     /// # Errors
-    /// What the system refuses; `NOENT`, `NOTDIR` or `LOOP` if its folder is not there any more.
+    /// An error of the system; `NOENT`, `NOTDIR` or `LOOP` if its folder is not there any more.
     pub fn beneath(root: &Directory, path: &EntryPath) -> Result<DatabaseLocation, Errno> {
         let (folder, name) = root.parent(path)?;
         Ok(DatabaseLocation { folder, name: OsString::from_vec(name), path: root.path().join(path.as_path()) })
@@ -54,7 +54,7 @@ impl DatabaseLocation {
     /// The status of the database, or of the file beside it with this ending; `None` if there is nothing.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An error of the system.
     pub fn status(&self, ending: &str) -> Result<Option<Stat>, Errno> {
         found(statat(&self.folder, self.name(ending), AtFlags::SYMLINK_NOFOLLOW))
     }
@@ -62,7 +62,7 @@ impl DatabaseLocation {
     /// As [`DatabaseLocation::status`], for what the path leads to.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An error of the system.
     pub fn status_by_path(&self, ending: &str) -> Result<Option<Stat>, Errno> {
         found(lstat(self.path_beside(ending)))
     }
@@ -70,7 +70,7 @@ impl DatabaseLocation {
     /// Whether the path leads to the same folder as the descriptor, for the database and what lies beside it.
     ///
     /// # Errors
-    /// What the system refuses.
+    /// An error of the system.
     pub fn is_where_the_path_leads(&self) -> Result<bool, Errno> {
         let above = self.path.parent().unwrap_or(Path::new("/"));
         let (here, there) = (fstat(&self.folder)?, found(lstat(above))?);
@@ -80,7 +80,7 @@ impl DatabaseLocation {
     /// Opens the database, or the file beside it with this ending, without following a symlink and without waiting.
     ///
     /// # Errors
-    /// What the system refuses; `LOOP` for a symlink.
+    /// An error of the system; `LOOP` for a symlink.
     pub fn open(&self, ending: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         openat(&self.folder, self.name(ending), flags, Mode::empty())

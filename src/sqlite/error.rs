@@ -30,7 +30,7 @@ impl fmt::Display for ReadError {
     }
 }
 
-/// What an error of SQLite means for a program that wants to read.
+/// The meaning of an error of SQLite for a program that wants to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
     /// Another program has it locked, and waiting may help.
@@ -92,7 +92,7 @@ fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
         ffi::SQLITE_READONLY | ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {
             raw(format!("SQLite may not read it: {said}{system}"))
         }
-        // Of a file format that this SQLite does not know.
+        // The file has a format that this SQLite does not know.
         ffi::SQLITE_ERROR if said.contains("no such table: sqlite_dbpage") => failed(
             "this program's SQLite cannot show pages: build it with LIBSQLITE3_FLAGS=-DSQLITE_ENABLE_DBPAGE_VTAB=1"
                 .into(),

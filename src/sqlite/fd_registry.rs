@@ -114,8 +114,8 @@ pub struct LockedFile {
 /// Opens the file that `hold` locks; if another file has its name by now, that one is locked instead.
 ///
 /// # Errors
-/// Those of opening, and as [`lock_inode`]. A file that cannot be locked is closed when the thread that has its lock
-/// releases it, since closing it before would take SQLite's locks away.
+/// The errors of opening, and as [`lock_inode`]. A file that cannot be locked is closed when the thread that has its
+/// lock releases it, since closing it before would take SQLite's locks away.
 pub fn open(
     hold: InodeLock,
     stop: &AtomicBool,

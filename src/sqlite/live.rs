@@ -117,7 +117,7 @@ pub struct Live<'a> {
     attached: bool,
     /// The `-shm` that lay there at first, and its mtime.
     first_shm: Option<(Id, i64)>,
-    /// What the last transaction's state rests on.
+    /// The basis of the last transaction's state.
     basis: Basis,
     begun: bool,
 }
@@ -138,9 +138,9 @@ enum BeginError {
     Journal,
     /// The database's programs have left nothing to read its log by, or have not made it yet.
     Index(String),
-    /// What lies beside the database is not what was found there a moment ago.
+    /// The files beside the database are not those that were found there a moment ago.
     Changed,
-    /// What the database's programs share stays there from now on.
+    /// The files that the database's programs share stay there from now on: the attempt is made again.
     Again,
     /// A program that came before is awaited again.
     Awaited,

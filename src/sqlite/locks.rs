@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 const SHARED: (i64, i64) = (0x4000_0002, 510);
 /// The bytes that a backup unlocks again: the first one is enough to keep out a writer that wants them all.
 const OTHERS: (i64, i64) = (SHARED.0 + 1, SHARED.1 - 1);
-/// The first of [`OTHERS`]: a byte that every reader of a database has locked, except backups.
+/// The first of `OTHERS`: a byte that every reader of a database has locked, except backups.
 pub const READING: i64 = OTHERS.0;
 /// The byte of a `-shm` that every program that has it open has locked, and how many bytes that is.
 pub const OPEN: (i64, i64) = (128, 1);

@@ -2,9 +2,10 @@
 //!
 //! Copying a database that is being written to gives a broken copy. So a file that is a database by its content is read
 //! [`live`]: through SQLite, in a read transaction, page by page and without a copy anywhere. Where that cannot be done
-//! safely it is taken [`raw`]: the file and what its app left beside it, as they lie on the disk, for SQLite to recover
-//! after a restore. Either way it is compared block by block with what the vault has ([`known`], [`scan`]), so that a
-//! change of one page sends one page.
+//! safely it is taken raw ([`reader`](crate::backup::pages::reader)): the file and what its app left beside it, as they
+//! lie on the disk, for SQLite to recover after a restore. Either way it is compared block by block with what the vault
+//! has ([`known`](crate::backup::pages::known), [`scan`](crate::backup::pages::scan)), so that a change of one page
+//! sends one page.
 //!
 //! POSIX locks vanish when any descriptor of a file is closed in the process: every file of a data directory is opened
 //! under an inode lock of the [`fd_registry`].

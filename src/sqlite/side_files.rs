@@ -31,7 +31,7 @@ impl Databases {
         !self.0.is_empty() && database_of(name).is_some_and(|database| self.0.contains_key(database))
     }
 
-    /// What the file of this name is.
+    /// The role of the file with this name.
     pub fn role(&self, name: &[u8]) -> Role {
         self.0.get(name).copied().unwrap_or_default()
     }
@@ -129,7 +129,7 @@ pub fn looks_so(
     }
 }
 
-/// What a file is to the files beside it.
+/// The role of a file among the files beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Role {
     /// No database with side files, as far as is known, and no side file.

@@ -31,7 +31,7 @@ thread_local! {
     static WAS_FIRST: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What SQLite does with a `-shm` that no other program has open.
+/// How SQLite treats a `-shm` that no other program has open.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum FirstShmOpen {
     MakesAnew,

@@ -2,8 +2,8 @@
 //!
 //! A program that uses a write-ahead log has the database locked for reading as long as it has it open ([`locks`]). If
 //! the `-shm` of such a program is not the one beside the database, the program has the database open under another
-//! path: in a container that has this one file mounted, by another hard link, or with its log renamed or removed. What
-//! it has committed may then lie in a log that is not here.
+//! path: in a container that has this one file mounted, by another hard link, or with its log renamed or removed. Its
+//! commits may then lie in a log that is not here.
 //!
 //! The system's list of locks (`/proc/locks`) says which programs have what locked, and `/proc/PID/fd` which files they
 //! have open. In a container neither tells of programs outside: then all that is known is what asking for a lock
@@ -51,7 +51,7 @@ pub fn names_in_use(pid: u32, of: &Stat) -> impl Iterator<Item = PathBuf> {
 /// `-wal` that this is the index of. A log that cannot be examined counts as one.
 ///
 /// # Errors
-/// What the system refuses.
+/// An error of the system.
 pub fn is_log_here(at: &DatabaseLocation) -> Result<bool, Errno> {
     is_log_here_by(at, || Rc::new(Locks::read()))
 }
@@ -76,7 +76,8 @@ fn is_log_here_by(at: &DatabaseLocation, locks: impl FnOnce() -> Rc<Locks>) -> R
 }
 
 /// Whether some program that has a database open uses another log than the one that lies here, or finds its way in it
-/// by another `-shm`, since it has no lock of the one that is here. What cannot be known of a program does not count.
+/// by another `-shm`, since it has no lock on the one that is here. Anything that cannot be known about a program does
+/// not count.
 pub fn is_another_log_used(
     locks: &Locks,
     at: &DatabaseLocation,
@@ -127,8 +128,8 @@ fn holders(locks: &Locks, file: impl AsFd, byte: i64) -> Vec<u32> {
 pub struct UsageFinder(RefCell<Option<(Instant, Rc<Locks>)>>);
 
 impl UsageFinder {
-    /// Whether a program has open a database that uses a log, and that log is not here: then what the program has
-    /// committed shows in no file of this folder. What cannot be examined counts as used; reading it finds out.
+    /// Whether a program has open a database that uses a log, and that log is not here: then the program's commits show
+    /// in no file of this folder. A database that cannot be examined counts as used; reading it finds out.
     pub fn is_used(&self, root: &Directory, path: &EntryPath, (device, inode): Id) -> bool {
         let Ok(at) = DatabaseLocation::beneath(root, path) else { return true };
         let Some(hold) = try_lock_inode(device, inode) else { return true };

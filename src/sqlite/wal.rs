@@ -1,8 +1,8 @@
 //! Finds the pages of a database that may be newer in its write-ahead log than in its file.
 //!
-//! A reader in WAL mode holds one of SQLite's read marks from the beginning of its transaction to the end, and sees the log up
-//! to some frame M. What is in the file changes meanwhile, and yet a page that no frame up to M names may be read straight
-//! from it:
+//! A reader in WAL mode holds one of SQLite's read marks from the beginning of its transaction to the end, and sees the
+//! log up to some frame M. The file's content changes meanwhile, and yet a page that no frame up to M names may be read
+//! straight from it:
 //!
 //! - Only a checkpoint writes to the file, since every connection in WAL mode has a shared lock on it. It copies frames up
 //!   to the lowest mark that a reader holds, so none after M: the pages that it writes are named by frames up to M. It cuts the

@@ -126,7 +126,7 @@ pub fn fit(shm: &File, log: &File) -> IndexFit {
 /// whether there were as many bytes. A log that cannot be told apart from the index's counts as its own.
 ///
 /// # Errors
-/// Those of `read`.
+/// The errors of `read`.
 pub fn is_of<E>(shm: &File, read: impl Fn(u64, &mut [u8]) -> Result<bool, E>) -> Result<bool, E> {
     for _ in 0..LOOKS {
         let Some(index) = Index::read(shm) else { return Ok(true) };

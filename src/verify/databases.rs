@@ -81,7 +81,7 @@ fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
     // Called before the first connection of this process; what is done here is not affected by it.
     system_calls::replaced();
     let said = Connection::open_with_flags(file, flags).and_then(|connection| {
-        // What lies beside the database is recovered before the first look at it.
+        // The files beside the database are recovered before the first look at it.
         check::check(&connection, CheckKind::Full, ctx.stop)
     });
     ctx.check("check the snapshot's databases")?;

@@ -96,7 +96,7 @@ impl DamageBook {
 pub struct Damage {
     /// The object's name.
     pub object: String,
-    /// What is wrong with it.
+    /// The problem with it.
     pub why: String,
     /// The snapshots that cannot be restored whole because of it.
     pub snapshots: Vec<SnapshotName>,

@@ -1,4 +1,4 @@
-//! What verify finds, and what it does not invent.
+//! Tests what verify finds, and that it invents nothing.
 
 use super::*;
 use crate::restore::sample::{SampleVault, context};
@@ -17,7 +17,7 @@ fn noise(length: usize, seed: u8) -> Vec<u8> {
     out
 }
 
-/// Two snapshots that share most, the second with a file and a map more.
+/// Makes two snapshots that share most of their content; the second has one more file, and one more map.
 fn two() -> (SampleVault, SnapshotName, SnapshotName) {
     let mut sample = SampleVault::new();
     sample.file("a", &noise(1000, 1));
@@ -62,7 +62,7 @@ fn damage_is_named_with_the_snapshots_that_it_hurts() {
                 // The hunk that names it is sound.
                 "map" => (sample.packs.last().unwrap().name(), vec![second]),
                 "index" => (sample.index_pack(), vec![second]),
-                // Of the newest root nothing else tells; that an older one is gone is no damage.
+                // If the newest root is gone, nothing else tells; if an older one is gone, that is not damage.
                 "root" if how == "delete" => continue,
                 "root" => (second.object(SNAPSHOTS), vec![second]),
                 _ => (CONFIG.to_owned(), vec![first, second]),
@@ -111,7 +111,7 @@ fn references_to_what_is_not_listed_or_not_there_are_damage() {
     let report = verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
     assert!(report.damage[0].why.contains("does not list"), "{report:?}");
 
-    // The same through a page map whose entry names one pack less.
+    // The same is found through a page map whose entry names one pack less.
     for lost in 0..5 {
         let mut sample = SampleVault::new();
         let map = sample.database("d").map.as_mut().unwrap();
@@ -123,7 +123,7 @@ fn references_to_what_is_not_listed_or_not_there_are_damage() {
         sample.commit(SnapshotState::Complete);
         let report = verify(&sample.vault, &VerifyOptions::default(), &context()).unwrap();
         let why = format!("it names the pack {stray}, which its entry does not");
-        // The layer that is hidden is read as the others are.
+        // A layer that is hidden is read like the others.
         assert!(report.damage.iter().any(|d| d.why.contains(&why)), "{lost}: {report:?}");
     }
 
@@ -172,7 +172,7 @@ fn what_one_root_says_wrongly_is_its_own_damage() {
 
 #[test]
 fn snapshots_must_agree_on_a_pack() {
-    // Whichever comes first: who is right, the pack shows.
+    // Whichever root comes first, the pack shows which of them is right.
     for seq in [0, 9] {
         let (sample, _, second) = two();
         let mut root = sample.vault.root(second).unwrap();

@@ -1,4 +1,4 @@
-//! What a copy sends, in which order, and what it leaves out.
+//! Tests what a copy sends, in which order, and what it leaves out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -15,12 +15,12 @@ use crate::vault::root::SnapshotState;
 use crate::vault::{CONFIG, README};
 use crate::verify::{self, verify};
 
-/// A store that stays when the vault in it is gone.
+/// Keeps a store beyond the life of the vault in it.
 fn kept<S>(store: S) -> &'static S {
     Box::leak(Box::new(store))
 }
 
-/// Two snapshots that share most.
+/// Makes two snapshots that share most of their content.
 fn two() -> (SampleVault, Vec<SnapshotName>) {
     let mut sample = SampleVault::new();
     sample.file("a", &noise(1000, 1));
@@ -59,7 +59,7 @@ fn a_replica_becomes_the_same_byte_for_byte_and_nothing_is_sent_twice() {
     let sent = sample.store.objects().iter().filter(|(name, _)| name.contains('/')).map(|(_, b)| b.len() as u64).sum();
     assert_eq!((report.bytes, report.objects_there, report.not_copied.len()), (sent, 0, 0));
 
-    // Every pack, then a listing, then the roots, the oldest first.
+    // Every pack comes first, then a listing, then the roots, the oldest first.
     let calls = store.take();
     let first_root = calls.iter().position(|call| call.name.starts_with(SNAPSHOTS) && call.verb == "create").unwrap();
     let roots: Vec<_> = names.iter().map(|name| name.object(SNAPSHOTS)).collect();
@@ -72,7 +72,7 @@ fn a_replica_becomes_the_same_byte_for_byte_and_nothing_is_sent_twice() {
     store.take();
     let again = copy_all(&sample.vault, &to).unwrap();
     assert_eq!((again.objects, again.bytes, again.snapshots_there, again.objects_there), (0, 0, 0, 0));
-    // The snapshots by name: their packs are looked at, and there.
+    // If snapshots are given by name, their packs are looked at, and are there.
     let named = copy(&sample.vault, &to, &names, &context()).unwrap();
     assert_eq!((named.objects, named.snapshots_there, named.objects_there), (0, 2, report.objects - 2));
     assert_eq!(creates(&store.take()), [""; 0]);
@@ -87,7 +87,7 @@ fn a_chosen_snapshot_comes_with_what_it_needs_and_no_more() {
     let report = copy(&sample.vault, &to, &names[..1], &context()).unwrap();
     assert_eq!((&report.snapshots[..], &to.snapshots().unwrap()[..]), (&names[..1], &names[..1]));
     assert_eq!(verify(&to, &verify::VerifyOptions::default(), &context()).unwrap().unused, 0);
-    // The packs of the first are there.
+    // The packs of the first snapshot are there.
     let report = copy(&sample.vault, &to, &[shrunk, names[1], shrunk], &context()).unwrap();
     assert_eq!(report.snapshots, [names[1], shrunk]);
     assert!(report.objects_there > 0 && report.objects < 8, "{report:?}");
@@ -109,7 +109,7 @@ fn a_copy_that_was_cut_off_goes_on_where_it_was() {
         let why = copy_all(&sample.vault, &to).unwrap_err();
         assert!(why.of_store() && why.advice() == Some(AGAIN), "{why}");
         let to = Vault::open(Box::new(store)).unwrap();
-        // What is seen is whole.
+        // Every snapshot that can be seen is whole.
         assert_sound(&to);
         let report = copy_all(&sample.vault, &to).unwrap();
         assert_eq!(to.snapshots().unwrap(), names);
@@ -169,7 +169,7 @@ fn other_vaults_are_refused() {
     other.config.hash_key.0[0] ^= 1;
     assert!(copy(&sample.vault, &other, &names, &context()).unwrap_err().to_string().contains("keys differ"));
 
-    // Nor is a replica made over one.
+    // Neither is a replica made over another vault.
     let store = kept(MemoryStore::default());
     Vault::init(Box::new(store), system_random).unwrap();
     let before = store.objects().clone();
@@ -211,7 +211,7 @@ fn what_is_damaged_here_comes_from_another_replica_and_is_doubted_here() {
             copy_with(&sample.vault, (&to, &mut Doubts::default()), &names, Some(&elsewhere), &context()).unwrap();
         assert_eq!((&report.snapshots, report.not_copied.len()), (&names, 0), "{how}: {report:?}");
         assert_sound(&to);
-        // A doubt is of one vault, and what is missing needs none.
+        // A doubt is about one vault, and a missing pack needs none.
         let doubted: Vec<_> = Doubts::read(&*sample.vault.store).packs().into_iter().collect();
         assert_eq!(doubted, if how == "delete" { vec![] } else { vec![object] }, "{how}");
         assert!(Doubts::read(&*to.store).packs().is_empty());
@@ -232,12 +232,12 @@ fn what_is_copied_onto_a_damaged_pack_is_named() {
     let report = copy(&sample.vault, &to, &names[1..], &context()).unwrap();
     assert_eq!((&report.snapshots[..], report.not_copied.len(), report.hurt.len()), (&names[1..], 0, 1));
     assert!(report.hurt[0].why.contains("is damaged in memory:"), "{:?}", report.hurt);
-    // A doubt that is wrong says nothing.
+    // A doubt that is wrong has no effect.
     spoil();
     assert_eq!(copy(&sample.vault, &to, &names[1..], &context()).unwrap().hurt, []);
 }
 
-/// A store in which some objects exist and are in no listing, as released ones are.
+/// A store in which some objects exist and are in no listing, like released ones.
 struct Hiding(&'static MemoryStore, String);
 
 impl Store for Hiding {
@@ -297,7 +297,8 @@ fn one_listing_serves_many_roots() {
     let report = copy(&sample.vault, &to, &names, &context()).unwrap();
     assert_eq!(report.snapshots, names);
     let lists = store.take().iter().filter(|call| call.verb == "list").count();
-    // Doubts, packs, index packs and roots in the beginning, then packs and index packs for each of three groups.
+    // Doubts, packs, index packs and roots are listed at the beginning, then packs and index packs for each of three
+    // groups.
     assert_eq!(lists, 4 + 3 * 2);
 }
 

@@ -26,7 +26,7 @@ struct DatabaseFiles {
     logged: bool,
 }
 
-/// What SQLite sees in a transaction.
+/// A database as SQLite sees it in a transaction.
 struct TransactionHeader {
     version: i64,
     page_size: u32,

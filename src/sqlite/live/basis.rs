@@ -1,4 +1,4 @@
-//! What a transaction's state rests on; and reading a database that uses a log while nobody has it open
+//! Checks what a transaction's state rests on, and reads a database that uses a log while nobody has it open
 //! ([`at_rest`](super::super::at_rest)).
 
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::sqlite::wal_index::IndexFit;
 /// How long a program is awaited that came once, and one that came again.
 const AWAITED: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 
-/// What has to stay as it is for a transaction's state to stand.
+/// The things that have to stay as they are for a transaction's state to stand.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Basis {
     /// SQLite's locks are enough.
@@ -42,7 +42,7 @@ impl Live<'_> {
     /// Whether the transaction's state still stands.
     ///
     /// # Errors
-    /// What lies beside the database cannot be looked at.
+    /// A file beside the database that cannot be looked at.
     pub fn stands(&self) -> Result<bool, ReadError> {
         if self.basis == Basis::Locks {
             return Ok(true);
@@ -52,7 +52,7 @@ impl Live<'_> {
         Ok(now == self.basis && (self.way == AccessMode::Shared || self.is_at_rest()))
     }
 
-    /// What reading a database that uses a log rests on.
+    /// The basis of reading this database, which uses a log.
     pub(super) fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
         match self.way {
             AccessMode::Shared => Basis::Shared { wal: wal.map(id), shm: shm.map(id) },

@@ -27,7 +27,7 @@ fn a_program_whose_log_is_not_here_is_known_by_its_lock() {
     remove_what_is_beside(&path);
     let mut live = opened(&path);
     raw_because(live.begin().unwrap_err(), "its write-ahead log (-wal, -shm) is not here");
-    // Its last commits come into the file when it closes it.
+    // The writer's last commits come into the file when it closes it.
     writer.close();
     let state = live.begin().unwrap();
     assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
@@ -79,7 +79,7 @@ fn a_change_that_comes_without_shared_memory_is_noticed() {
         assert_ne!(first.version, second.version);
         assert_eq!(restored(&taken(&live, &second)), (101 * 100, 100));
         assert!(live.end().unwrap());
-        // Between two transactions it is noticed by the next one.
+        // A change between two transactions is noticed by the next one.
         assert!(Command::new("touch").arg(beside(&path, changed)).status().unwrap().success());
         assert_ne!(second.version, live.begin().unwrap().version);
     }
@@ -167,7 +167,7 @@ fn an_index_that_a_writer_does_not_share_is_known_by_its_own() {
     fs::remove_file(beside(&path, "-shm")).unwrap();
     let mut reader = Peer::with(&path);
     assert_eq!(reader.ask("select sum(x) from t"), "10100");
-    // Whoever shares the index does not see what the writer commits from now on.
+    // Programs that share the index do not see what the writer commits from now on.
     writer.run("update t set x = x + 1").unwrap();
     raw_because(opened(&path).begin().unwrap_err(), "is not here");
     assert!(!is_log_here(&at(&path)).unwrap());
@@ -187,7 +187,8 @@ fn what_follows_in_the_log_is_not_committed_and_is_looked_at_again() {
     let state = live.begin().unwrap();
     assert_eq!((restored(&taken(&live, &state)), state.pending), ((101 * 100, 100), false));
     assert!(live.end().unwrap());
-    // The end of a transaction that its writer has not entered into the index, since it is still coming to the disk, or the writer died.
+    // The end of a transaction that its writer has not entered into the index, since the transaction is still on its
+    // way to the disk, or the writer died.
     let wal = fs::File::options().read(true).write(true).open(beside(&path, "-wal")).unwrap();
     let mut index = [0; 4];
     fs::File::open(beside(&path, "-shm")).unwrap().read_exact_at(&mut index, 16).unwrap();
@@ -200,7 +201,7 @@ fn what_follows_in_the_log_is_not_committed_and_is_looked_at_again() {
     let state = live.begin().unwrap();
     assert_eq!((restored(&taken(&live, &state)), state.pending), ((102 * 100, 100), false));
     assert!(live.end().unwrap());
-    // One that has begun anew knows nothing of what is left of the one before.
+    // A log that has begun again has nothing to do with what is left of the one before.
     assert_eq!(writer.ask("pragma wal_checkpoint(restart)"), "0");
     let state = live.begin().unwrap();
     assert_eq!((restored(&taken(&live, &state)), state.pending), ((102 * 100, 100), false));
@@ -216,7 +217,7 @@ fn the_first_commit_to_an_emptied_log_is_looked_at_again_until_it_is_in_the_inde
     assert_eq!(writer.ask("select sum(x) from t"), "10000");
     other.run("update t set x = x + 1").unwrap();
     assert_eq!(other.ask("pragma wal_checkpoint(truncate)"), "0");
-    // The writer has begun no log anew: it makes up salts of its own.
+    // The writer has not restarted a log itself: it makes up salts of its own.
     let shm = fs::File::options().read(true).write(true).open(beside(&path, "-shm")).unwrap();
     let mut emptied = [0; 2 * 48];
     shm.read_exact_at(&mut emptied, 0).unwrap();
@@ -230,7 +231,7 @@ fn the_first_commit_to_an_emptied_log_is_looked_at_again_until_it_is_in_the_inde
         assert_eq!((restored(&taken(&live, &state)), state.pending), ((sum * 100, 100), pending));
         assert!(live.end().unwrap());
     }
-    // Nothing is left to be entered.
+    // No commit is left to be entered.
     assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
     assert!(!opened(&path).begin().unwrap().pending);
     drop((writer, other));
@@ -291,7 +292,7 @@ fn one_that_is_used_elsewhere_is_found_among_others() {
     };
     let (first, second) = (opened(&path), opened(&other));
     assert!(!is_used(&path) && !is_used(&other));
-    // One comes after the other, and the list of locks is still that of a moment ago.
+    // One program follows the other, and the list of locks is still that of a moment ago.
     second.kill();
     let second = opened(&other);
     assert!(!is_used(&path) && !is_used(&other));

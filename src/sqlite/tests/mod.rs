@@ -1,4 +1,4 @@
-//! Databases that other processes use, read live.
+//! Tests reading databases live while other processes use them.
 
 mod elsewhere;
 mod rights;
@@ -24,12 +24,12 @@ use super::live::{Live, LiveOptions, TransactionState};
 /// Makes a database use a write-ahead log.
 const WAL: &str = "pragma journal_mode = wal";
 static GO_ON: AtomicBool = AtomicBool::new(false);
-/// Longer than any test waits for what is going to happen.
+/// A patience longer than any test waits for something that is going to happen.
 const PATIENT: LiveOptions = LiveOptions { patience: Duration::from_secs(120), stop: &GO_ON };
-/// For what is not going to happen.
+/// A patience for something that is not going to happen.
 pub const HASTY: LiveOptions = LiveOptions { patience: Duration::from_millis(20), stop: &GO_ON };
 
-/// Holds a file as soon as nobody else does.
+/// Takes a file's inode lock as soon as nobody else has it.
 pub fn hold(device: u64, inode: u64) -> InodeLock {
     fd_registry::lock_inode(device, inode, &GO_ON).unwrap()
 }
@@ -71,7 +71,7 @@ fn opened(path: &Path) -> Live<'static> {
     try_open(path, PATIENT).unwrap()
 }
 
-/// The state's bytes, read as a backup does.
+/// The state's bytes, read as a backup reads them.
 pub fn taken(live: &Live, state: &TransactionState) -> Vec<u8> {
     let size = state.page_size as usize;
     let mut bytes = vec![0; size * usize::try_from(state.pages).unwrap()];
@@ -94,7 +94,7 @@ fn through_sqlite(live: &Live, state: &TransactionState) -> Vec<u8> {
     bytes
 }
 
-/// The sum and the count of `x` in a state that was there to its end.
+/// The sum and the count of `x` in a state that stood to its end.
 fn state_of(live: &mut Live) -> (i64, i64) {
     let state = live.begin().unwrap();
     let found = restored(&taken(live, &state));
@@ -102,7 +102,7 @@ fn state_of(live: &mut Live) -> (i64, i64) {
     found
 }
 
-/// Fails unless these bytes are a sound database; gives the sum and the count of `x`.
+/// Returns the sum and the count of `x`; fails unless these bytes are a sound database.
 pub fn restored(bytes: &[u8]) -> (i64, i64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("restored.db");

@@ -1,4 +1,4 @@
-//! Databases of others, of which little is allowed.
+//! Tests databases of other users, with few rights.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::super::peer::Peer;
 use super::*;
 
-/// A database, and a process that may do with it and its folder what these modes say.
+/// Makes a database, and a process that may do with it and its folder what these modes allow.
 fn shared(setup: &str, folder_mode: u32, mode: u32) -> (TempDir, TempDir, PathBuf, Peer) {
     let program = tempfile::tempdir().unwrap();
     fs::set_permissions(program.path(), Permissions::from_mode(0o755)).unwrap();
@@ -23,7 +23,7 @@ fn a_journal_needs_no_right_but_to_read() {
     assert_eq!(peer.live(&path).unwrap(), "(10000, 100) false true");
 }
 
-/// Gives a file to the user that [`Peer::nobody`] is.
+/// Gives a file to the user that [`Peer::nobody`] runs as.
 fn give(path: &Path) {
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
@@ -67,7 +67,7 @@ fn what_others_have_beside_it_stays_theirs() {
     let mut writer = Peer::with(&path);
     writer.run("update t set x = x + 1").unwrap();
     assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
-    // Another group's, who may do more with it than with the database.
+    // The side files belong to another group, which may do more with them than with the database.
     for ending in ["-wal", "-shm"] {
         fs::set_permissions(beside(&path, ending), Permissions::from_mode(0o660)).unwrap();
         if rustix::process::geteuid().is_root() {
@@ -85,7 +85,7 @@ fn what_others_have_beside_it_stays_theirs() {
     let state = live.begin().unwrap();
     assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
     drop(live);
-    // The shared memory is written to.
+    // The times of the shared memory are left out, since it is written to.
     let times_aside = |all: [(u32, u32, u32, i64, i64); 2]| (all[0], (all[1].0, all[1].1, all[1].2));
     assert_eq!(times_aside(look()), times_aside(before));
 }
@@ -101,7 +101,7 @@ fn the_log_of_a_living_writer_needs_no_right_but_to_read() {
     }
     assert_eq!(peer.live(&path).unwrap(), "(10100, 100) true true");
     writer.run("update t set x = x + 1").unwrap();
-    // Nobody is left who would keep the shared memory: SQLite rebuilds it in its own.
+    // Nobody is left who would keep the shared memory: SQLite rebuilds the index in its own.
     writer.kill();
     assert_eq!(peer.live(&path).unwrap(), "(10200, 100) true true");
 }

@@ -1,4 +1,4 @@
-//! Databases with a rollback journal.
+//! Tests databases with a rollback journal.
 
 use std::thread;
 
@@ -98,7 +98,7 @@ fn states_are_consistent_under_fire() {
     }
 }
 
-/// Why there is a registry. Were this to fail, none would be needed.
+/// The reason for the registry. If this failed, no registry would be needed.
 #[test]
 fn closing_any_descriptor_of_a_database_drops_its_locks() {
     let (_folder, path) = database("");
@@ -180,7 +180,7 @@ fn what_lies_beyond_the_state_in_the_file_is_no_part_of_it() {
     assert_eq!(taken(&live, &state), whole);
 }
 
-/// A sparse file: its header says how many pages there are, and SQLite looks at no more than it is asked for.
+/// A sparse file: its header says how many pages there are, and SQLite looks only at those that it is asked for.
 #[test]
 fn the_page_of_the_locks_is_read_from_the_file() {
     let (_folder, path) = database("pragma page_size = 65536");

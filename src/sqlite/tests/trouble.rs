@@ -1,4 +1,4 @@
-//! Databases that cannot be read live, and checks.
+//! Tests databases that cannot be read live, and checks.
 
 use super::super::check::Checked;
 use super::super::peer::Peer;
@@ -32,7 +32,7 @@ fn a_journal_that_is_not_hot_does_not_matter() {
         assert_eq!(writer.ask(&format!("pragma journal_mode = {mode}")), mode);
         writer.run("update t set x = 1").unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
-        // One in use: its writer has not begun to write to the file.
+        // A journal in use: its writer has not begun to write to the file.
         writer.run("begin; update t set x = 2").unwrap();
         let mut live = opened(&path);
         let state = live.begin().unwrap();
@@ -47,7 +47,7 @@ fn a_journal_beside_a_database_at_rest_that_uses_a_log_matters_if_it_is_hot() {
     let mut writer = Peer::with(&path);
     writer.run("pragma cache_size = 1; begin; update t set x = 0, padding = randomblob(800)").unwrap();
     writer.kill();
-    // As it is when the app dies while it goes over to a log.
+    // The state that an app leaves if it dies while it goes over to a log.
     fs::File::options().write(true).open(&path).unwrap().write_all_at(&[2, 2], 18).unwrap();
     let before = Peer::start().look(folder.path());
     raw_because(opened(&path).begin().unwrap_err(), "hot journal");
@@ -71,12 +71,12 @@ fn what_is_no_database_is_raw() {
         fs::write(&path, content).unwrap();
         raw_because(try_open(&path, PATIENT).err().unwrap(), "no SQLite database");
     }
-    // A header, and then noise: what an extension for encryption may leave readable.
+    // A header, and then noise, which is what an extension for encryption may leave readable.
     fs::write(&path, [&whole[..16], &noise[16..]].concat()).unwrap();
     let mut live = opened(&path);
     assert!(matches!(live.begin().unwrap_err(), ReadError::Raw(_)));
     drop(live);
-    // Nothing but the header.
+    // A file with nothing but the header.
     fs::write(&path, &whole[..100]).unwrap();
     let mut live = opened(&path);
     assert!(matches!(live.begin().unwrap_err(), ReadError::Raw(_)));
@@ -147,7 +147,7 @@ fn a_path_that_is_too_long_for_sqlite_is_raw() {
     fs::create_dir_all(&deep).unwrap();
     fs::copy(&path, deep.join("app.db")).unwrap();
     raw_because(try_open(&deep.join("app.db"), PATIENT).err().unwrap(), "longer");
-    // The longest that is taken, with all its side files.
+    // The longest path that is accepted, with all its side files.
     let mut fits = folder.path().canonicalize().unwrap();
     while super::super::live::LONGEST_PATH - fits.as_os_str().len() > 200 {
         fits.push("f".repeat(90));

@@ -1,4 +1,4 @@
-//! Databases with a write-ahead log.
+//! Tests databases with a write-ahead log.
 
 use std::thread;
 
@@ -44,7 +44,7 @@ fn a_writer_never_waits_and_what_it_does_is_not_seen() {
     assert_eq!(second.version, third.version);
     assert_eq!(restored(&taken(&live, &third)), (102 * 100, 100));
     drop(live);
-    // They are the writer's.
+    // All three files are the writer's.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     writer.run(write).unwrap();
     assert_eq!(writer.ask("pragma integrity_check"), "ok");
@@ -120,7 +120,7 @@ fn checkpoints_wait_for_the_transaction_and_writers_do_not() {
     assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
     live.end().unwrap();
     assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
-    // The log is empty now: this transaction is on mark 0, and the log begins anew while it lasts.
+    // The log is empty now: this transaction is on mark 0, and the log begins again while it lasts.
     let state = live.begin().unwrap();
     writer.run("update t set x = x + 1").unwrap();
     assert_eq!(restored(&taken(&live, &state)), (102 * 100, 100));
@@ -148,7 +148,7 @@ fn the_log_of_a_killed_writer_is_read_and_left_as_it_is() {
         let mut after = Peer::start().look(folder.path());
         assert_eq!(after.len(), before.len());
         if with_shm {
-            // Whoever comes first after a crash rebuilds it.
+            // The first program that comes after a crash rebuilds the `-shm`.
             after.insert(b"app.db-shm".to_vec(), before[&b"app.db-shm"[..]].clone());
         }
         assert_eq!(before, after);
@@ -189,7 +189,7 @@ fn side_files_that_others_came_to_use_stay() {
     drop(live);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     writer.run("update t set x = 1").unwrap();
-    // Now the same with one who has written, and is gone when we are.
+    // Now the same happens with a program that has written, and is gone when we are.
     let mut live = opened(&path);
     live.begin().unwrap();
     writer.run("update t set x = 2").unwrap();
@@ -204,7 +204,7 @@ fn a_database_at_rest_keeps_nobody_from_having_it_alone() {
     let (folder, path) = database(WAL);
     let mut live = opened(&path);
     live.begin().unwrap();
-    // Who closes it as the last one puts its log into it, and may then rename it.
+    // The last program to close the database puts its log into it, and may then rename it.
     let mut writer = Peer::with(&path);
     writer.run("update t set x = 3").unwrap();
     writer.close();
@@ -229,7 +229,7 @@ fn a_log_that_was_written_meanwhile_is_never_removed() {
     live.begin().unwrap();
     let mut writer = Peer::with(&path);
     writer.run("update t set x = 3").unwrap();
-    // Neither removes the log, since we have the database open.
+    // Neither program removes the log, since we have the database open.
     first.close();
     writer.close();
     assert!(live.end().unwrap());
@@ -254,7 +254,7 @@ fn what_is_left_of_shared_memory_is_nobodys() {
     assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
     assert!(live.end().unwrap());
     assert_eq!(before, Peer::start().look(folder.path()));
-    // Whoever comes makes it his own.
+    // A program that comes takes the database for itself.
     let again = live.begin().unwrap();
     assert_eq!(state.version, again.version);
     let mut writer = Peer::with(&path);
@@ -304,7 +304,7 @@ fn what_a_program_left_is_never_made_anew_by_a_backup() {
     let made_anew = |left| fs::metadata(beside(&path, "-shm")).unwrap().modified().unwrap() != left;
     let left = disturbed(&mut live, "10100");
     assert_eq!((state_of(&mut live), made_anew(left)), ((101 * 100, 100), false));
-    // It is used where programs come each time, and none is met, and then as it is.
+    // The index is used where programs come each time, and none is met, and then as it is.
     let left = disturbed(&mut live, "10200");
     assert_eq!((state_of(&mut live), made_anew(left)), ((102 * 100, 100), false));
     let mut writer = Peer::with(&path);
@@ -329,14 +329,14 @@ fn who_comes_to_a_database_at_rest_is_noticed_and_never_waits() {
         assert!(live.end().unwrap());
         let again = live.begin().unwrap();
         assert_eq!(first.version, again.version);
-        // It even writes to the file itself, and goes again.
+        // A program even writes to the file itself, and goes again.
         let mut writer = Peer::with(&path);
         writer.run("update t set x = x + 1").unwrap();
         assert_eq!(writer.ask("pragma wal_checkpoint(truncate)"), "0");
         writer.run("update t set x = x + 1").unwrap();
         writer.close();
         assert!(!live.stands().unwrap() && !live.end().unwrap());
-        // It is awaited, and comes too late, twice.
+        // A program is awaited, and comes too late, twice.
         for sum in [102, 103] {
             let next = live.begin().unwrap();
             assert_ne!(next.version, again.version);
@@ -344,7 +344,8 @@ fn who_comes_to_a_database_at_rest_is_noticed_and_never_waits() {
             let mut writer = Peer::with(&path);
             writer.run("update t set x = x + 1").unwrap();
             writer.close();
-            // The second time, what it has beside the database stays as long as we need it; as it does while a log is read.
+            // The second time, what the program has beside the database stays as long as we need it, as it does while a
+            // log is read.
             let shared = left_log && sum == 103;
             assert_eq!(live.end().unwrap(), shared);
             assert_eq!(beside(&path, "-shm").exists(), left_log || sum == 103);
@@ -385,7 +386,7 @@ fn what_is_left_of_an_index_says_nothing_of_a_log_that_nobody_has_open() {
     let mut writer = Peer::with(&path);
     writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1; update t set x = x + 1").unwrap();
     writer.kill();
-    // A power cut took the last commit from the log, and left the index that knows it.
+    // A power cut took the last commit from the log, and left the index that knows about it.
     let wal = fs::File::options().write(true).open(beside(&path, "-wal")).unwrap();
     wal.set_len(wal.metadata().unwrap().len() - 4096).unwrap();
     let mut live = opened(&path);
@@ -398,7 +399,7 @@ fn what_is_left_of_an_index_says_nothing_of_a_log_that_nobody_has_open() {
 fn an_index_that_lacks_what_its_log_has_is_not_read_by() {
     let (_folder, path) = database(WAL);
     let mut live = try_open(&path, HASTY).unwrap();
-    // They come each time, and none is met.
+    // Programs come each time, and none is met.
     for sum in ["10100", "10200"] {
         live.begin().unwrap();
         let mut writer = Peer::with(&path);
@@ -407,7 +408,8 @@ fn an_index_that_lacks_what_its_log_has_is_not_read_by() {
         writer.kill();
         assert!(!live.end().unwrap());
     }
-    // One that has the database to itself needs no index. It works on a copy, of which the log is then taken, since we read.
+    // A program that has the database to itself needs no index. It works on a copy, whose log is then taken, since we
+    // read.
     let elsewhere = tempfile::tempdir().unwrap();
     let copy = elsewhere.path().join("app.db");
     let log = beside(&path, "-wal");
@@ -418,7 +420,7 @@ fn an_index_that_lacks_what_its_log_has_is_not_read_by() {
     alone.kill();
     fs::write(&log, fs::read(elsewhere.path().join("app.db-wal")).unwrap()).unwrap();
     assert_eq!(state_of(&mut live), (103 * 100, 100));
-    // Whoever comes next finds all of it.
+    // The next program that comes finds all of it.
     assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10300");
 }
 
@@ -428,18 +430,18 @@ fn an_index_that_a_machine_left_is_not_read_by() {
     let mut writer = Peer::with(&path);
     writer.run("pragma wal_autocheckpoint = 0; update t set x = x + 1").unwrap();
     writer.kill();
-    // Of the two halves of it, that by which frames are found did not come to the disk.
+    // The index has two halves; the one by which frames are found did not reach the disk.
     let shm = fs::File::options().write(true).open(beside(&path, "-shm")).unwrap();
     shm.write_all_at(&[0; 16 << 10], 16 << 10).unwrap();
     let mut live = try_open(&path, HASTY).unwrap();
     for _ in 0..4 {
         let state = live.begin().unwrap();
         assert_eq!(restored(&taken(&live, &state)), (101 * 100, 100));
-        // Something that is no program of its own changes what shows of it.
+        // Something that is not one of the database's programs changes the file's status.
         fs::set_permissions(&path, fs::metadata(&path).unwrap().permissions()).unwrap();
         assert!(!live.end().unwrap());
     }
     assert_eq!(state_of(&mut live), (101 * 100, 100));
-    // Whoever comes makes it anew.
+    // A program that comes makes the index again.
     assert_eq!(Peer::with(&path).ask("select sum(x) from t"), "10100");
 }
