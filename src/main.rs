@@ -26,11 +26,9 @@ use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
 use lastgood::replicas::pool::VaultPool;
-use lastgood::restore::select;
 use lastgood::shutdown::Shutdown;
-use lastgood::vault::Vault;
-use lastgood::vault::doubt::Doubts;
-use lastgood::{doctor, export, inspect, panics, report};
+use lastgood::text::printable;
+use lastgood::{panics, report};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
@@ -40,15 +38,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::cli::Cli;
 use self::commands::vaults::Commands;
-use self::config::{Config, ConfiguredCommand, Destination, HostEnvironment, OutputOptions};
+use self::commands::{doctor, export, look, publish, serve, vaults};
+use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
 use self::log::CloudLog;
-use self::new_file::NewFile;
 use self::stdout::Stdout;
 use self::terminal::Terminal;
-use crate::commands::{publish, serve, vaults};
-use lastgood::text::printable;
-use lastgood::view;
 
 /// The exit code after a second signal: 128 and the number of SIGINT, as a shell has it for programs that such a signal ends.
 const INTERRUPTED: u8 = 130;
@@ -178,49 +173,13 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         ConfiguredCommand::Copy { from, to, init, snapshots } => {
             commands.copy((&from, &to), init || to.is_default(), &snapshots, console, ctx)
         }
-        ConfiguredCommand::List { limit } => list(&vaults.first(ctx)?, limit, console, ctx),
+        ConfiguredCommand::List { limit } => look::list(&vaults.first(ctx)?, limit, console, ctx),
         ConfiguredCommand::Ls { snapshot, path, recursive } => {
-            let (vault, root) = vaults.find(&snapshot, ctx)?;
-            let mut items = console.items();
-            inspect::ls(&vault, &root, &path, recursive, |entry| items.item(&entry, view::entry), ctx)?;
-            items.end()?;
-            Ok(ProgramOutcome::Done)
+            look::ls(&vaults, &snapshot, &path, recursive, console, ctx)
         }
-        ConfiguredCommand::Cat { snapshot, path, torn } => {
-            let (vault, root) = vaults.find(&snapshot, ctx)?;
-            match torn {
-                true => inspect::cat_torn(&vault, &root, &path, console.out(), ctx)?,
-                false => inspect::cat(&vault, &root, &path, console.out(), ctx)?,
-            }
-            Ok(ProgramOutcome::Done)
-        }
-        ConfiguredCommand::Diff { a, b } => {
-            let vault = vaults.first(ctx)?;
-            let ((_, a), (_, b)) = (select::find(&vault, &a)?, select::find(&vault, &b)?);
-            let mut items = console.items();
-            inspect::diff(&vault, &a, &b, |difference| items.item(&difference, view::difference), ctx)?;
-            items.end()?;
-            Ok(ProgramOutcome::Done)
-        }
-        ConfiguredCommand::Export { snapshot, to: Destination::Stdout } => {
-            if io::stdout().is_terminal() {
-                return Err(Error::usage("export to stdout", "it is a terminal").hint(
-                    "Name a file (`-o snapshot.tar.zst`), or send it to a program: `… -o - | zstd -dc | tar t`.",
-                ));
-            }
-            let (vault, root) = vaults.find(&snapshot, ctx)?;
-            export::export(&vault, &root, console.out(), ctx)?;
-            io::Write::flush(console.out()).doing(|| "write the export to stdout")?;
-            Ok(ProgramOutcome::Done)
-        }
-        ConfiguredCommand::Export { snapshot, to: Destination::File(path) } => {
-            let (vault, root) = vaults.find(&snapshot, ctx)?;
-            let mut file = NewFile::create(&path)?;
-            let done = export::export(&vault, &root, &mut file, ctx)?;
-            file.finish()?;
-            console.report(&done, || format!("Exported to {}\n", view::path(&absolute(&path))));
-            Ok(ProgramOutcome::Done)
-        }
+        ConfiguredCommand::Cat { snapshot, path, torn } => look::cat(&vaults, &snapshot, &path, torn, console, ctx),
+        ConfiguredCommand::Diff { a, b } => look::diff(&vaults, (&a, &b), console, ctx),
+        ConfiguredCommand::Export { snapshot, to } => export::export(&vaults, &snapshot, to, console, ctx),
         ConfiguredCommand::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
             serve::serve(*service, Arc::new(vaults), &cloud, &Shutdown::new(stop.clone()))
@@ -230,44 +189,8 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             commands.dispatched(&told, &config.exit_zero_on, console, ctx)
         }
         ConfiguredCommand::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
-        ConfiguredCommand::Doctor(place) => {
-            let report = doctor::examine(&place, ctx)?;
-            if console.quiet() {
-                view::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
-            }
-            console.answer(&report, || view::doctor(&report))?;
-            Ok(if report.problems == 0 { ProgramOutcome::Done } else { ProgramOutcome::Failed })
-        }
+        ConfiguredCommand::Doctor(place) => doctor::doctor(&place, console, ctx),
     }
-}
-
-fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
-    let names = vault.snapshots()?;
-    let mut items = console.items();
-    items.head(&view::list_head())?;
-    let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
-    items.end()?;
-    if names.len() > limit {
-        tracing::warn!("{} older snapshots are not listed: --limit {} lists all", names.len() - limit, names.len());
-    }
-    // This is a hint only: it changes nothing in the list.
-    let doubts = Doubts::read(&*vault.store);
-    let doubted = doubts.packs().len();
-    if doubted > 0 {
-        let newest = select::newest_good(vault, &names, "the newest good snapshot").ok();
-        let newest =
-            match newest.and_then(|newest| Some((newest.name.id, doubts.concern(&*vault.store, &newest.root).ok()?))) {
-                Some((id, true)) => format!("the newest good snapshot, {id}, needs some of them"),
-                Some((id, false)) => format!("the newest good snapshot, {id}, needs none of them"),
-                None => "there is no good snapshot that could be asked for them".into(),
-            };
-        tracing::warn!("{doubted} packs may be damaged, as runs found; {newest}. `lastgood verify` names who is hurt");
-    }
-    if damaged == 0 {
-        return Ok(ProgramOutcome::Done);
-    }
-    tracing::error!("the roots of {damaged} snapshots are damaged; `lastgood verify` says more");
-    Ok(ProgramOutcome::Damage)
 }
 
 /// Prints help, the version, or what is wrong with the arguments.

@@ -1,5 +1,8 @@
 //! The commands of the command line.
 
+pub mod doctor;
+pub mod export;
+pub mod look;
 pub mod publish;
 pub mod serve;
 pub mod vaults;

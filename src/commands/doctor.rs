@@ -1,0 +1,22 @@
+//! `doctor`: what could stand in the way of a backup or a restore.
+
+use lastgood::doctor::check::DoctorSettings;
+use lastgood::error::Result;
+use lastgood::monitor::Context;
+use lastgood::{doctor, view};
+
+use crate::ProgramOutcome;
+use crate::console::Console;
+
+/// Looks at everything and tells what was found; with `-q`, only what stops something.
+///
+/// # Errors
+/// Checks that end in a panic; an output that cannot be written.
+pub fn doctor(settings: &DoctorSettings, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
+    let report = doctor::examine(settings, ctx)?;
+    if console.quiet() {
+        view::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
+    }
+    console.answer(&report, || view::doctor(&report))?;
+    Ok(if report.problems == 0 { ProgramOutcome::Done } else { ProgramOutcome::Failed })
+}
