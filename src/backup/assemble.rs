@@ -125,7 +125,8 @@ struct FirstLink {
 impl<'a> Assembly<'a> {
     /// Starts a snapshot that builds on `base` and writes through `packer`.
     ///
-    /// # Errors Fails if there is no memory for a decoder.
+    /// # Errors
+    /// Fails if there is no memory for a decoder.
     pub fn new(
         base: &'a Parent<'a>,
         select: &'a Select,
@@ -168,7 +169,8 @@ impl<'a> Assembly<'a> {
 
     /// Takes all events of one batch of steps.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn take(&mut self, mut parts: impl Iterator<Item = ReadEvent>) -> Result<()> {
         while let Some(part) = parts.next() {
             match part {

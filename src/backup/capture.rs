@@ -110,7 +110,8 @@ enum Pass<'a> {
 impl Capture<'_> {
     /// Takes the whole directory into the assembly.
     ///
-    /// # Errors Fails if the data directory cannot be read, if the store fails, or if the run is stopped.
+    /// # Errors
+    /// Fails if the data directory cannot be read, if the store fails, or if the run is stopped.
     pub fn take(&self, assembly: &mut Assembly, packer: &Packer) -> Result<(WrittenHunks, LookedAgain)> {
         let (clock, ctx) = (Instant::now(), self.ctx);
         let (mut secured, mut takes_checkpoints) = (Instant::now(), true);

@@ -90,7 +90,8 @@ impl<'a> Carry<'a> {
 
     /// Returns what the newest good snapshot was known to lack. `None` if there is no such snapshot.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn told(&mut self) -> Result<Option<KnownGaps<'_>>> {
         Ok(if self.find(0)? {
             self.sources.first().map(|source| KnownGaps { started: source.started, lacks: &source.lacks })
@@ -101,7 +102,8 @@ impl<'a> Carry<'a> {
 
     /// Whether a file can be carried over at `path` that was at rest when it was read.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn has_file(&mut self, path: &EntryPath) -> Result<bool> {
         let Some((at, Has::Unit(unit))) = self.newest(path, 0)? else { return Ok(false) };
         let file = unit.first().is_some_and(|entry| entry.kind == EntryKind::File);
@@ -110,7 +112,8 @@ impl<'a> Carry<'a> {
 
     /// Returns the extended attributes that the newest good snapshot has of `path`.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn xattrs(&mut self, path: &EntryPath, kind: EntryKind) -> Result<Option<Vec<(EscapedBytes, EscapedBytes)>>> {
         if !self.find(0)? {
             return Ok(None);
@@ -122,7 +125,8 @@ impl<'a> Carry<'a> {
     /// `below`, only what was below it, since it has been put itself. Returns `None`, and takes nothing, if nothing
     /// was there that can be carried over.
     ///
-    /// # Errors Fails if the store or `take` does.
+    /// # Errors
+    /// Fails if the store or `take` does.
     pub fn over(
         &mut self,
         path: &EntryPath,

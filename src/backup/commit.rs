@@ -86,7 +86,8 @@ impl BackupRun<'_> {
 
     /// Commits what was `written`: a snapshot, or a checkpoint that covers a part of it.
     ///
-    /// # Errors Fails if the store does, or if `before_commit` refuses. Nothing is committed then.
+    /// # Errors
+    /// Fails if the store does, or if `before_commit` refuses. Nothing is committed then.
     pub fn commit(
         &self,
         assembly: &mut Assembly,
@@ -286,7 +287,8 @@ pub const MAX_LABEL: usize = 1024;
 
 /// Checks that labels are few and short, so that a root stays small.
 ///
-/// # Errors Fails if there are more than [`MAX_LABELS`], or if one is nameless or longer than [`MAX_LABEL`].
+/// # Errors
+/// Fails if there are more than [`MAX_LABELS`], or if one is nameless or longer than [`MAX_LABEL`].
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
     let wrong = |why: &str| Err(Error::usage("take the labels", why));
     if labels.len() > MAX_LABELS {

@@ -53,7 +53,8 @@ fn short(hash: &Hash) -> u64 {
 impl<'b> BlockIndex<'b> {
     /// Creates an index of the blocks that `base` holds.
     ///
-    /// # Errors Fails if there is no memory for a decoder.
+    /// # Errors
+    /// Fails if there is no memory for a decoder.
     pub fn new(base: &'b Parent<'b>) -> Result<Self> {
         Ok(BlockIndex {
             base,

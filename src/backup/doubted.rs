@@ -34,7 +34,8 @@ pub fn user(options: &BackupOptions) -> VaultUser {
 /// Reads the doubted packs whole that `base` would build upon, and that no test of this run found sound. Adds the
 /// damaged ones to `lost`, gives the warnings about them to `warn`, and returns whether there are any.
 ///
-/// # Errors Fails if the store does, or if the run is told to stop.
+/// # Errors
+/// Fails if the store does, or if the run is told to stop.
 pub fn test(
     vault: &Vault,
     base: &Parent,

@@ -39,7 +39,8 @@ impl<'p> IndexWriter<'p> {
 
     /// Returns where this content is, after storing it if it was not known.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn store(&mut self, content: &[u8]) -> Result<FrameRef> {
         let hash = Hash::of(content);
         if let Some(frame) = self.known.get(&hash).filter(|frame| frame.length == content.len() as u64) {
@@ -52,7 +53,8 @@ impl<'p> IndexWriter<'p> {
 
     /// Ends the pack.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn flush(&mut self) -> Result<()> {
         self.writer.flush()
     }

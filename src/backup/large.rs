@@ -26,7 +26,8 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Sends a file's content once, as it is. The result describes what was read, whatever the file has become since.
 ///
-/// # Errors Fails if the receiver is gone; the inner error says what cannot be read.
+/// # Errors
+/// Fails if the receiver is gone; the inner error says what cannot be read.
 pub fn stream(
     file: &File,
     path: &EntryPath,

@@ -118,9 +118,10 @@ pub struct BackupReport {
 
 /// Takes a snapshot of a data directory into a vault.
 ///
-/// # Errors Fails if the data directory is missing, cannot be listed, is being restored or is exchanged again and
-/// again; if the store fails; if options make no sense; and if `before_commit` refuses. Without a report there is no
-/// snapshot, and all good snapshots are as they were.
+/// # Errors
+/// Fails if the data directory is missing, cannot be listed, is being restored or is exchanged again and again; if
+/// the store fails; if options make no sense; and if `before_commit` refuses. Without a report there is no snapshot,
+/// and all good snapshots are as they were.
 pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<BackupReport> {
     let clock = Instant::now();
     check_labels(&options.labels)?;

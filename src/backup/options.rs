@@ -29,7 +29,8 @@ impl BeforeCommit {
 
     /// Asks the function.
     ///
-    /// # Errors Returns why nothing may be committed.
+    /// # Errors
+    /// Returns why nothing may be committed.
     pub fn ask(&self) -> Result<()> {
         (self.0)()
     }

@@ -334,7 +334,8 @@ fn store_pack(pack: &OpenPack, put: impl FnOnce(&str, &[&[u8]]) -> store::Result
 impl Packer<'_> {
     /// Waits until all closed packs are durable. Returns the packs that became durable since the last call.
     ///
-    /// # Errors Fails if the store failed.
+    /// # Errors
+    /// Fails if the store failed.
     pub fn drain(&self) -> Result<Vec<PackInfo>> {
         let mut state = lock(&self.shared.state);
         while !state.pending.is_empty() && !self.shared.failed.load(Ordering::Relaxed) {
@@ -360,7 +361,8 @@ impl Packer<'_> {
     /// failed, into `last` or, if that is `None`, as before. Returns the packs that became durable since the last
     /// [`drain`](Self::drain).
     ///
-    /// # Errors Fails if a thread cannot go on.
+    /// # Errors
+    /// Fails if a thread cannot go on.
     pub fn rescue(&self, last: Option<Box<dyn Store>>) -> Result<Vec<PackInfo>> {
         if let Some(last) = last {
             // A packer is rescued only once.
@@ -440,7 +442,8 @@ impl<'p> PackWriter<'p> {
 
     /// Appends the parts, one after the other, as one extent. An extent may span frames but never packs.
     ///
-    /// # Errors Fails if the store failed at an earlier pack.
+    /// # Errors
+    /// Fails if the store failed at an earlier pack.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<Extent> {
         debug_assert!(parts.iter().any(|part| !part.is_empty()), "an extent of nothing");
         let pack = self.pack()?;
@@ -462,7 +465,8 @@ impl<'p> PackWriter<'p> {
 
     /// Stores `content` as a frame of its own, as readers of the index expect.
     ///
-    /// # Errors Fails if the store failed at an earlier pack, or if `content` is empty or larger than a frame may be.
+    /// # Errors
+    /// Fails if the store failed at an earlier pack, or if `content` is empty or larger than a frame may be.
     pub fn frame(&mut self, content: &[u8]) -> Result<FrameRef> {
         if content.is_empty() || content.len() > MAX_FRAME {
             let why = format!("it has {} bytes, and a frame has 1 to {MAX_FRAME}", content.len());
@@ -476,7 +480,8 @@ impl<'p> PackWriter<'p> {
 
     /// Ends the pack; the next bytes begin another one.
     ///
-    /// # Errors Fails if the store failed at an earlier pack.
+    /// # Errors
+    /// Fails if the store failed at an earlier pack.
     pub fn flush(&mut self) -> Result<()> {
         self.end_frame()?;
         self.close()

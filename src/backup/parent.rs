@@ -120,7 +120,8 @@ impl<'v> Parent<'v> {
     /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. Entries
     /// that cannot be read are carried over from a good snapshot `of` the same data path and service.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn find(
         vault: &'v Vault,
         of: (&Path, Option<&str>),
@@ -348,7 +349,8 @@ impl<'v> Parent<'v> {
 
     /// Returns a reader for a snapshot from which something is to be carried over.
     ///
-    /// # Errors Fails if the store does, or if the snapshot is damaged.
+    /// # Errors
+    /// Fails if the store does, or if the snapshot is damaged.
     pub fn source(&self, root: &Root) -> Result<PackReader<'v>> {
         self.packs.with([]).without(self.gone.clone()).for_another(root)
     }

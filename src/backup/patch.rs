@@ -34,7 +34,8 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
 
     /// Hands on the steps for the next found entry, and before it everything that was written before that entry.
     ///
-    /// # Errors Returns the errors of `take`.
+    /// # Errors
+    /// Returns the errors of `take`.
     pub fn next<E>(&mut self, found: SourceEntry, mut take: impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         self.until(&found.path, &mut take)?;
         if let Some(missing) = self.missing(&found.path) {
@@ -109,7 +110,8 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
     /// Hands on the step for an entry that cannot be looked at, and before it everything that was written before that
     /// entry.
     ///
-    /// # Errors Returns the errors of `take`.
+    /// # Errors
+    /// Returns the errors of `take`.
     pub fn failed<E>(
         &mut self,
         path: EntryPath,
@@ -128,7 +130,8 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
 
     /// Hands on everything that was written before `path`.
     ///
-    /// # Errors Returns the errors of `take`.
+    /// # Errors
+    /// Returns the errors of `take`.
     pub fn until<E>(&mut self, path: &EntryPath, take: &mut impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         while let Some(entry) = self.written.next_if(|entry| entry.path < *path) {
             self.stays(entry, take)?;
@@ -138,7 +141,8 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
 
     /// Hands on everything that is left of what was written.
     ///
-    /// # Errors Returns the errors of `take`.
+    /// # Errors
+    /// Returns the errors of `take`.
     pub fn rest<E>(self, take: impl FnMut(MergeStep) -> Result<(), E>) -> Result<(), E> {
         self.written.map(MergeStep::Written).try_for_each(take)
     }

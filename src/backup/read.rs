@@ -106,7 +106,8 @@ pub fn start<'s, 'e: 's>(
 impl StepQueue {
     /// Adds the next step, and hands on the batch if it is full.
     ///
-    /// # Errors Fails if the receiver is gone.
+    /// # Errors
+    /// Fails if the receiver is gone.
     pub fn push(&mut self, step: MergeStep) -> Result<(), Disconnected> {
         if matches!(step, MergeStep::Part) {
             return Ok(());
@@ -128,7 +129,8 @@ impl StepQueue {
 
     /// Hands on the steps collected so far.
     ///
-    /// # Errors Fails if the receiver is gone.
+    /// # Errors
+    /// Fails if the receiver is gone.
     pub fn flush(&mut self) -> Result<(), Disconnected> {
         if self.steps.is_empty() {
             return Ok(());

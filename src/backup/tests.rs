@@ -1,4 +1,4 @@
-//! Backups of real directories into a store in memory, read back through the format alone.
+//! Backs up real directories into a store in memory, and reads them back by the format's rules alone.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -29,7 +29,7 @@ use std::time::Duration;
 mod moments;
 mod unfinished;
 
-/// A store that a test looks at while a vault owns it.
+/// A store that a test can inspect while a vault owns it.
 type Shared = Arc<RecordingStore<MemoryStore>>;
 
 struct World {
@@ -46,7 +46,7 @@ impl World {
         let store = Shared::new(RecordingStore::new(MemoryStore::default()));
         let vault = Vault::init(Box::new(store.clone()), system_random).unwrap();
         let data = tempfile::tempdir().unwrap();
-        // Files that are made here are trusted as those that lie there for long, whatever the filesystem of temporary files is.
+        // New files count as trusted as old ones do, whatever filesystem holds the temporary files.
         let trust = Trust { writeback: 0, shows_stores: |_| true, ..Trust::default() };
         let options =
             BackupOptions { data: data.path().to_path_buf(), boot: "boot".into(), trust, ..BackupOptions::default() };
@@ -77,7 +77,7 @@ impl World {
         self.try_backup().unwrap()
     }
 
-    /// Moves the data into a new directory of the same path: another place.
+    /// Moves the data into a new directory at the same path, which is another place.
     fn elsewhere(&self) {
         let data = self.data.path();
         let new = tempfile::tempdir_in(data.parent().unwrap()).unwrap().keep();
@@ -92,7 +92,8 @@ impl World {
         self.store.take()
     }
 
-    /// The entries of a snapshot with their content, read by the format's rules; the tar bytes are checked on the way.
+    /// Returns the entries of a snapshot with their content, read by the format's rules; checks the tar bytes on the
+    /// way.
     fn entries(&self, name: SnapshotName) -> Vec<(Entry, Vec<u8>)> {
         let root = self.vault.root(name).unwrap();
         let packs = PackReader::for_root(&self.store, &root).unwrap();
@@ -125,7 +126,7 @@ impl World {
         self.entries(name).into_iter().find(|(e, _)| e.path.to_string() == path).unwrap().1
     }
 
-    /// Bytes of new data packs of the last backup, by its calls.
+    /// Returns the bytes of the data packs that were created since the calls were last taken.
     fn sent(&self) -> u64 {
         self.calls().iter().filter(|c| c.verb == "create" && c.name.starts_with("packs/")).map(|c| c.amount).sum()
     }
@@ -191,11 +192,11 @@ fn only_what_changed_is_read() {
     assert_eq!(second.read_bytes, 7 + 1000 * sampled + big);
     assert_eq!(world.content(second.snapshot, "f7"), b"changed");
 
-    // A boot changes nothing.
+    // A reboot changes nothing.
     world.options.boot = "another".into();
     let third = world.backup();
     assert!(third.read_bytes <= 1_003_000 && third.new_packs == 0, "{third:?}");
-    // In another place times and inodes mean nothing: as much is read as takes a moment, and that is all here.
+    // In another place times and inodes mean nothing: as much is read as takes a moment, which here is everything.
     world.elsewhere();
     let third = world.backup();
     assert!(third.read_bytes == 49 * 1000 + 7 + 1_000_000 && third.uploaded_bytes < 20_000, "{third:?}");
@@ -264,7 +265,7 @@ fn holes_are_stored_as_holes() {
 #[test]
 fn a_file_without_an_end_is_named_and_holds_nothing_up() {
     let mut world = World::new();
-    // What is in memory has no largest size.
+    // A filesystem in memory does not limit the size of files.
     world.data = tempfile::tempdir_in("/dev/shm").unwrap();
     world.options.data = world.data.path().to_path_buf();
     world.write("a.txt", b"content");
@@ -296,12 +297,12 @@ fn a_file_is_trusted_once_all_stores_into_it_show() {
     assert_eq!((report.read_bytes, racy(&world, &report)), (3, vec![]));
     assert_eq!(world.backup().read_bytes, 0);
 
-    // Trusted by an older program where times do not tell: it is found out when they come in the sample.
+    // An older program trusted them although times do not tell: that is found out when the sample reaches them.
     world.options.trust = Trust { sample: 1, shows_stores: |_| false, ..world.options.trust };
     let report = world.backup();
     assert_eq!((report.read_bytes, racy(&world, &report).len()), (6, 2));
     world.options.trust.sample = 1 << 40;
-    // What is read is put down in another form at first.
+    // The first time, what is read is stored in another form.
     for new_packs in [1, 0, 0] {
         let report = world.backup();
         assert_eq!((report.read_bytes, report.new_packs, racy(&world, &report).len()), (6, new_packs, 2));
@@ -323,7 +324,7 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
         world.write(&format!("f{n}"), &noise(n, 1000));
     }
     fs::hard_link(world.data.path().join("f0"), world.data.path().join("link")).unwrap();
-    // As if there were very much.
+    // As if the directory were very large.
     world.options.trust = Trust { at_least: 0, sample: 1 << 40, ..world.options.trust };
     world.backup();
     (0..200).for_each(|n| edit(&world.data.path().join(format!("f{n}")), 3, b"edited"));
@@ -338,7 +339,7 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
     let mut read = 0;
     let mut unread = Vec::new();
     for n in 0..16 {
-        // It is as it was, wherever it came from.
+        // The content is the same, whatever place it came from.
         let report = world.backup();
         read += report.read_bytes;
         assert!((1..40_000).contains(&report.read_bytes), "{report:?}");
@@ -351,12 +352,12 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
     assert!(report.read_bytes <= 3000, "a few have their turn in the sample: {report:?}");
     assert_eq!((report.new_packs, edited(&world, &report)), (0, 201));
 
-    // What is found as it was changes nothing in the vault but the root.
+    // Files that are found unchanged change nothing in the vault except the root.
     world.elsewhere();
     let packs: Vec<_> = (0..16).map(|_| world.backup().new_packs).collect();
     assert!(packs[1..].iter().all(|packs| *packs == 0), "{packs:?}");
 
-    // Each file has its turn also where every backup is made in a new place.
+    // Each file has its turn even if every backup is made in a new place.
     (0..200).for_each(|n| edit(&world.data.path().join(format!("f{n}")), 3, b"EDITED"));
     let mut report = None;
     for _ in 0..16 {
@@ -397,7 +398,7 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     }
     let good = world.backup();
     assert_eq!((good.state, good.parent), (SnapshotState::Complete, None));
-    // In the same place it may become smaller, and that is told.
+    // In the same place it may become smaller, which is reported.
     for n in 0..7 {
         fs::remove_file(world.data.path().join(format!("f{n}"))).unwrap();
     }
@@ -416,7 +417,7 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
         let wiped = world.backup();
         assert_eq!((wiped.state, wiped.parent), (SnapshotState::Suspect, Some(good.snapshot)));
         assert!(wiped.suspect.unwrap().contains("less than a tenth"));
-        // Its turn is its own, so that what is unread has its turn also while snapshots are suspect.
+        // It has a turn of its own, so that unread files have their turn even while snapshots are suspect.
         let turn = |name| world.vault.root(name).unwrap().turn.unwrap();
         assert_eq!(turn(wiped.snapshot), turn(before) + 1);
         assert!(before < wiped.snapshot);
@@ -442,7 +443,7 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     let other = world.backup();
     assert_eq!(other.state, SnapshotState::Suspect);
     assert!(other.suspect.unwrap().contains("in another place"));
-    // What it holds is sent once.
+    // Its content is sent once.
     let again = world.backup();
     assert_eq!((again.state, again.read_bytes < 100_000), (SnapshotState::Suspect, true));
     assert!(again.uploaded_bytes < 20_000, "{}", again.uploaded_bytes);
@@ -454,7 +455,7 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     fs::create_dir(world.data.path()).unwrap();
 }
 
-/// Changes a file while it is read: what the monitor hears is the moment.
+/// Changes a file while it is read, when the monitor hears of the progress.
 struct Meddler {
     at: u64,
     seen: std::sync::atomic::AtomicU64,
@@ -547,7 +548,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
     world.write("busy", &noise(3, 6_000_000));
     world.write("calm", b"calm");
     let path = world.data.path().join("busy");
-    // Nothing is known of it: it is taken as it is each time, and holds nothing back.
+    // No earlier version is known: it is taken as it is each time, and does not make the snapshot partial.
     let mut last = Vec::new();
     for _ in 0..2 {
         world.monitor = Arc::new(Always(path.clone(), never_rests));
@@ -569,7 +570,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
         assert_eq!((report.good, report.whole, report.torn.len()), (true, false, 0));
         assert_eq!(report.stale[0].since, world.vault.root(whole.snapshot).unwrap().started);
         assert!(world.content(report.snapshot, "busy") == known);
-        // What was read is there by name.
+        // What was read can be reached by name.
         let root = world.vault.root(report.snapshot).unwrap();
         let mut torn = Vec::new();
         let ctx = Context {
@@ -594,7 +595,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
     }
     let stored: Vec<_> = reports.iter().map(|report| report.uploaded_bytes).collect();
     assert!(stored[0] > 6_000_000 && stored[1..].iter().all(|stored| *stored < 3_000_000), "{stored:?}");
-    // A pack that nothing else is in is no part of what is restored.
+    // A pack that holds nothing else is not needed for a restore.
     let last = reports[2].snapshot;
     let root = world.vault.root(last).unwrap();
     let mut packs = PackReader::for_root(&world.store, &root).unwrap().book().clone();
@@ -627,7 +628,7 @@ fn nothing_is_built_on_an_index_pack_in_which_damage_was_met() {
             *world.store.inner().objects() = healthy.clone();
             let at = (size * part / 8 + size / 16) as usize;
             world.store.inner().objects().get_mut(name).unwrap()[at] ^= 0x55;
-            // Its content is what it was, and is read.
+            // Its content is unchanged, and is read.
             age(&world.data.path().join("large"));
             let report = world.backup();
             let ctx =
@@ -676,7 +677,7 @@ fn a_restore_that_is_at_work_is_waited_for_and_one_that_was_killed_is_not() {
     assert!(opened().contains("lock the directory"), "{}", opened());
     drop(held);
     assert!(opened().contains("has not been finished"), "{}", opened());
-    // Nor one into a folder around it.
+    // The same holds for a restore into a folder around it.
     std::fs::remove_file(world.data.path().join(marker::MARKER)).unwrap();
     let inner = world.data.path().join("inner");
     std::fs::create_dir(&inner).unwrap();
@@ -721,7 +722,7 @@ fn checkpoints_that_cannot_be_written_keep_nobody_from_a_backup() {
 
 #[test]
 fn what_lasts_is_told_when_it_begins_and_after_a_day_a_week_and_a_month() {
-    // Torn without, and carried over with a good snapshot that has it.
+    // It is torn if there is no good snapshot with it, and carried over if there is.
     for carried in [false, true] {
         let mut world = World::new();
         world.write("busy", &noise(3, 6_000_000));
@@ -780,7 +781,7 @@ fn a_checkpoint_serves_the_next_backup() {
         let n: u64 = String::from_utf8_lossy(entry.path.name()).parse().unwrap();
         assert_eq!(*content, noise(n, 3000));
     }
-    // Once there is a snapshot, the checkpoint has served.
+    // Once there is a snapshot, the checkpoint is no longer used.
     let next = world.backup();
     assert_eq!((next.parent, next.new_packs), (Some(report.snapshot), 0));
 }
@@ -825,7 +826,7 @@ fn long_lists_are_cut_and_reused() {
     assert_eq!((fifth.parent, fifth.new_packs), (Some(fourth.snapshot), 0));
 }
 
-/// Replaces a snapshot's root by a changed one; gives its name.
+/// Replaces a snapshot's root by a changed one. Returns its name.
 fn rewrite(world: &World, name: SnapshotName, change: impl FnOnce(&mut Root)) -> SnapshotName {
     let mut root = world.vault.root(name).unwrap();
     change(&mut root);
@@ -856,7 +857,7 @@ fn numbers_are_times_and_go_on_from_the_greatest() {
     let last = world.backup();
     assert_eq!(last.snapshot.seq as i64, NOW + 203);
     assert!(before < NOW && last.warnings[0].contains("a time in the future, 2033-01-"), "{:?}", last.warnings);
-    // An epoch stays, and is not left when its numbers are used up.
+    // An epoch is kept, even when its numbers are used up.
     let in_epoch = rewrite(&world, last.snapshot, |root| root.seq = (7 << 32) + 5);
     let next = world.backup().snapshot;
     assert!(next.seq >> 32 == 7 && next.seq & 0xffff_ffff >= before as u64, "{next}");
@@ -875,7 +876,7 @@ fn the_sample_turns_beside_programs_that_count() {
     let first = world.backup().snapshot;
     assert_eq!(turn(first), Some(0));
     assert_eq!(turn(world.backup().snapshot), Some(1));
-    // Another program, whose roots have no turn, takes each second snapshot, or a few in between.
+    // Another program, whose roots have no turn, makes every second snapshot, or a few in between.
     let mut turns = Vec::new();
     for round in 0..6 {
         for _ in 0..=round {
@@ -885,7 +886,7 @@ fn the_sample_turns_beside_programs_that_count() {
         turns.push(turn(world.backup().snapshot).unwrap());
     }
     assert_eq!(turns, [2, 3, 4, 5, 6, 7]);
-    // Where no root has one, the number counts.
+    // If no root has a turn, the snapshot's number counts.
     let old = World::new();
     old.write("a", b"1");
     let name = old.backup().snapshot;
@@ -957,7 +958,7 @@ fn before_it_commits_it_asks_and_a_no_leaves_checkpoints_and_packs_only() {
     let count = asked.clone();
     world.options.before_commit = Some(BeforeCommit::new(move || {
         count.fetch_add(1, Ordering::Relaxed);
-        // All is there, and was looked at; by two requests at the same time.
+        // Everything is there, and was checked by two requests at the same time.
         let calls = store.take();
         let mut last: Vec<_> = calls.iter().rev().take(2).map(|call| (call.verb, &call.name[..])).collect();
         last.sort();

@@ -81,10 +81,9 @@ impl From<Error> for PutError {
 
 impl SnapshotWriter {
     /// Puts the next entry in path order.
-    /// Puts the next entry in path order.
     ///
-    /// # Errors Fails if readers would refuse the entry, if it does not fit the entries before it, or if the store
-    /// fails.
+    /// # Errors
+    /// Fails if readers would refuse the entry, if it does not fit the entries before it, or if the store fails.
     pub fn put(&mut self, entry: &Entry, index: &mut IndexWriter) -> Result<(), PutError> {
         let wrong = |why: &str| {
             let doing = format!("put {} into the snapshot", entry.path);
@@ -170,7 +169,8 @@ impl SnapshotWriter {
     /// for unchanged, and would ignore the journal. While a unit is open, entries that come between its files in path
     /// order wait with it.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn checkpoint(&mut self, index: &mut IndexWriter) -> Result<Option<WrittenHunks>> {
         if self.open.is_empty() {
             if let Some(hunk) = self.builder.finish() {
@@ -192,7 +192,8 @@ impl SnapshotWriter {
     /// for which `has` says that all their packs are there. `None` if that is nothing. `read` reads a hunk back.
     /// Nothing can be put afterwards.
     ///
-    /// # Errors Fails if the store or `read` does.
+    /// # Errors
+    /// Fails if the store or `read` does.
     pub fn durable(
         &mut self,
         index: &mut IndexWriter,
@@ -237,7 +238,8 @@ impl SnapshotWriter {
 
     /// Ends the snapshot.
     ///
-    /// # Errors Fails if the snapshot is incomplete, which readers would refuse, or if the store fails.
+    /// # Errors
+    /// Fails if the snapshot is incomplete, which readers would refuse, or if the store fails.
     pub fn finish(&mut self, index: &mut IndexWriter) -> Result<WrittenHunks> {
         let wrong = |why: String| Err(Error::failed("end the snapshot", format!("{why}; this is a fault of lastgood")));
         if let Some(side) = self.open.first() {

@@ -193,7 +193,8 @@ impl Assembly<'_> {
     /// Finds since when torn or missing entries have been so. Returns whether what the snapshot lacks is new since
     /// the last good snapshot, or has now lasted for a day, a week or a month: then somebody is told.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn is_news(&mut self, started: Timestamp) -> Result<bool> {
         if self.lacking.stale.is_empty() && self.lacking.torn.is_empty() && self.lacking.problems.is_empty() {
             return Ok(false);
@@ -225,7 +226,8 @@ impl Assembly<'_> {
 
     /// Writes the torn reads into hunks outside of the tree. Returns these hunks, and the packs that they name.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn write_torn_reads(&mut self) -> Result<(Vec<HunkRef>, Vec<PackId>)> {
         let (mut hunks, mut reached, mut builder) = (Vec::new(), Vec::new(), HunkBuilder::default());
         let mut entries = std::mem::take(&mut self.lacking.torn_reads).into_values().peekable();

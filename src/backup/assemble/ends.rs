@@ -16,7 +16,8 @@ use crate::vault::tree;
 impl<'a> Assembly<'a> {
     /// Ends what was written so far for a checkpoint. `None` if it would be empty.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn checkpoint(&mut self) -> Result<Option<WrittenHunks>> {
         self.data.flush()?;
         self.writer.checkpoint(&mut self.index)
@@ -26,7 +27,8 @@ impl<'a> Assembly<'a> {
     /// with at most `most` bytes in packs of this run. The caller has already waited for packs that were still being
     /// stored. `None` if the checkpoint would be empty. The snapshot cannot be continued afterwards.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn rescue(&mut self, most: u64) -> Result<Option<WrittenHunks>> {
         self.index.flush()?;
         self.stored.extend(self.packer.drain()?.into_iter().map(|info| (info.id, info)));
@@ -54,7 +56,8 @@ impl<'a> Assembly<'a> {
 
     /// Ends the snapshot as it is now.
     ///
-    /// # Errors Fails if readers would refuse the snapshot, or if the store fails.
+    /// # Errors
+    /// Fails if readers would refuse the snapshot, or if the store fails.
     pub fn finish(&mut self) -> Result<WrittenHunks> {
         self.add_held(None)?;
         self.writer.finish(&mut self.index)
@@ -62,7 +65,8 @@ impl<'a> Assembly<'a> {
 
     /// Hands the content of finished entries to the packer, so that it becomes durable.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn flush(&mut self) -> Result<()> {
         self.data.flush()
     }
@@ -81,7 +85,8 @@ impl<'a> Assembly<'a> {
     /// Begins to write the snapshot again, from what has been written and the results for the `taken` paths. Makes
     /// what has been written readable, and returns a reader for it.
     ///
-    /// # Errors Fails if the store does.
+    /// # Errors
+    /// Fails if the store does.
     pub fn begin_again(&mut self, taken: &[EntryPath], written: &WrittenHunks) -> Result<PackReader<'a>> {
         // An open pack would be waited for.
         self.data.flush()?;

@@ -1,4 +1,4 @@
-//! Parts of packs that tell that something is wrong.
+//! Checks of parts of packs that show that something is wrong.
 
 use super::*;
 use crate::restore::sample::SamplePack;

@@ -70,7 +70,8 @@ impl KnownBlocks {
 
     /// Returns where `block` is, if that is known. Blocks must be asked for in ascending order.
     ///
-    /// # Errors Fails if the store does, or if the layers are damaged.
+    /// # Errors
+    /// Fails if the store does, or if the layers are damaged.
     pub fn block(&mut self, block: u64) -> Result<Option<Placed>> {
         while let Some(next) = self.peek()? {
             if next.block > block {
@@ -86,7 +87,8 @@ impl KnownBlocks {
 
     /// Returns the next block that was not asked for yet, without taking it.
     ///
-    /// # Errors As [`KnownBlocks::block`].
+    /// # Errors
+    /// As [`KnownBlocks::block`].
     pub fn peek(&mut self) -> Result<Option<Placed>> {
         while self.next.is_none() {
             self.next = self.batch.next();

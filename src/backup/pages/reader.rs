@@ -97,7 +97,8 @@ impl<'a> DatabaseReader<'a> {
     /// which is returned, have gone into the channel when this returns. The inner error says why a database was not
     /// begun.
     ///
-    /// # Errors Fails if the receiver is gone.
+    /// # Errors
+    /// Fails if the receiver is gone.
     pub fn take(
         &self,
         found: &SourceEntry,

@@ -115,7 +115,8 @@ impl Scanner<'_> {
     /// Goes through the database for the `number`th time, counted from 1; from [`PASSES`] on, one transaction is held
     /// throughout.
     ///
-    /// # Errors Returns why the pass ended early.
+    /// # Errors
+    /// Returns why the pass ended early.
     pub fn sweep(&self, source: &mut dyn PageSource, stack: &Stack, number: u32) -> Result<ScanResult, Interrupted> {
         std::thread::scope(|scope| {
             let mut pass = ScanState {

@@ -1,4 +1,4 @@
-//! What an app does at one exact moment of a backup.
+//! Backups during which an app does something at one exact moment.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use crate::sqlite;
 use crate::sqlite::peer::Peer;
 use std::time::Duration;
 
-/// What is done when a backup comes to a moment at a path.
+/// An action for a moment and a path; returns whether it is done.
 type Deed = Box<dyn FnMut(Moment, &str) -> bool + Send>;
 
-/// Does something once, or as long as it says that it is not done.
+/// Performs an action until that reports that it is done.
 struct App(Mutex<Option<Deed>>);
 
 impl Monitor for App {
@@ -28,7 +28,7 @@ impl Monitor for App {
 }
 
 impl World {
-    /// A backup during which something is done at a moment.
+    /// Makes a backup during which something is done at a moment.
     fn backup_while(
         &mut self,
         at: Moment,
@@ -111,7 +111,7 @@ fn files_that_are_exchanged_between_their_reads_are_both_there() {
     world.write("a", b"first");
     world.write("b", b"second");
     let report = world.backup_while(Moment::Opening, "b", |data| {
-        // The first has been read by then, or is on its way.
+        // The first file has been read by then, or is being read.
         std::thread::sleep(Duration::from_millis(20));
         exchange(data.join("a"), data.join("b"));
     });
@@ -155,7 +155,7 @@ fn numbers_that_come_again_make_no_links() {
     world.write("m/file", b"x");
     fs::create_dir(world.data.path().join("z")).unwrap();
     let report = world.backup_while(Moment::Listing, "z", |data| {
-        // All of a has been listed, and some of it read.
+        // All of `a` has been listed, and some of it read.
         fs::remove_dir_all(data.join("a")).unwrap();
         for n in 0..40 {
             fs::write(data.join(format!("z/{n}")), format!("new {n}, another one")).unwrap();
@@ -172,7 +172,7 @@ fn numbers_that_come_again_make_no_links() {
             assert!(entries.iter().filter(|(other, _)| named(other)).all(|(_, other)| other == content));
         }
     }
-    // And they are links again, not copies: one name for both.
+    // They are links again, not copies: both have one group name.
     let link = |name: &str| entries.iter().find(|(e, _)| e.path.to_string() == name).unwrap().0.link.clone();
     assert!(link("z/7").is_some() && link("z/7") == link("z/7.link"));
 }
@@ -228,7 +228,7 @@ fn a_folder_that_is_gone_when_its_attributes_are_read_keeps_its_children() {
     (0..10).for_each(|n| world.write(&format!("f/{n}"), b"x"));
     let first = world.backup();
     assert!(first.good);
-    // Its entry changes, and its children do not.
+    // The folder's entry changes, and its children do not.
     fs::set_permissions(world.data.path().join("f"), fs::Permissions::from_mode(0o700)).unwrap();
     let report = world.backup_while(Moment::Opening, "f", |data| {
         fs::rename(data.join("f"), data.with_extension("aside")).unwrap();
@@ -243,7 +243,7 @@ fn what_is_born_while_it_is_captured_does_not_keep_it_from_ending() {
     let mut world = World::new();
     world.write("a/file", b"x");
     let mut count = 0;
-    // Whenever anything is listed, there is a new file in it and in the folder above.
+    // Whenever a folder is listed, a new file appears in it and in the folder above.
     let data = world.data.path().to_path_buf();
     let deed: Deed = Box::new(move |moment, _| {
         if moment == Moment::Listed || moment == Moment::Committing {
@@ -279,7 +279,7 @@ fn a_folder_that_never_rests_is_told() {
     });
     world.monitor = Arc::new(App(Mutex::new(Some(deed))));
     let report = world.backup();
-    // It ends, and what stayed where it was is there.
+    // It ends, and what stayed where it was is in the snapshot.
     assert!(report.looked_again.rounds <= 3);
     let paths = world.paths(&report);
     assert!((0..5).all(|n| paths.contains(&format!("here/{n}"))) && paths.contains(&"there/x".to_owned()));
@@ -330,7 +330,7 @@ fn a_checkpoint_holds_databases_with_what_lies_beside_them() {
 
 #[test]
 fn a_program_that_comes_to_the_log_of_a_dead_one_while_that_is_read_is_waited_out() {
-    /// Comes to the database when the first part of it is read.
+    /// Opens the database when the first part of it is read.
     struct Comes(Mutex<Option<PathBuf>>);
     impl Monitor for Comes {
         fn advance(&self, _: u64) {
@@ -369,7 +369,7 @@ fn a_large_file_that_takes_an_earlier_name_while_it_is_read_makes_nobody_wait_fo
     world.write("a", b"small");
     world.write("z", &noise(3, 8 << 20));
     let report = world.backup_while(Moment::Opening, "a", |data| {
-        // By then the other thread reads it, and waits for what comes before to be taken.
+        // By then the other thread is reading it, and waits until everything before it is taken.
         std::thread::sleep(Duration::from_millis(300));
         fs::rename(data.join("z"), data.join("a")).unwrap();
     });
@@ -438,7 +438,7 @@ fn a_panic_of_any_thread_ends_the_run_with_an_error() {
                 );
                 assert_eq!(world.vault.snapshots().unwrap(), []);
             }
-            // A thread that lists ahead of the walk tells that it could not.
+            // A thread that lists ahead of the walk reports that it could not.
             Ok(report) => assert!(moment == Moment::Listing && !report.good, "{moment:?}"),
         }
     }
@@ -484,7 +484,8 @@ fn what_lies_beside_each_name_of_a_database_is_taken_with_that_name() {
             insert into t select 0, randomblob(2000) from n;";
         app.execute_batch(&format!("pragma journal_mode = {mode}; pragma cache_size = 5; {setup}")).unwrap();
         fs::hard_link(at("b.db"), at("a.db")).unwrap();
-        // Beside the first name lies something that says nothing; the app works under the second one, and dies.
+        // Beside the first name is a side file of zeros, which says nothing; the app works under the second name, and
+        // dies.
         fs::write(at(if mode == "wal" { "a.db-wal" } else { "a.db-journal" }), [0; 512]).unwrap();
         let half = if mode == "wal" { "" } else { "begin;" };
         app.execute_batch(&format!("{half} update t set x = 1, b = randomblob(2000)")).unwrap();
@@ -493,7 +494,7 @@ fn what_lies_beside_each_name_of_a_database_is_taken_with_that_name() {
             fs::copy(at(name), dead.path().join(name)).unwrap();
         }
         drop(app);
-        // As its death left them; the name leads to the same file.
+        // Everything is as its death left it; both names lead to the same file.
         fs::write(at("b.db"), fs::read(dead.path().join("b.db")).unwrap()).unwrap();
         fs::copy(dead.path().join(side), at(side)).unwrap();
         let report = world.backup();
@@ -555,7 +556,7 @@ fn what_was_something_else_only_while_it_was_read_is_taken() {
     assert_eq!(world.content(report.snapshot, "f"), b"there all the time", "{report:?}");
 }
 
-/// A file that is moved from the first of these names to the next one, and so on, each time that a backup comes to a moment.
+/// Moves a file from the first of these names to the next one, and so on, each time that a backup comes to a moment.
 fn goes_about(steps: &'static [(Moment, &'static str, &'static str, &'static str)]) -> (World, BackupReport) {
     let mut world = World::new();
     ["a", "b", "c"].iter().for_each(|folder| world.write(&format!("{folder}/stays"), b"x"));
@@ -584,7 +585,7 @@ fn what_moves_past_the_look_at_the_end_is_found_by_the_next_one() {
             (Looking, "a", "a/file", "c/file"),
             (Looking, "c", "c/file", "a/file"),
         ],
-        // Its folder's record has the name.
+        // The record of its folder has the name.
         &[
             (Opening, "b/file", "b/file", "a/file"),
             (Looking, "a", "a/file", "b/file"),
@@ -597,7 +598,7 @@ fn what_moves_past_the_look_at_the_end_is_found_by_the_next_one() {
         assert!(world.paths(&report).contains(&"a/file".into()), "{report:?}");
         assert_eq!(world.content(report.snapshot, "a/file"), b"there all the time");
     }
-    // It comes back where it was listed, and it had gone when it was to be read and after the first look.
+    // It comes back where it was listed, after it was gone when it was to be read and after the first look.
     let (world, report) = goes_about(&[
         (Opening, "b/file", "b/file", "a/file"),
         (Looking, "a", "a/file", "b/file"),
@@ -635,7 +636,7 @@ fn folders_in_which_nothing_old_moves_are_not_told_of() {
     ["log", "state"].iter().for_each(|folder| (0..5).for_each(|n| world.write(&format!("{folder}/{n}"), b"x")));
     let (data, mut n) = (world.data.path().to_path_buf(), 0);
     let deed: Deed = Box::new(move |moment, _| {
-        // One that was listed, and is gone when it is read, may have been moved.
+        // A file that was listed, and is gone when it is read, may have been moved.
         if moment != Moment::Looking {
             return false;
         }
@@ -655,7 +656,7 @@ fn folders_in_which_nothing_old_moves_are_not_told_of() {
 
 #[test]
 fn what_is_moved_by_a_copy_before_its_folder_is_listed_is_taken() {
-    // To another filesystem, with its time, or compressed.
+    // It is copied to another filesystem, with its time, or compressed.
     for aged in [true, false] {
         let mut world = World::new();
         world.write("z/log", b"there all the time");
@@ -838,7 +839,7 @@ fn files_that_are_saved_by_another_name_give_no_warning() {
     let (data, mut n) = (world.data.path().to_path_buf(), 0);
     let deed: Deed = Box::new(move |_, _| {
         n += 1;
-        // One is half saved all the time.
+        // At every moment, one file is half saved.
         let (last, now) = (data.join(format!("s/{}.tmp", (n - 1) % 20)), data.join(format!("s/{}.tmp", n % 20)));
         if last.exists() {
             fs::rename(last, data.join(format!("s/{}", (n - 1) % 20))).unwrap();
@@ -857,7 +858,7 @@ fn files_that_are_saved_by_another_name_give_no_warning() {
 
 #[test]
 fn a_symlink_that_was_another_one_when_it_was_read_is_read_again() {
-    // Each time that it is looked at, another one has its name for that moment, since their folders change places.
+    // Each time it is looked at, another symlink has its name at that moment, since their folders change places.
     let mut world = World::new();
     for name in ["a", "b"] {
         fs::create_dir(world.data.path().join(name)).unwrap();

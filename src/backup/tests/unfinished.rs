@@ -1,4 +1,4 @@
-//! Backups that fail or are told to stop in the middle, and what the next one goes on from.
+//! Backups that fail or are told to stop in the middle, and where the next one goes on from.
 
 use std::sync::atomic::AtomicU64;
 
@@ -7,12 +7,12 @@ use crate::backup::options::{BeforeCommit, LastWords};
 use crate::store::testing::fault::FaultStore;
 use std::time::Duration;
 
-/// A vault in a store that fails as `plan` says, beside the world's.
+/// Opens the world's vault through a store that fails as `plan` says.
 fn failing(world: &World, plan: impl Fn(&'static str, &str) -> bool + Send + Sync + 'static) -> Vault {
     Vault::open(Box::new(FaultStore::new(world.store.clone(), plan))).unwrap()
 }
 
-/// Twenty files of 1 MB; of their packs, each holds a few. One is a database with a journal.
+/// Twenty files of 1 MB, a few in each pack. One is a database with a journal.
 fn twenty() -> World {
     let mut world = World::new();
     (0..20).for_each(|n| world.write(&format!("{n:02}"), &noise(n, 1_000_000)));
@@ -20,7 +20,7 @@ fn twenty() -> World {
     world
 }
 
-/// Why a backup into `vault` fails, which it must.
+/// Returns why a backup into `vault` fails, which it must.
 fn fails(world: &World, vault: &Vault, options: &BackupOptions) -> Error {
     let ctx = Context { random: &system_random, threads: 2, parallel: 8, stop: &world.stop, monitor: &*world.monitor };
     let why = backup(vault, options, &ctx).unwrap_err();
@@ -28,7 +28,7 @@ fn fails(world: &World, vault: &Vault, options: &BackupOptions) -> Error {
     why
 }
 
-/// What the backup after one that failed reads. It must be whole.
+/// Returns the bytes that the next backup after a failed one reads. It must be whole.
 fn next_reads(world: &World) -> u64 {
     let ctx = Context { random: &system_random, threads: 2, parallel: 8, stop: &world.stop, monitor: &*world.monitor };
     let damage = || crate::verify::verify(&world.vault, &Default::default(), &ctx).unwrap().damage;
@@ -44,7 +44,7 @@ fn next_reads(world: &World) -> u64 {
 #[test]
 fn what_is_stored_when_a_pack_cannot_be_is_gone_on_from() {
     // How much goes into a pack depends on how fast frames are compressed. So names tell in which order packs were
-    // begun, the one that fails is chosen by its number, and what those before it hold is counted.
+    // begun, the one that fails is chosen by its number, and what the packs before it hold is counted.
     let number = |name: &str| u64::from_str_radix(&name["packs/".len()..][..16], 16).unwrap();
     let (mut failed, mut gone_on_from) = (0, 0);
     for chosen in 0..8 {
@@ -60,7 +60,7 @@ fn what_is_stored_when_a_pack_cannot_be_is_gone_on_from() {
         let ctx = Context { random: &random, threads: 2, parallel: 8, stop: &world.stop, monitor: &*world.monitor };
         let Err(why) = backup(&vault, &world.options, &ctx) else { continue };
         assert!(why.to_string().contains("injected fault"), "{why}");
-        // A pack that fails takes those after it with it, also those that are stored.
+        // A pack that fails makes the later packs useless, even the stored ones.
         let packs = world.store.list("packs/").unwrap();
         let before: u64 = packs.iter().filter(|pack| number(&pack.name) < chosen).map(|pack| pack.size).sum();
         let read = next_reads(&world);
@@ -68,7 +68,7 @@ fn what_is_stored_when_a_pack_cannot_be_is_gone_on_from() {
         failed += 1;
         gone_on_from += u32::from(read < 20_000_000);
     }
-    // Twenty megabytes that cannot be compressed are two packs at the least.
+    // Twenty megabytes that cannot be compressed make at least two packs.
     assert!(failed >= 2 && gone_on_from >= 1, "{failed} {gone_on_from}");
 }
 
@@ -80,7 +80,7 @@ fn an_index_that_cannot_be_stored_is_stored_once_more() {
         let vault = failing(&world, move |verb, name| {
             verb == "create" && name.starts_with(folder) && count.fetch_add(1, Ordering::SeqCst) == 0
         });
-        // Without it nothing is gone on from, and nothing is lost either.
+        // Without it the next backup starts from the beginning, but nothing is lost.
         let mut options = world.options.clone();
         if folder == "checkpoints/" {
             options.before_commit =
@@ -101,7 +101,8 @@ fn a_store_that_fails_for_good_leaves_no_checkpoint() {
     assert_eq!(next_reads(&world), 20_000_000);
 }
 
-/// Tells a backup to stop when it has opened the file `at`, after a pack of those before it, if there are any, was stored.
+/// Tells a backup to stop when it has opened the file `at`, after a pack of the earlier files, if there are any, was
+/// stored.
 struct StopsAt {
     stop: &'static AtomicBool,
     at: &'static str,
@@ -138,9 +139,10 @@ fn a_backup_that_is_told_to_stop_is_gone_on_from() {
         assert_eq!(world.vault.checkpoints().unwrap().len(), 1, "{why}");
         world.monitor = Arc::new(CollectingMonitor::default());
         let report = world.backup();
-        // The first pack at the least, which has five megabytes, and what of it does not end with a file is read again.
+        // At least the first pack is kept, which holds five megabytes; any part of it that does not end with a file
+        // is read again.
         assert!(report.read_bytes <= 16_000_000 && report.files == 20, "{report:?}");
-        // One that is stopped before it comes so far does not take that place.
+        // A backup that is stopped before it comes this far does not replace the checkpoint.
         world.write("00", b"new");
         let before = world.vault.checkpoints().unwrap();
         let stop: &'static AtomicBool = Box::leak(Box::default());
