@@ -99,7 +99,7 @@ pub struct Assembly<'a> {
     ctx: &'a Context<'a>,
 }
 
-/// What is reported about a snapshot that was put together.
+/// The findings about a snapshot that was put together.
 #[derive(Debug)]
 pub struct Assembled {
     /// Warnings for the user.
@@ -452,7 +452,7 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    /// Counts the databases that failed their check, except the torn ones whose path has a good version already.
+    /// Counts the databases that failed their check, except torn ones if there is a good snapshot already.
     pub fn failed_checks(&self) -> u64 {
         let failed = self.database_records.iter().filter(|record| record.failed());
         failed.filter(|record| !self.lacking.torn.contains_key(&record.path)).count() as u64

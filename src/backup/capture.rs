@@ -2,7 +2,7 @@
 //!
 //! [`walk`](crate::source::walk) and the parent's entries meet in [`merge`](super::merge); several threads
 //! [`read`](super::read); the [`assembly`](super::assemble) puts the results together. Then the
-//! [`folders`](crate::source::folders) are looked at once more. What is lacking is walked and read in the same way,
+//! [`folders`](crate::source::folders) are looked at once more. Lacking entries are walked and read in the same way,
 //! and joined with what was written ([`patch`](super::patch)), which is read back from the vault's store; that is a
 //! *round*. There are at most [`ROUNDS`], and after the first none begins if the rounds so far took more than a tenth
 //! of the capture's time, and more than a second. The capture always ends with a look: what is lacking then is
@@ -55,7 +55,7 @@ const NAMED: usize = 3;
 /// existed under another name all the time, may be missing.
 pub const NEVER_RESTS: &str = "it did not come to rest while the snapshot was taken";
 
-/// What the look at the end of a capture found and cost.
+/// Findings and cost of the look at the end of a capture.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct LookedAgain {
     /// Folders that were listed once more.
@@ -103,7 +103,7 @@ enum Pass<'a> {
         written: &'a WrittenHunks,
         reader: &'a PackReader<'a>,
     },
-    /// What was written so far, and the entries in `unread`, which could not be read.
+    /// The entries that were written so far, and the ones in `unread`, which could not be read.
     Close { unread: &'a [EntryPath], written: &'a WrittenHunks, reader: &'a PackReader<'a> },
 }
 
@@ -165,7 +165,7 @@ impl Capture<'_> {
                 }
             }
             done.folders += to_take.listed;
-            // What a round took is to be looked at once more after it.
+            // Entries that a round took are to be looked at once more after it.
             let old = |why: &Why| matches!(why, Why::Gone | Why::Read(_));
             moved |= !to_take.lacking.is_empty() || done.rounds == 0 && later.values().any(old);
             if done.rounds > 0 || !moved && !stirred {

@@ -47,7 +47,7 @@ pub struct Carry<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Beside(pub bool);
 
-/// What a snapshot was known to lack.
+/// The known gaps of a snapshot.
 pub struct KnownGaps<'s> {
     /// When its capture began.
     pub started: Timestamp,

@@ -21,7 +21,7 @@ use crate::vault::root::{
 };
 use crate::vault::{Vault, list};
 
-/// What is known of a run from its start.
+/// Everything about a run that is known from its start.
 #[derive(Clone)]
 pub struct BackupRun<'a> {
     /// The vault that the backup goes into.
@@ -77,9 +77,9 @@ pub struct Committed {
 }
 
 impl BackupRun<'_> {
-    /// Returns how many bytes of new packs a checkpoint may name: half of the space that was free. What it names
-    /// stays in the vault, even if no later backup has a use for it since its files are gone by then; the other half
-    /// is left for the backups that do without it.
+    /// Returns how many bytes of new packs a checkpoint may name: half of the space that was free. Its packs
+    /// stay in the vault, even if no later backup has a use for them since their files are gone by then; the other half
+    /// is left for the backups that do without them.
     pub fn may_keep(&self) -> u64 {
         self.room.map_or(u64::MAX, |room| room / 2)
     }

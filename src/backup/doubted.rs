@@ -1,7 +1,7 @@
 //! Tests packs of earlier snapshots that may be damaged: doubted packs are read whole before anything is built upon
 //! them, and a small part of one other pack is looked at each time.
 //!
-//! A damaged pack counts as absent for the run. What it holds is stored again under new names, so that the new
+//! A damaged pack counts as absent for the run. Its content is stored again under new names, so that the new
 //! snapshot is whole.
 
 use super::lost::LostPacks;

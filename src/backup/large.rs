@@ -116,7 +116,7 @@ impl<'a> Large<'a> {
                 if (read, hash) == (length, before) {
                     return Ok(finish(self.file, self.path, &first, read, true, hash, None));
                 }
-                // What was there changed as well: all of it is read.
+                // The earlier part changed as well: all of the file is read.
                 passes_left = 1;
             } else {
                 let happened = compare(&stat, &after, read);

@@ -14,7 +14,7 @@ use crate::vault::entry::{CaptureMethod, CheckKind, Entry, EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::parts::Parts;
 
-/// What is to be done about one entry.
+/// The decision about one entry.
 #[derive(Debug)]
 pub enum MergeStep {
     /// Nothing changed: the entry is copied as it is.

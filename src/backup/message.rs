@@ -28,7 +28,7 @@ pub struct CapturedFile {
     pub hash: Hash,
     /// Whether it may have changed since without any time showing it.
     pub racy: bool,
-    /// What happened to it while it was read, for people.
+    /// Tells people what happened to the file while it was read.
     pub note: Option<String>,
     /// Whether it may be a mixture of states from before and after that.
     pub torn: bool,
@@ -161,7 +161,7 @@ pub struct CapturedDatabase {
     pub swept: ScanResult,
 }
 
-/// What is needed to read the layer that a pass left behind.
+/// Everything needed to read the layer that a pass left behind.
 #[derive(Debug)]
 pub struct SettledLayer {
     /// The layer; `None` if nothing was sent.

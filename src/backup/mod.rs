@@ -66,7 +66,7 @@ use crate::vault::{Vault, seq};
 /// Most entries that a report lists of each kind: missing, stale and torn.
 const REPORTED: usize = 10_000;
 
-/// What a backup did.
+/// The report of a backup.
 #[derive(Debug, Serialize)]
 pub struct BackupReport {
     /// The snapshot that was taken.
@@ -93,7 +93,7 @@ pub struct BackupReport {
     pub uploaded_bytes: u64,
     /// Number of packs that were created.
     pub new_packs: u64,
-    /// What the look at the end of the capture found.
+    /// The result of the look at the end of the capture.
     pub looked_again: LookedAgain,
     /// Warnings for the user.
     pub warnings: Vec<String>,
@@ -358,7 +358,7 @@ fn open_locked(options: &BackupOptions, vault: &str, ctx: &Context) -> Result<(D
     loop {
         let root = walk::open(&options.data)?;
         let note = lock::lock(&root, lock::LockKind::Shared, lock::BACKUP_WAITS, ctx.stop)?;
-        // The restore that was waited for may have put another directory there. What it left unfinished it will no
+        // The restore that was waited for may have put another directory there. Anything it left unfinished it will no
         // longer finish.
         if root.is_at(&options.data) {
             walk::check_finished(&options.data, &root, vault)?;

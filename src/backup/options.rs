@@ -42,12 +42,12 @@ impl fmt::Debug for BeforeCommit {
     }
 }
 
-/// What to take a snapshot of, and how.
+/// The options of a backup: what to take a snapshot of, and how.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
     /// The data directory.
     pub data: PathBuf,
-    /// What started the backup.
+    /// The reason for the backup.
     pub reason: BackupReason,
     /// Labels that the user attaches.
     pub labels: BTreeMap<String, String>,
@@ -65,7 +65,8 @@ pub struct BackupOptions {
     pub service: Option<String>,
     /// Whether files that are SQLite databases by their content are taken as such.
     pub sqlite: bool,
-    /// How SQLite checks every database, in the transaction in which it is read. `None` if it does not.
+    /// How SQLite checks every database, in the transaction in which it is read. `None` if it checks only
+    /// databases that were found damaged before.
     pub check: Option<CheckKind>,
     /// How long a database may stay locked before it is read raw.
     pub busy_timeout: Duration,

@@ -65,9 +65,9 @@ pub struct Parent<'v> {
     suspect: Vec<Section>,
     /// Bytes that reading all known files would take.
     weight: u64,
-    /// What older snapshots know of entries that the parent could not read.
+    /// Entries of older snapshots that the parent could not read.
     missed: Vec<ParentEntry>,
-    /// What the parent read of large files that never came to rest, besides what it carried over in their place.
+    /// The parent's reads of large files that never came to rest, besides what it carried over in their place.
     torn_reads: HashMap<EntryPath, Box<Entry>>,
     /// Packs that a snapshot names and this vault has lost or has damaged.
     gone: HashSet<PackId>,

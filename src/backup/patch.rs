@@ -1,6 +1,6 @@
 //! Joins what has been written with what is taken once more, in a round at the end of a capture.
 //!
-//! Nothing that was captured whole is given up for something that may not be. What is found again replaces what was
+//! Nothing that was captured whole is given up for something that may not be. An entry that is found again replaces what was
 //! written only when it has been read, except for databases that were taken with side files; and what was in a folder
 //! stays beside what is in it now.
 
@@ -57,7 +57,7 @@ impl<W: Iterator<Item = Box<Entry>>> Patch<W> {
         let Some(written) = written else { return take(self.merge.next(found)) };
         let folders = (written.kind == EntryKind::Folder, found.kind == EntryKind::Folder);
         if folders == (true, false) {
-            // What was in the folder is elsewhere now, and is taken there.
+            // The folder's entries are elsewhere now, and are taken there.
             while self.written.next_if(|entry| entry.path.is_in(&found.path)).is_some() {}
         }
         if found.role == Role::Side {

@@ -183,7 +183,7 @@ pub fn mounts_below(folder: &std::path::Path, all: &[crate::fs::filesystem::Moun
         })
         .collect();
     mounts.sort_by(|a, b| a.path.cmp(&b.path));
-    // What is mounted over another filesystem hides it.
+    // A filesystem that is mounted over another one hides it.
     mounts.dedup_by(|later, earlier| {
         let same = later.path == earlier.path;
         if same {
@@ -290,7 +290,7 @@ mod tests {
             CaptureVerdict::Suspect("nothing in the data directory is chosen by --include typo".into())
         );
         assert_eq!(judge(&now, None, &[]), CaptureVerdict::Sound);
-        // What cannot be read is not gone, and without a list of mounts nothing is said of them.
+        // Entries that cannot be read are not gone, and without a list of mounts nothing is said of them.
         let unread = BTreeMap::from([(path("app.db"), 1000), (path("old.db"), 1)]);
         let now = Now { entries: 100, bytes: 10_000, mounts: None, unread: &unread, ..now };
         assert_eq!(judge(&now, Some(&measure()), &[]), CaptureVerdict::Sound);

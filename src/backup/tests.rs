@@ -501,7 +501,7 @@ fn a_file_that_changes_while_it_is_read_is_taken_as_it_stands() {
         assert_eq!((report.state, report.errors.len()), (SnapshotState::Complete, 0), "{what}");
         let content = world.content(report.snapshot, "busy");
         match what {
-            // What was there at first is whole; the next backup takes the rest.
+            // The content from before is whole; the next backup takes the rest.
             "grow" => assert!(content == noise(3, 6_000_000) && report.warnings.is_empty() && report.whole),
             // It was read again, and had come to rest.
             "shrink" => assert_eq!((content.len(), report.warnings.len()), (2_000_000, 0)),
@@ -570,7 +570,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
         assert_eq!((report.good, report.whole, report.torn.len()), (true, false, 0));
         assert_eq!(report.stale[0].since, world.vault.root(whole.snapshot).unwrap().started);
         assert!(world.content(report.snapshot, "busy") == known);
-        // What was read can be reached by name.
+        // The content that was read can be reached by name.
         let root = world.vault.root(report.snapshot).unwrap();
         let mut torn = Vec::new();
         let ctx = Context {
@@ -586,7 +586,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
         let calm = EntryPath::new("calm").unwrap();
         assert!(crate::inspect::cat_torn(&world.vault, &root, &calm, &mut torn, &ctx).is_err());
     }
-    // What was read of it is known the next time: only what changed is stored again.
+    // The content that was read is known the next time: only what changed is stored again.
     world.write("busy", &noise(4, 6_000_000));
     let mut reports = Vec::new();
     for _ in 0..3 {

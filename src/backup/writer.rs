@@ -34,7 +34,7 @@ pub struct SnapshotWriter {
     totals: Totals,
     /// How many of the hunks end between units, and the last entry of these hunks.
     whole: (usize, EntryPath),
-    /// What each hunk adds to the ones before it.
+    /// For each hunk, its additions to the ones before it.
     ends: Vec<HunkEnd>,
     /// The last entry before the open unit, if there is one.
     before: EntryPath,
@@ -42,7 +42,7 @@ pub struct SnapshotWriter {
     open: BTreeSet<EntryPath>,
 }
 
-/// What a hunk adds to the ones before it.
+/// The additions of a hunk to the ones before it.
 #[derive(Debug)]
 struct HunkEnd {
     /// The packs that this hunk is the first to name.

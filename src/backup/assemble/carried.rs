@@ -21,7 +21,7 @@ const TOLD_AFTER: [i64; 3] = [1, 7, 30];
 /// Most warnings about entries that were carried over; the report holds all of them.
 pub(super) const TOLD: usize = 20;
 
-/// What a snapshot does not hold as it was in the data directory.
+/// The entries that a snapshot does not hold as they were in the data directory.
 #[derive(Default)]
 pub struct Lacking {
     /// Entries that were carried over.
@@ -65,7 +65,7 @@ impl Assembly<'_> {
         self.add_held(Some(path))?;
         // The own entry of a folder that cannot be listed was put just now.
         let below = self.writer.last() == *path;
-        // What cannot have its place in the tree is missing, and must not keep the snapshot from being taken.
+        // An entry without a place in the tree is missing, and must not keep the snapshot from being taken.
         if !below && !self.writer.has_place_for(path) {
             return Ok(false);
         }
@@ -127,7 +127,7 @@ impl Assembly<'_> {
     }
 
     /// Takes an entry that this run has written already, unless it had been carried over with a folder that was
-    /// listed now and does not contain it. What had been recorded about it is recorded again.
+    /// listed now and does not contain it. Anything recorded about it is recorded again.
     pub(super) fn written(&mut self, entry: Box<Entry>) -> Result<()> {
         let is_stale = |stale: &BTreeMap<EntryPath, Stale>| {
             let side = self.carried_sides.contains(&entry.path);

@@ -25,7 +25,7 @@ pub(super) struct CarrySource<'a> {
     pub(super) started: Timestamp,
     pub(super) packs: PackReader<'a>,
     pub(super) hunks: Vec<HunkRef>,
-    /// What its filters selected; `None` if it had no filters.
+    /// Selects what its filters selected; `None` if it had no filters.
     pub(super) select: Option<Select>,
     pub(super) filters: Filters,
     pub(super) lacks: Lacks,
@@ -36,7 +36,7 @@ pub(super) struct CarrySource<'a> {
     pub(super) last: Option<(usize, Option<Vec<Entry>>)>,
 }
 
-/// What a snapshot lacks of its data directory, by path.
+/// The gaps of a snapshot, by path.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
     /// Entries that it had carried over itself.
@@ -47,7 +47,7 @@ pub(super) struct Lacks {
     pub(super) missing: BTreeMap<EntryPath, Problem>,
 }
 
-/// What a snapshot has at a path.
+/// The content of a snapshot at a path.
 pub(super) enum Has {
     /// There was nothing, or nothing that can be carried over.
     Nothing,

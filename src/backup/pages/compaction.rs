@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use crate::vault::entry::{PackUse, PageMap};
 use crate::vault::hex::PackId;
 
-/// What a changed page pays for, in percent of a moved page.
+/// The share of a moved page that a changed page pays for, in percent.
 const SHARE: u64 = 85;
 /// Percentage of all stored pages that are alive at which no pages are moved.
 const ENOUGH: u64 = 75;

@@ -45,7 +45,8 @@ pub(crate) const LIVE_PASSES: u32 = 2 * PASSES;
 pub struct DatabaseOptions {
     /// Whether files that are databases by their content are treated as such.
     pub enabled: bool,
-    /// How SQLite checks each database, in the transaction in which it is read. `None` if it does not.
+    /// How SQLite checks each database, in the transaction in which it is read. `None` if it checks
+    /// only databases that were found damaged before.
     pub check: Option<CheckKind>,
     /// How long a database may stay locked before it is read raw.
     pub patience: Duration,

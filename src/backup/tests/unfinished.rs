@@ -12,7 +12,7 @@ fn failing(world: &World, plan: impl Fn(&'static str, &str) -> bool + Send + Syn
     Vault::open(Box::new(FaultStore::new(world.store.clone(), plan))).unwrap()
 }
 
-/// Twenty files of 1 MB, a few in each pack. One is a database with a journal.
+/// Twenty files of 1 MB, a few in each pack.
 fn twenty() -> World {
     let mut world = World::new();
     (0..20).for_each(|n| world.write(&format!("{n:02}"), &noise(n, 1_000_000)));

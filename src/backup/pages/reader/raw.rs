@@ -180,7 +180,7 @@ impl DatabaseReader<'_> {
             if is_log_here(at).map_err(refused)? || is_only_read(at, &*source.file, pid) || another_name() {
                 return Ok(Used::Seen);
             }
-            // Programs that are just opening it are about to create the shared files.
+            // Programs that are opening it at this moment are about to share it.
             std::thread::sleep(STEP);
         }
         Ok(Used::Elsewhere)
