@@ -429,8 +429,8 @@ impl Capture<'_> {
                 walker.some(taken, |met| {
                     match met {
                         Met::Entry(found) => {
-                            // It was there when the round began; meanwhile something else's name may have been given
-                            // to it.
+                            // The entry that was there at the last look may have been moved meanwhile, to a name that
+                            // something else had.
                             if self.remote.is_none() && taken.binary_search(&found.path).is_ok() {
                                 feed.push(MergeStep::Later(found.path.clone(), Why::Read(found.inode)))
                                     .map_err(early)?;
