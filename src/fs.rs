@@ -30,7 +30,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
 
-/// Never follow a symlink, and never give a descriptor to a child.
+/// Flags for opening that never follow a symlink, and never give the descriptor to a child process.
 pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 /// How long a program may take to write its content into a pipe that is read here.
 const PIPE: Duration = Duration::from_secs(10);

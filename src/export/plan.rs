@@ -116,7 +116,7 @@ impl<'a> ExportPlanner<'a> {
     /// Plans the whole stream. Returns the number of entries.
     ///
     /// # Errors
-    /// A store that fails, damage, and nobody who takes the jobs.
+    /// A store that fails; damage; nobody takes the jobs any more.
     pub fn run(mut self, root: &Root, ctx: &Context) -> Result<u64> {
         let mut entries = 0;
         let mut remarks = Vec::new();

@@ -201,9 +201,9 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     Ok(ReplicatedBackupReport { taken: report, vault: replicas.swap_remove(primary).url, vaults })
 }
 
-/// Reads the doubts of all vaults but the first one to be backed up to, whose backup reads its own, and tests the packs
-/// there that that vault's newest snapshot needs. Returns the packs that are damaged: a snapshot that names none of
-/// them is whole everywhere.
+/// Reads the doubts of all vaults but the first one to be backed up to, whose backup reads its own, and tests the
+/// doubted packs in them that the newest snapshot of the first one needs. Returns the packs that are damaged: a
+/// snapshot that names none of them is whole everywhere.
 ///
 /// # Errors
 /// Being told to stop. A store that fails keeps no backup from happening, and shows when the snapshot is to be copied

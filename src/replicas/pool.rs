@@ -90,7 +90,7 @@ impl VaultPool {
         let silence = self.silence.get_or_init(|| {
             let silence = Arc::new(AtomicBool::new(false));
             let end = silence.clone();
-            // The process does not wait for it.
+            // The process does not wait for this thread.
             std::thread::spawn(move || {
                 std::thread::sleep(LAST_WORDS);
                 end.store(true, Ordering::Relaxed);
@@ -120,7 +120,7 @@ impl VaultPool {
             let address = addresses.iter().filter(|_| stop.load(Ordering::Relaxed)).find(fits)?;
             let over = Arc::new(AtomicBool::new(false));
             let end = over.clone();
-            // The process does not wait for it.
+            // The process does not wait for this thread.
             std::thread::spawn(move || {
                 std::thread::sleep(LAST_CHECKPOINT);
                 end.store(true, Ordering::Relaxed);

@@ -14,8 +14,8 @@
 //! as much as before: what was changed on either side since has another change time, as long as clocks go on. Two kinds
 //! of directories are left out:
 //!
-//! - A birth time in whole seconds was not given by a kernel but by a program that made an image (`mkfs -d`), perhaps the same for
-//!   every version of it, with the same inode numbers, and change times, for other content.
+//! - A birth time in whole seconds was not given by a kernel but by a program that made an image (`mkfs -d`), perhaps
+//!   the same for every version of it, with the same inode numbers, and change times, for other content.
 //! - Some filesystems tell no time of birth.
 //!
 //! These are the same only in one boot, on one device.

@@ -1,1 +1,1 @@
-//! Files beside a database, by what the system says of them.
+//! Describes files beside a database by what the system says about them.

@@ -77,7 +77,7 @@ pub fn changing_nothing<T>(doing: impl FnOnce() -> T) -> T {
 }
 
 /// Runs `doing` while SQLite, in this thread, opens a `-shm` only if another program has it open. Also returns whether
-/// a `-shm` that nobody had open was met.
+/// SQLite failed because no other program had it open.
 pub fn after_others<T>(doing: impl FnOnce() -> T) -> (T, bool) {
     WAS_FIRST.set(false);
     (with(&FIRST, FirstShmOpen::Fails, doing), WAS_FIRST.get())

@@ -1,4 +1,4 @@
-//! Programs whose write-ahead log is not where their database is found.
+//! Tests databases of programs whose write-ahead log is not where the database is found.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
