@@ -40,10 +40,10 @@ use crate::vault::root::Root;
 const LEVEL: i32 = 3;
 /// Number of decoded frames that are kept: an entry's neighbours are often in the same ones.
 const DECODED: usize = 6;
-/// Most workers: more would hold more memory, and one stream needs no more.
+/// Most workers: more would hold more memory, and one stream keeps no more of them busy.
 const MAX_WORKERS: usize = 4;
 
-/// Frames that a worker may read ahead: more would hold more memory, and one stream needs no more.
+/// Frames that a worker may read ahead: more would hold more memory, and one stream keeps no more of them busy.
 const READS: usize = 2;
 
 const DOING: &str = "export a snapshot";

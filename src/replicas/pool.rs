@@ -111,7 +111,7 @@ impl VaultPool {
     }
 
     /// Opens the store for the last checkpoint of a backup once the program is told to stop, at which a bucket's own
-    /// store gives up. This store gives up 3 s later.
+    /// store gives up. This store gives up 3 s after it is asked for.
     pub fn last_checkpoint(&self) -> LastWords {
         let (addresses, stop) = (self.addresses.clone(), self.stop.clone());
         let opener = self.opener.within(LAST_CHECKPOINT);

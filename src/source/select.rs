@@ -214,8 +214,8 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
 /// Prefix of the names of folders that a restore makes in a directory that it fills.
 pub const OWN: &str = "lastgood.replaced-";
 
-/// Whether a folder is one that a restore leaves behind: staging, or what it moved aside (`<name>.replaced-<UTC
-/// time>`).
+/// Whether a folder is one that a restore leaves behind: staging, or what it moved aside
+/// (`<name>.replaced-<UTC time>`).
 pub fn is_ours(name: &[u8]) -> bool {
     let name = String::from_utf8_lossy(name);
     if name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-") {

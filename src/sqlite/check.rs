@@ -8,7 +8,7 @@ use rusqlite::{Connection, Error, ffi};
 
 use crate::vault::entry::CheckKind;
 
-/// How often it is looked whether a check is to stop.
+/// How often the watcher of a check looks whether it is to stop.
 const WATCH: Duration = Duration::from_millis(50);
 
 /// The result of a check.

@@ -23,9 +23,9 @@ pub const OPEN: (i64, i64) = (128, 1);
 pub enum LockHolder {
     /// Nobody whose lock can be seen.
     No,
-    /// Programs that read it, or that use it with a log; one of them, if its process number is known.
+    /// Programs that read it, or that use it with a log; the process number of one of them, if that is known.
     Reading(Option<u32>),
-    /// A program that has it to itself, if its process number is known.
+    /// A program that has it to itself; its process number, if that is known.
     Alone(Option<u32>),
 }
 

@@ -33,7 +33,7 @@ pub struct Restored {
 }
 
 /// Restores every database of the snapshot that `spec` names, one after the other, and checks it in full. If a database
-/// was captured raw, SQLite first recovers it by what its app left beside it, as it would have in its place.
+/// was captured raw, SQLite first recovers it from what its app left beside it, as it would have in its place.
 ///
 /// # Errors
 /// Usage: no such snapshot. Failed: a store or disk that fails. Damage to the vault is reported for the database that

@@ -44,8 +44,8 @@ pub enum Looked {
 }
 
 /// Settles the doubts about the packs of `book`, all of which were read; the packs in `sound` are sound. Doubts those
-/// in `spoiled`, and lifts doubts about packs of `book` that are wrong; if `book` is `complete`, also those of the
-/// doubts that stood `before` it was begun whose packs nothing names. Returns the doubts that stand then.
+/// in `spoiled`, and lifts doubts about packs of `book` that are wrong. If `book` is `complete`, also lifts the doubts
+/// whose packs nothing names, among those that stood `before` it was begun. Returns the doubts that stand then.
 ///
 /// # Errors
 /// A store that fails while a doubted pack is read; being told to stop.
