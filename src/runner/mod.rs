@@ -5,5 +5,6 @@ pub mod dispatch;
 pub mod queue;
 pub mod remote_worker;
 pub mod rules;
+#[expect(clippy::module_inception, reason = "the runner, and the parts that it is made of")]
 pub mod runner;
 pub mod stats;

@@ -18,7 +18,6 @@ mod handle;
 pub mod header;
 pub mod live;
 pub mod locks;
-pub mod side;
 pub mod source;
 pub mod system_calls;
 pub mod usage;

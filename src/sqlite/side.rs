@@ -1,1 +1,0 @@
-//! Describes files beside a database by what the system says about them.
