@@ -37,8 +37,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::cli::Cli;
-use self::commands::vaults::Commands;
-use self::commands::{doctor, export, look, publish, serve, vaults};
+use self::commands::vaults::{self, Commands};
+use self::commands::{doctor, export, look, publish, serve};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
 use self::log::CloudLog;

@@ -53,15 +53,15 @@ use tracing::field::Empty;
 pub use self::limits::ServerLimits;
 
 use self::answer::{Reply, ReplyBody};
+use self::auth::{Authorizer, Caller, Denied};
 use self::connections::{Admission, AdmittedConnection};
 use self::guard::Guard;
 use self::health::Checkup;
 use self::limits::TimedStream;
 use self::routes::{Access, Endpoint, Route, RouteMatch};
 use self::trace::TraceContext;
-use super::runner::runner::Runner;
-use self::auth::{Authorizer, Caller, Denied};
-use super::shutdown::Shutdown;
+use crate::runner::runner::Runner;
+use crate::shutdown::Shutdown;
 
 /// The configuration of the service.
 #[derive(Debug, Clone)]

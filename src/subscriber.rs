@@ -27,15 +27,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use super::events::decoded::EventDecision;
-use super::events::{self};
-use super::runner::runner::{Answer, Runner};
-use super::shutdown::Shutdown;
 use crate::error::{Error, Result};
+use crate::events::decoded::EventDecision;
+use crate::events::{self};
 use crate::gcp::cloud::Cloud;
 use crate::gcp::error_text::with_causes;
 use crate::gcp::pubsub::{PubsubAccess, Subscription};
 use crate::report::{Channel, Outcome};
+use crate::runner::runner::{Answer, Runner};
+use crate::shutdown::Shutdown;
 
 /// How many messages are held at the same time. Messages that wait together share a run, so the number is not smaller.
 const OUTSTANDING: usize = 100;

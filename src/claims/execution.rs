@@ -12,8 +12,7 @@
 
 use std::time::Duration;
 
-use super::folder::folder;
-use super::folder::ClaimFolder;
+use super::folder::{ClaimFolder, folder};
 use crate::error::Result;
 use crate::report::RunEnvironment;
 use crate::store::Store;

@@ -1,14 +1,13 @@
 //! `list`, `ls`, `cat` and `diff`: looking into a vault.
 
 use lastgood::error::Result;
-use lastgood::inspect;
 use lastgood::monitor::Context;
 use lastgood::path::EntryPath;
 use lastgood::replicas::pool::VaultPool;
 use lastgood::restore::select;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
-use lastgood::view;
+use lastgood::{inspect, view};
 
 use crate::ProgramOutcome;
 use crate::console::Console;

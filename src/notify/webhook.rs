@@ -26,8 +26,7 @@ use crate::error::{Doing, Error, Result};
 use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client;
 use crate::report::{JobOutput, Outcome, Report};
-use crate::retry::random;
-use crate::retry::{Backoff, Fault};
+use crate::retry::{Backoff, Fault, random};
 use crate::store::gcs::retry_after;
 
 /// Hosts of chats: they show `text`, and some refuse anything beside it.

@@ -140,8 +140,7 @@ pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There
 mod tests {
     use std::fs::{self, File};
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::error;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::queue::COUNTED;
 use super::dispatch::Dispatch;
+use super::queue::COUNTED;
 use crate::backup::commit::check_labels;
 use crate::backup::options::BeforeCommit;
 use crate::events::decoded::RunRequest;

@@ -48,8 +48,7 @@ pub fn total(headers: &HeaderMap) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gcp::error_text::LONGEST;
-    use crate::gcp::error_text::{message, retry_after};
+    use crate::gcp::error_text::{LONGEST, message, retry_after};
     use std::time::Duration;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
