@@ -30,7 +30,7 @@ pub fn find_served(vaults: &VaultPool, identity: &str) -> Result<Option<ServedBe
 }
 
 /// A run's report in a vault.
-pub struct StoredReport {
+pub struct FoundReport {
     /// The vault.
     pub vault: Address,
     /// The report's object.
@@ -44,7 +44,7 @@ pub struct StoredReport {
 ///
 /// # Errors
 /// A vault that does not open, or a store that fails, if no other vault has the report.
-pub fn report_of(run: RunId, vaults: &VaultPool, ctx: &Context) -> Result<Option<StoredReport>> {
+pub fn report_of(run: RunId, vaults: &VaultPool, ctx: &Context) -> Result<Option<FoundReport>> {
     let (mut undone, mut failed) = (None, None);
     for address in vaults.addresses() {
         ctx.check("find a run")?;
@@ -53,7 +53,7 @@ pub fn report_of(run: RunId, vaults: &VaultPool, ctx: &Context) -> Result<Option
             found.retain(|named| named.run == run);
             let Some(named) = report::that_counts(&found) else { return Ok(None) };
             let (object, report) = (named.object.clone(), report::told(&*vault.store, &named.object)?);
-            Ok(Some((named.stays(), StoredReport { vault: address.clone(), object, report })))
+            Ok(Some((named.stays(), FoundReport { vault: address.clone(), object, report })))
         });
         match found {
             Ok(Some((true, kept))) => return Ok(Some(kept)),

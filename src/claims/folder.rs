@@ -19,12 +19,19 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The objects that an event's folder holds, by their names.
 #[derive(Debug, Default)]
 pub struct ClaimFolder {
+    /// The numbers of the claims, from `<n>.json`.
     pub claims: BTreeSet<u64>,
+    /// The numbers of the claims whose runs ended without serving the event, from `<n>.failed.json`.
     pub failed: BTreeSet<u64>,
+    /// Whether there is a `done.json`: the event is served.
     pub done: bool,
 }
 
 impl ClaimFolder {
+    /// Lists an event's folder.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn of(store: &dyn Store, folder: &str) -> Result<ClaimFolder> {
         let objects = store.list(folder).map_err(|why| why.while_doing(format!("list {folder} of {}", store.url())))?;
         let mut seen = ClaimFolder::default();

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::ended_runs::{FoundReport, find_served, report_of};
 use super::ended_runs::{ServedBefore, before, copy_report};
-pub use super::ended_runs::{StoredReport, find_served, report_of};
 use super::execution::{Execution, LONGEST_ATTEMPT};
 use super::lease::{self, Claim, ClaimIdentity, ClaimName, Claimant, DoneRecord, LeaseProgress, LeaseState};
 use super::recover::{self, RecoveredReport, done, kept};
@@ -405,7 +405,7 @@ impl HeldClaim {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn close_by(&self, kept: &StoredReport, stays: bool) -> Result<()> {
+    pub fn close_by(&self, kept: &FoundReport, stays: bool) -> Result<()> {
         if !stays {
             return self.claim.failed(self.store());
         }
@@ -502,4 +502,5 @@ pub fn restored(held: &HeldClaim, vaults: &VaultPool) -> Result<Option<String>> 
 }
 
 #[cfg(test)]
+#[allow(missing_docs, reason = "for tests alone")]
 pub mod tests;

@@ -308,11 +308,13 @@ fn served_before(
     console: &mut Console,
 ) -> Result<ProgramOutcome> {
     let report = before.report.clone().unwrap_or_else(|| EncodedReport::bare(before.run));
-    let stored = report.stored();
-    let snapshot = stored.snapshot.map_or("whose report is lost".to_owned(), |snapshot| snapshot.to_string());
-    let result = stored.result.map_or("of unknown state", report::Outcome::name);
+    let (stored, told) = (report.stored(), report.summary());
+    let snapshot = told.snapshot.as_deref().unwrap_or("whose report is lost");
+    let result = told.result.as_deref().unwrap_or("of unknown state");
     tracing::warn!(
-        "an earlier attempt of this task committed the snapshot {snapshot}, which is {result}; no second one is taken"
+        "an earlier attempt of this task committed the snapshot {}, which is {}; no second one is taken",
+        printable(snapshot),
+        printable(result)
     );
     let document = report.value();
     console.report(&document, || view::run_in_full(&document));

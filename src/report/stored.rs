@@ -1,8 +1,12 @@
 //! A stored report as far as this program knows its form. Other versions write reports, too, and so may anybody who may write to
 //! the vault: what is missing, or is not of its kind, is `None`, and what is not known is passed over.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use jiff::Timestamp;
-use serde::de::{DeserializeOwned, Deserializer};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -32,10 +36,10 @@ pub struct StoredReport {
     #[serde(deserialize_with = "known")]
     pub snapshot: Option<SnapshotName>,
     /// Why it failed.
-    #[serde(deserialize_with = "known")]
+    #[serde(deserialize_with = "object")]
     pub error: Option<StoredError>,
     /// What a backup did.
-    #[serde(deserialize_with = "known")]
+    #[serde(deserialize_with = "object")]
     pub backup: Option<StoredBackup>,
 }
 
@@ -66,8 +70,8 @@ pub struct StoredBackup {
     #[serde(deserialize_with = "known")]
     pub whole: Option<bool>,
     /// The vaults, where there are several.
-    #[serde(deserialize_with = "known")]
-    pub vaults: Option<Vec<StoredCopy>>,
+    #[serde(deserialize_with = "objects")]
+    pub vaults: Vec<StoredCopy>,
 }
 
 /// One of several vaults after a backup.
@@ -94,7 +98,7 @@ impl StoredReport {
     pub fn shortcomings(&self, outcome: Outcome) -> Vec<Outcome> {
         let mut short = vec![outcome];
         if let Some(backup) = &self.backup {
-            if backup.vaults.iter().flatten().any(|copy| copy.holds == Some(false)) {
+            if backup.vaults.iter().any(|copy| copy.holds == Some(false)) {
                 short.push(Outcome::IncompleteCopies);
             }
             if (backup.good, backup.whole) == (Some(true), Some(false)) {
@@ -150,7 +154,98 @@ fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Opti
 
 /// The text of a report's error.
 fn why<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    Ok(known::<D, StoredError>(from)?.and_then(|error| error.error))
+    Ok(object::<D, StoredError>(from)?.and_then(|error| error.error))
+}
+
+/// An object of the form `T`; `None` for anything else. What `T` does not name is passed over and never kept in memory: a report
+/// may have 16 MiB, and many times as much as values.
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    from.deserialize_any(ObjectVisitor(PhantomData))
+}
+
+/// The objects of the form `T` in a list; no list has none.
+fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    from.deserialize_any(ListVisitor(PhantomData))
+}
+
+/// Answers for values that are neither a list nor an object.
+macro_rules! nothing_of_scalars {
+    ($nothing:expr) => {
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("JSON")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+            Ok($nothing)
+        }
+    };
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Option<T>;
+
+    nothing_of_scalars!(None);
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Some)
+    }
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+    type Value = Vec<T>;
+
+    nothing_of_scalars!(Vec::new());
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut found = Vec::new();
+        while let Some(Element(item)) = list.next_element::<Element<T>>()? {
+            found.extend(item);
+        }
+        Ok(found)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        while fields.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Vec::new())
+    }
+}
+
+/// One of a list.
+struct Element<T>(Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Element<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        object(from).map(Element)
+    }
 }
 
 #[cfg(test)]
@@ -163,7 +258,7 @@ mod tests {
     fn what_is_not_of_its_kind_says_nothing_and_all_else_counts() {
         let report = json!({
             "run": "0011223344556677", "action": "polish", "result": 7, "finished": "2026-11-30T10:00:00Z", "error": { "error": "no" },
-            "backup": { "uploaded_bytes": 5, "retries": "many", "vaults": [{ "holds": false }, {}], "good": true, "whole": false },
+            "backup": { "uploaded_bytes": 5, "retries": "many", "vaults": [null, 4, { "holds": false, "more": [1] }, {}], "good": true, "whole": false },
         });
         let read = StoredReport::of(&report);
         assert_eq!((read.run.map(|run| run.to_string()), read.action), (Some("0011223344556677".into()), None));
@@ -171,8 +266,12 @@ mod tests {
         let backup = read.backup.as_ref().unwrap();
         assert_eq!((backup.uploaded_bytes, backup.retries), (Some(5), None));
         assert_eq!(read.shortcomings(Outcome::Complete), [Outcome::IncompleteCopies, Outcome::Stale]);
-        for nothing in [json!(null), json!([1]), json!("text")] {
+        for nothing in [json!(null), json!([1]), json!("text"), json!(-7), json!(1.5), json!(true)] {
             assert_eq!(StoredReport::of(&nothing), StoredReport::default());
+            let part = json!({ "error": nothing, "backup": nothing });
+            assert_eq!((StoredReport::of(&part).error, StoredReport::of(&part).backup), (None, None));
+            let copies = StoredReport::of(&json!({ "backup": { "vaults": nothing } })).backup.unwrap().vaults;
+            assert_eq!(copies, []);
         }
         let summary = RunSummary::of(&report);
         assert_eq!(

@@ -1,11 +1,12 @@
 //! A report's JSON as it is handed on.
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::Error;
 
-use super::stored::StoredReport;
+use super::stored::{RunSummary, StoredReport};
 use super::{Action, Outcome, Report, RunId};
 
 /// A report's JSON: encoded once, however many are sent it, as it may have 16 MiB.
@@ -15,6 +16,16 @@ pub struct EncodedReport {
     run: Option<RunId>,
     ended: Option<(Outcome, Action)>,
     error: Option<String>,
+}
+
+/// The fields of a report that say how its run ended. All else is passed over, since it may be many times as large in memory.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReportHead {
+    run: Value,
+    action: Value,
+    result: Value,
+    error: Value,
 }
 
 impl EncodedReport {
@@ -38,9 +49,11 @@ impl EncodedReport {
     /// # Errors
     /// It is no JSON document.
     pub fn read(json: Vec<u8>) -> serde_json::Result<Self> {
-        let stored: StoredReport = serde_json::from_slice(&json)?;
-        let error = stored.error.map(|error| error.error.unwrap_or_else(|| "its report says why".to_owned()));
-        Ok(EncodedReport { json: json.into(), run: stored.run, ended: stored.result.zip(stored.action), error })
+        let ReportHead { run, action, result, error } = serde_json::from_slice(&json)?;
+        let said = |error: Value| error["error"].as_str().unwrap_or("its report says why").to_owned();
+        let error = Some(error).filter(|error| !error.is_null()).map(said);
+        let ended = serde_json::from_value(result).ok().zip(serde_json::from_value(action).ok());
+        Ok(EncodedReport { json: json.into(), run: serde_json::from_value(run).ok(), ended, error })
     }
 
     /// The JSON.
@@ -51,6 +64,11 @@ impl EncodedReport {
     /// All of it, to be looked into.
     pub fn value(&self) -> Value {
         // It was read, or written, before.
+        serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+
+    /// The parts that a list shows, in the words of the program that wrote it.
+    pub fn summary(&self) -> RunSummary {
         serde_json::from_slice(&self.json).unwrap_or_default()
     }
 

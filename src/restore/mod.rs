@@ -658,7 +658,9 @@ mod faulty;
 mod hostile;
 
 #[cfg(test)]
+#[allow(missing_docs, reason = "for tests alone")]
 pub mod sample;
 
 #[cfg(test)]
+#[allow(missing_docs, reason = "for tests alone")]
 pub mod tests;

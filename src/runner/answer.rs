@@ -173,3 +173,48 @@ pub(crate) fn how_to_look(action: Action) -> &'static str {
         Action::Verify => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Channel, RunEnvironment};
+    use crate::vault::hex::Hex;
+
+    #[test]
+    fn whether_to_try_again_is_the_same_while_a_run_is_remembered_and_from_its_stored_report() {
+        let results = [
+            Outcome::Complete,
+            Outcome::Stale,
+            Outcome::IncompleteCopies,
+            Outcome::Partial,
+            Outcome::Suspect,
+            Outcome::Unsound,
+            Outcome::Damaged,
+            Outcome::Failed,
+            Outcome::Refused,
+        ];
+        for (action, result) in
+            results.map(|result| [Action::Backup, Action::Restore, Action::Verify].map(|a| (a, result))).concat()
+        {
+            let report = Report {
+                format: Report::format(),
+                run: Hex([5; 8]),
+                action,
+                result,
+                way: Channel::Http,
+                events: Vec::new(),
+                place: RunEnvironment::default(),
+                started: "2026-11-30T10:00:00Z".parse().unwrap(),
+                finished: "2026-11-30T10:00:01Z".parse().unwrap(),
+                snapshot: None,
+                error: None,
+                done: None,
+            };
+            let stored = EncodedReport::read(report.encode().unwrap()).unwrap();
+            let Answer::Done { retry, .. } = Answer::of_report(&report) else { panic!("{report:?}") };
+            assert_eq!((stored.retry(), stored.ended()), (retry, Some((result, action))));
+            let Some(Answer::Done { retry: again, .. }) = Answer::read(stored) else { panic!("{report:?}") };
+            assert_eq!(again, retry, "{action:?} {result:?}");
+        }
+    }
+}

@@ -22,7 +22,9 @@ pub const COUNTED: Duration = Duration::from_secs(3600);
 pub struct QueuedRequest {
     /// The run that will serve it.
     pub run: RunId,
+    /// What is asked for.
     pub request: RunRequest,
+    /// How it was asked for.
     pub way: Channel,
     /// Bytes that it takes of the room in its run's report.
     pub bytes: usize,
@@ -95,6 +97,8 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// Returns an empty queue. Critical events within `coalesce` share a run, and at most `critical_max` runs for them begin
+    /// within an hour.
     pub fn new(coalesce: Duration, critical_max: usize) -> Self {
         Queue { coalesce, critical_max, waiting: VecDeque::new(), critical: VecDeque::new(), claiming: None }
     }
@@ -131,6 +135,7 @@ impl Queue {
         runs.iter().find(fits).filter(|_| action == Action::Backup).map(|(run, _)| *run)
     }
 
+    /// Adds a request at the end.
     pub fn push(&mut self, waiting: QueuedRequest) {
         self.waiting.push_back(waiting);
     }

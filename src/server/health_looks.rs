@@ -23,7 +23,9 @@ use crate::vault::root::SnapshotName;
 
 /// What a look gave, and when.
 pub struct ProbeResult<T> {
+    /// When the look ended.
     pub at: Instant,
+    /// What it gave.
     pub value: Arc<T>,
 }
 
@@ -110,6 +112,7 @@ const RECENT: usize = 50;
 
 /// A vault, and what was heard of it.
 pub struct VaultProbe {
+    /// Where the vault is.
     pub address: Address,
     look: Arc<Probe<Result<VaultReply>>>,
     known: Mutex<Option<(Instant, VaultReply)>>,

@@ -154,7 +154,7 @@ impl Server {
             Some(RunProgress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
             Some(RunProgress::Over(answer)) => events::over(run, &answer),
             None => match self.look(move |desk, ctx| idempotent::report_of(run, desk.vaults(), ctx)).await {
-                Ok(Some(idempotent::StoredReport { report, .. })) => {
+                Ok(Some(idempotent::FoundReport { report, .. })) => {
                     self.large(&report, events::reported(run, report.retry(), &report))
                 }
                 Ok(None) => unknown(),

@@ -426,6 +426,7 @@ fn write(via: &Arc<Folder>, made: Option<&[u8]>, unfinished: &Unfinished) -> io:
 }
 
 #[cfg(test)]
+#[allow(missing_docs, reason = "for tests alone")]
 pub mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;

@@ -48,6 +48,7 @@ const HOT: u32 = 3;
 /// taken to last.
 pub const UNINDEXED: u32 = 200;
 const LOCKED: &str = "another program keeps it locked";
+/// Why a database cannot be read whose log is not where the database is.
 pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
                              -shm) is not here";
 const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";

@@ -27,6 +27,7 @@ pub mod wal_index;
 pub mod error;
 pub mod fd_registry;
 #[cfg(test)]
+#[allow(missing_docs, reason = "for tests alone")]
 pub mod peer;
 pub mod side_files;
 #[cfg(test)]

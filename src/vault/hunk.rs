@@ -282,6 +282,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 }
 
 #[cfg(test)]
+#[allow(missing_docs, reason = "for tests alone")]
 pub mod tests {
     use super::*;
     use crate::vault::entry::{

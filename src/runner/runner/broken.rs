@@ -279,7 +279,7 @@ impl Runner {
     }
 
     /// The report of a run. `None` if there is none, or if it is damaged.
-    fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<idempotent::StoredReport>> {
+    fn report_of(&self, run: RunId, ctx: &Context) -> Result<Option<idempotent::FoundReport>> {
         match idempotent::report_of(run, &self.vaults, ctx) {
             Err(why) if why.kind() == Kind::Damage => {
                 tracing::warn!("the report of the run {run}, which was promised, is passed over: {}", why.what());
