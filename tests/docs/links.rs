@@ -104,7 +104,7 @@ fn pages_are_short_and_say_what_they_answer() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let readme = &pages::all()[0];
-    for command in ["cargo run --release -- backup DIR", "cargo test", "cargo install --path ."] {
+    for command in ["cargo run --release -- backup DIR", "cargo test", "cargo install --locked --path ."] {
         assert!(readme.text.contains(command), "README.md does not tell of `{command}`");
     }
 }
