@@ -4,21 +4,21 @@ use crate::shell::acts_on_a_terminal;
 
 /// Puts text from outside on one line: control characters, line ends and characters that turn the direction of text are written
 /// as escapes. A text longer than `most` bytes is cut between characters, and marked as cut.
-pub fn one_line(one_line: &str, most: usize) -> String {
-    let one_line = escape(one_line);
-    if one_line.len() <= most {
-        return one_line;
+pub fn one_line(text: &str, most: usize) -> String {
+    let text = escape(text);
+    if text.len() <= most {
+        return text;
     }
-    let kept = one_line.floor_char_boundary(most.saturating_sub(CUT.len()));
-    format!("{}{CUT}", &one_line[..kept])
+    let kept = text.floor_char_boundary(most.saturating_sub(CUT.len()));
+    format!("{}{CUT}", &text[..kept])
 }
 
 /// The end of a text that was cut.
 pub(crate) const CUT: &str = "… (cut)";
 
-pub(crate) fn escape(one_line: &str) -> String {
-    let mut out = String::with_capacity(one_line.len());
-    for c in one_line.chars() {
+pub(crate) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
         let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}') {
             out.extend(c.escape_default());

@@ -46,6 +46,15 @@ pub struct EndedRun {
     retries: u64,
 }
 
+impl LastRun {
+    /// Reads a stored report. `None` if it does not say which run ended how, and when.
+    pub fn read(report: &StoredReport) -> Option<Self> {
+        let error = report.why().map(str::to_owned);
+        let &StoredReport { run, action, result, finished, .. } = report;
+        Some(LastRun { run: run?, action: action?, result: result?, finished: finished?, error })
+    }
+}
+
 impl From<&Report> for EndedRun {
     fn from(report: &Report) -> Self {
         let &Report { run, action, result, started, finished, .. } = report;
@@ -63,13 +72,10 @@ impl From<&Report> for EndedRun {
 impl EndedRun {
     /// Reads a report that another process stored. `None` if it does not say which run ended how, and when.
     pub fn read(report: &StoredReport) -> Option<Self> {
-        let error = report.why().map(str::to_owned);
-        let &StoredReport { run, action, result, started, finished, ref backup, .. } = report;
-        let last = LastRun { run: run?, action: action?, result: result?, finished: finished?, error };
-        let backup = backup.as_ref();
+        let (last, backup) = (LastRun::read(report)?, report.backup.as_ref());
         let uploaded = backup.and_then(|backup| backup.uploaded_bytes).unwrap_or(0);
         let retries = backup.and_then(|backup| backup.retries).unwrap_or(0);
-        Some(EndedRun { last, started: started?, uploaded, retries })
+        Some(EndedRun { last, started: report.started?, uploaded, retries })
     }
 
     /// How the run ended, and what it was for.

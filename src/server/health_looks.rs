@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::parallel::budget::ByteBudget;
 use crate::parallel::ordered::map_ordered;
-use crate::report::{self, Outcome, RunId, StoredReport};
+use crate::report::{self, Outcome, RunId};
 use crate::restore::select;
 use crate::runner::runner::{LastRun, Runner};
 use crate::store::Store;
@@ -192,7 +192,7 @@ fn tell(
     let room = ByteBudget::new(report::AT_ONCE);
     let doing = |named: &&report::ReportName| {
         let _room = room.take(named.size);
-        report::told(store, &named.object).map(|report| last(&report.stored()))
+        report::told(store, &named.object).map(|report| LastRun::read(&report.stored()))
     };
     map_ordered(&new, ctx.parallel, doing, |named, told| {
         ctx.check("look at the last runs")?;
@@ -217,13 +217,6 @@ fn by_name(named: &report::ReportName) -> Option<LastRun> {
     let (action, result) = (named.action?, named.result?);
     let error = Some("its report cannot be read".to_owned()).filter(|_| result != Outcome::Complete);
     Some(LastRun { run: named.run, action, result, finished: named.started, error })
-}
-
-/// The last run by its report. `None` if that does not say which run ended how, and when.
-fn last(report: &StoredReport) -> Option<LastRun> {
-    let error = report.why().map(str::to_owned);
-    let &StoredReport { run, action, result, finished, .. } = report;
-    Some(LastRun { run: run?, action: action?, result: result?, finished: finished?, error })
 }
 
 fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<Option<NewestSnapshot>> {
@@ -304,6 +297,7 @@ mod tests {
 
     use super::*;
     use crate::monitor::{CollectingMonitor, system_random};
+    use crate::report::StoredReport;
     use crate::store::local::LocalStore;
     use crate::store::testing::memory::MemoryStore;
     use crate::store::testing::recording::RecordingStore;
@@ -332,9 +326,9 @@ mod tests {
             "run": "0101010101010101", "action": "backup", "result": "failed", "finished": "2026-11-21T10:00:00Z",
             "error": { "error": "it failed", "kind": "failed" },
         });
-        let last = last(&StoredReport::of(&report)).unwrap();
+        let last = LastRun::read(&StoredReport::of(&report)).unwrap();
         assert_eq!((last.result, last.error.as_deref()), (report::Outcome::Failed, Some("it failed")));
-        assert!(super::last(&StoredReport::of(&serde_json::json!({ "run": "0101010101010101" }))).is_none());
+        assert!(LastRun::read(&StoredReport::of(&serde_json::json!({ "run": "0101010101010101" }))).is_none());
     }
 
     #[test]
