@@ -61,20 +61,21 @@ impl<'t> Console<'t> {
     pub fn fail(&mut self, why: &Error) {
         self.terminal.clear();
         if self.output.json_log {
-            tracing::error!(hint = why.advice().unwrap_or_default(), "{}", why.what());
+            tracing::error!(code = why.word(), hint = why.advice().unwrap_or_default(), "{}", why.what());
         } else {
             let advice = why.advice().map(|advice| format!("  {}\n", printable(advice))).unwrap_or_default();
-            stderr::write(format!("lastgood: {}\n{advice}", printable(&why.what())).as_bytes());
+            stderr::write(format!("lastgood: {}\n{advice}", printable(&why.what_with_code())).as_bytes());
         }
         if self.output.json && !self.out.used() {
-            write_error(&mut self.out, why.kind(), &why.what(), why.advice());
+            write_error(&mut self.out, why.kind(), why.word(), &why.what(), why.advice());
         }
     }
 }
 
-/// Writes an error as a JSON document.
-pub fn write_error(out: &mut Stdout, kind: Kind, error: &str, hint: Option<&str>) {
-    let text = format!("{}\n", serde_json::json!({ "error": error, "kind": kind.name(), "hint": hint }));
+/// Writes an error as a JSON document; `code` is one of the words of [`lastgood::error::Code`].
+pub fn write_error(out: &mut Stdout, kind: Kind, code: &str, error: &str, hint: Option<&str>) {
+    let document = serde_json::json!({ "error": error, "kind": kind.name(), "code": code, "hint": hint });
+    let text = format!("{document}\n");
     if let Err(why) = out.report(&text) {
         stderr::write(format!("lastgood: {}\n", why.what()).as_bytes());
     }

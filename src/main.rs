@@ -21,7 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use lastgood::error::{Doing, Error, Kind, Result};
+use lastgood::error::{Code, Doing, Error, Kind, Result};
 use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
@@ -205,7 +205,7 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
     }
     // The arguments could not be parsed, so they are searched for the one that matters here.
     if code != 0 && std::env::args_os().any(|arg| arg == "--json") {
-        console::write_error(&mut out, Kind::Usage, why.to_string().trim_end(), None);
+        console::write_error(&mut out, Kind::Usage, Code::Usage.word(), why.to_string().trim_end(), None);
     }
     ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage } as u8)
 }

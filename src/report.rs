@@ -201,6 +201,9 @@ pub struct ReportedError {
     pub error: String,
     /// `usage`, `failed`, `unreachable`, `damage` or `nothing-yet`.
     pub kind: String,
+    /// The word for what went wrong: [`crate::error::Code`]. Empty in reports of programs that had no codes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub code: String,
     /// What can be done about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
@@ -208,8 +211,12 @@ pub struct ReportedError {
 
 impl From<&Error> for ReportedError {
     fn from(why: &Error) -> Self {
-        let kind = why.kind().name().to_owned();
-        ReportedError { error: why.what(), kind, hint: why.advice().map(str::to_owned) }
+        ReportedError {
+            error: why.what(),
+            kind: why.kind().name().to_owned(),
+            code: why.word().to_owned(),
+            hint: why.advice().map(str::to_owned),
+        }
     }
 }
 

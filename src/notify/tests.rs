@@ -44,7 +44,7 @@ fn report(action: Action, result: Outcome) -> Report {
 }
 
 fn failed(action: Action, result: Outcome, error: &str) -> Report {
-    let error = ReportedError { error: error.into(), kind: "failed".into(), hint: None };
+    let error = ReportedError { error: error.into(), kind: "failed".into(), code: "failed".into(), hint: None };
     Report { snapshot: None, error: Some(error), ..report(action, result) }
 }
 

@@ -184,8 +184,8 @@ pub fn failed(why: &Error) -> Reply {
         tracing::warn!("a request is not served: {}", why.what());
     }
     let body = match why.advice() {
-        Some(advice) => json!({ "error": why.what(), "hint": advice }),
-        None => json!({ "error": why.what() }),
+        Some(advice) => json!({ "error": why.what(), "code": why.word(), "hint": advice }),
+        None => json!({ "error": why.what(), "code": why.word() }),
     };
     match status {
         StatusCode::SERVICE_UNAVAILABLE => later(status, &body, Duration::from_secs(30)),

@@ -29,7 +29,7 @@ pub fn schemas() -> Value {
         json!({ "run": run(), "action": action(), "result": result(), "finished": time(), "error": maybe_text() }),
     );
     json!({
-        "Error": object(&["error"], json!({ "error": text(), "hint": text(), "status": text() })),
+        "Error": object(&["error"], json!({ "error": text(), "code": text(), "hint": text(), "status": text() })),
         "NotDone": object(&["status", "why"], json!({ "status": { "enum": ["ignored", "refused"] }, "why": text() })),
         "Accepted": object(&["run", "poll"], json!({ "run": run(), "poll": text() })),
         "Report": object(&["run"], json!({
@@ -44,7 +44,8 @@ pub fn schemas() -> Value {
             "finished": time(),
             "snapshot": maybe_text(),
             "error": { "type": ["object", "null"], "required": ["error", "kind"], "properties": {
-                "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage", "nothing-yet"] }, "hint": text(),
+                "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage", "nothing-yet"] },
+                "code": text(), "hint": text(),
             } },
             "backup": { "type": "object" },
             "restore": { "type": "object" },

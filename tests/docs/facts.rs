@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lastgood::error::Kind;
+use lastgood::error::{Code, Kind};
 use lastgood::report::Outcome;
 use serde_json::Value;
 
@@ -188,7 +188,7 @@ fn exit_codes_are_those_of_the_program() {
 }
 
 #[test]
-fn kinds_of_errors_and_results_of_runs_are_those_of_the_program() {
+fn kinds_and_codes_of_errors_and_results_of_runs_are_those_of_the_program() {
     // A variant that is new is missing here until it is added, which the compiler demands.
     let next = |kind| match kind {
         Kind::Usage => Some(Kind::Failed),
@@ -202,6 +202,8 @@ fn kinds_of_errors_and_results_of_runs_are_those_of_the_program() {
     // Nothing had to be done is no error to anybody: the exit code is 0, and `skipped` says why.
     let told = kinds.filter(|kind| *kind != Kind::Unneeded).map(|kind| kind.name().to_owned());
     assert_same("kinds", &firsts("exit-codes-and-errors.md", "Kinds of errors"), &told.collect());
+    let codes = Code::ALL.iter().filter(|code| **code != Code::Unneeded).map(|code| code.word().to_owned());
+    assert_same("codes", &firsts("exit-codes-and-errors.md", "Codes of errors"), &codes.collect());
     let next = |outcome| match outcome {
         Outcome::Complete => Some(Outcome::Stale),
         Outcome::Stale => Some(Outcome::IncompleteCopies),
