@@ -3,8 +3,9 @@
 use super::*;
 use crate::restore::sample::{SampleVault, context};
 use crate::restore::tests::damages;
-use crate::vault::entry::Extent;
+use crate::vault::entry::{Extent, MapForm};
 use crate::vault::hex::Hash;
+use crate::vault::list::List;
 use crate::vault::root::SnapshotState;
 
 fn all() -> VerifyOptions {
