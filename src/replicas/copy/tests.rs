@@ -1,7 +1,6 @@
 //! Tests what a copy sends, in which order, and what it leaves out.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
 use crate::monitor::{CollectingMonitor, system_random};
@@ -300,26 +299,4 @@ fn one_listing_serves_many_roots() {
     // Doubts, packs, index packs and roots are listed at the beginning, then packs and index packs for each of three
     // groups.
     assert_eq!(lists, 4 + 3 * 2);
-}
-
-#[test]
-fn packs_in_memory_are_bounded() {
-    let (room, used, most) =
-        (Arc::new(ByteBudget::new(IN_FLIGHT)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    std::thread::scope(|scope| {
-        for thread in 0..8u64 {
-            let (room, used, most) = (room.clone(), used.clone(), most.clone());
-            scope.spawn(move || {
-                for n in 0..50 {
-                    let bytes = [IN_FLIGHT, IN_FLIGHT / 3, 16 << 20, 1][((thread + n) % 4) as usize];
-                    let _taken = room.take(bytes);
-                    let now = used.fetch_add(bytes, Ordering::SeqCst) + bytes;
-                    most.fetch_max(now, Ordering::SeqCst);
-                    std::thread::yield_now();
-                    used.fetch_sub(bytes, Ordering::SeqCst);
-                }
-            });
-        }
-    });
-    assert!(most.load(Ordering::SeqCst) == IN_FLIGHT && room.held() == 0);
 }
