@@ -9,13 +9,14 @@ use std::process::Command;
 use super::sample::{Rewrite, SampleVault, context};
 use super::tests::{damages, noise, options};
 use super::*;
+use crate::path::EntryPath;
 use crate::vault::README;
-use crate::vault::entry::EntryKind;
+use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::{self, PackKind};
 use crate::vault::read::tests::table_harms;
-use crate::vault::root::SnapshotName;
+use crate::vault::root::{SnapshotName, SnapshotState};
 use crate::verify;
 
 /// A tree with some of everything, in many hunks.

@@ -9,7 +9,9 @@ use super::sample::{SampleVault, context};
 use super::tests::{expected, look, options, tiny};
 use super::*;
 use crate::monitor::Monitor;
-use crate::vault::root::SnapshotName;
+use crate::path::EntryPath;
+use crate::vault::read::PackReader;
+use crate::vault::root::{SnapshotName, SnapshotState};
 use crate::{export, inspect, verify};
 
 /// Keeps the warnings that it gets.

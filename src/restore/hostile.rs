@@ -6,11 +6,13 @@ use std::path::Path;
 use super::sample::{SamplePack, SampleVault, context, pages};
 use super::tests::{expected, look, noise, options, small, tiny};
 use super::*;
+use crate::path::EntryPath;
 use crate::store::Store;
 use crate::vault::entry::{Extent, Map, MapForm, MapFrame, PageMap};
 use crate::vault::hex::Hash;
 use crate::vault::list::List;
 use crate::vault::pack::PackKind;
+use crate::vault::root::{SnapshotName, SnapshotState};
 use crate::verify;
 
 /// Restores what must not be restored; nothing may appear outside the target, and the target stays missing.

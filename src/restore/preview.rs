@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use crossbeam_channel::bounded;
 use serde::Serialize;
 
+use super::locate::locate;
 use super::options::RestoreOptions;
 use super::select::{Choice, PassedOver};
 use super::standing::{self, FileUser};
 use super::target::RestoreTarget;
-use super::{apart, locate, side_files};
+use super::{apart, occupants, side_files};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
@@ -104,10 +105,7 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
         gone: Changes::default(),
         moves_aside: place.replaces().into_iter().filter(|path| path.symlink_metadata().is_ok()).collect(),
         kept: place.kept_there(),
-        in_use: crate::restore::occupants::users_of(&place)
-            .into_iter()
-            .chain(crate::restore::occupants::moved(&place))
-            .collect(),
+        in_use: occupants::users_of(&place).into_iter().chain(occupants::moved(&place)).collect(),
         passed_over,
         warnings: place.broken(),
     };

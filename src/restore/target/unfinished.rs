@@ -1,0 +1,67 @@
+//! What the target says of restores that were cut off.
+
+use std::path::{Path, PathBuf};
+
+use super::RestoreTarget;
+use crate::error::{Error, Kind};
+use crate::source::marker::Unfinished;
+
+impl RestoreTarget {
+    /// Returns a message for each restore to this target that was cut off, or whose marker is unclear.
+    pub fn broken(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        let mut said = |of: &str, folder: &Path| match Unfinished::at(folder) {
+            Ok(said) => said,
+            Err(unclear) => {
+                told.push(format!("{of}: {unclear}. {}", unclear.advice));
+                None
+            }
+        };
+        let kept = self.kept.iter().map(|kept| (kept, said(&kept.to_string(), &self.target.join(kept.as_path()))));
+        let kept: Vec<_> = kept.collect();
+        if let Some(unfinished) = said("the target", &self.folder()) {
+            let mut of = "an in-place restore".to_owned();
+            if !unfinished.is_all() {
+                of = format!("a restore of {unfinished}");
+            }
+            told.push(match unfinished.without(&self.paths_below(), &self.lacking_below()) {
+                Some(left) => {
+                    let ends = left.command(self.vault.as_deref(), &self.target, &self.within);
+                    format!("the target is broken: {of} had been interrupted; `{ends}` ends that")
+                }
+                None => {
+                    let aside = unfinished.was_there(&self.folder());
+                    // If the folder is exchanged, it moves along.
+                    let told = |at: &PathBuf| match at.strip_prefix(&self.target) {
+                        Ok(below) if !self.keeps_target() => format!("{}, in what moves aside now", below.display()),
+                        _ => at.display().to_string(),
+                    };
+                    let aside: String =
+                        aside.iter().map(|at| format!("; what was there before is in {}", told(at))).collect();
+                    format!("the target was broken: {of} had been interrupted; this one completes it{aside}")
+                }
+            });
+        }
+        for (kept, said) in kept {
+            if let Some(unfinished) = said {
+                let ends = unfinished.command(self.vault.as_deref(), &self.target, kept);
+                told.push(format!("{kept} is broken: a restore of it in place was cut off; `{ends}` ends that"));
+            }
+        }
+        told
+    }
+
+    /// Adds to the error that the snapshot lacks a path how an interrupted restore can be completed, if there was one
+    /// that may have had that path.
+    pub(crate) fn lacking(&self, why: Error) -> Error {
+        let said = Unfinished::at(&self.folder()).unwrap_or_default();
+        let Some(unfinished) = said.filter(|said| !said.is_all() && why.kind() == Kind::Usage) else { return why };
+        let ends = unfinished.command(self.vault.as_deref(), &self.target, &self.within);
+        let hint = format!(
+            "A restore of {unfinished} there was cut off: `{ends}` ends that, with the snapshot that it was of, and so \
+             does a restore of all of it."
+        );
+        let both = why.advice().map(|advice| format!("{advice} {hint}"));
+        why.hint(both.unwrap_or(hint))
+    }
+}
