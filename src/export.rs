@@ -25,8 +25,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
 use self::plan::{ExportPlanner, FrameJob, FrameTask, PartOfFrame, StreamMark, StreamPiece};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::Context;
+use crate::panics;
 use crate::parallel::ordered::map_ordered;
 use crate::path::EntryPath;
 use crate::vault::Vault;
@@ -104,7 +105,7 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
         let plan = scope.spawn(|| plan.run(root, ctx));
         // When writing fails, `line` is gone, which stops the plan, which stops the workers.
         let written = write(line, out, ctx);
-        let planned = plan.join().map_err(|_| Error::failed(DOING, "a thread of it ended early"))?;
+        let planned = plan.join().map_err(|panic| panics::error(DOING, &*panic))?;
         let (report, entries) = (written?, planned?);
         Ok(ExportReport { entries, ..report })
     });
@@ -267,7 +268,8 @@ fn write(line: Receiver<PendingFrame>, out: &mut dyn Write, ctx: &Context) -> Re
     let mut report = ExportReport::default();
     let mut check = HashCheck::default();
     for outcome in line {
-        let frame = outcome.recv().map_err(|_| Error::failed(DOING, "a thread of it ended early"))??;
+        let frame =
+            outcome.recv().map_err(|_| Error::failed(DOING, "a thread of it ended early").code(Code::Internal))??;
         ctx.check(DOING)?;
         check.frame(&frame, &mut report)?;
         out.write_all(&frame.bytes).doing(|| "write the archive")?;

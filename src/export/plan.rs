@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, bounded};
 
 use super::{DOING, FrameRequest, PendingFrame};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::restore::missing;
@@ -278,7 +278,8 @@ impl<'a> ExportPlanner<'a> {
 
     fn send(&self, job: FrameJob) -> Result<()> {
         let (done, outcome) = bounded(1);
-        let stopped = || Error::failed(DOING, "it stopped early");
+        // The error of the thread that stopped is the one that is reported.
+        let stopped = || Error::failed(DOING, "it stopped early").code(Code::Stopped);
         self.jobs.send((job, done)).map_err(|_| stopped())?;
         self.outcomes.send(outcome).map_err(|_| stopped())
     }

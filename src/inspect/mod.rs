@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use self::diff::{Change, ChangedProperty, Difference, diff};
 use self::entries::{Entries, tell_mended};
-use crate::error::{self, Doing, Error, Result};
+use crate::error::{self, Code, Doing, Error, Result};
 use crate::monitor::Context;
 use crate::parallel::ordered::map_ordered;
 use crate::path::{EntryPath, EscapedBytes};
@@ -149,6 +149,7 @@ pub fn newest_of(
 
 fn not_there(path: &EntryPath) -> Error {
     Error::usage(format!("find {path} in the snapshot"), "it is not there")
+        .code(Code::UnknownPath)
         .hint("Paths are relative to the data directory. `lastgood ls` lists what is in a snapshot.")
 }
 
@@ -285,6 +286,7 @@ pub fn cat_torn(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Writ
     let entry = find(&mut Entries::torn(&packs, root)?, path)?.ok_or_else(|| {
         let why = "all that the snapshot has of it is in its tree, if anything is";
         Error::usage(format!("find what was read of {path} while it changed"), why)
+            .code(Code::UnknownPath)
             .hint("Without --torn, `lastgood cat` writes what is in the tree.")
     })?;
     write_content(&packs, &entry, out, ctx)

@@ -11,7 +11,7 @@ pub mod verify;
 pub mod copy;
 pub mod pool;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::store::Store;
 use crate::vault::Vault;
@@ -169,10 +169,21 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
         () if is(Kind::Failed) || is(Kind::NothingYet) || failures.is_empty() => Error::failed(doing, why),
         () => Error::usage(doing, why),
     };
+    let error = match shared_code(error.kind(), &failures) {
+        Some(code) => error.code(code),
+        None => error,
+    };
     match failures.iter().find_map(|(_, why)| why.advice()) {
         Some(advice) => error.hint(advice.to_owned()),
         None => error,
     }
+}
+
+/// The code that all failures of a kind have in common.
+fn shared_code(kind: Kind, failures: &[SiteFailure]) -> Option<Code> {
+    let mut words = failures.iter().filter(|(_, why)| why.kind() == kind).map(|(_, why)| why.word());
+    let first = words.next()?;
+    Code::ALL.iter().copied().find(|code| code.word() == first).filter(|_| words.all(|word| word == first))
 }
 
 #[cfg(test)]

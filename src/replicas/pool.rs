@@ -1,5 +1,6 @@
 //! Holds the vaults of one configuration, and the connections to them, which last as long as the process.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use super::{Site, first};
 use crate::backup::options::LastWords;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fs::filesystem;
 use crate::monitor::Context;
+use crate::panics;
 use crate::restore::select;
 use crate::store::Store;
 use crate::store::address::Address;
@@ -143,7 +145,7 @@ impl VaultPool {
     /// # Errors
     /// A thread that ends in a panic.
     pub fn sites(&self, init: bool) -> Result<Vec<Site>> {
-        let ended = |_| Error::failed("open the vaults", "a thread ended in a panic");
+        let ended = |panic: Box<dyn Any + Send>| panics::error("open the vaults", &*panic);
         std::thread::scope(|scope| {
             let look = |address| scope.spawn(move || self.look(address, init));
             let threads: Vec<_> = self.addresses.iter().map(look).collect();

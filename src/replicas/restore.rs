@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{Site, SiteFailure, check_same, none_serves, passed_over};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::monitor::{Context, SilentMonitor};
+use crate::panics;
 use crate::restore::damaged::{self, RestoreFailure};
 use crate::restore::options::RestoreOptions;
 use crate::restore::preview::Preview;
@@ -279,7 +280,7 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Ve
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     for chosen in chosen {
-        match chosen.map_err(|_| Error::failed("look into the vaults", "a thread ended in a panic"))? {
+        match chosen.map_err(|panic| panics::error("look into the vaults", &*panic))? {
             (url, Ok((vault, (choice, doubts)))) => {
                 fits.push(RestoreCandidate { url, vault, choice, doubts, over: None, untried: None });
             }

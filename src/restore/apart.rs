@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::mounts;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::fs::location::{lies_in, names_in};
 use crate::path::EntryPath;
 
@@ -18,7 +18,8 @@ pub fn check(target: &Path, paths: &[EntryPath], vaults: &[PathBuf]) -> Result<(
     let doing = || format!("restore into {}", target.display());
     for vault in vaults {
         if lies_in(target, vault) {
-            return Err(Error::usage(doing(), format!("it is the vault {} or lies in it", vault.display())));
+            let why = format!("it is the vault {} or lies in it", vault.display());
+            return Err(Error::usage(doing(), why).code(Code::BadTarget).hint("Restore to another directory."));
         }
         let names = names_in(vault, target);
         if names.is_empty() {
@@ -27,7 +28,7 @@ pub fn check(target: &Path, paths: &[EntryPath], vaults: &[PathBuf]) -> Result<(
         let mounts = mounts::below(target)?;
         if !names.iter().all(|name| stays(name, paths, &mounts)) {
             let why = format!("the vault {} lies in it, and would move aside with what is there", vault.display());
-            return Err(Error::usage(doing(), why).hint(
+            return Err(Error::usage(doing(), why).code(Code::BadTarget).hint(
                 "Restore into another directory, or move the vault out of this one first: `--vault URL` names it.",
             ));
         }

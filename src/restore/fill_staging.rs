@@ -10,9 +10,12 @@ use super::report::RestoreReport;
 use super::target::RestoreTarget;
 use super::window::Window;
 use super::write::Tree;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
+use crate::panics;
 use crate::vault::entry::Entry;
 use crate::vault::root::{Problem, Root};
+
+const READING: &str = "read the snapshot's entries";
 
 /// Makes all wanted entries in the staging folder. Returns the tree, the entry of the folder that is worked in, and the
 /// entries that have the marker's name, which no entry may have.
@@ -29,13 +32,14 @@ pub(crate) fn fill_staging(
         // The next entries are read while the previous window is written.
         let planning = scope.spawn(move || {
             planner.each_window(root, |window| {
-                send.send(window).map_err(|_| Error::failed("read the snapshot's entries", "the restore was stopped"))
+                // The error of the window that could not be written is the one that is reported.
+                send.send(window).map_err(|_| Error::failed(READING, "the restore was stopped").code(Code::Stopped))
             })
         });
         let written =
             windows.iter().try_for_each(|window| write_window(planner, &window, &tree, place, report, &mut top));
         drop(windows);
-        let planned = planning.join().map_err(|_| Error::failed("read the snapshot's entries", "a thread panicked"))?;
+        let planned = planning.join().map_err(|panic| panics::error(READING, &*panic))?;
         written.and(planned)
     })?;
     report.not_restored.extend(told.not_read);

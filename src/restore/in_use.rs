@@ -13,7 +13,7 @@ use std::{fs, io, process};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::standing::{self, FileUser};
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::fs::holders::{Locks, program};
 
 /// Most programs that an error names.
@@ -59,7 +59,7 @@ pub fn refusal(target: &Path, users: &[FileUser]) -> Error {
         more => format!(", and {more} more"),
     };
     let why = format!("programs use files in it: {}{more}", named.join(", "));
-    Error::failed(format!("replace {}", target.display()), why).hint(
+    Error::failed(format!("replace {}", target.display()), why).code(Code::InUse).hint(
         "Stop them and run it again. With --while-in-use it is done all the same: until they are restarted, they go on with the old \
          files, and what they write is not in the new ones.",
     )
@@ -188,7 +188,9 @@ mod tests {
         let expected = FileUser { pid: holder.0.id(), program: "sh".into(), file: file.clone() };
         assert_eq!(users(&place), std::slice::from_ref(&expected));
         assert_eq!(users(&[at.join("data-other"), file]).len(), 2);
-        let said = refusal(&place[0], &vec![expected; 5]).to_string();
+        let refusal = refusal(&place[0], &vec![expected; 5]);
+        let said = refusal.to_string();
+        assert_eq!(refusal.word(), "in-use");
         assert!(
             said.contains("sh (process") && said.contains("and 2 more") && said.contains("--while-in-use"),
             "{said}"

@@ -1,7 +1,7 @@
 //! Finds chosen paths in a snapshot, and the side files of databases among them.
 
 use super::side_files::{self, SideFilePaths};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::path::EntryPath;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{CaptureMethod, Entry, EntryKind};
@@ -61,6 +61,7 @@ pub(crate) fn locate(
             }
             Located::Nowhere => {
                 return Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
+                    .code(Code::UnknownPath)
                     .hint("`lastgood ls SNAPSHOT` shows what it has."));
             }
         };

@@ -49,8 +49,9 @@ pub use self::options::RestoreOptions;
 pub use self::report::RestoreReport;
 use self::select::{Choice, PassedOver, Unchosen};
 use self::window::WindowLimits;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::monitor::Context;
+use crate::panics;
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
 
@@ -160,7 +161,8 @@ pub fn begin(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts), Unchosen
         let doubts = scope.spawn(|| Doubts::read(&*vault.store));
         (select::search(vault, snapshot), doubts.join())
     });
-    Ok((choice?, doubts.map_err(|_| Error::failed("read the doubts", "a thread of it ended early"))?))
+    let doubts = doubts.map_err(|panic| panics::error("read the doubts about the vault's packs", &*panic));
+    Ok((choice?, doubts?))
 }
 
 #[cfg(test)]

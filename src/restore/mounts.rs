@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::filesystem::{self, Mounted, is_mount};
 use crate::fs::location::place;
 use crate::path::EntryPath;
@@ -70,6 +70,7 @@ fn check_apart(target: &Path, all: &[Mounted]) -> Result<()> {
             let at = mounted.at.display();
             let why = format!("{at} shows a folder that lies in it too, {}", mounted.root.display());
             return Err(Error::usage(format!("restore to {}", target.display()), why)
+                .code(Code::MountPoint)
                 .hint("Unmount one of both, or restore to another folder."));
         }
     }

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::coalesce::{Coalescer, Read, SlicedFrame};
 use super::content::ContentSink;
 use super::window::{FrameSlice, Item, ROOM, Window, WindowLimits};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::panics;
 use crate::parallel::budget::{ByteBudget, ReservedBytes};
@@ -208,7 +208,7 @@ impl ContentReader<'_> {
             }
             let (frame, FetchedBytes { bytes, from, pack, .. }) = (&task.frame.at, &*task.bytes);
             let decoded = match shared.stop.load(Ordering::Acquire) {
-                true => Err(Error::failed("restore", "it was stopped")),
+                true => Err(Error::failed("restore", "it was stopped").code(Code::Stopped)),
                 false => {
                     let compressed = frame.within(bytes, *from);
                     self.packs.decode((*pack, PackKind::Data), frame, compressed, decoder, &mut content)
@@ -238,7 +238,7 @@ impl ContentReader<'_> {
             if let Some((pieces, why)) = fetched.read.lost {
                 self.lose(shared, pieces.iter().map(|p| (p.item, p.length)), why);
             }
-            let gone = |_| Error::failed("read the vault", "a reading thread ended early");
+            let gone = |_| Error::failed("read the vault", "a reading thread ended early").code(Code::Internal);
             match fetched.bytes.recv().map_err(gone).flatten() {
                 Ok(bytes) => {
                     feed.bytes = Some(Arc::new(bytes));

@@ -5,7 +5,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::vault::Vault;
 use crate::vault::root::{Root, SnapshotName, SnapshotState};
 
@@ -100,7 +100,10 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
         [] => {}
         _ => {
             let why = format!("{} snapshots begin so: {}", by_id.len(), list(by_id.iter().copied()));
-            return Err(Error::usage(format!("find the snapshot {spec}"), why).hint("Give more of the id.").into());
+            return Err(Error::usage(format!("find the snapshot {spec}"), why)
+                .code(Code::UnknownSnapshot)
+                .hint("Give more of the id.")
+                .into());
         }
     }
     let Some(time) = parse_time(spec) else {
@@ -109,6 +112,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
             false => format!("no id begins so, and it is not a time; the newest are {}", list(names.iter().rev())),
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
+            .code(Code::UnknownSnapshot)
             .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21.")
             .into());
     };
@@ -121,7 +125,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
             Some(first) => format!("the first is {first}"),
             None => "there is none".to_owned(),
         };
-        return Err(Error::usage(format!("find a snapshot not after {time}"), why).into());
+        return Err(Error::usage(format!("find a snapshot not after {time}"), why).code(Code::UnknownSnapshot).into());
     }
     search_good(vault, &before, &format!("a good snapshot not after {time}"))
 }
@@ -196,10 +200,12 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
     let doing = format!("find {wanted} in {}", vault.store.url());
     let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
-        Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len())).hint(format!(
-            "The newest is {}: {}. To use it all the same, name it: --snapshot {}",
-            newest.snapshot, newest.why, newest.snapshot.id
-        )),
+        Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len()))
+            .code(Code::NoGoodSnapshot)
+            .hint(format!(
+                "The newest is {}: {}. To use it all the same, name it: --snapshot {}",
+                newest.snapshot, newest.why, newest.snapshot.id
+            )),
     };
     Err(Unchosen { why, passed_over })
 }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::shell::word;
 
 use serde::Serialize;
@@ -61,7 +61,7 @@ pub fn refusal(target: &Path, user: &FileUser) -> Error {
         false => format!("{} (process {}), which began this one, works", user.program, user.pid),
     };
     let why = format!("{who} in {}, which moves aside: it would go on in the old folder", user.file.display());
-    Error::failed(format!("replace {}", target.display()), why).hint(format!(
+    Error::failed(format!("replace {}", target.display()), why).code(Code::InUse).hint(format!(
         "Run it from {} itself or from outside: `cd {}`, or WORKDIR of a container.",
         target.display(),
         word(target)

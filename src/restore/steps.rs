@@ -10,7 +10,7 @@ use rustix::io::{Errno, Result as SystemResult};
 
 use super::attributes::Attributes;
 use super::capabilities::{kept, moves_files_only};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::rename::{exchange, rename, rename_over};
 use crate::fs::{Folder, Spot, is_folder};
 
@@ -222,7 +222,7 @@ impl Steps {
         }
         let old = Arc::new(from.enter().doing(doing)?);
         if old.is_mount().unwrap_or(false) {
-            return Err(Error::failed(doing(), "a filesystem is mounted there"));
+            return Err(Error::failed(doing(), "a filesystem is mounted there").code(Code::MountPoint));
         }
         let looks = FolderAttributes::of(&old).doing(doing)?;
         self.open_up(&old).doing(doing)?;

@@ -19,7 +19,7 @@ use super::plan::EntrySelection;
 use super::put::USE_IN_PLACE;
 use super::side_files::SideFilePaths;
 use super::{mounts, standing};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::filesystem::{self, is_mount};
 use crate::fs::{Folder, location};
 use crate::path::EntryPath;
@@ -94,14 +94,17 @@ impl RestoreTarget {
         let doing = || format!("restore to {}", target.display());
         let other = "Name the folder itself, or one that does not exist yet.";
         let at = match location::named(target) {
-            Err(why) if why.kind() == io::ErrorKind::Other => return Err(Error::usage(doing(), why).hint(other)),
+            Err(why) if why.kind() == io::ErrorKind::Other => {
+                return Err(Error::usage(doing(), why).code(Code::BadTarget).hint(other));
+            }
             named => named.doing(doing)?,
         };
         let found = match fs::symlink_metadata(&at) {
             Ok(meta) => Some(meta),
             Err(why) if why.kind() == io::ErrorKind::NotFound => None,
             Err(why) if why.kind() == io::ErrorKind::NotADirectory => {
-                return Err(Error::usage(doing(), "something above it is not a folder").hint(other));
+                let why = "something above it is not a folder";
+                return Err(Error::usage(doing(), why).code(Code::BadTarget).hint(other));
             }
             Err(why) => return Err(Error::io(doing(), &why)),
         };
@@ -109,11 +112,12 @@ impl RestoreTarget {
             && !meta.is_dir()
         {
             let what = if meta.is_symlink() { "a symbolic link" } else { "not a folder" };
-            return Err(Error::usage(doing(), format!("it is {what}")).hint(other));
+            return Err(Error::usage(doing(), format!("it is {what}")).code(Code::BadTarget).hint(other));
         }
         let (exists, target) = (found.is_some(), at);
         if !how.in_place && exists && is_mount(&target).doing(doing)? {
-            return Err(Error::usage(doing(), "it is a mount point, which cannot be exchanged").hint(USE_IN_PLACE));
+            let why = "it is a mount point, which cannot be exchanged";
+            return Err(Error::usage(doing(), why).code(Code::MountPoint).hint(USE_IN_PLACE));
         }
         let mut place = RestoreTarget {
             target,
@@ -161,7 +165,9 @@ impl RestoreTarget {
             }
             [Some(mount)] => {
                 let why = format!("{mount} is a file that is mounted there by itself, which cannot be replaced");
-                return Err(Error::usage(doing(), why).hint("Restore it to another folder, and copy its content."));
+                return Err(Error::usage(doing(), why)
+                    .code(Code::MountPoint)
+                    .hint("Restore it to another folder, and copy its content."));
             }
             _ => {
                 let why = "the paths lie on several filesystems that are mounted in it";
@@ -192,7 +198,7 @@ impl RestoreTarget {
                     "what is mounted by itself can be restored to another folder, and copied from there".to_owned()
                 }
             };
-            return Err(Error::usage(format!("restore to {}", self.target.display()), why).hint(format!(
+            return Err(Error::usage(format!("restore to {}", self.target.display()), why).code(Code::MountPoint).hint(format!(
                 "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is; {alone}."
             )));
         }
@@ -294,7 +300,9 @@ impl RestoreTarget {
 
     fn name(&self) -> Result<&OsStr> {
         self.target.file_name().ok_or_else(|| {
-            Error::usage(format!("restore to {}", self.target.display()), "it has no name").hint(USE_IN_PLACE)
+            Error::usage(format!("restore to {}", self.target.display()), "it has no name")
+                .code(Code::BadTarget)
+                .hint(USE_IN_PLACE)
         })
     }
 

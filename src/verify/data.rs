@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
 use crate::restore::content::ContentSink;
 use crate::restore::plan::{EntrySelection, Planner};
@@ -27,7 +27,8 @@ impl FileSampler {
     pub fn new(percent: Option<f64>, ctx: &Context) -> Result<FileSampler> {
         let percent = percent.unwrap_or(0.0);
         if !(0.0..=100.0).contains(&percent) {
-            return Err(Error::usage(format!("verify {percent} % of the data"), "a share is from 0 to 100 %"));
+            let doing = format!("verify {percent} % of the data");
+            return Err(Error::usage(doing, "a share is from 0 to 100 %").code(Code::BadSetting));
         }
         let mut seed = [0; 32];
         (ctx.random)(&mut seed)?;

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx, syncfs};
 use rustix::io::Errno;
 
 use super::{Putting, USE_IN_PLACE};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::{Folder, Spot, is_folder};
 use crate::path::EntryPath;
 use crate::restore::in_place::{is_marker, is_reserved};
@@ -30,9 +30,9 @@ impl Putting<'_> {
                 was.display(),
                 is.display()
             );
-            return Err(
-                Error::usage("fill it", why).hint("Restore to another folder, or unmount what is mounted there.")
-            );
+            return Err(Error::usage("fill it", why)
+                .code(Code::MountPoint)
+                .hint("Restore to another folder, or unmount what is mounted there."));
         };
         let (from, to) = (Arc::new(from), Arc::new(to));
         let looks = FolderAttributes::of(&from).doing(|| format!("look at {}", from.path().display()))?;
@@ -112,12 +112,14 @@ impl Putting<'_> {
                 Some(_) if !self.leads_to_kept(&child) => {
                     let why = "something has come there meanwhile";
                     return Err(Error::failed(format!("move {} in", at.path().display()), why)
+                        .code(Code::InUse)
                         .hint("A program works in the folder: stop it, and run it again."));
                 }
                 Some(_) => {
                     let Ok(folder) = new.enter() else {
                         let why = format!("{} stays, and the snapshot has no folder there", at.path().display());
                         return Err(Error::usage("fill it", why)
+                            .code(Code::MountPoint)
                             .hint("Restore to another folder, or unmount what is mounted there."));
                     };
                     let (folder, stays) = (Arc::new(folder), Arc::new(at.enter().doing(|| doing(to))?));
@@ -165,6 +167,7 @@ impl Putting<'_> {
         };
         let why = format!("{}{more} cannot be moved: immutable or append-only", named.join(", "));
         Err(Error::failed(format!("move aside what is in {}", at.path().display()), why)
+            .code(Code::PermissionDenied)
             .hint("`lsattr -d` shows it as i or a, and `chattr -i -a` takes it away. Nothing was changed."))
     }
 

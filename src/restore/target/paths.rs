@@ -9,7 +9,7 @@ use rustix::fs::{Access, FileType, access};
 use rustix::io::Errno;
 
 use super::RestoreTarget;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::{Folder, Spot};
 use crate::path::EntryPath;
 use crate::restore::capabilities::sync_folder;
@@ -25,13 +25,14 @@ impl RestoreTarget {
             let at = above.path().join(Path::new(OsStr::from_bytes(part.name())));
             let doing = || format!("put the restored {} into place", at.display());
             if access(above.path(), Access::WRITE_OK | Access::EXEC_OK) == Err(Errno::ROFS) {
-                return Err(Error::failed(doing(), "it is mounted read-only").hint("Nothing was changed."));
+                let why = "the filesystem is mounted read-only";
+                return Err(Error::failed(doing(), why).code(Code::ReadOnly).hint("Nothing was changed."));
             }
             for name in [OsStr::new(""), OsStr::from_bytes(part.name())] {
                 if is_fixed(&above, name).doing(doing)? {
                     let why = format!("{} is immutable or append-only", above.path().join(name).display());
                     let hint = "`lsattr -d` shows it as i or a, and `chattr -i -a` takes it away. Nothing was changed.";
-                    return Err(Error::failed(doing(), why).hint(hint));
+                    return Err(Error::failed(doing(), why).code(Code::PermissionDenied).hint(hint));
                 }
             }
         }
@@ -97,7 +98,9 @@ pub(super) fn missing_from(target: &Folder, path: &EntryPath) -> Result<(EntryPa
             Err(Errno::NOENT) => break,
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let why = format!("{} is not a folder, and what is in it cannot be put there", above.display());
-                return Err(Error::usage(format!("restore {path}"), why).hint("Move it away and run it again."));
+                return Err(Error::usage(format!("restore {path}"), why)
+                    .code(Code::BadTarget)
+                    .hint("Move it away and run it again."));
             }
             Err(why) => return Err(why).doing(|| format!("look at {}", above.display())),
         };

@@ -10,7 +10,7 @@ use rustix::fs::syncfs;
 
 use super::paths::may_be_there;
 use super::{Replaced, RestoreTarget};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::filesystem::is_mount;
 use crate::fs::{Folder, Spot, is_folder};
 use crate::monitor::Context;
@@ -192,7 +192,9 @@ impl RestoreTarget {
         putting.lock(&self.target)?;
         if !mounts::below(&self.target)?.is_empty() || is_mount(&self.target).doing(doing)? {
             let why = "something was mounted there meanwhile";
-            return Err(Error::failed(format!("restore to {}", self.target.display()), why).hint("Run it again."));
+            return Err(Error::failed(format!("restore to {}", self.target.display()), why)
+                .code(Code::MountPoint)
+                .hint("Run it again."));
         }
         Ok(())
     }
@@ -231,7 +233,8 @@ impl RestoreTarget {
         let free = names.find(is_free);
         let free = free.ok_or_else(|| {
             let stem = base.path().join(&stem);
-            Error::failed("move aside what is there", format!("{} and its like exist", stem.display()))
+            let why = format!("all names from {0} to {0}-999 are taken", stem.display());
+            Error::failed("move aside what is there", why).code(Code::AlreadyExists).hint("Run it again.")
         })?;
         Ok(Spot::new(base, free))
     }

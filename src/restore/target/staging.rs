@@ -8,7 +8,7 @@ use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
 use super::RestoreTarget;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::Folder;
 use crate::fs::filesystem;
 use crate::monitor::Context;
@@ -39,9 +39,14 @@ impl RestoreTarget {
                 "Run it as a user who may write there, or change its owner or mode. Where `lsattr -d` shows it as i, `chattr -i` ends that."
             }
         };
+        let code = match why {
+            Errno::ROFS => Code::ReadOnly,
+            Errno::ACCESS | Errno::PERM => Code::PermissionDenied,
+            _ => Code::Failed,
+        };
         let doing = format!("restore to {}", self.target.display());
         let why = format!("nothing can be made in {}: {}", there.display(), io::Error::from(why));
-        Err(Error::failed(doing, why).hint(hint))
+        Err(Error::failed(doing, why).code(code).hint(hint))
     }
 
     /// Makes the staging folder. Also returns what is to be reported of other staging folders, as

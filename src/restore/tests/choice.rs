@@ -5,11 +5,11 @@ use super::*;
 #[test]
 fn snapshots_are_found_by_word_id_and_time() {
     let mut sample = small();
-    let none = select::find(&sample.vault, "latest").unwrap_err().to_string();
-    assert!(none.contains("no snapshots"), "{none}");
+    let none = select::find(&sample.vault, "latest").unwrap_err();
+    assert!(none.word() == "no-snapshots" && none.to_string().contains("no snapshots"), "{none}");
     let partial = sample.commit(SnapshotState::Partial);
     let said = select::find(&sample.vault, "latest").unwrap_err();
-    assert_eq!(said.kind(), Kind::Failed);
+    assert_eq!((said.kind(), said.word()), (Kind::Failed, "no-good-snapshot"));
     assert!(said.to_string().contains(&format!("--snapshot {}", partial.id)), "{said}");
     let good = sample.commit(SnapshotState::Complete);
     let suspect = sample.commit(SnapshotState::Suspect);
@@ -27,7 +27,8 @@ fn snapshots_are_found_by_word_id_and_time() {
         assert_eq!(find(&spec).unwrap(), wanted, "{spec}");
     }
     for spec in ["", "nonsense", "2001-01-01", "zz", "../x"] {
-        assert_eq!(find(spec).unwrap_err().kind(), Kind::Usage, "{spec:?}");
+        let unknown = find(spec).unwrap_err();
+        assert_eq!((unknown.kind(), unknown.word()), (Kind::Usage, "unknown-snapshot"), "{spec:?}");
     }
     let choice = select::choose(&sample.vault, "latest").unwrap();
     assert_eq!(choice.passed_over.iter().map(|p| p.snapshot).collect::<Vec<_>>(), [suspect]);
@@ -37,7 +38,7 @@ fn snapshots_are_found_by_word_id_and_time() {
     let twice = sample.vault.snapshots().unwrap().iter().map(|n| n.id.to_string()[..1].to_owned()).collect::<Vec<_>>();
     let digit = twice.iter().find(|d| twice.iter().filter(|e| e == d).count() > 1).unwrap();
     let said = select::find(&sample.vault, digit).unwrap_err();
-    assert_eq!(said.kind(), Kind::Usage);
+    assert_eq!((said.kind(), said.word()), (Kind::Usage, "unknown-snapshot"));
     assert!(said.to_string().contains("begin so"), "{said}");
 }
 

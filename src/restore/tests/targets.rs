@@ -206,7 +206,8 @@ fn single_paths_go_back_to_their_places() {
             &RestoreOptions { paths: vec![path("a/none")], in_place, ..options(&target) },
             &context(),
         );
-        assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
+        let wrong = wrong.unwrap_err();
+        assert_eq!((wrong.kind(), wrong.word()), (Kind::Usage, "unknown-path"));
         assert_eq!(look(folder.path()), before);
     }
     let folder = tempfile::tempdir().unwrap();
@@ -224,7 +225,7 @@ fn a_target_that_is_no_folder_is_refused() {
     std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
     for name in ["file", "link"] {
         let said = restore(&sample.vault, &options(&folder.path().join(name)), &context()).unwrap_err();
-        assert_eq!(said.kind(), Kind::Usage);
+        assert_eq!((said.kind(), said.word()), (Kind::Usage, "bad-target"));
     }
     // A trailing slash means the folder that the link leads to.
     std::os::unix::fs::symlink("made", folder.path().join("to")).unwrap();
@@ -248,10 +249,12 @@ fn a_target_that_is_no_folder_is_refused() {
         ("file/x", "above it is not a folder"),
     ] {
         let said = restore(&sample.vault, &options(&folder.path().join(named)), &context()).unwrap_err();
-        assert!(said.kind() == Kind::Usage && said.why().contains(why) && said.advice().is_some(), "{named}: {said}");
+        assert_eq!((said.kind(), said.word()), (Kind::Usage, "bad-target"), "{named}");
+        assert!(said.why().contains(why) && said.advice().is_some(), "{named}: {said}");
     }
-    let said = restore(&sample.vault, &options(Path::new("/proc")), &context()).unwrap_err().to_string();
-    assert!(said.contains("mount point") && said.contains("--in-place"), "{said}");
+    let mount = restore(&sample.vault, &options(Path::new("/proc")), &context()).unwrap_err();
+    let said = mount.to_string();
+    assert!(mount.word() == "mount-point" && said.contains("mount point") && said.contains("--in-place"), "{said}");
 }
 
 #[test]
