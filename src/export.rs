@@ -170,9 +170,9 @@ impl FrameCache<'_> {
 
     /// Returns a frame as it is stored: one zstd frame with the length that the table says, as far as its headers tell.
     fn copy(&self, pack: PackId, frame: &FrameAt) -> Result<Vec<u8>> {
-        let mut anew = false;
+        let mut again = false;
         twice(&pack::name(PackKind::Data, pack), || {
-            let stored = match std::mem::replace(&mut anew, true) {
+            let stored = match std::mem::replace(&mut again, true) {
                 false => self.stored(pack, frame)?,
                 true => self.packs.anew((pack, PackKind::Data), frame)?,
             };
@@ -187,7 +187,7 @@ impl FrameCache<'_> {
                     wrong("is not as long as its pack's table says")
                 }
                 Ok(_) => Ok(Ok(stored)),
-                Err(_) => wrong("is no zstd frame"),
+                Err(_) => wrong("is not a zstd frame"),
             }
         })
     }

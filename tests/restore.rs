@@ -284,7 +284,9 @@ fn a_snapshot_has_many_names() {
         assert_eq!(report["snapshot"], taken[*expected]["snapshot"], "{spec}");
         assert_eq!(fs::read_to_string(world.path(format!("out{n}/file"))).unwrap(), format!("version {expected}"));
     }
-    for (spec, why) in [("no-such", "not a time"), ("2001-01-01", "the first is"), ("000000000", "no id begins so")] {
+    for (spec, why) in
+        [("no-such", "not a time"), ("2001-01-01", "the first is"), ("000000000", "no id begins with it")]
+    {
         world.run(["restore", "none", "--snapshot", spec]).ended(2).says(why);
     }
     assert!(!world.path("none").exists());

@@ -186,7 +186,7 @@ impl<'a> ExportPlanner<'a> {
         let table = self.table(pack)?;
         let range = table.covering(extent.offset, extent.length).ok_or_else(|| {
             let name = pack::name(PackKind::Data, pack);
-            Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end")
+            Error::damage(format!("read {name}"), "an entry refers to bytes beyond its end")
         })?;
         for frame in &table.frames()[range] {
             let from = extent.offset.saturating_sub(frame.offset);

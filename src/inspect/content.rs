@@ -74,7 +74,7 @@ struct ContentStretch<'p> {
 
 fn beyond(pack: PackId) -> Error {
     let name = pack::name(PackKind::Data, pack);
-    Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end")
+    Error::damage(format!("read {name}"), "an entry refers to bytes beyond its end")
 }
 
 impl ContentStretch<'_> {

@@ -284,7 +284,7 @@ pub fn cat(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ct
 pub fn cat_torn(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Write, ctx: &Context) -> Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
     let entry = find(&mut Entries::torn(&packs, root)?, path)?.ok_or_else(|| {
-        let why = "all that the snapshot has of it is in its tree, if anything is";
+        let why = "the snapshot has no such reads of it: the tree has its content, if the snapshot has the file at all";
         Error::usage(format!("find what was read of {path} while it changed"), why)
             .code(Code::UnknownPath)
             .hint("Without --torn, `lastgood cat` writes what is in the tree.")

@@ -251,7 +251,7 @@ fn spoiled_elsewhere(
                 wrong.retain(|(_, tested)| tested.state != PackState::Absent);
                 if let Some((pack, tested)) = wrong.first() {
                     let more = in_all(wrong.len());
-                    let what = "what it holds is stored anew, so that the snapshot is whole in all vaults";
+                    let what = "its content is stored again, so that the snapshot is whole in all vaults";
                     warn(format!("in {}, {}{more}; {what}", replica.url, told(pack, &tested.state)));
                 }
                 spoiled.extend(wrong.into_iter().map(|(pack, _)| pack.id));
@@ -417,9 +417,12 @@ fn share(
                 }
             }
             Err(why) if source == primary => held.why = Some(why.what()),
-            Err(why) => {
-                warn(format!("snapshots of {} that {} lacks: {}", replicas[source].url, held.vault, why.what()))
-            }
+            Err(why) => warn(format!(
+                "snapshots of {} that {} lacks are not copied there: {}",
+                replicas[source].url,
+                held.vault,
+                why.what()
+            )),
         }
     }
     held

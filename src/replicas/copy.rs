@@ -331,7 +331,10 @@ impl<'a> Copying<'a> {
             };
         if let Some(why) = snapshot.packs.iter().find_map(|pack| self.spoilt_there.get(&pack.id)) {
             let why = why.clone();
-            self.ctx.monitor.warn(&format!("the snapshot {} is copied and cannot be had whole: {why}", snapshot.name));
+            self.ctx.monitor.warn(&format!(
+                "the snapshot {} is copied, but cannot be restored whole from there: {why}",
+                snapshot.name
+            ));
             self.report.hurt.push(PassedOver { snapshot: snapshot.name, why, damaged: true });
         }
         if there {

@@ -156,7 +156,7 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
         return why;
     }
     let told: Vec<_> = failures.iter().map(|(url, why)| format!("{url}: {}", why.what())).collect();
-    let why = format!("none of the {} vaults serves. {}", told.len(), told.join(". "));
+    let why = format!("none of the {} vaults can be used. {}", told.len(), told.join(". "));
     let is = |kind| failures.iter().any(|(_, why)| why.kind() == kind);
     let error = match () {
         // A vault that comes back may serve; after that, what is wrong with the vaults matters more than what was

@@ -184,7 +184,7 @@ fn restore_one_of(
     }
     for fit in &mut fits {
         let Some(choice) = fit.untried.take() else { continue };
-        warn(format!("{} of {} is read all the same: nothing else is left", choice.name, fit.url));
+        warn(format!("{} of {} is read anyway, because nothing else is left to try", choice.name, fit.url));
         match restore::restore_chosen(&fit.vault, options, choice, (&mut fit.doubts, Damaged::Read), ctx) {
             Ok(restored) => {
                 restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
@@ -238,7 +238,7 @@ fn older(
         match fit.restore(options, ctx) {
             Ok(mut restored) => {
                 if let Some(newest) = newest {
-                    warn(format!("no vault gives {newest} back; {name} of {} is restored, which is older", fit.url));
+                    warn(format!("no vault can give {newest} back; {name} of {}, which is older, is restored", fit.url));
                 }
                 restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
                 over.append(&mut restored.passed_over);

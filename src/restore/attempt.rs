@@ -25,9 +25,9 @@ use crate::vault::read::PackReader;
 use crate::vault::root::{Problem, Root, SnapshotState, Stale};
 use crate::vault::stale::StaleBook;
 
-const OTHERS: &str = "`--snapshot latest` takes the newest good snapshot that is whole, and `--skip-damaged` gets out of this one what \
-                      can be got; `lastgood verify` names all damage.";
-const SKIP: &str = "`lastgood restore --skip-damaged` gets out what can be got; `lastgood verify` names all damage.";
+const OTHERS: &str = "`--snapshot latest` takes the newest good snapshot that is whole, and `--skip-damaged` restores what can be read of \
+                      this one; `lastgood verify` lists all damage.";
+const SKIP: &str = "`lastgood restore --skip-damaged` restores what can be read; `lastgood verify` lists all damage.";
 
 /// How a restore treats a snapshot that needs a pack known to be damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub(crate) fn attempt(
         Ok(lacks) => (report.stale, report.missing, report.torn) = lacks,
         // This changes nothing about what is restored.
         Err(why) if why.kind() == Kind::Damage => {
-            let what = "what of it is older, missing or torn is not known";
+            let what = "it is not known which of its entries are older than the snapshot, missing or torn";
             report.warnings.push(format!("{what}: {}", why.what()));
         }
         Err(why) => return Err(failed(why, &packs, doubts)),
@@ -197,7 +197,7 @@ pub(crate) fn attempt(
     }
     report.kept = place.kept_there();
     for path in &replaced.left_out {
-        report.warnings.push(format!("{path} is the filesystem's own there, and stays as it is"));
+        report.warnings.push(format!("{path} belongs to the filesystem there, and stays as it is"));
     }
     if let Some(left) = &replaced.unfinished {
         report.warnings.push(format!("the target stays marked: a restore of {left} is not finished"));

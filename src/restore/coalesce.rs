@@ -100,7 +100,7 @@ impl Coalescer<'_> {
                     Some(range) => self.frame = range.start,
                     None => {
                         let name = pack::name(PackKind::Data, pack);
-                        let why = Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end");
+                        let why = Error::damage(format!("read {name}"), "an entry refers to bytes beyond its end");
                         if read.frames.is_empty() {
                             read.lost = Some((vec![*piece], why));
                             self.next += 1;

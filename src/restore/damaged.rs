@@ -103,7 +103,7 @@ pub fn needed(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(D
     };
     let (spare, wrong): (Vec<_>, Vec<_>) =
         wrong.into_iter().partition(|(pack, _)| torn.contains(&pack.id) && !tree.contains(&pack.id));
-    let what = "no more than reads of files that never came to rest are in it";
+    let what = "it holds no more than reads of files that never came to rest";
     Ok((wrong, spare.iter().map(|(pack, state)| format!("{}; {what}", told(pack, state))).collect()))
 }
 

@@ -112,7 +112,7 @@ pub(crate) fn shortfall(tree: Tree, report: &mut RestoreReport) {
     report.entries += report.files;
     if !report.not_restored.is_empty() {
         let places: BTreeSet<_> = report.not_restored.iter().map(|problem| &problem.path).collect();
-        report.warnings.push(format!("the snapshot is damaged: {} places could not be restored", places.len()));
+        report.warnings.push(format!("the snapshot is damaged: {} paths could not be restored", places.len()));
     }
     let short = tree.shortfall;
     let mut warn = |count: u64, text: &str| {
@@ -133,7 +133,7 @@ pub(crate) fn shortfall(tree: Tree, report: &mut RestoreReport) {
     warn(short.xattrs.into_inner(), xattrs);
     warn(short.links.into_inner(), "hard links are copies: the filesystem there has no hard links");
     let left_out = short.left_out.into_inner().unwrap_or_else(PoisonError::into_inner);
-    warn(left_out.len() as u64, "entries could not be made: the filesystem there has none of their kind");
+    warn(left_out.len() as u64, "entries could not be made: the filesystem there does not support their kind");
     report.entries -= left_out.len() as u64;
     report.not_restored.extend(left_out);
     report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));

@@ -60,7 +60,7 @@ pub fn refusal(target: &Path, users: &[FileUser]) -> Error {
     };
     let why = format!("programs use files in it: {}{more}", named.join(", "));
     Error::failed(format!("replace {}", target.display()), why).code(Code::InUse).hint(
-        "Stop them and run it again. With --while-in-use it is done all the same: until they are restarted, they go on with the old \
+        "Stop them and run it again. With --while-in-use the restore is done anyway: until they are restarted, they go on with the old \
          files, and what they write is not in the new ones.",
     )
 }

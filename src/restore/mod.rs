@@ -88,7 +88,7 @@ fn restore_within(
         let failure = match attempt(vault, options, choice, (&mut doubts, tested), limits, ctx) {
             Ok(report) => {
                 if instead_of.is_some() {
-                    ctx.monitor.warn(&format!("the snapshot {name} is restored in its place, which is older"));
+                    ctx.monitor.warn(&format!("the snapshot {name}, which is older, is restored in its place"));
                 }
                 return Ok(RestoreReport { passed_over, instead_of, ..report });
             }
@@ -110,7 +110,7 @@ fn restore_within(
             // If several are damaged, the newest is the one that was asked for. The parts of its packs that it needs
             // may be sound.
             if untried {
-                ctx.monitor.warn(&format!("{}; it is read all the same: nothing else is left", why.what()));
+                ctx.monitor.warn(&format!("{}; it is read anyway, because nothing else is left to try", why.what()));
                 let anyway = attempt(vault, options, newest, (&mut doubts, Damaged::Read), limits, ctx);
                 return anyway.map_err(|RestoreFailure { why, .. }| match first {
                     Some(first) if why.kind() != Kind::Unneeded => first,

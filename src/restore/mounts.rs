@@ -71,7 +71,7 @@ fn check_apart(target: &Path, all: &[Mounted]) -> Result<()> {
             let why = format!("{at} shows a folder that lies in it too, {}", mounted.root.display());
             return Err(Error::usage(format!("restore to {}", target.display()), why)
                 .code(Code::MountPoint)
-                .hint("Unmount one of both, or restore to another folder."));
+                .hint("Unmount one of the two, or restore to another folder."));
         }
     }
     Ok(())

@@ -114,11 +114,15 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
         told.warnings.push(standing::FILLED.into());
     }
     if let Some((pack, state)) = missing.first() {
-        let what = "the snapshot is not restored whole from this vault";
-        told.warnings.push(format!("{} packs are missing or damaged, {what}: {}: {state}", missing.len(), pack.name()));
+        let what = "so the snapshot cannot be restored whole from this vault";
+        told.warnings.push(format!(
+            "packs are missing or damaged ({} in all), {what}: {}: {state}",
+            missing.len(),
+            pack.name()
+        ));
     }
     if let Some(why) = packs.book().values().find_map(|pack| vault.store.closed(&pack.name())) {
-        told.warnings.push(format!("{why}: what needs it is not restored from this vault"));
+        told.warnings.push(format!("{why}: the files that need it cannot be restored from this vault"));
     }
     let wanted = place.wanted();
     let target = &place.target;
@@ -183,7 +187,7 @@ fn list(target: &std::path::Path, take: &dyn Fn(SourceEntry) -> bool, ctx: &Cont
         match met {
             Met::Entry(found) => over |= !take(found),
             Met::Failed(path, why) if warnings.len() < NAMED => {
-                warnings.push(format!("{path} cannot be looked at: {why}"));
+                warnings.push(format!("{path} cannot be read: {why}"));
             }
             Met::Failed(..) => {}
             Met::Listed(_) | Met::Away(_) | Met::Skipped(..) => {}

@@ -32,8 +32,8 @@ mod fill;
 pub(super) use self::fill::is_fixed;
 
 /// Advice if the marker of a restore of single paths cannot be made.
-const MARKS: &str = "What is not put back in one step is marked meanwhile, so that no backup takes the half of it: let that folder be \
-                     written to, or restore the paths one after the other. Nothing was changed.";
+const MARKS: &str = "Until several paths are all put back, a file in that folder says so, which keeps a backup from taking half of them: \
+                     make the folder writable, or restore the paths one at a time. Nothing was changed.";
 
 /// The work in a target, from its first step to its last.
 pub struct Putting<'a> {

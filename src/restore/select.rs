@@ -99,7 +99,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
         }
         [] => {}
         _ => {
-            let why = format!("{} snapshots begin so: {}", by_id.len(), list(by_id.iter().copied()));
+            let why = format!("the ids of {} snapshots begin with it: {}", by_id.len(), list(by_id.iter().copied()));
             return Err(Error::usage(format!("find the snapshot {spec}"), why)
                 .code(Code::UnknownSnapshot)
                 .hint("Give more of the id.")
@@ -109,7 +109,10 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
     let Some(time) = parse_time(spec) else {
         let known = match names.is_empty() {
             true => "the vault has no snapshots".to_owned(),
-            false => format!("no id begins so, and it is not a time; the newest are {}", list(names.iter().rev())),
+            false => format!(
+                "no id begins with it, and it is not a time; the newest snapshots are {}",
+                list(names.iter().rev())
+            ),
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
             .code(Code::UnknownSnapshot)
@@ -189,7 +192,7 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
                 format!("its root is damaged: {}", damage.what())
             }
             Err(why) => {
-                let told = format!("it could not be looked at: {}", why.what());
+                let told = format!("its root could not be read: {}", why.what());
                 let left = names[..=at].iter().rev();
                 passed_over.extend(left.map(|name| PassedOver { snapshot: *name, why: told.clone(), damaged: true }));
                 return Err(Unchosen { why, passed_over });
@@ -203,7 +206,7 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
         Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len()))
             .code(Code::NoGoodSnapshot)
             .hint(format!(
-                "The newest is {}: {}. To use it all the same, name it: --snapshot {}",
+                "The newest is {}: {}. To use it anyway, name it: --snapshot {}",
                 newest.snapshot, newest.why, newest.snapshot.id
             )),
     };

@@ -92,8 +92,8 @@ impl StagingFolder {
         }
         untold(&left);
         let doing = format!("make a staging folder in {}", base.path().display());
-        Err(Error::failed(doing, "it is gone as soon as it is made")
-            .hint("Something removes it, or what it is made in."))
+        Err(Error::failed(doing, "it disappears as soon as it is made")
+            .hint("Another program removes it, or the folder that it is made in: stop that program, and run it again."))
     }
 
     /// Makes one. `None` if it is gone before it is locked: another restore took it for one that a killed restore left.
@@ -262,7 +262,7 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
         let stays = |why: &str| format!("{} stays: {why}", folder.path().display());
         let foreign = |why: &str| {
             let why = format!("it is named as a staging folder of a restore, but {why}");
-            stays(&format!("{why}. Rename or remove it, if that is yours to do"))
+            stays(&format!("{why}. Rename or remove it, if it is yours"))
         };
         let held = match folder.readable() {
             Ok(held) => held,
@@ -285,7 +285,7 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
             continue;
         }
         if !locked {
-            let why = "a restore is under way in it, or one that was killed left it; remove it when none is";
+            let why = "a restore is using it, or one that was killed left it; remove it once no restore is running";
             told.push(stays(why));
         } else {
             tracing::info!("removing {}, which a killed restore left", folder.path().display());

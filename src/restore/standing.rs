@@ -15,8 +15,7 @@ use crate::shell::word;
 use serde::Serialize;
 
 /// The warning of a report about a target that was filled because somebody stands in it.
-pub const FILLED: &str =
-    "the target was filled in place: the program that restores it, or one that began that, works in it";
+pub const FILLED: &str = "the target was filled in place, because this program, or one that started it, works in it";
 
 /// This process and its ancestors, each followed by the one that started it, as far as they are visible.
 pub fn ancestry() -> impl Iterator<Item = u32> {
@@ -58,11 +57,11 @@ pub(super) fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
 pub fn refusal(target: &Path, user: &FileUser) -> Error {
     let who = match user.pid == process::id() {
         true => "this program works".to_owned(),
-        false => format!("{} (process {}), which began this one, works", user.program, user.pid),
+        false => format!("{} (process {}), which started this one, works", user.program, user.pid),
     };
-    let why = format!("{who} in {}, which moves aside: it would go on in the old folder", user.file.display());
+    let why = format!("{who} in {}, which moves aside: it would go on working in the old folder", user.file.display());
     Error::failed(format!("replace {}", target.display()), why).code(Code::InUse).hint(format!(
-        "Run it from {} itself or from outside: `cd {}`, or WORKDIR of a container.",
+        "Run it from {} itself or from outside of it: `cd {}`, or the WORKDIR of the container.",
         target.display(),
         word(target)
     ))

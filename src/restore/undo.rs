@@ -73,7 +73,7 @@ impl Steps {
         let more = stays.len().saturating_sub(NAMED);
         stays.truncate(NAMED);
         if more > 0 {
-            stays.push(format!("So it is with {more} more."));
+            stays.push(format!("The same is true of {more} more."));
         }
         stays.splice(0..0, why.advice().map(str::to_owned));
         Undone { why: why.hint(stays.join(" ")), whole: false }
@@ -195,7 +195,7 @@ impl Steps {
             }
             UndoStep::Moved(was, is, _) => moved(was, is),
             UndoStep::Covered(_, at, ..) | UndoStep::Removed(at, _) => {
-                Some(format!("{} could not be made anew as it was", shown(at)))
+                Some(format!("{} could not be made again as it was", shown(at)))
             }
         }
     }

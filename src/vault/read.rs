@@ -440,7 +440,7 @@ impl<'v> PackReader<'v> {
         let table = self.table(pack, PackKind::Data)?;
         let Some(range) = table.covering(extent.offset, extent.length) else {
             let name = pack::name(PackKind::Data, pack);
-            return Err(Error::damage(format!("read {name}"), "an entry refers to what lies beyond its end"));
+            return Err(Error::damage(format!("read {name}"), "an entry refers to bytes beyond its end"));
         };
         let frames = &table.frames()[range];
         let compressed = self.compressed(pack, PackKind::Data, frames)?;

@@ -90,7 +90,7 @@ fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
         Ok(Checked::Damaged(what)) => Some(what),
         // If something that only the app has is missing, a collation or a module, that says nothing against the file.
         Ok(Checked::Unknown(why)) => {
-            tracing::warn!("{} could only be read, and not checked: {why}", file.display());
+            tracing::warn!("the database {} could be read, but SQLite could not check it: {why}", file.display());
             None
         }
         Err(why) => Some(why.to_string()),

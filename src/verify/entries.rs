@@ -25,7 +25,10 @@ impl Verifier<'_> {
             Err(why) => return self.found.add_named_in(&object, name, why),
         };
         for info in packs.book().values().filter(|info| self.packs.get(&info.id) != Some(info)) {
-            let why = format!("it does not say of {} what others say, and what is there", info.name());
+            let why = format!(
+                "what it says of {} differs from what other snapshots say, and from what is stored",
+                info.name()
+            );
             self.found.add(&object, [name], Error::damage("verify a snapshot", why))?;
         }
         let lists = [
@@ -180,7 +183,7 @@ impl Verifier<'_> {
 fn in_range(packs: &PackBook, extent: &Extent, entry: &Entry) -> Result<()> {
     match extent.pack.and_then(|pack| packs.get(&pack)) {
         Some(info) if info.kind != PackKind::Data || extent.end() > info.content => {
-            let why = format!("it refers to what {} does not hold", info.name());
+            let why = format!("it refers to bytes that {} does not hold", info.name());
             Err(Error::damage(format!("verify {}", entry.path), why))
         }
         _ => Ok(()),

@@ -57,7 +57,7 @@ fn the_next_vault_takes_over_wherever_the_first_one_fails() {
         assert_eq!((second.vault.as_str(), holds(&second)), ("two", vec![false, true]), "{verb} {name}");
         let why = second.vaults[0].why.as_ref().unwrap();
         assert!(why.contains("injected fault"), "{why}");
-        // It is told at once, and again at the end.
+        // It is reported at once, and again at the end.
         let told = |text: &&String| text.contains("the vault one");
         assert_eq!(world.heard.warnings().iter().filter(told).count(), 1, "{:?}", world.heard.warnings());
         assert_eq!(second.taken.warnings.iter().filter(told).count(), 2, "{:?}", second.taken.warnings);

@@ -203,7 +203,7 @@ fn a_snapshot_is_whole_also_where_a_pack_of_an_earlier_one_is_damaged() {
     assert!(said == 1 && report.taken.warnings.len() == 1, "{report:?}");
     // The snapshot that was taken before is copied, with a warning that it cannot be had whole there.
     assert_eq!((one.names(), two.names()), (vec![first, away, report.taken.snapshot], one.names()));
-    let what = format!("{away} is copied and cannot be had whole: packs/");
+    let what = format!("{away} is copied, but cannot be restored whole from there: packs/");
     assert!(world.heard.warnings().iter().any(|heard| heard.contains(&what)), "{:?}", world.heard.warnings());
     let restored = restoring::restore(&one.vault(), &world.options("latest"), &world.context()).unwrap();
     assert_eq!((restored.snapshot, restored.files, restored.instead_of), (report.taken.snapshot, 3, None));

@@ -137,7 +137,7 @@ fn a_newest_root_that_only_one_vault_has_and_does_not_give_is_not_passed_over_in
     let report = world.comes_back("two", 1);
     assert_eq!((report.restored.snapshot, report.restored.instead_of), (older, Some(newest)));
     assert_eq!(report.restored.passed_over.iter().map(|over| over.snapshot).collect::<Vec<_>>(), [newest]);
-    assert!(report.restored.warnings.iter().any(|what| what.contains("it could not be looked at")), "{report:?}");
+    assert!(report.restored.warnings.iter().any(|what| what.contains("its root could not be read")), "{report:?}");
     let (_, preview) = restore::preview(world.sites(), &world.options("latest"), &context()).unwrap();
     assert_eq!(preview.passed_over.len(), 1);
     // A time before it does not mean it, and neither does a name.

@@ -33,7 +33,7 @@ where
         for (_, why) in lost.iter().filter(|(before, _)| *before == n) {
             batch.lose(
                 hunk.first.clone(),
-                format!("entries before this one, of a part of the list of all: {why}"),
+                format!("entries before this one, in a part of the list that cannot be read: {why}"),
                 walk,
             );
         }
@@ -49,8 +49,8 @@ where
                 batch.add(left.entries);
             }
             Err(why) if why.kind() == Kind::Damage => {
-                let end = next.map_or("the end".to_owned(), |next| format!("before {next}"));
-                batch.lose(hunk.first.clone(), format!("all entries from here to {end}: {why}"), walk);
+                let end = next.map_or("to the end".to_owned(), |next| format!("until {next}"));
+                batch.lose(hunk.first.clone(), format!("all entries from here {end}: {why}"), walk);
             }
             Err(why) => return Err(why),
         }
@@ -58,7 +58,11 @@ where
     }
     batch.plan(None, planner, walk)?;
     for (_, why) in lost.iter().filter(|(before, _)| *before >= hunks.len()) {
-        batch.lose(EntryPath::root(), format!("the last entries, of a part of the list of all: {why}"), walk);
+        batch.lose(
+            EntryPath::root(),
+            format!("the last entries, in a part of the list that cannot be read: {why}"),
+            walk,
+        );
     }
     Ok(())
 }
@@ -96,7 +100,7 @@ impl Batch {
         let until = next.map_or(self.entries.len(), |next| self.entries.partition_point(|(_, e)| e.path < *next));
         let mut waiting = self.entries.split_off(until);
         for (_, entry) in waiting.drain(waiting.len().min(WAITING)..) {
-            self.lose(entry.path, "it stands far from where it belongs".into(), walk);
+            self.lose(entry.path, "it is too far from where it belongs in the order of paths".into(), walk);
         }
         let mut now = std::mem::replace(&mut self.entries, waiting).into_iter().peekable();
         while let Some((number, entry)) = now.next() {
@@ -104,7 +108,7 @@ impl Batch {
             // The entry that came first stays: it lies in a folder of this name, and this entry is not a folder.
             let usurps = |(before, other): &(u64, Entry)| *before < number && other.path.is_in(&path);
             if entry.kind != entry::EntryKind::Folder && now.peek().is_some_and(usurps) {
-                self.lose(path, "it comes after what lies in a folder of its name".into(), walk);
+                self.lose(path, "it comes after entries that lie in a folder of the same name".into(), walk);
                 continue;
             }
             let mode = if self.gap { missing::LOST } else { missing::LEFT_OUT };

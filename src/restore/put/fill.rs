@@ -110,10 +110,10 @@ impl Putting<'_> {
                     }
                 }
                 Some(_) if !self.leads_to_kept(&child) => {
-                    let why = "something has come there meanwhile";
-                    return Err(Error::failed(format!("move {} in", at.path().display()), why)
+                    let why = "something appeared there in the meantime";
+                    return Err(Error::failed(format!("move {} into place", at.path().display()), why)
                         .code(Code::InUse)
-                        .hint("A program works in the folder: stop it, and run it again."));
+                        .hint("A program is using the folder: stop it, and run it again."));
                 }
                 Some(_) => {
                     let Ok(folder) = new.enter() else {

@@ -27,7 +27,7 @@ impl RestoreTarget {
             told.push(match unfinished.without(&self.paths_below(), &self.lacking_below()) {
                 Some(left) => {
                     let ends = left.command(self.vault.as_deref(), &self.target, &self.within);
-                    format!("the target is broken: {of} had been interrupted; `{ends}` ends that")
+                    format!("the target is broken: {of} was interrupted; `{ends}` completes it")
                 }
                 None => {
                     let aside = unfinished.was_there(&self.folder());
@@ -38,14 +38,14 @@ impl RestoreTarget {
                     };
                     let aside: String =
                         aside.iter().map(|at| format!("; what was there before is in {}", told(at))).collect();
-                    format!("the target was broken: {of} had been interrupted; this one completes it{aside}")
+                    format!("the target was broken: {of} was interrupted; this one completes it{aside}")
                 }
             });
         }
         for (kept, said) in kept {
             if let Some(unfinished) = said {
                 let ends = unfinished.command(self.vault.as_deref(), &self.target, kept);
-                told.push(format!("{kept} is broken: a restore of it in place was cut off; `{ends}` ends that"));
+                told.push(format!("{kept} is broken: a restore of it in place was interrupted; `{ends}` completes it"));
             }
         }
         told
@@ -58,8 +58,8 @@ impl RestoreTarget {
         let Some(unfinished) = said.filter(|said| !said.is_all() && why.kind() == Kind::Usage) else { return why };
         let ends = unfinished.command(self.vault.as_deref(), &self.target, &self.within);
         let hint = format!(
-            "A restore of {unfinished} there was cut off: `{ends}` ends that, with the snapshot that it was of, and so \
-             does a restore of all of it."
+            "A restore of {unfinished} there was interrupted: `{ends}` completes it, from the same snapshot, and so does a \
+             restore of the whole directory."
         );
         let both = why.advice().map(|advice| format!("{advice} {hint}"));
         why.hint(both.unwrap_or(hint))

@@ -39,7 +39,7 @@ fn snapshots_are_found_by_word_id_and_time() {
     let digit = twice.iter().find(|d| twice.iter().filter(|e| e == d).count() > 1).unwrap();
     let said = select::find(&sample.vault, digit).unwrap_err();
     assert_eq!((said.kind(), said.word()), (Kind::Usage, "unknown-snapshot"));
-    assert!(said.to_string().contains("begin so"), "{said}");
+    assert!(said.to_string().contains("begin with it"), "{said}");
 }
 
 #[test]
