@@ -29,7 +29,7 @@ use crate::vault::root::SnapshotName;
 
 mod fill;
 
-pub(super) use self::fill::is_fixed;
+pub(super) use self::fill::{is_fixed, refuse_fixed};
 
 /// Advice if the marker of a restore of single paths cannot be made.
 const MARKS: &str = "Until several paths are all put back, a file in that folder says so, which keeps a backup from taking half of them: \

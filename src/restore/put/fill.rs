@@ -157,18 +157,7 @@ impl Putting<'_> {
     fn check_movable(&self, at: &Folder, path: &EntryPath) -> Result<()> {
         let mut fixed = Vec::new();
         self.find_fixed(at, path, &mut fixed)?;
-        if fixed.is_empty() {
-            return Ok(());
-        }
-        let named: Vec<_> = fixed.iter().take(NAMED).map(|path| path.display().to_string()).collect();
-        let more = match fixed.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let why = format!("{}{more} cannot be moved: immutable or append-only", named.join(", "));
-        Err(Error::failed(format!("move aside what is in {}", at.path().display()), why)
-            .code(Code::PermissionDenied)
-            .hint("`lsattr -d` shows it as i or a, and `chattr -i -a` takes it away. Nothing was changed."))
+        refuse_fixed(&fixed, || format!("move aside what is in {}", at.path().display()))
     }
 
     fn find_fixed(&self, at: &Folder, path: &EntryPath, fixed: &mut Vec<PathBuf>) -> Result<()> {
@@ -186,6 +175,25 @@ impl Putting<'_> {
         }
         Ok(())
     }
+}
+
+/// Fails if there are entries that the system lets nobody move.
+///
+/// # Errors
+/// Failed: some of them are named.
+pub(crate) fn refuse_fixed(fixed: &[PathBuf], doing: impl FnOnce() -> String) -> Result<()> {
+    if fixed.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<_> = fixed.iter().take(NAMED).map(|path| path.display().to_string()).collect();
+    let more = match fixed.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let why = format!("{}{more} cannot be moved: immutable or append-only", named.join(", "));
+    Err(Error::failed(doing(), why)
+        .code(Code::PermissionDenied)
+        .hint("`lsattr -d` shows such entries as i or a, and `chattr -i -a` makes them movable. Nothing was changed."))
 }
 
 /// Whether an entry is immutable or append-only, so that the system lets nobody move it.

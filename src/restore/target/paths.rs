@@ -1,5 +1,6 @@
 //! Puts single paths back, each with the side files of its database.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,13 +14,14 @@ use crate::error::{Code, Doing, Error, Result};
 use crate::fs::{Folder, Spot};
 use crate::path::EntryPath;
 use crate::restore::capabilities::sync_folder;
-use crate::restore::put::{Putting, is_fixed};
+use crate::restore::put::{Putting, is_fixed, refuse_fixed};
 use crate::restore::side_files;
 use crate::restore::stage::StagingFolder;
 
 impl RestoreTarget {
     /// Checks, before anything is moved, that the system will not refuse to move any of it.
     fn check_paths_movable(&self, target: &Folder, paths: &[EntryPath]) -> Result<()> {
+        let mut fixed = BTreeSet::new();
         for path in paths {
             let (part, above) = missing_from(target, path)?;
             let at = above.path().join(Path::new(OsStr::from_bytes(part.name())));
@@ -30,13 +32,12 @@ impl RestoreTarget {
             }
             for name in [OsStr::new(""), OsStr::from_bytes(part.name())] {
                 if is_fixed(&above, name).doing(doing)? {
-                    let why = format!("{} is immutable or append-only", above.path().join(name).display());
-                    let hint = "`lsattr -d` shows it as i or a, and `chattr -i -a` takes it away. Nothing was changed.";
-                    return Err(Error::failed(doing(), why).code(Code::PermissionDenied).hint(hint));
+                    fixed.insert(if name.is_empty() { above.path().to_owned() } else { above.path().join(name) });
                 }
             }
         }
-        Ok(())
+        let fixed: Vec<_> = fixed.into_iter().collect();
+        refuse_fixed(&fixed, || format!("put the restored paths into {}", target.path().display()))
     }
 
     /// Puts the chosen entries into place. Returns whether something was moved aside, and which side files were.
