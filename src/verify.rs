@@ -188,7 +188,7 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
                 if folder == SNAPSHOTS && root.good() {
                     newest_good = newest_good.max(Some(name));
                 }
-                if !state.learn(name, &root)? {
+                if !state.record_packs(name, &root)? {
                     complete = false;
                     return Ok(());
                 }
@@ -212,7 +212,7 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
         let what = "snapshots that later ones were made from are not in the vault: let go, lost, or never copied here";
         ctx.monitor.warn(&format!("{} {what}", gaps.len()));
     }
-    state.decide()?;
+    state.settle_disputes()?;
     let (unused, unused_bytes) = state.objects()?;
     let read = |(folder, name): &(&str, SnapshotName)| match known.contains_key(&(*folder, *name)) {
         true => None,
@@ -238,7 +238,7 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
         _ => state.packs.values().filter(|pack| !state.found.has(&pack.name())).copied().collect(),
     };
     let doubts = doubts::settle(vault, (&state.packs, complete), &before, (&sound, &state.spoiled), ctx)?;
-    let damage = state.hurt(&roots);
+    let damage = state.into_damage(&roots);
     let is_hurt = |name| damage.iter().any(|damage| damage.snapshots.contains(&name));
     let newest_good = newest_good.map(|snapshot| NewestGood { snapshot, hurt: is_hurt(snapshot) });
     let databases = match &options.databases {
@@ -338,7 +338,7 @@ impl Verifier<'_> {
     }
 
     /// Records the packs that a root lists. Returns whether the list can be read.
-    fn learn(&mut self, name: SnapshotName, root: &Root) -> Result<bool> {
+    fn record_packs(&mut self, name: SnapshotName, root: &Root) -> Result<bool> {
         let packs = match self.reader.for_another(root) {
             Ok(packs) => packs,
             Err(why) => {
@@ -363,7 +363,7 @@ impl Verifier<'_> {
 
     /// Finds out which root is right where roots do not agree on the size, kind or checksum of a pack: the other roots
     /// are wrong, and the pack is not.
-    fn decide(&mut self) -> Result<()> {
+    fn settle_disputes(&mut self) -> Result<()> {
         for (id, others) in &self.disputed {
             let mut claims = self.packs.get(id).into_iter().chain(others);
             let right = claims.try_fold(None, |right, claim| -> Result<_> {
@@ -418,7 +418,7 @@ impl Verifier<'_> {
     }
 
     /// Returns the damage, each with all snapshots that it hurts.
-    fn hurt(mut self, roots: &[(&str, SnapshotName)]) -> Vec<Damage> {
+    fn into_damage(mut self, roots: &[(&str, SnapshotName)]) -> Vec<Damage> {
         let broken: Vec<(PackId, String)> = self
             .packs
             .values()

@@ -102,12 +102,12 @@ impl Commands<'_> {
             return Ok(None);
         }
         let from = self.0.addresses().first().map(Address::absolute).unwrap_or_default();
-        let there = needed::look_when_settled(options, &from, ctx)?;
+        let there = needed::target_content_when_settled(options, &from, ctx)?;
         let newest = || replicas::restore::newest_of(self.0.sites(false)?, &options.snapshot, ctx);
         let unneeded = only.unneeded(&options.target, there, Timestamp::now(), newest)?;
         if unneeded.is_some() {
             // A restore would say it itself.
-            killed::look(&options.target).iter().for_each(|left| tracing::warn!("{left}"));
+            killed::leftovers(&options.target).iter().for_each(|left| tracing::warn!("{left}"));
         }
         Ok(unneeded)
     }

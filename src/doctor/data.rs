@@ -98,7 +98,7 @@ pub fn check_data_directory(about: &DataCheckInput, notes: &CheckRecorder, stop:
     if let Some(check) = apart(about) {
         notes.add(check);
     }
-    for left in killed::look(&about.at) {
+    for left in killed::leftovers(&about.at) {
         notes.add(DoctorCheck::warning("killed restore", left.to_string()).advice(left.advice()));
     }
     let (check, staging) = target(about);

@@ -287,7 +287,7 @@ fn clock_ahead(replicas: &[Replica], options: &BackupOptions) -> SignedDuration 
 fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Result<Vec<Replica>> {
     check_same(&sites)?;
     let alone = sites.len() == 1;
-    let first_vault = sites.iter().position(|site| site.held().is_some());
+    let first_vault = sites.iter().position(|site| site.vault_if_open().is_some());
     let (mut replicas, mut empty, mut unknown) = (Vec::with_capacity(sites.len()), Vec::new(), None);
     for (at, Site { url, may_make, fleeting, found }) in sites.into_iter().enumerate() {
         // Before the first vault, only what is away is passed over; without any vault, one is made in the first place

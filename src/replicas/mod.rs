@@ -40,7 +40,7 @@ pub enum SiteState {
 
 impl Site {
     /// Looks at what is there.
-    pub fn look(url: String, may_make: bool, store: Result<Box<dyn Store>>) -> Self {
+    pub fn probe(url: String, may_make: bool, store: Result<Box<dyn Store>>) -> Self {
         let found = match store.and_then(Vault::find) {
             Ok(Ok(vault)) => SiteState::Vault(vault),
             Ok(Err(store)) => SiteState::Nothing(store),
@@ -61,7 +61,7 @@ impl Site {
         }
     }
 
-    fn held(&self) -> Option<&Vault> {
+    fn vault_if_open(&self) -> Option<&Vault> {
         match &self.found {
             SiteState::Vault(vault) => Some(vault),
             _ => None,
@@ -137,7 +137,7 @@ pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<InitReport>)>
 
 /// Checks that all vaults that were found are replicas of one.
 fn check_same(sites: &[Site]) -> Result<()> {
-    let mut vaults = sites.iter().filter_map(Site::held);
+    let mut vaults = sites.iter().filter_map(Site::vault_if_open);
     match vaults.next() {
         Some(first) => vaults.try_for_each(|other| first.check_same(other)),
         None => Ok(()),

@@ -132,8 +132,8 @@ impl VaultPool {
     }
 
     /// Looks at what is in a place; without `init`, a vault may be made only in the default one.
-    pub fn look(&self, address: &Address, init: bool) -> Site {
-        let site = Site::look(address.absolute(), init || address.is_default(), self.store(address));
+    pub fn probe(&self, address: &Address, init: bool) -> Site {
+        let site = Site::probe(address.absolute(), init || address.is_default(), self.store(address));
         // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted belongs to something
         // else.
         let own = |folder: &Path| self.opener.is_in_cloud_run() && filesystem::remote_at(folder).is_none();
@@ -147,8 +147,8 @@ impl VaultPool {
     pub fn sites(&self, init: bool) -> Result<Vec<Site>> {
         let ended = |panic: Box<dyn Any + Send>| panics::error("open the vaults", &*panic);
         std::thread::scope(|scope| {
-            let look = |address| scope.spawn(move || self.look(address, init));
-            let threads: Vec<_> = self.addresses.iter().map(look).collect();
+            let probe = |address| scope.spawn(move || self.probe(address, init));
+            let threads: Vec<_> = self.addresses.iter().map(probe).collect();
             threads.into_iter().map(|thread| thread.join().map_err(ended)).collect()
         })
     }
@@ -158,7 +158,7 @@ impl VaultPool {
     /// # Errors
     /// None can be opened.
     pub fn first(&self, ctx: &Context) -> Result<Vault> {
-        first(self.addresses.iter().map(|address| self.look(address, false)), ctx)
+        first(self.addresses.iter().map(|address| self.probe(address, false)), ctx)
     }
 
     /// Finds a snapshot in the first vault that can be opened.

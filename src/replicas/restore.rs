@@ -40,7 +40,7 @@ struct RestoreCandidate {
     untried: Option<Choice>,
 }
 
-/// Restores the newest good snapshot that fits and that any vault has, from the first vault that has it. If it turns
+/// Restores the newest good snapshot that candidates and that any vault has, from the first vault that has it. If it turns
 /// out to be damaged there, or the store fails, the next vault that has it takes over. If no vault gives it back whole,
 /// what is damaged is skipped if that is wanted; otherwise, unless the snapshot was named, the newest older one that a
 /// vault has whole is taken, with a warning.
@@ -62,11 +62,12 @@ pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) ->
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let (fits, failures, unknown) = choose_all(sites, &options.snapshot)?;
+    let (candidates, failures, unknown) = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
-    let newer = newer(&fits, unknown);
+    let newer = newer(&candidates, unknown);
     restore::tell_of_newer(&newer, &mut warn);
-    let ReplicatedRestoreReport { vault, mut restored } = restore_one_of(fits, failures, options, ctx, &mut warn)?;
+    let ReplicatedRestoreReport { vault, mut restored } =
+        restore_one_of(candidates, failures, options, ctx, &mut warn)?;
     restored.warnings.splice(..0, warnings);
     // A snapshot that is damaged in every vault may be the one that was meant.
     restored.instead_of = select::newest_damaged(&newer).max(restored.instead_of);
@@ -87,7 +88,7 @@ pub fn preview(sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Res
     Ok((url, told))
 }
 
-/// Returns the newest good snapshot that fits and that any vault has, and when its capture began.
+/// Returns the newest good snapshot that candidates and that any vault has, and when its capture began.
 ///
 /// # Errors
 /// No vault has one.
@@ -100,10 +101,10 @@ pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Snapsho
 /// Returns the first vault that has the newest fitting snapshot, and the newer snapshots that are passed over.
 fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(RestoreCandidate, Vec<PassedOver>)> {
     check_same(&sites)?;
-    let (fits, failures, unknown) = choose_all(sites, spec)?;
-    let newer = newer(&fits, unknown);
-    let newest = fits.iter().map(|fit| fit.choice.name).max();
-    match fits.into_iter().find(|fit| Some(fit.choice.name) == newest) {
+    let (candidates, failures, unknown) = choose_all(sites, spec)?;
+    let newer = newer(&candidates, unknown);
+    let newest = candidates.iter().map(|fit| fit.choice.name).max();
+    match candidates.into_iter().find(|fit| Some(fit.choice.name) == newest) {
         Some(fit) => {
             failures.iter().for_each(|(url, why)| ctx.monitor.warn(&passed_over(url, why)));
             restore::tell_of_newer(&newer, |what| ctx.monitor.warn(&what));
@@ -116,9 +117,9 @@ fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(RestoreCandida
 /// Returns the snapshots that are newer than the newest that any of the vaults has to choose, newest first, with the
 /// reasons. If one vault knows that a snapshot is not good, it does not matter that it is damaged, or `unknown`, in
 /// another.
-fn newer(fits: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
-    let Some(newest) = fits.iter().map(|fit| fit.choice.name).max() else { return Vec::new() };
-    let known = fits.iter().flat_map(|fit| fit.choice.passed_over.iter().cloned());
+fn newer(candidates: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<PassedOver> {
+    let Some(newest) = candidates.iter().map(|fit| fit.choice.name).max() else { return Vec::new() };
+    let known = candidates.iter().flat_map(|fit| fit.choice.passed_over.iter().cloned());
     let mut newer: Vec<_> = known.chain(unknown).filter(|over| over.snapshot > newest).collect();
     newer.sort_by_key(|over| (Reverse(over.snapshot), over.damaged));
     newer.dedup_by_key(|over| over.snapshot);
@@ -127,16 +128,16 @@ fn newer(fits: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<PassedOver>
 
 /// Restores from one of the vaults that have a fitting snapshot.
 fn restore_one_of(
-    fits: Vec<RestoreCandidate>,
+    candidates: Vec<RestoreCandidate>,
     mut failures: Vec<SiteFailure>,
     options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
 ) -> Result<ReplicatedRestoreReport> {
     // The newest snapshot there is, from the first vault that has it. The others come only if it cannot be had.
-    let newest = fits.iter().map(|fit| fit.choice.name).max();
+    let newest = candidates.iter().map(|fit| fit.choice.name).max();
     if let (Some(first), Some(RestoreCandidate { url, choice, .. })) =
-        (fits.first(), fits.iter().find(|fit| Some(fit.choice.name) == newest))
+        (candidates.first(), candidates.iter().find(|fit| Some(fit.choice.name) == newest))
         && first.choice.name < choice.name
     {
         let (name, older) = (choice.name, first.choice.name);
@@ -147,24 +148,25 @@ fn restore_one_of(
             first.url
         ));
     }
-    let (mut fits, behind): (Vec<_>, Vec<_>) = fits.into_iter().partition(|fit| Some(fit.choice.name) == newest);
+    let (mut candidates, behind): (Vec<_>, Vec<_>) =
+        candidates.into_iter().partition(|fit| Some(fit.choice.name) == newest);
     // Vaults that give all of it come first.
     let passes = if options.skip_damaged { &[false, true][..] } else { &[false] };
     for skip_damaged in passes {
         let options = RestoreOptions { skip_damaged: *skip_damaged, ..options.clone() };
-        failures.retain(|(url, _)| !fits.iter().any(|fit| fit.url == *url));
-        for fit in &mut fits {
+        failures.retain(|(url, _)| !candidates.iter().any(|fit| fit.url == *url));
+        for fit in &mut candidates {
             match fit.restore(&options, ctx) {
                 Ok(restored) => {
                     restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
                     return Ok(ReplicatedRestoreReport { vault: fit.url.clone(), restored });
                 }
                 Err(RestoreFailure { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
-                Err(unfit) => {
+                Err(failure) => {
                     ctx.check("restore")?;
-                    fit.untried = unfit.untried.then(|| fit.choice.clone());
-                    fit.over = damaged::passed_over(fit.choice.name, &unfit.wrong).filter(|_| !fit.choice.named);
-                    let why = unfit.why;
+                    fit.untried = failure.untried.then(|| fit.choice.clone());
+                    fit.over = damaged::passed_over(fit.choice.name, &failure.wrong).filter(|_| !fit.choice.named);
+                    let why = failure.why;
                     warn(format!("the vault {} does not give {} back: {}", fit.url, fit.choice.name, why.what()));
                     failures.push((fit.url.clone(), why));
                 }
@@ -172,17 +174,17 @@ fn restore_one_of(
         }
     }
     let may = |fit: &mut RestoreCandidate| fit.over.is_some() && !options.skip_damaged;
-    let replaceable: Vec<_> = fits.extract_if(.., may).collect();
+    let replaceable: Vec<_> = candidates.extract_if(.., may).collect();
     match older((newest, replaceable), behind, options, ctx, warn) {
         Ok(Ok(report)) => return Ok(report),
-        Ok(Err(left)) => fits.extend(left),
+        Ok(Err(left)) => candidates.extend(left),
         // An older snapshot would go back behind what is there; the reason to report is that the newest cannot be had.
         Err(why) if why.kind() == Kind::Unneeded && options.only.older.is_some() => {
             return Err(none_serves(&format!("restore to {}", options.target.display()), failures));
         }
         Err(why) => return Err(why),
     }
-    for fit in &mut fits {
+    for fit in &mut candidates {
         let Some(choice) = fit.untried.take() else { continue };
         warn(format!("{} of {} is read anyway, because nothing else is left to try", choice.name, fit.url));
         match restore::restore_chosen(&fit.vault, options, choice, (&mut fit.doubts, Damaged::Read), ctx) {
@@ -208,7 +210,7 @@ impl RestoreCandidate {
 /// are damaged, and from those `behind`, whose own newest one is older. Gives back the vaults if there is no such
 /// snapshot.
 fn older(
-    (newest, mut fits): (Option<SnapshotName>, Vec<RestoreCandidate>),
+    (newest, mut candidates): (Option<SnapshotName>, Vec<RestoreCandidate>),
     behind: Vec<RestoreCandidate>,
     options: &RestoreOptions,
     ctx: &Context,
@@ -216,13 +218,13 @@ fn older(
 ) -> Result<Result<ReplicatedRestoreReport, Vec<RestoreCandidate>>> {
     let mut left = Vec::new();
     let mut over: Vec<PassedOver> = Vec::new();
-    for fit in &mut fits {
+    for fit in &mut candidates {
         over.append(&mut fit.choice.passed_over);
         over.extend(fit.over.take());
     }
     let mut below = behind;
     loop {
-        for mut fit in fits.drain(..) {
+        for mut fit in candidates.drain(..) {
             match damaged::older(&fit.vault, fit.choice.name) {
                 Ok(Some(choice)) => {
                     fit.choice = choice;
@@ -248,15 +250,15 @@ fn older(
                 return Ok(Ok(ReplicatedRestoreReport { vault: fit.url, restored }));
             }
             Err(RestoreFailure { why, .. }) if why.kind() != Kind::Damage && !why.of_store() => return Err(why),
-            Err(unfit) => {
+            Err(failure) => {
                 ctx.check("restore")?;
-                match damaged::passed_over(name, &unfit.wrong) {
+                match damaged::passed_over(name, &failure.wrong) {
                     // There may be many such snapshots, so the report lists them.
                     Some(passed) => {
                         over.push(passed);
-                        fits.push(fit);
+                        candidates.push(fit);
                     }
-                    None => warn(format!("the vault {} does not give {name} back: {}", fit.url, unfit.why.what())),
+                    None => warn(format!("the vault {} does not give {name} back: {}", fit.url, failure.why.what())),
                 }
             }
         }
@@ -269,12 +271,12 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Ve
     let choose = |site: Site| {
         let url = site.url.clone();
         let begun = match site.vault() {
-            Ok(vault) => restore::begin(&vault, spec).map(|begun| (vault, begun)),
+            Ok(vault) => restore::choose_with_doubts(&vault, spec).map(|begun| (vault, begun)),
             Err(why) => Err(why.into()),
         };
         (url, begun)
     };
-    let (mut fits, mut failures, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut candidates, mut failures, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     let chosen: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = sites.into_iter().map(|site| scope.spawn(move || choose(site))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
@@ -282,7 +284,7 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Ve
     for chosen in chosen {
         match chosen.map_err(|panic| panics::error("look into the vaults", &*panic))? {
             (url, Ok((vault, (choice, doubts)))) => {
-                fits.push(RestoreCandidate { url, vault, choice, doubts, over: None, untried: None });
+                candidates.push(RestoreCandidate { url, vault, choice, doubts, over: None, untried: None });
             }
             (url, Err(unchosen)) => {
                 unknown.extend(unchosen.passed_over);
@@ -290,5 +292,5 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Ve
             }
         }
     }
-    Ok((fits, failures, unknown))
+    Ok((candidates, failures, unknown))
 }

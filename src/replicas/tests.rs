@@ -22,13 +22,13 @@ mod restores;
 
 /// The calls that fail at a place: those with this verb whose object names have this prefix; an empty verb stands for
 /// all verbs.
-type Trouble = Arc<Mutex<Option<(&'static str, &'static str)>>>;
+type Faults = Arc<Mutex<Option<(&'static str, &'static str)>>>;
 
 /// A place in memory that a test breaks.
 struct Place {
     url: &'static str,
     store: &'static MemoryStore,
-    trouble: Trouble,
+    faults: Faults,
     may_make: bool,
     /// Whether the place does not answer, instead of failing.
     unreachable: bool,
@@ -36,13 +36,13 @@ struct Place {
 
 impl Place {
     fn new(url: &'static str) -> Self {
-        Place { url, store: Box::leak(Box::default()), trouble: Trouble::default(), may_make: true, unreachable: false }
+        Place { url, store: Box::leak(Box::default()), faults: Faults::default(), may_make: true, unreachable: false }
     }
 
     fn open(&self) -> Box<dyn Store> {
-        let trouble = self.trouble.clone();
+        let faults = self.faults.clone();
         let store = FaultStore::new(self.store, move |verb, name| {
-            trouble
+            faults
                 .lock()
                 .unwrap()
                 .is_some_and(|(bad, prefix)| (bad.is_empty() || bad == verb) && name.starts_with(prefix))
@@ -51,15 +51,15 @@ impl Place {
     }
 
     fn site(&self) -> Site {
-        Site::look(self.url.into(), self.may_make, Ok(self.open()))
+        Site::probe(self.url.into(), self.may_make, Ok(self.open()))
     }
 
     fn fails(&self, verb: &'static str, prefix: &'static str) {
-        *self.trouble.lock().unwrap() = Some((verb, prefix));
+        *self.faults.lock().unwrap() = Some((verb, prefix));
     }
 
     fn away(&self, away: bool) {
-        *self.trouble.lock().unwrap() = away.then_some(("", ""));
+        *self.faults.lock().unwrap() = away.then_some(("", ""));
     }
 
     fn vault(&self) -> Vault {

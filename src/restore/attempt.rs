@@ -2,6 +2,7 @@
 //! place.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use super::damaged::{self, RestoreFailure};
@@ -110,7 +111,7 @@ pub(crate) fn attempt(
     let failed = |why: Error, packs: &PackReader, doubts: &mut Doubts| {
         let mut wrong = Vec::new();
         if why.kind() == Kind::Damage {
-            wrong = damaged::found(vault, packs, doubts, ctx);
+            wrong = damaged::confirm_suspects(vault, packs, doubts, ctx);
             if wrong.is_empty() {
                 wrong.push(why.what());
             }
@@ -130,8 +131,8 @@ pub(crate) fn attempt(
     }
     // If only some files are restored, damage is found while they are read.
     let tests = all && !options.skip_damaged && known == Damaged::PassedOver;
-    let wrong = damaged::look(vault, &packs, tests, doubts, ctx)?;
-    let (wrong, spare) = damaged::needed(&packs, &root, wrong)?;
+    let wrong = damaged::find(vault, &packs, tests, doubts, ctx)?;
+    let (wrong, spare) = damaged::without_spare(&packs, &root, wrong)?;
     report.warnings.extend(spare);
     match wrong.first() {
         // With single paths, damage to what they need is found when it is read.
@@ -148,19 +149,19 @@ pub(crate) fn attempt(
         _ => report.warnings.extend(wrong.iter().map(|(pack, why)| format!("{}: {why}", pack.name()))),
     }
     if !all {
-        let sides = locate(&packs, &root, paths, options.skip_damaged).map_err(|why| place.lacking(why));
-        place.also(sides.map_err(|why| failed(why, &packs, doubts))?)?;
+        let sides = locate(&packs, &root, paths, options.skip_damaged).map_err(|why| place.explain_unknown_path(why));
+        place.add_side_files(sides.map_err(|why| failed(why, &packs, doubts))?)?;
     }
-    report.warnings.extend(place.broken());
+    report.warnings.extend(place.interrupted_restores());
 
     let bytes = all.then_some(root.totals.bytes);
     ctx.monitor.begin("restoring", bytes);
     // Asked before anything is made, so that nothing is left behind if the store cannot tell the time.
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
-    let elsewhere = killed::look_but(&target, Some(&place.base()));
+    let elsewhere = killed::leftovers_outside(&target, Some(&place.base()));
     let (staging, mut left) = place.stage(ctx)?;
     left.extend(elsewhere.iter().map(killed::Leftover::to_string));
-    let mut left = Untold { what: left, monitor: ctx.monitor };
+    let mut left = LeftoverMessages { messages: left, monitor: ctx.monitor };
     let planner = Planner { packs: &packs, wanted: place.wanted(), limits, skip_damaged: options.skip_damaged, ctx };
     let filled =
         staging.begin(place.within()).and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
@@ -185,8 +186,8 @@ pub(crate) fn attempt(
         staging.abandon();
         return Err(why.into());
     }
-    let dress = |target: &std::os::fd::OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.dress(target, entry));
-    let replaced = place.put(staging, now, ctx, &ready, &dress).map_err(|why| match why.kind() {
+    let set_metadata = |target: &OwnedFd| top.as_ref().map_or(Ok(()), |entry| tree.set_metadata(target, entry));
+    let replaced = place.put(staging, now, ctx, &ready, &set_metadata).map_err(|why| match why.kind() {
         Kind::Unneeded => why,
         _ => within(why),
     })?;
@@ -202,18 +203,18 @@ pub(crate) fn attempt(
     if let Some(left) = &replaced.unfinished {
         report.warnings.push(format!("the target stays marked: a restore of {left} is not finished"));
     }
-    if replaced.undressed > 0 {
+    if replaced.without_attributes > 0 {
         let what = "folders in which something is mounted could not get their owner, mode or time";
-        report.warnings.push(format!("{} {what}", replaced.undressed));
+        report.warnings.push(format!("{} {what}", replaced.without_attributes));
     }
     shortfall(tree, &mut report);
     report.not_restored.extend(reserved);
     report.warnings.extend(packs.mended().into_values());
     if !packs.mended().is_empty() || !packs.suspects().is_empty() {
-        damaged::found(vault, &packs, doubts, ctx);
+        damaged::confirm_suspects(vault, &packs, doubts, ctx);
     }
     report.warnings.extend(doubts.warnings());
-    report.warnings.append(&mut left.what);
+    report.warnings.append(&mut left.messages);
     report.seconds = began.elapsed().as_secs_f64();
     report.traffic = vault.store.traffic();
     Ok(report)
@@ -221,14 +222,14 @@ pub(crate) fn attempt(
 
 /// Messages about what killed restores left, which nothing will repeat: they go into the report, or, if there is none,
 /// into the log.
-struct Untold<'a> {
-    what: Vec<String>,
+struct LeftoverMessages<'a> {
+    messages: Vec<String>,
     monitor: &'a dyn Monitor,
 }
 
-impl Drop for Untold<'_> {
+impl Drop for LeftoverMessages<'_> {
     fn drop(&mut self) {
-        self.what.iter().for_each(|what| self.monitor.warn(what));
+        self.messages.iter().for_each(|what| self.monitor.warn(what));
     }
 }
 

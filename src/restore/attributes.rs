@@ -80,7 +80,7 @@ impl Attributes {
     ///
     /// # Errors
     /// Too many open files.
-    pub fn of(folder: impl AsFd) -> rustix::io::Result<Self> {
+    pub fn read(folder: impl AsFd) -> rustix::io::Result<Self> {
         let mut unread = names(&folder)?;
         let all = extra_of_file(&File::from(fcntl_dupfd_cloexec(folder, 0)?)).xattrs;
         unread.retain(|name| all.iter().all(|(read, _)| read != name));
@@ -92,7 +92,7 @@ impl Attributes {
     ///
     /// # Errors
     /// A system call that fails.
-    pub fn give(&self, to: impl AsFd) -> rustix::io::Result<()> {
+    pub fn apply_to(&self, to: impl AsFd) -> rustix::io::Result<()> {
         remove(&to, |name| !self.unread.contains(name) && self.all.iter().all(|(kept, _)| kept != name))?;
         for (name, value) in &self.all {
             match fsetxattr(&to, OsStr::from_bytes(&name.0), &value.0, XattrFlags::empty()) {
@@ -129,7 +129,7 @@ mod tests {
         if set("user.a").is_err() {
             return eprintln!("SKIPPED: the filesystem of the tests has no attributes");
         }
-        let was = Attributes::of(&open).unwrap();
+        let was = Attributes::read(&open).unwrap();
         set("user.b").unwrap();
         let of_the_system = set("trusted.c").is_ok();
         let listed = || {
@@ -139,10 +139,10 @@ mod tests {
             names.into_iter().map(|name| String::from_utf8(name.0).unwrap()).collect::<Vec<_>>()
         };
         let hidden = Attributes { unread: vec![EscapedBytes(b"user.b".to_vec())], all: was.all.clone() };
-        hidden.give(&open).unwrap();
+        hidden.apply_to(&open).unwrap();
         let kept = if of_the_system { &["trusted.c", "user.a", "user.b"][..] } else { &["user.a", "user.b"] };
         assert_eq!(listed(), kept);
-        was.give(&open).unwrap();
+        was.apply_to(&open).unwrap();
         assert_eq!(listed().iter().filter(|name| name.starts_with("user.")).collect::<Vec<_>>(), ["user.a"]);
         remove_others(&open, &[]).unwrap();
         assert_eq!(listed(), if of_the_system { vec!["trusted.c"] } else { vec![] });

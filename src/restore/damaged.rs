@@ -51,7 +51,7 @@ pub fn passed_over(snapshot: SnapshotName, wrong: &[String]) -> Option<PassedOve
 ///
 /// # Errors
 /// A store that fails; being told to stop.
-pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, ctx: &Context) -> Result<DamagedPacks> {
+pub fn find(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, ctx: &Context) -> Result<DamagedPacks> {
     // Older snapshots mostly name the same packs: once one is known to be damaged, each snapshot costs no more than its
     // lists.
     let unreadable = |(pack, tested): (PackInfo, Tested)| (!tested.readable).then_some((pack, tested.state));
@@ -81,7 +81,7 @@ pub fn look(vault: &Vault, packs: &PackReader, all: bool, doubts: &mut Doubts, c
 ///
 /// # Errors
 /// A store that fails.
-pub fn needed(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(DamagedPacks, Vec<String>)> {
+pub fn without_spare(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(DamagedPacks, Vec<String>)> {
     if wrong.is_empty() || root.torn_reads == List::default() {
         return Ok((wrong, Vec::new()));
     }
@@ -109,7 +109,7 @@ pub fn needed(packs: &PackReader, root: &Root, wrong: DamagedPacks) -> Result<(D
 
 /// Reads whole the packs that seemed damaged to a reader, and records doubts about the ones that are. Returns
 /// descriptions of the ones that cannot be read.
-pub fn found(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, ctx: &Context) -> Vec<String> {
+pub fn confirm_suspects(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, ctx: &Context) -> Vec<String> {
     let mended = packs.mended();
     let table =
         packs.book().values().filter(|pack| mended.contains_key(&pack.name())).map(|pack| (*pack, String::new()));

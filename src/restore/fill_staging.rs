@@ -27,7 +27,7 @@ pub(crate) fn fill_staging(
     report: &mut RestoreReport,
 ) -> Result<(Tree, Option<Arc<Entry>>, Vec<Problem>)> {
     let mut top = None;
-    let told = std::thread::scope(|scope| {
+    let findings = std::thread::scope(|scope| {
         let (send, windows) = crossbeam_channel::bounded(0);
         // The next entries are read while the previous window is written.
         let planning = scope.spawn(move || {
@@ -42,14 +42,14 @@ pub(crate) fn fill_staging(
         let planned = planning.join().map_err(|panic| panics::error(READING, &*panic))?;
         written.and(planned)
     })?;
-    report.not_restored.extend(told.not_read);
-    report.warnings.extend(missing::warnings(&told.remarks));
+    report.not_restored.extend(findings.not_read);
+    report.warnings.extend(missing::warnings(&findings.remarks));
     report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));
     if report.files == 0 && !report.not_restored.is_empty() {
         let first = &report.not_restored[0];
         return Err(Error::damage("get any file out of the snapshot", format!("{}: {}", first.path, first.why)));
     }
-    Ok((tree, top, told.reserved))
+    Ok((tree, top, findings.reserved))
 }
 
 fn write_window(

@@ -194,7 +194,7 @@ pub(super) fn is_changed_within(at: &Spot, time: (i64, i64)) -> bool {
 }
 
 /// Returns the leftovers of the restore that had this staging folder in `base`.
-pub fn left(base: &Folder, staging: &Folder) -> Vec<Leftover> {
+pub fn leftovers_of(base: &Folder, staging: &Folder) -> Vec<Leftover> {
     // A user who may write around it can make folders and notes of their own; nobody should act on what these say.
     if !matches!(why_foreign(staging), Ok(None)) {
         return Vec::new();
@@ -235,12 +235,12 @@ fn moved_aside(base: &Folder, path: &Path) -> Option<Spot> {
 }
 
 /// Finds the leftovers of killed restores to `target`, or to a volume in it. None of them is changed.
-pub fn look(target: &Path) -> Vec<Leftover> {
-    look_but(target, None)
+pub fn leftovers(target: &Path) -> Vec<Leftover> {
+    leftovers_outside(target, None)
 }
 
-/// As [`look`], but without what lies in the folder `swept`: the caller who sweeps that reports it.
-pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Leftover> {
+/// As [`leftovers`], but without what lies in the folder `reported`, of which the caller reports what is left.
+pub fn leftovers_outside(target: &Path, reported: Option<&Path>) -> Vec<Leftover> {
     let mut found = Vec::new();
     // If it cannot be told where the target is, or what is mounted there, a restore says what is wrong.
     let target = location::named(target).unwrap_or_else(|_| target.to_owned());
@@ -248,7 +248,7 @@ pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Leftover> {
     let beside = target.parent().zip(target.file_name()).map(|(above, name)| (above.to_owned(), name.to_owned()));
     let inside =
         [EntryPath::root()].into_iter().chain(volumes).map(|path| (target.join(path.as_path()), OsString::new()));
-    for (base, name) in beside.into_iter().chain(inside).filter(|(base, _)| Some(base.as_path()) != swept) {
+    for (base, name) in beside.into_iter().chain(inside).filter(|(base, _)| Some(base.as_path()) != reported) {
         let Ok(base) = Folder::open(&base) else { continue };
         for entry in base.names().unwrap_or_default() {
             if !is_left(&entry, &name) {
@@ -257,7 +257,7 @@ pub fn look_but(target: &Path, swept: Option<&Path>) -> Vec<Leftover> {
             let Ok(staging) = base.enter(&entry) else { continue };
             let Ok(held) = staging.readable() else { continue };
             if flock(&held, FlockOperation::NonBlockingLockShared).is_ok() {
-                found.extend(left(&base, &staging));
+                found.extend(leftovers_of(&base, &staging));
             }
         }
     }
@@ -293,7 +293,7 @@ mod tests {
         moving.keep(staging.folder()).unwrap();
         assert_eq!(Moving::kept(staging.folder()).map(|(kept, _)| kept), Some(moving));
         fs::rename(staging.tree().path(), folder.path().join(note)).unwrap();
-        assert_eq!(look(&folder.path().join("data")).len(), 0, "a restore is under way");
+        assert_eq!(leftovers(&folder.path().join("data")).len(), 0, "a restore is under way");
         then(folder.path());
         folder
     }
@@ -304,7 +304,7 @@ mod tests {
         sample.commit(SnapshotState::Complete);
         let report = restore(&sample.vault, &options(&folder.join("data")), &context()).unwrap();
         assert_eq!(fs::read(folder.join("data/a")).unwrap(), b"restored");
-        assert!(look(&folder.join("data")).is_empty());
+        assert!(leftovers(&folder.join("data")).is_empty());
         report
     }
 
@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn what_did_not_come_into_place_is_not_taken_for_the_old() {
         let folder = killed(ASIDE, |_| ());
-        let told = look(&folder.path().join("data"));
+        let told = leftovers(&folder.path().join("data"));
         assert!(matches!(&told[..], [Leftover::New(at)] if at.name == ASIDE), "{told:?}");
         assert_eq!(content(folder.path().join(ASIDE)), "staged");
         let report = restored(folder.path());
@@ -345,7 +345,7 @@ mod tests {
                 }
                 change(&at.join(ASIDE));
             });
-            let told = look(&folder.path().join("data"));
+            let told = leftovers(&folder.path().join("data"));
             assert!(matches!(&told[..], [Leftover::Used(at)] if at.name == ASIDE), "{told:?}");
             let before = fs::read_dir(folder.path().join(ASIDE)).unwrap().count();
             let report = restored(folder.path());
@@ -360,7 +360,7 @@ mod tests {
             fs::remove_dir_all(at.join(ASIDE)).unwrap();
             fs::rename(at.join("data"), at.join(ASIDE)).unwrap();
         });
-        let told = look(&folder.path().join("data"));
+        let told = leftovers(&folder.path().join("data"));
         assert!(
             matches!(&told[..], [Leftover::Old { at, aside }] if at.name == "data" && aside.name == ASIDE),
             "{told:?}"
@@ -377,7 +377,7 @@ mod tests {
                 fs::rename(at.join(from), at.join(to)).unwrap();
             }
         });
-        assert!(look(&folder.path().join("data")).is_empty());
+        assert!(leftovers(&folder.path().join("data")).is_empty());
         let report = restored(folder.path());
         assert_eq!(report.warnings, [""; 0]);
         assert_eq!(content(folder.path().join(ASIDE)), "old");
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn a_note_leads_to_nothing_but_what_a_restore_moves_aside() {
         let folder = killed("mine", |_| ());
-        assert!(look(&folder.path().join("data")).is_empty());
+        assert!(leftovers(&folder.path().join("data")).is_empty());
         restored(folder.path());
         assert_eq!(content(folder.path().join("mine")), "staged");
     }
@@ -408,7 +408,7 @@ mod tests {
                 let mut left = fs::read_dir(at).unwrap().map(|entry| entry.unwrap());
                 change(&left.find(|entry| is_left(&entry.file_name(), OsStr::new("data"))).unwrap().path());
             });
-            assert!(look(&folder.path().join("data")).is_empty());
+            assert!(leftovers(&folder.path().join("data")).is_empty());
             restored(folder.path());
             assert_eq!(content(folder.path().join(ASIDE)), "staged");
         }

@@ -75,7 +75,7 @@ fn restore_within(
     limits: WindowLimits,
     ctx: &Context,
 ) -> Result<RestoreReport> {
-    let (mut choice, mut doubts) = begin(vault, &options.snapshot).map_err(|unchosen| unchosen.why)?;
+    let (mut choice, mut doubts) = choose_with_doubts(vault, &options.snapshot).map_err(|unchosen| unchosen.why)?;
     let newest = choice.clone();
     let mut passed_over = Vec::new();
     tell_of_newer(&choice.passed_over, |what| ctx.monitor.warn(&what));
@@ -156,7 +156,7 @@ pub fn restore_chosen(
 ///
 /// # Errors
 /// As [`select::search`].
-pub fn begin(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts), Unchosen> {
+pub fn choose_with_doubts(vault: &Vault, snapshot: &str) -> Result<(Choice, Doubts), Unchosen> {
     let (choice, doubts) = std::thread::scope(|scope| {
         let doubts = scope.spawn(|| Doubts::read(&*vault.store));
         (select::search(vault, snapshot), doubts.join())

@@ -18,9 +18,9 @@ use crate::vault::root::SnapshotName;
 
 /// The content of a target, as far as it decides whether a restore is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum There {
+pub enum TargetContent {
     /// No file: the target does not exist, or holds only folders, or a restore of all of it was not finished.
-    Nothing,
+    NoFiles,
     /// Files; the newest was changed at this time.
     Files(Timestamp),
 }
@@ -39,11 +39,11 @@ impl Only {
     pub fn unneeded(
         &self,
         target: &Path,
-        there: There,
+        there: TargetContent,
         now: Timestamp,
         newest: impl FnOnce() -> Result<(SnapshotName, Timestamp)>,
     ) -> Result<Option<String>> {
-        let There::Files(changed) = there else { return Ok(None) };
+        let TargetContent::Files(changed) = there else { return Ok(None) };
         let target = target.display();
         let Some(older) = self.older else { return Ok(Some(format!("there are files in {target}"))) };
         let age = now.duration_since(changed);
@@ -60,7 +60,7 @@ impl Only {
     /// it is now.
     ///
     /// # Errors
-    /// Unneeded: it is not needed. Otherwise as [`look`].
+    /// Unneeded: it is not needed. Otherwise as [`target_content`].
     pub fn check(
         &self,
         (options, from): (&RestoreOptions, &str),
@@ -71,18 +71,18 @@ impl Only {
             return Ok(());
         }
         let target = &*options.target;
-        match self.unneeded(target, look(options, from, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
+        match self.unneeded(target, target_content(options, from, ctx)?, Timestamp::now(), || Ok((name, begun)))? {
             Some(why) => Err(Error::unneeded(format!("restore to {}", target.display()), why)),
             None => Ok(()),
         }
     }
 }
 
-/// As [`look`], for a caller that has no lock of the target: it waits for a restore that is at work there.
+/// As [`target_content`], for a caller that has no lock of the target: it waits for a restore that is at work there.
 ///
 /// # Errors
-/// As [`look`]; a wait that takes too long; a stop.
-pub fn look_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There> {
+/// As [`target_content`]; a wait that takes too long; a stop.
+pub fn target_content_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<TargetContent> {
     let target = &*options.target;
     // Held to the end of the look.
     let held = match Unfinished::at(target) {
@@ -94,7 +94,7 @@ pub fn look_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) ->
     {
         ctx.monitor.warn(&note);
     }
-    look(options, from, ctx)
+    target_content(options, from, ctx)
 }
 
 /// Looks at what is in a target, apart from vaults; `from` is the address of the vault that is restored from.
@@ -102,20 +102,20 @@ pub fn look_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) ->
 /// # Errors
 /// A folder that cannot be read: what is in it may be newer than all else. A target in which a restore of some paths
 /// was not finished.
-pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There> {
+pub fn target_content(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<TargetContent> {
     let target = &*options.target;
     let doing = || format!("look whether {} has to be restored", target.display());
     match target.symlink_metadata() {
         Ok(meta) if meta.is_dir() => {}
         // The restore says what is wrong with it.
-        Ok(_) => return Ok(There::Nothing),
-        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(There::Nothing),
+        Ok(_) => return Ok(TargetContent::NoFiles),
+        Err(why) if why.kind() == ErrorKind::NotFound => return Ok(TargetContent::NoFiles),
         Err(why) => return Err(Error::io(doing(), &why)),
     }
     // If a restore of single paths was not finished, all else is the app's, and nobody has asked to restore that: it is
     // an error below, as is a marker that does not tell what was not finished.
     if Unfinished::at(target).is_ok_and(|said| said.is_some_and(|unfinished| unfinished.is_all())) {
-        return Ok(There::Nothing);
+        return Ok(TargetContent::NoFiles);
     }
     let root = walk::open(target)?;
     walk::check_finished(target, &root, from)?;
@@ -131,9 +131,9 @@ pub fn look(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<There
         }
         Ok(())
     })?;
-    let Some(newest) = newest else { return Ok(There::Nothing) };
+    let Some(newest) = newest else { return Ok(TargetContent::NoFiles) };
     let time = Timestamp::from_nanosecond(newest.into());
-    time.map(There::Files).map_err(|why| std::io::Error::other(why.to_string())).doing(doing)
+    time.map(TargetContent::Files).map_err(|why| std::io::Error::other(why.to_string())).doing(doing)
 }
 
 #[cfg(test)]
@@ -158,21 +158,21 @@ mod tests {
     fn what_holds_no_file_is_missing() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("data");
-        let looked = || look(&options(&target), "/v", &context()).unwrap();
-        assert_eq!(looked(), There::Nothing);
+        let looked = || target_content(&options(&target), "/v", &context()).unwrap();
+        assert_eq!(looked(), TargetContent::NoFiles);
         fs::create_dir_all(target.join("uploads/lost+found")).unwrap();
-        assert_eq!(looked(), There::Nothing);
+        assert_eq!(looked(), TargetContent::NoFiles);
         for (name, seconds) in [("uploads/b", 2_000_000_000), ("a", 1_900_000_000)] {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             File::create(target.join(name)).unwrap().set_modified(time).unwrap();
         }
-        assert_eq!(looked(), There::Files(Timestamp::from_second(2_000_000_000).unwrap()));
+        assert_eq!(looked(), TargetContent::Files(Timestamp::from_second(2_000_000_000).unwrap()));
         marker::tests::write_all(&target);
-        assert_eq!(looked(), There::Nothing);
+        assert_eq!(looked(), TargetContent::NoFiles);
         // It may be newer than all else, and nobody says that it is not whole.
         for text in ["", "some text"] {
             fs::write(target.join(MARKER), text).unwrap();
-            let said = look(&options(&target), "/v", &context()).unwrap_err();
+            let said = target_content(&options(&target), "/v", &context()).unwrap_err();
             assert!(said.why().contains(MARKER) && said.advice().is_some(), "{said}");
         }
     }
@@ -185,10 +185,10 @@ mod tests {
         lock::lock(&held, lock::LockKind::Exclusive, Duration::ZERO, &AtomicBool::new(false)).unwrap();
         let stop = AtomicBool::new(true);
         let ctx = Context { stop: &stop, ..context() };
-        let said = look_when_settled(&options(folder.path()), "/v", &ctx).unwrap_err().to_string();
+        let said = target_content_when_settled(&options(folder.path()), "/v", &ctx).unwrap_err().to_string();
         assert!(said.contains("lock the directory"), "{said}");
         drop(held);
-        assert_eq!(look_when_settled(&options(folder.path()), "/v", &ctx).unwrap(), There::Nothing);
+        assert_eq!(target_content_when_settled(&options(folder.path()), "/v", &ctx).unwrap(), TargetContent::NoFiles);
     }
 
     #[test]
@@ -200,16 +200,16 @@ mod tests {
             only.unneeded(Path::new("data"), there, at(10), newest).unwrap()
         };
         let missing = Only { missing: true, older: None };
-        assert_eq!(unneeded(missing, There::Nothing, None), None);
-        assert!(unneeded(missing, There::Files(at(1)), None).unwrap().contains("there are files in data"));
+        assert_eq!(unneeded(missing, TargetContent::NoFiles, None), None);
+        assert!(unneeded(missing, TargetContent::Files(at(1)), None).unwrap().contains("there are files in data"));
         let older = Only { missing: false, older: Some(Duration::from_secs(2 * 3600)) };
-        assert_eq!(unneeded(older, There::Nothing, None), None);
-        assert!(unneeded(older, There::Files(at(9)), None).unwrap().contains("1h ago"));
+        assert_eq!(unneeded(older, TargetContent::NoFiles, None), None);
+        assert!(unneeded(older, TargetContent::Files(at(9)), None).unwrap().contains("1h ago"));
         // A clock that went back, or a time that a program set.
-        assert!(unneeded(older, There::Files(at(11)), None).unwrap().contains("0s ago"));
-        assert_eq!(unneeded(older, There::Files(at(8)), Some(9)), None);
-        assert!(unneeded(older, There::Files(at(7)), Some(6)).unwrap().contains("after the snapshot"));
-        assert!(unneeded(older, There::Files(at(7)), Some(7)).is_some());
+        assert!(unneeded(older, TargetContent::Files(at(11)), None).unwrap().contains("0s ago"));
+        assert_eq!(unneeded(older, TargetContent::Files(at(8)), Some(9)), None);
+        assert!(unneeded(older, TargetContent::Files(at(7)), Some(6)).unwrap().contains("after the snapshot"));
+        assert!(unneeded(older, TargetContent::Files(at(7)), Some(7)).is_some());
     }
 
     #[test]

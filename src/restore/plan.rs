@@ -38,7 +38,7 @@ pub struct EntrySelection<'a> {
 
 impl EntrySelection<'_> {
     /// Whether an entry is wanted, or a folder above one that is.
-    pub fn takes(&self, entry: &EntryPath) -> bool {
+    pub fn selects(&self, entry: &EntryPath) -> bool {
         let leads_there = |paths: &[EntryPath]| paths.iter().any(|path| path.is_in(entry));
         self.holds(entry) || self.paths.is_some_and(leads_there) && !self.spares(entry)
     }
@@ -83,7 +83,7 @@ pub struct Walk<F> {
     check: SnapshotCheck,
     open: Vec<Arc<Entry>>,
     groups: HashSet<u64>,
-    told: SnapshotFindings,
+    findings: SnapshotFindings,
     take: F,
 }
 
@@ -128,19 +128,19 @@ impl Planner<'_> {
     /// As [`Planner::each_window`]; damage, even where that is passed over, if the entry may not stand there: it is not
     /// taken then.
     pub fn next<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, mode: u32, walk: &mut Walk<F>) -> Result<()> {
-        if !self.wanted.takes(&entry.path) {
+        if !self.wanted.selects(&entry.path) {
             return Ok(());
         }
         if entry.path.is_in_one_of(self.wanted.never) {
             let why = "its name is the one by which a restore marks what it has not finished";
-            walk.told.reserved.push(Problem::new(entry.path, why));
+            walk.findings.reserved.push(Problem::new(entry.path, why));
             return Ok(());
         }
         for remark in walk.check.next(&entry)? {
             if let Remark::NoFolder(path) = &remark {
                 self.entry(missing::folder(path.clone(), mode), walk)?;
             }
-            walk.told.remarks.push(remark);
+            walk.findings.remarks.push(remark);
         }
         self.entry(entry, walk)
     }
@@ -234,7 +234,7 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
             check: SnapshotCheck::default(),
             open: Vec::new(),
             groups: HashSet::new(),
-            told: SnapshotFindings::default(),
+            findings: SnapshotFindings::default(),
             take,
         }
     }
@@ -248,13 +248,13 @@ impl<F: FnMut(Window) -> Result<()>> Walk<F> {
             self.window.left.push(folder);
         }
         self.flush()?;
-        self.told.remarks.extend(self.check.finish());
-        Ok(self.told)
+        self.findings.remarks.extend(self.check.finish());
+        Ok(self.findings)
     }
 
     /// Records something that could not be read.
     pub fn not_read(&mut self, path: EntryPath, why: String) {
-        self.told.not_read.push(Problem::new(path, why));
+        self.findings.not_read.push(Problem::new(path, why));
     }
 
     /// Begins a new window when the last one is full, and counts the entry's memory.

@@ -93,9 +93,9 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
     let packs = PackReader::for_root(&*vault.store, &root)?;
     let missing = absent(&*vault.store, packs.book().values())?;
     if !all {
-        place.also(locate(&packs, &root, paths, options.skip_damaged)?)?;
+        place.add_side_files(locate(&packs, &root, paths, options.skip_damaged)?)?;
     }
-    let mut told = Preview {
+    let mut preview = Preview {
         snapshot: name,
         begun: root.started,
         target: place.target.clone(),
@@ -107,22 +107,22 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
         kept: place.kept_there(),
         in_use: occupants::users_of(&place).into_iter().chain(occupants::moved(&place)).collect(),
         passed_over,
-        warnings: place.broken(),
+        warnings: place.interrupted_restores(),
     };
     place.check_writable()?;
     if place.is_stood_in() {
-        told.warnings.push(standing::FILLED.into());
+        preview.warnings.push(standing::FILLED.into());
     }
     if let Some((pack, state)) = missing.first() {
         let what = "so the snapshot cannot be restored whole from this vault";
-        told.warnings.push(format!(
+        preview.warnings.push(format!(
             "packs are missing or damaged ({} in all), {what}: {}: {state}",
             missing.len(),
             pack.name()
         ));
     }
     if let Some(why) = packs.book().values().find_map(|pack| vault.store.closed(&pack.name())) {
-        told.warnings.push(format!("{why}: the files that need it cannot be restored from this vault"));
+        preview.warnings.push(format!("{why}: the files that need it cannot be restored from this vault"));
     }
     let wanted = place.wanted();
     let target = &place.target;
@@ -137,28 +137,28 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
                 return Ok(());
             }
             while let Some(found) = there.next_if(|found| found.path < entry.path) {
-                told.gone.add(&found.path, size(found.kind, found.size));
+                preview.gone.add(&found.path, size(found.kind, found.size));
             }
             let changes = match there.next_if(|found| found.path == entry.path) {
-                None => &mut told.added,
-                Some(found) if is_same(&entry, &found) => &mut told.unchanged,
-                Some(_) => &mut told.changed,
+                None => &mut preview.added,
+                Some(found) if is_same(&entry, &found) => &mut preview.unchanged,
+                Some(_) => &mut preview.changed,
             };
             changes.add(&entry.path, size(entry.kind, entry.size));
             if entry.kind == EntryKind::File && place.paths().contains(&entry.path) {
                 let at = target.join(entry.path.as_path());
-                told.moves_aside.extend(side_files::would_move(&at, entry.database.is_some()));
+                preview.moves_aside.extend(side_files::would_move(&at, entry.database.is_some()));
             }
             Ok(())
         });
         if compared.is_ok() {
-            there.for_each(|found| told.gone.add(&found.path, size(found.kind, found.size)));
+            there.for_each(|found| preview.gone.add(&found.path, size(found.kind, found.size)));
         } else {
             drop(there);
         }
         let warnings = walking.join().map_err(|panic| crate::panics::error("look at the target", &*panic))?;
         compared?;
-        told.warnings.extend(warnings?);
+        preview.warnings.extend(warnings?);
         Ok(())
     })
     .map_err(|why: Error| match why.kind() {
@@ -166,9 +166,9 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
         _ => why,
     })?;
     // A log that is also put back by itself is among them twice.
-    told.moves_aside.sort();
-    told.moves_aside.dedup();
-    Ok(told)
+    preview.moves_aside.sort();
+    preview.moves_aside.dedup();
+    Ok(preview)
 }
 
 /// Lists what is in the target for as long as `take` wants more. Returns warnings about what could not be looked at.

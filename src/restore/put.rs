@@ -54,7 +54,7 @@ pub struct Putting<'a> {
     /// The names that the restored tree has at its top, if a folder is filled as a whole.
     incoming: HashSet<OsString>,
     /// Folders that stay, and the attributes that they are given at the end, innermost first.
-    dress: Vec<(Arc<Folder>, FolderAttributes)>,
+    pending_attributes: Vec<(Arc<Folder>, FolderAttributes)>,
     /// Entries that were not put in place because the filesystem itself keeps one of that name at its root.
     pub left_out: Vec<EntryPath>,
     /// The paths that are put back, relative to the folder that is worked in; empty for all of it.
@@ -74,7 +74,7 @@ impl<'a> Putting<'a> {
     /// Begins with nothing done.
     pub fn new(aside: Spot, kept: Vec<EntryPath>, paths: Vec<EntryPath>, ctx: &'a Context<'a>) -> Self {
         let steps = Steps::below(&aside.folder);
-        let (dress, left_out) = (Vec::new(), Vec::new());
+        let (pending_attributes, left_out) = (Vec::new(), Vec::new());
         Putting {
             steps,
             aside,
@@ -84,7 +84,7 @@ impl<'a> Putting<'a> {
             within: None,
             kept,
             incoming: HashSet::new(),
-            dress,
+            pending_attributes,
             left_out,
             paths,
             damaged: Vec::new(),
@@ -125,7 +125,7 @@ impl<'a> Putting<'a> {
         let unfinished = Unfinished { paths, aside: vec![aside], around, snapshot };
         if !self.paths.is_empty() && target.mode().doing(doing)? & 0o700 != 0o700 {
             // The target gets its own attributes back.
-            self.dress.push((target.clone(), FolderAttributes::of(target).doing(doing)?));
+            self.pending_attributes.push((target.clone(), FolderAttributes::read(target).doing(doing)?));
         }
         let opened = self.steps.open_up(target).map_err(io::Error::from);
         let via = self.notes.as_ref().unwrap_or(target);
@@ -254,8 +254,9 @@ impl<'a> Putting<'a> {
     }
 
     /// Gives the folders that stayed their attributes. Returns how many could not be given theirs.
-    pub fn dress(&mut self) -> u64 {
-        let refused = self.dress.drain(..).filter(|(folder, looks)| looks.give(folder).is_err());
+    pub fn apply_pending_attributes(&mut self) -> u64 {
+        let refused =
+            self.pending_attributes.drain(..).filter(|(folder, attributes)| attributes.apply_to(folder).is_err());
         refused.count() as u64
     }
 

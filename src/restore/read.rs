@@ -36,7 +36,7 @@ struct FetchedBytes<'w> {
     /// Where they begin in the object.
     from: u64,
     pack: PackId,
-    _room: ReservedBytes<'w>,
+    _reserved: ReservedBytes<'w>,
 }
 
 /// A read that is under way or done.
@@ -66,9 +66,9 @@ pub struct ContentReader<'a> {
 struct ReaderShared<'w> {
     window: &'w Window,
     output: &'w dyn ContentSink,
-    room: &'w ByteBudget,
+    budget: &'w ByteBudget,
     /// The reads that are still to come, and the channel to the decoders, which the last fetcher drops.
-    gather: Mutex<(Coalescer<'w>, Option<Sender<PendingRead<'w>>>)>,
+    coalescer: Mutex<(Coalescer<'w>, Option<Sender<PendingRead<'w>>>)>,
     /// The index, among the window's packs, of the pack that is read now, and of the next pack whose table is fetched.
     pack: AtomicUsize,
     next_table: AtomicUsize,
@@ -108,12 +108,12 @@ impl ContentReader<'_> {
     pub fn read(&self, window: &Window, output: &dyn ContentSink) -> Result<()> {
         let parallel = self.ctx.parallel.max(1);
         let (ready, reads) = bounded(parallel);
-        let room = &ByteBudget::new(ROOM);
+        let budget = &ByteBudget::new(ROOM);
         let shared = ReaderShared {
             window,
             output,
-            room,
-            gather: Mutex::new((Coalescer::new(self.packs, window, self.limits), Some(ready))),
+            budget,
+            coalescer: Mutex::new((Coalescer::new(self.packs, window, self.limits), Some(ready))),
             pack: AtomicUsize::new(0),
             next_table: AtomicUsize::new(0),
             current: Mutex::new(FrameFeed { reads, frames: Vec::new().into_iter(), bytes: None }),
@@ -130,7 +130,7 @@ impl ContentReader<'_> {
                     self.guard(&shared, || self.fetch(&shared));
                     if fetching.fetch_sub(1, Ordering::AcqRel) == 1 {
                         // The last fetcher lets go of the channel, which ends the decoders.
-                        lock(&shared.gather).1 = None;
+                        lock(&shared.coalescer).1 = None;
                     }
                 });
             }
@@ -160,24 +160,24 @@ impl ContentReader<'_> {
         while !shared.stop.load(Ordering::Acquire) {
             self.fetch_table(shared);
             let (send, bytes) = bounded(1);
-            let (pack, span, room) = {
-                let mut gather = lock(&shared.gather);
-                let Some(read) = gather.0.next_read() else { return };
+            let (pack, span, reserved) = {
+                let mut coalescer = lock(&shared.coalescer);
+                let Some(read) = coalescer.0.next_read() else { return };
                 shared.pack.store(read.number as usize, Ordering::Relaxed);
                 let (pack, span) = (read.pack, read.span());
                 let length = span.last().map_or(0, |last| last.end() - span[0].at);
                 // In order, because the lock is held; it waits here when the decoders are behind.
-                let room = shared.room.take(length);
-                match &gather.1 {
+                let reserved = shared.budget.take(length);
+                match &coalescer.1 {
                     Some(decoders) if decoders.send(PendingRead { read, bytes }).is_ok() => {}
                     _ => return,
                 }
-                (pack, span, room)
+                (pack, span, reserved)
             };
             let read = self.packs.compressed(pack, PackKind::Data, &span);
             let from = span.first().map_or(0, |first| first.at);
             // Nobody waits for it any more if the work was stopped.
-            let _ = send.send(read.map(|bytes| FetchedBytes { bytes, from, pack, _room: room }));
+            let _ = send.send(read.map(|bytes| FetchedBytes { bytes, from, pack, _reserved: reserved }));
         }
     }
 

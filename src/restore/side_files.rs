@@ -215,7 +215,7 @@ mod tests {
             // Killed here.
             drop((putting, staging));
             let told = || {
-                let mut told: Vec<_> = killed::look(target).iter().map(Leftover::to_string).collect();
+                let mut told: Vec<_> = killed::leftovers(target).iter().map(Leftover::to_string).collect();
                 told.sort();
                 told
             };
@@ -229,7 +229,7 @@ mod tests {
             }
             assert_eq!(told(), expected);
             let advice =
-                killed::look(target).into_iter().filter(|left| left.advice().contains("only with its database"));
+                killed::leftovers(target).into_iter().filter(|left| left.advice().contains("only with its database"));
             assert_eq!(advice.count(), SUFFIXES.len());
             if !itself {
                 // One step later.

@@ -75,13 +75,13 @@ impl StagingFolder {
         let mut left = Vec::new();
         // Nothing repeats these messages: if there will be no report, they go into the log.
         let untold = |left: &[String]| left.iter().for_each(|left| tracing::warn!("{left}"));
-        if let Err(why) = sweep(&base, &prefix, &mut left) {
+        if let Err(why) = remove_abandoned(&base, &prefix, &mut left) {
             untold(&left);
             return Err(why);
         }
         let base = Arc::new(base);
         for _ in 0..TRIES {
-            match Self::begun(&base, &prefix, ctx) {
+            match Self::try_make(&base, &prefix, ctx) {
                 Ok(Some(staging)) => return Ok((staging, left)),
                 Ok(None) => {}
                 Err(why) => {
@@ -97,7 +97,7 @@ impl StagingFolder {
     }
 
     /// Makes one. `None` if it is gone before it is locked: another restore took it for one that a killed restore left.
-    fn begun(base: &Arc<Folder>, prefix: &OsStr, ctx: &Context) -> Result<Option<StagingFolder>> {
+    fn try_make(base: &Arc<Folder>, prefix: &OsStr, ctx: &Context) -> Result<Option<StagingFolder>> {
         let mut random = [0; 8];
         (ctx.random)(&mut random)?;
         let mut name = prefix.to_owned();
@@ -109,7 +109,7 @@ impl StagingFolder {
             Err(Errno::NOENT) => return Ok(None),
             made => made.doing(doing)?,
         };
-        match Self::prepared(&folder, doing) {
+        match Self::prepare(&folder, doing) {
             _ if matches!(spot.look(), Ok(None)) => Ok(None),
             Ok(lock) => Ok(Some(StagingFolder { spot, folder: Arc::new(folder), lock, made: None, _locked: None })),
             Err(why) => {
@@ -127,7 +127,7 @@ impl StagingFolder {
     }
 
     /// Locks a new staging folder and makes the folders in it. Returns the lock.
-    fn prepared(folder: &Folder, doing: impl Fn() -> String + Copy) -> Result<OwnedFd> {
+    fn prepare(folder: &Folder, doing: impl Fn() -> String + Copy) -> Result<OwnedFd> {
         let lock = folder.readable().doing(doing)?;
         pass_nothing_on(&lock).doing(doing)?;
         // On a filesystem without locks, nobody removes what may be in use. Another holder of this lock is about to
@@ -252,7 +252,7 @@ impl StagingFolder {
 /// Removes the staging folders that nobody holds. Adds to `told` what is to be reported: of folders that stay, because
 /// they are not from this user's restores or because it cannot be known whether they are held, and of what else a
 /// killed restore left.
-fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
+fn remove_abandoned(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
     for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
         if !is_staging(&name, prefix) {
             continue;
@@ -276,7 +276,7 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
             // On a remote filesystem, a lock may be valid on this machine only.
             done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
         };
-        // Another restore, or another sweep, has just removed it.
+        // Another restore, or another one that cleans up, has just removed it.
         if matches!(base.look(&name), Ok(None)) {
             continue;
         }
@@ -290,7 +290,7 @@ fn sweep(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
         } else {
             tracing::info!("removing {}, which a killed restore left", folder.path().display());
             let folder = Arc::new(folder);
-            told.extend(killed::left(base, &folder).into_iter().map(|left| resolved(left, &folder)));
+            told.extend(killed::leftovers_of(base, &folder).into_iter().map(|left| resolved(left, &folder)));
             let removed = folder.empty().and_then(|()| Ok(base.remove_folder(&name)?));
             removed
                 .doing(|| format!("remove {}", folder.path().display()))

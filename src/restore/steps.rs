@@ -25,22 +25,22 @@ impl FolderAttributes {
     ///
     /// # Errors
     /// A folder that may not be read.
-    pub fn of(folder: &Folder) -> SystemResult<FolderAttributes> {
+    pub fn read(folder: &Folder) -> SystemResult<FolderAttributes> {
         let open = folder.readable()?;
-        Ok(FolderAttributes { stat: fstat(&open)?, attributes: Attributes::of(&open)? })
+        Ok(FolderAttributes { stat: fstat(&open)?, attributes: Attributes::read(&open)? })
     }
 
     /// Gives a folder this owner, mode, times and attributes, as far as its filesystem keeps such things.
     ///
     /// # Errors
     /// A system call that fails.
-    pub fn give(&self, to: &Folder) -> SystemResult<()> {
+    pub fn apply_to(&self, to: &Folder) -> SystemResult<()> {
         let (folder, was) = (to.readable()?, &self.stat);
         let now = fstat(&folder)?;
         if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid) {
             kept(fchown(&folder, Some(Uid::from_raw(was.st_uid)), Some(Gid::from_raw(was.st_gid))))?;
         }
-        self.attributes.give(&folder)?;
+        self.attributes.apply_to(&folder)?;
         kept(fchmod(&folder, Mode::from_raw_mode(was.st_mode & 0o7777)))?;
         let times = Timestamps {
             last_access: Timespec { tv_sec: was.st_atime as _, tv_nsec: was.st_atime_nsec as _ },
@@ -70,7 +70,7 @@ pub(super) struct FileStamp {
 
 impl FileStamp {
     /// Whether it is the same file, changed or not.
-    pub(super) fn is(&self, other: &FileStamp) -> bool {
+    pub(super) fn is_same_file(&self, other: &FileStamp) -> bool {
         self.identity == other.identity
     }
 }
@@ -131,9 +131,9 @@ impl Steps {
     pub fn open_up(&mut self, folder: &Folder) -> SystemResult<()> {
         let mode = folder.mode()?;
         if mode & 0o700 != 0o700 {
-            let looks = FolderAttributes::of(folder)?;
+            let attributes = FolderAttributes::read(folder)?;
             folder.set_mode(mode | 0o700)?;
-            self.note(|steps| UndoStep::Opened(steps.at(folder.path()), looks));
+            self.note(|steps| UndoStep::Opened(steps.at(folder.path()), attributes));
         }
         Ok(())
     }
@@ -161,8 +161,8 @@ impl Steps {
         let moved = || matches!((from.look(), to.look()), (Ok(None), Ok(Some(_))));
         if done.is_ok() || done != Err(Errno::EXIST) && moved() {
             // An entry that cannot be told from another one is not moved back.
-            let what = what(to).unwrap_or_default();
-            self.note(|steps| UndoStep::Moved(steps.at(&from.path()), steps.at(&to.path()), what));
+            let stamp = stamp(to).unwrap_or_default();
+            self.note(|steps| UndoStep::Moved(steps.at(&from.path()), steps.at(&to.path()), stamp));
         }
         done
     }
@@ -182,14 +182,14 @@ impl Steps {
     /// # Errors
     /// As `renameat2`.
     pub fn exchange(&mut self, new: &Spot, old: &Spot) -> SystemResult<()> {
-        let what = what(new)?;
+        let stamp = stamp(new)?;
         match exchange(new, old) {
             // Over a network an answer may be lost, and a folder that could not be given its mode back was exchanged
             // all the same.
-            Err(why) if identity(old) != Ok(what.identity) => return Err(why),
+            Err(why) if identity(old) != Ok(stamp.identity) => return Err(why),
             _ => {}
         }
-        self.note(|steps| UndoStep::Exchanged(steps.at(&new.path()), steps.at(&old.path()), what));
+        self.note(|steps| UndoStep::Exchanged(steps.at(&new.path()), steps.at(&old.path()), stamp));
         Ok(())
     }
 
@@ -198,9 +198,9 @@ impl Steps {
     /// # Errors
     /// As `renameat`; a folder in the place that is not empty is refused.
     pub fn cover(&mut self, folder: &Spot, empty: &Spot) -> SystemResult<()> {
-        let (looks, what) = (FolderAttributes::of(&empty.enter()?)?, what(folder)?);
+        let (attributes, stamp) = (FolderAttributes::read(&empty.enter()?)?, stamp(folder)?);
         rename_over(folder, empty)?;
-        self.note(|steps| UndoStep::Covered(steps.at(&folder.path()), steps.at(&empty.path()), looks, what));
+        self.note(|steps| UndoStep::Covered(steps.at(&folder.path()), steps.at(&empty.path()), attributes, stamp));
         Ok(())
     }
 
@@ -224,15 +224,15 @@ impl Steps {
         if old.is_mount().unwrap_or(false) {
             return Err(Error::failed(doing(), "a filesystem is mounted there").code(Code::MountPoint));
         }
-        let looks = FolderAttributes::of(&old).doing(doing)?;
+        let attributes = FolderAttributes::read(&old).doing(doing)?;
         self.open_up(&old).doing(doing)?;
         let new = self.make(to).doing(doing)?;
         for name in outwards(&old)? {
             self.shift(&Spot::new(&old, &name), &Spot::new(&new, &name))?;
         }
-        looks.give(&new).doing(doing)?;
+        attributes.apply_to(&new).doing(doing)?;
         from.folder.remove_folder(&from.name).doing(doing)?;
-        self.note(|steps| UndoStep::Removed(steps.at(&from.path()), looks));
+        self.note(|steps| UndoStep::Removed(steps.at(&from.path()), attributes));
         Ok(())
     }
 }
@@ -242,14 +242,14 @@ impl Steps {
 /// # Errors
 /// Nothing is there; a system call that fails.
 pub fn identity(spot: &Spot) -> SystemResult<InodeIdentity> {
-    what(spot).map(|what| what.identity)
+    stamp(spot).map(|stamp| stamp.identity)
 }
 
 /// Looks up which file has a name, and when it was last changed.
 ///
 /// # Errors
 /// As [`identity`].
-pub(super) fn what(spot: &Spot) -> SystemResult<FileStamp> {
+pub(super) fn stamp(spot: &Spot) -> SystemResult<FileStamp> {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     match statx(&spot.folder, &spot.name, AtFlags::SYMLINK_NOFOLLOW, flags) {
         Ok(told) => {

@@ -40,7 +40,7 @@ pub struct Replaced {
     /// Side files that were moved aside, of databases that were put back one by one.
     pub beside: Vec<EntryPath>,
     /// Number of folders that stayed in place and could not be given their metadata.
-    pub undressed: u64,
+    pub without_attributes: u64,
     /// Entries that were not put in place because the filesystem itself keeps one of that name at its root.
     pub left_out: Vec<EntryPath>,
     /// The unfinished part of an earlier restore that this one, which left out damaged paths, did not complete.
@@ -238,7 +238,7 @@ impl RestoreTarget {
     ///
     /// # Errors
     /// Usage: together, the paths are too long to be named in a marker.
-    pub(super) fn also(&mut self, sides: SideFilePaths) -> Result<()> {
+    pub(super) fn add_side_files(&mut self, sides: SideFilePaths) -> Result<()> {
         let all: Vec<_> =
             self.paths.drain(..).chain(sides.there).filter(|path| !sides.lacking.contains(path)).collect();
         self.paths = outermost(&all);

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 use super::in_use::users;
 use super::killed::is_changed_within;
-use super::steps::{FileStamp, StepPath, Steps, UndoStep, what};
+use super::steps::{FileStamp, StepPath, Steps, UndoStep, stamp};
 use crate::error::Error;
 use crate::fs::Spot;
 use crate::fs::rename::{exchange, rename};
@@ -34,7 +34,7 @@ pub struct Undone {
 const NAMED: usize = 8;
 const TAKEN: &str = "something else has taken its place";
 
-fn said(why: Errno) -> String {
+fn errno_text(why: Errno) -> String {
     std::io::Error::from(why).to_string()
 }
 
@@ -62,7 +62,7 @@ impl Steps {
             };
             if let Some(refused) = refused {
                 // On its way into place, the new content passed through the name of the previous content.
-                let told = if touches && self.placed(&step).is_some() { None } else { self.told(&step) };
+                let told = if touches && self.placed(&step).is_some() { None } else { self.describe(&step) };
                 stays.extend(told.map(|told| format!("{told}: {refused}.")));
                 stuck.extend(step.names().cloned());
             }
@@ -81,7 +81,7 @@ impl Steps {
 
     fn spot(&self, at: &StepPath) -> Result<Spot, String> {
         let above = at.parent().unwrap_or(Path::new(""));
-        let folder = self.base.enter_all(above).map_err(said)?;
+        let folder = self.base.enter_all(above).map_err(errno_text)?;
         Ok(Spot::new(&Arc::new(folder), at.file_name().unwrap_or_default()))
     }
 
@@ -89,8 +89,8 @@ impl Steps {
     fn placed<'s>(&self, step: &'s UndoStep) -> Option<(&'s StepPath, &'s FileStamp)> {
         let is_staged = |at: &StepPath| self.staged.as_ref().is_some_and(|(staging, _)| at.starts_with(staging));
         match step {
-            UndoStep::Moved(from, to, what) => is_staged(from).then_some((to, what)),
-            UndoStep::Exchanged(_, at, what) | UndoStep::Covered(_, at, _, what) => Some((at, what)),
+            UndoStep::Moved(from, to, stamp) => is_staged(from).then_some((to, stamp)),
+            UndoStep::Exchanged(_, at, stamp) | UndoStep::Covered(_, at, _, stamp) => Some((at, stamp)),
             UndoStep::Made(_) | UndoStep::Opened(..) | UndoStep::Removed(..) => None,
         }
     }
@@ -98,8 +98,9 @@ impl Steps {
     /// The files of what was put into place that programs have open, as far as this process may know.
     fn used(&self) -> Vec<PathBuf> {
         let placed = self.done.iter().filter_map(|step| self.placed(step));
-        let is_there =
-            |at: &StepPath, placed: &FileStamp| self.spot(at).is_ok_and(|at| what(&at).is_ok_and(|now| now.is(placed)));
+        let is_there = |at: &StepPath, placed: &FileStamp| {
+            self.spot(at).is_ok_and(|at| stamp(&at).is_ok_and(|now| now.is_same_file(placed)))
+        };
         let placed = placed.filter(|(at, placed)| is_there(at, placed));
         let placed: Vec<_> = placed.map(|(at, _)| self.base.path().join(at)).collect();
         users(&placed).into_iter().map(|user| user.file).collect()
@@ -108,8 +109,8 @@ impl Steps {
     /// Fails unless what was put at a name is still there, unchanged, and no program is seen to use it.
     fn is_as_placed(&self, at: &StepPath, placed: &FileStamp, used: &[PathBuf]) -> Result<(), String> {
         let spot = self.spot(at)?;
-        let now = what(&spot).map_err(said)?;
-        if !now.is(placed) {
+        let now = stamp(&spot).map_err(errno_text)?;
+        if !now.is_same_file(placed) {
             return Err(TAKEN.to_owned());
         }
         let changed = |(_, since): &(StepPath, (i64, i64))| is_changed_within(&spot, *since);
@@ -128,7 +129,7 @@ impl Steps {
     fn has_own_sides(&self, at: &StepPath, file: &Spot, used: &[PathBuf]) -> Result<(), String> {
         for side in sides(at) {
             let spot = self.spot(&side)?;
-            if spot.look().map_err(said)?.is_none()
+            if spot.look().map_err(errno_text)?.is_none()
                 || !(may_begin_with(file, &[MAGIC]) || may_begin_with(&spot, &MARKS))
             {
                 continue;
@@ -139,7 +140,7 @@ impl Steps {
             };
             match put.and_then(|step| self.placed(step)) {
                 Some((side, placed)) => self.is_as_placed(side, placed, used)?,
-                None if what(&spot).is_ok_and(|now| now.is(put_there)) => {}
+                None if stamp(&spot).is_ok_and(|now| now.is_same_file(put_there)) => {}
                 None => return Err(format!("a program has made {} beside it", spot.path().display())),
             }
         }
@@ -155,35 +156,37 @@ impl Steps {
         match step {
             UndoStep::Made(at) => {
                 let at = self.spot(at)?;
-                at.folder.remove_folder(&at.name).map_err(said)
+                at.folder.remove_folder(&at.name).map_err(errno_text)
             }
             UndoStep::Moved(at, to, moved) => {
                 let (from, to) = (self.spot(at)?, self.spot(to)?);
                 // Whatever took its place meanwhile is not ours to move.
-                if !what(&to).map_err(said)?.is(moved) {
+                if !stamp(&to).map_err(errno_text)?.is_same_file(moved) {
                     return Err(TAKEN.to_owned());
                 }
                 self.has_own_sides(at, &to, used)?;
-                rename(&to, &from).map_err(said)
+                rename(&to, &from).map_err(errno_text)
             }
-            UndoStep::Exchanged(new, old, _) => exchange(&self.spot(new)?, &self.spot(old)?).map_err(said),
-            UndoStep::Covered(was, is, looks, _) => {
+            UndoStep::Exchanged(new, old, _) => exchange(&self.spot(new)?, &self.spot(old)?).map_err(errno_text),
+            UndoStep::Covered(was, is, attributes, _) => {
                 let (was, is) = (self.spot(was)?, self.spot(is)?);
-                rename(&is, &was).map_err(said)?;
+                rename(&is, &was).map_err(errno_text)?;
                 let made = is.folder.make(&is.name, 0o700);
-                made.and_then(|made| looks.give(&made)).map_err(said)
+                made.and_then(|made| attributes.apply_to(&made)).map_err(errno_text)
             }
-            UndoStep::Opened(at, looks) => self.base.enter_all(at).and_then(|folder| looks.give(&folder)).map_err(said),
-            UndoStep::Removed(at, looks) => {
+            UndoStep::Opened(at, attributes) => {
+                self.base.enter_all(at).and_then(|folder| attributes.apply_to(&folder)).map_err(errno_text)
+            }
+            UndoStep::Removed(at, attributes) => {
                 let at = self.spot(at)?;
                 let made = at.folder.make(&at.name, 0o700);
-                made.and_then(|made| looks.give(&made)).map_err(said)
+                made.and_then(|made| attributes.apply_to(&made)).map_err(errno_text)
             }
         }
     }
 
     /// Describes what it means if a step is not undone. `None` if that does not matter.
-    fn told(&self, step: &UndoStep) -> Option<String> {
+    fn describe(&self, step: &UndoStep) -> Option<String> {
         let shown = |at: &StepPath| self.base.path().join(at).display().to_string();
         let moved = |was, is| Some(format!("{} is now {} and was not moved back", shown(was), shown(is)));
         match step {
@@ -252,15 +255,15 @@ mod tests {
         let made = steps.make(&spot("made")).unwrap();
         steps.rename(&spot("a"), &Spot::new(&made, "a")).unwrap();
         steps.exchange(&spot("b"), &spot("c")).unwrap();
-        let looks = FolderAttributes::of(&spot("empty").enter().unwrap()).unwrap();
+        let attributes = FolderAttributes::read(&spot("empty").enter().unwrap()).unwrap();
         at.remove_folder("empty").unwrap();
-        steps.done.push(UndoStep::Removed("empty".into(), looks));
+        steps.done.push(UndoStep::Removed("empty".into(), attributes));
         // As a folder that its filesystem does not rename: entry by entry, then it is removed.
         let (old, new) = (Arc::new(spot("image").enter().unwrap()), steps.make(&spot("shifted")).unwrap());
-        let looks = FolderAttributes::of(&old).unwrap();
+        let attributes = FolderAttributes::read(&old).unwrap();
         steps.rename(&Spot::new(&old, "deep"), &Spot::new(&new, "deep")).unwrap();
         at.remove_folder("image").unwrap();
-        steps.done.push(UndoStep::Removed("image".into(), looks));
+        steps.done.push(UndoStep::Removed("image".into(), attributes));
         let Undone { why, whole } = steps.undo(Error::failed("put it", "no"));
         assert!(whole && why.advice().is_none());
         for name in ["a", "b", "c"] {

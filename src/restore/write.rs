@@ -54,10 +54,10 @@ pub struct Shortfall {
 }
 
 impl Shortfall {
-    fn count(&self, entry: &Entry, owned: bool, dressed: bool) {
+    fn count(&self, entry: &Entry, owned: bool, attributes_set: bool) {
         self.owners.fetch_add((!owned).into(), Ordering::Relaxed);
         self.set_id.fetch_add((entry.mode != mode(entry, owned)).into(), Ordering::Relaxed);
-        self.attributes.fetch_add((!dressed).into(), Ordering::Relaxed);
+        self.attributes.fetch_add((!attributes_set).into(), Ordering::Relaxed);
     }
 }
 
@@ -195,9 +195,9 @@ impl Tree {
     ///
     /// # Errors
     /// A system call that fails.
-    pub fn dress(&self, folder: &OwnedFd, entry: &Entry) -> Result<()> {
-        let dressed = remove_others(folder, &entry.xattrs).and_then(|()| self.finish(folder, entry, None));
-        dressed.doing(|| "set the mode and times of the target")
+    pub fn set_metadata(&self, folder: &OwnedFd, entry: &Entry) -> Result<()> {
+        let set = remove_others(folder, &entry.xattrs).and_then(|()| self.finish(folder, entry, None));
+        set.doing(|| "set the mode and times of the target")
     }
 
     /// Makes a symlink or a fifo, or notes that the filesystem does not support it.
@@ -227,12 +227,12 @@ impl Tree {
             let path: PathBuf = Path::new("/proc/self/fd").join(folder.as_fd().as_raw_fd().to_string()).join(name);
             self.xattrs(entry, |name, value| lsetxattr(&path, name, value, XattrFlags::empty()))?;
         }
-        let mut dressed = true;
+        let mut attributes_set = true;
         if entry.kind == EntryKind::Fifo {
-            dressed = kept(chmodat(&folder, name, Mode::from_raw_mode(mode(entry, owned)), AtFlags::empty()))?;
+            attributes_set = kept(chmodat(&folder, name, Mode::from_raw_mode(mode(entry, owned)), AtFlags::empty()))?;
         }
-        dressed &= kept(utimensat(&folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW))?;
-        self.shortfall.count(entry, owned, dressed);
+        attributes_set &= kept(utimensat(&folder, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW))?;
+        self.shortfall.count(entry, owned, attributes_set);
         Ok(())
     }
 
@@ -339,12 +339,12 @@ impl Tree {
     fn finish(&self, fd: impl AsFd, entry: &Entry, created: Option<u32>) -> rustix::io::Result<()> {
         let mut owned = self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
         self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
-        let mut dressed = true;
+        let mut attributes_set = true;
         let wanted = mode(entry, owned);
         if created.map(|mode| mode & self.made.mode) != Some(wanted) {
-            dressed = kept(fchmod(&fd, Mode::from_raw_mode(wanted)))?;
+            attributes_set = kept(fchmod(&fd, Mode::from_raw_mode(wanted)))?;
         }
-        dressed &= kept(futimens(&fd, &times(entry.mtime)))?;
+        attributes_set &= kept(futimens(&fd, &times(entry.mtime)))?;
         if self.remote {
             // Some remote filesystems accept a change and do nothing. Times may be coarser than the snapshot's.
             let is = fstat(&fd)?;
@@ -354,10 +354,10 @@ impl Tree {
             if too_much != 0 {
                 kept(fchmod(&fd, Mode::from_raw_mode(wanted)))?;
             }
-            dressed &= (is.st_mode & 0o7777) ^ too_much == wanted
+            attributes_set &= (is.st_mode & 0o7777) ^ too_much == wanted
                 && is.st_mtime.abs_diff(entry.mtime.div_euclid(1_000_000_000)) < 2;
         }
-        self.shortfall.count(entry, owned, dressed);
+        self.shortfall.count(entry, owned, attributes_set);
         Ok(())
     }
 

@@ -159,7 +159,7 @@ impl VaultProbe {
     }
 
     fn open(&self, desk: &Runner, ctx: &Context) -> Result<VaultReply> {
-        let vault = desk.vaults().look(&self.address, false).vault()?;
+        let vault = desk.vaults().probe(&self.address, false).vault()?;
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
         let runs = self.runs(&*vault.store, ctx);

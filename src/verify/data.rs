@@ -36,7 +36,7 @@ impl FileSampler {
     }
 
     /// Whether an entry is a file that is to be read.
-    pub fn takes(&self, entry: &Entry) -> bool {
+    pub fn selects(&self, entry: &Entry) -> bool {
         let Some(hash) = entry.hash.filter(|_| entry.kind == EntryKind::File && self.share > 0) else { return false };
         let dice = blake3::Hasher::new_keyed(&self.seed).update(&hash.0).update(entry.path.bytes()).finalize();
         dice.as_bytes()[..4].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)) < self.share

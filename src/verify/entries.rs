@@ -62,7 +62,7 @@ impl Verifier<'_> {
                 }
             }
             for entry in entries {
-                if self.sample.takes(&entry) {
+                if self.sample.selects(&entry) {
                     planner.file(entry, &mut files)?;
                 }
             }

@@ -186,7 +186,7 @@ fn entry() {
 }
 
 fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
-    let look = |at: &Location| Site::look(at.url(), true, Ok(at.open(order.ahead)));
+    let look = |at: &Location| Site::probe(at.url(), true, Ok(at.open(order.ahead)));
     let sites = order.vaults.iter().map(look).collect();
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: asking };

@@ -274,7 +274,7 @@ impl Vaults {
         let stop = AtomicBool::new(false);
         let look = |at: &Replica| {
             let url = at.folder.display().to_string();
-            Site::look(url, false, Ok(Box::new(LocalStore::new(&at.folder))))
+            Site::probe(url, false, Ok(Box::new(LocalStore::new(&at.folder))))
         };
         let options = restore::options::RestoreOptions {
             snapshot: snapshot.to_owned(),

@@ -18,37 +18,37 @@ const IN_FLIGHT: u64 = MAX_PACK;
 impl Copying<'_> {
     /// Sends packs, several at once, and remembers which of them are damaged.
     pub(super) fn send(&mut self, packs: &[PackInfo]) -> Result<()> {
-        let (next, room, ended) =
+        let (next, budget, summary) =
             (AtomicUsize::new(0), ByteBudget::new(IN_FLIGHT), Mutex::new(PackCopySummary::default()));
         let this = &*self;
         std::thread::scope(|scope| {
             for _ in 0..self.ctx.parallel.clamp(1, packs.len().max(1)) {
                 scope.spawn(|| {
                     while let Some(pack) = packs.get(next.fetch_add(1, Ordering::Relaxed))
-                        && lock(&ended).failure.is_none()
+                        && lock(&summary).failure.is_none()
                     {
                         let sent = {
-                            let _taken = room.take(pack.size);
+                            let _reserved = budget.take(pack.size);
                             this.send_one(pack)
                         };
-                        let mut ended = lock(&ended);
+                        let mut summary = lock(&summary);
                         match sent {
                             Ok((sent, spoiled)) => {
                                 match sent {
-                                    PackCopyOutcome::Created => ended.created.push(*pack),
+                                    PackCopyOutcome::Created => summary.created.push(*pack),
                                     PackCopyOutcome::There => {}
-                                    PackCopyOutcome::Damaged(why) => ended.damaged.push((pack.id, why)),
+                                    PackCopyOutcome::Damaged(why) => summary.damaged.push((pack.id, why)),
                                 }
-                                ended.spoiled.extend(spoiled.map(|why| (*pack, why)));
+                                summary.spoiled.extend(spoiled.map(|why| (*pack, why)));
                             }
-                            Err(why) => _ = ended.failure.get_or_insert(why),
+                            Err(why) => _ = summary.failure.get_or_insert(why),
                         }
                     }
                 });
             }
         });
         let PackCopySummary { created, damaged, spoiled, failure } =
-            ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+            summary.into_inner().unwrap_or_else(PoisonError::into_inner);
         for pack in created {
             self.report.objects += 1;
             self.report.bytes += pack.size;

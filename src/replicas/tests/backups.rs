@@ -170,7 +170,7 @@ fn a_backup_that_is_stopped_while_it_is_copied_has_been_taken() {
         data: world.folder.path().join("data"),
         ..engine::options::BackupOptions::default()
     };
-    let stopping = |fails| Site::look("two".into(), true, Ok(Box::new(Stopping(two.store, stop, fails))));
+    let stopping = |fails| Site::probe("two".into(), true, Ok(Box::new(Stopping(two.store, stop, fails))));
     let report = back_up(vec![one.site(), stopping(false)], &options, &Context { stop, ..context() }).unwrap();
     assert_eq!(holds(&report), [true, false]);
     assert!(report.vaults[1].why.as_ref().unwrap().contains("told to stop"), "{report:?}");
@@ -179,7 +179,7 @@ fn a_backup_that_is_stopped_while_it_is_copied_has_been_taken() {
     // While the snapshot is taken, being told to stop is an error, and no reason to take the next vault.
     stop.store(false, Ordering::Relaxed);
     world.write("b", 7);
-    let first = Site::look("one".into(), true, Ok(Box::new(Stopping(one.store, stop, true))));
+    let first = Site::probe("one".into(), true, Ok(Box::new(Stopping(one.store, stop, true))));
     let why = back_up(vec![first, two.site()], &options, &Context { stop, ..context() }).unwrap_err();
     says(&why, &["told to stop"]);
     assert_eq!((one.names().len(), two.names().len()), (1, 0));

@@ -172,7 +172,7 @@ fn what_was_let_go_in_a_vault_does_not_come_back_to_it() {
     for at in [0, 1] {
         let released = |place: &Place| Released(place.open(), second.object(SNAPSHOTS));
         let site = |place: &Place, it: bool| match it {
-            true => Site::look(place.url.into(), true, Ok(Box::new(released(place)))),
+            true => Site::probe(place.url.into(), true, Ok(Box::new(released(place)))),
             false => place.site(),
         };
         let report = back_up(vec![site(one, at == 0), site(two, at == 1)], &options, &world.context()).unwrap();

@@ -113,7 +113,7 @@ impl Batch {
             }
             let mode = if self.gap { missing::LOST } else { missing::LEFT_OUT };
             match planner.next(entry, mode, walk) {
-                Ok(()) => self.gap &= !planner.wanted.takes(&path),
+                Ok(()) => self.gap &= !planner.wanted.selects(&path),
                 Err(why) if why.kind() == Kind::Damage => self.lose(path, why.what(), walk),
                 Err(why) => return Err(why),
             }

@@ -35,9 +35,9 @@ impl Putting<'_> {
                 .hint("Restore to another folder, or unmount what is mounted there."));
         };
         let (from, to) = (Arc::new(from), Arc::new(to));
-        let looks = FolderAttributes::of(&from).doing(|| format!("look at {}", from.path().display()))?;
+        let attributes = FolderAttributes::read(&from).doing(|| format!("look at {}", from.path().display()))?;
         let moved = self.fill_folder(&from, &to, path)?;
-        self.dress.push((to, looks));
+        self.pending_attributes.push((to, attributes));
         Ok(moved)
     }
 
@@ -76,8 +76,9 @@ impl Putting<'_> {
                 let folder = at.enter(&name).doing(|| format!("open {}", at.path().join(&name).display()))?;
                 let folder = Arc::new(folder);
                 // Unless the snapshot has this folder, it gets its own attributes back at the end.
-                let looks = FolderAttributes::of(&folder).doing(|| format!("look at {}", folder.path().display()))?;
-                self.dress.push((folder.clone(), looks));
+                let attributes =
+                    FolderAttributes::read(&folder).doing(|| format!("look at {}", folder.path().display()))?;
+                self.pending_attributes.push((folder.clone(), attributes));
                 self.outward(&folder, &child)?;
             } else {
                 let aside = self.aside_for(&child)?;
@@ -123,10 +124,10 @@ impl Putting<'_> {
                             .hint("Restore to another folder, or unmount what is mounted there."));
                     };
                     let (folder, stays) = (Arc::new(folder), Arc::new(at.enter().doing(|| doing(to))?));
-                    let looks = FolderAttributes::of(&folder).doing(|| doing(&folder))?;
+                    let attributes = FolderAttributes::read(&folder).doing(|| doing(&folder))?;
                     self.inward(&folder, &stays, &child)?;
-                    self.dress.retain(|(dressed, _)| dressed.path() != stays.path());
-                    self.dress.push((stays, looks));
+                    self.pending_attributes.retain(|(folder, _)| folder.path() != stays.path());
+                    self.pending_attributes.push((stays, attributes));
                 }
             }
         }

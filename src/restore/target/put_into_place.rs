@@ -25,7 +25,7 @@ use crate::source::marker::{self, MARKER, Unfinished};
 
 impl RestoreTarget {
     /// Puts the tree in `staging`, which is whole and verified, into place, and returns what was there. `last` is
-    /// called before anything is moved and may refuse; `dress` gives a target that is filled in place the metadata that
+    /// called before anything is moved and may refuse; `set_metadata` gives a target that is filled in place the metadata that
     /// the snapshot has for it.
     ///
     /// # Errors
@@ -37,7 +37,7 @@ impl RestoreTarget {
         now: Timestamp,
         ctx: &Context,
         last: &dyn Fn() -> Result<()>,
-        dress: &dyn Fn(&OwnedFd) -> Result<()>,
+        set_metadata: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
         let since = match staging.sync().and_then(|()| staging.settle()) {
             Ok(since) => since,
@@ -71,7 +71,7 @@ impl RestoreTarget {
             }
         };
         let aside = (moved || !beside.is_empty()).then(|| putting.aside.path());
-        let ended = self.end(putting, staging, &base, dress).map_err(|why| {
+        let ended = self.end(putting, staging, &base, set_metadata).map_err(|why| {
             let place = match &aside {
                 Some(aside) => format!("What was restored is in place, what was there in {}.", aside.display()),
                 None => "What was restored is in place.".to_owned(),
@@ -88,13 +88,13 @@ impl RestoreTarget {
         mut putting: Putting,
         staging: StagingFolder,
         base: &Arc<Folder>,
-        dress: &dyn Fn(&OwnedFd) -> Result<()>,
+        set_metadata: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
         let doing = |path: &Path| format!("open {}", path.display());
         let target = self.opened(base)?;
         let whole = putting.filled && self.paths_below().is_empty();
-        let dress = || match whole && self.in_place {
-            true => dress(&target.readable().doing(|| doing(target.path()))?),
+        let set_metadata = || match whole && self.in_place {
+            true => set_metadata(&target.readable().doing(|| doing(target.path()))?),
             false => Ok(()),
         };
         if putting.filled || putting.is_marked() {
@@ -121,20 +121,20 @@ impl RestoreTarget {
         }
         let via = staging.folder().clone();
         staging.remove()?;
-        dress()?;
+        set_metadata()?;
         if left.is_none() && said.is_some() {
             marker::set(&target, &via, None).doing(|| format!("remove {MARKER} from {}", target.path().display()))?;
         }
         // At the very end, because everything else changes the times of folders.
-        let undressed = putting.dress();
-        dress()?;
+        let without_attributes = putting.apply_pending_attributes();
+        set_metadata()?;
         sync_folder(&target)?;
         match self.in_place {
             true => sync_folder(&Folder::open(self.parent()).doing(|| doing(self.parent()))?)?,
             false => sync_folder(base)?,
         }
         Ok(Replaced {
-            undressed,
+            without_attributes,
             left_out: putting.left_out,
             unfinished: left.filter(|_| done.len() < all),
             ..Replaced::default()

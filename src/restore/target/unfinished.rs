@@ -8,7 +8,7 @@ use crate::source::marker::Unfinished;
 
 impl RestoreTarget {
     /// Returns a message for each restore to this target that was cut off, or whose marker is unclear.
-    pub fn broken(&self) -> Vec<String> {
+    pub fn interrupted_restores(&self) -> Vec<String> {
         let mut told = Vec::new();
         let mut said = |of: &str, folder: &Path| match Unfinished::at(folder) {
             Ok(said) => said,
@@ -53,7 +53,7 @@ impl RestoreTarget {
 
     /// Adds to the error that the snapshot lacks a path how an interrupted restore can be completed, if there was one
     /// that may have had that path.
-    pub(crate) fn lacking(&self, why: Error) -> Error {
+    pub(crate) fn explain_unknown_path(&self, why: Error) -> Error {
         let said = Unfinished::at(&self.folder()).unwrap_or_default();
         let Some(unfinished) = said.filter(|said| !said.is_all() && why.kind() == Kind::Usage) else { return why };
         let ends = unfinished.command(self.vault.as_deref(), &self.target, &self.within);

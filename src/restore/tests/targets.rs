@@ -174,7 +174,7 @@ fn what_was_there_is_told_where_it_will_be() {
     for (in_place, is) in [(true, target.join(aside).display().to_string()), (false, format!("{aside}, in what moves"))]
     {
         let place = RestoreTarget::check(&target, ReplaceMode { in_place, ..ReplaceMode::default() }, &[]).unwrap();
-        let told = place.broken().concat();
+        let told = place.interrupted_restores().concat();
         assert!(told.contains(&format!("what was there before is in {is}")), "{told}");
     }
 }
