@@ -58,7 +58,7 @@ pub struct NewestGood {
 }
 
 /// The result of verifying a vault.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct VerifyReport {
     /// Number of snapshots.
     pub snapshots: u64,
@@ -122,23 +122,7 @@ pub fn verify_store_for(
             let snapshots = names.iter().filter_map(|name| SnapshotName::parse_object(SNAPSHOTS, name)).collect();
             let damage = vec![Damage { object: CONFIG.into(), why: why.what(), snapshots }];
             let seconds = began.elapsed().as_secs_f64();
-            let (gaps, databases, traffic) = (Vec::new(), Vec::new(), None);
-            Ok(VerifyReport {
-                snapshots: 0,
-                checkpoints: 0,
-                newest_good: None,
-                objects: 1,
-                bytes: 0,
-                files_read: 0,
-                unused: 0,
-                unused_bytes: 0,
-                gaps,
-                damage,
-                doubts: Vec::new(),
-                databases,
-                seconds,
-                traffic,
-            })
+            Ok(VerifyReport { objects: 1, damage, seconds, ..VerifyReport::default() })
         }
         Err(why) => Err(why),
     }

@@ -14,7 +14,7 @@ use super::plan::Planner;
 use super::report::RestoreReport;
 use super::select::{self, Choice};
 use super::standing::{self, FileUser};
-use super::target::RestoreTarget;
+use super::target::{Replaced, RestoreTarget};
 use super::window::WindowLimits;
 use super::{apart, in_use, killed, occupants};
 use crate::error::{Error, Kind, Result};
@@ -65,26 +65,7 @@ pub(crate) fn attempt(
     let (_locked, unlocked) = lock_target(&target, ctx)?;
     // A volume in it may be a data directory of its own.
     let own = (!place.within().is_root()).then(|| lock_target(&place.folder(), ctx)).transpose()?;
-    let mut report = RestoreReport {
-        snapshot: name,
-        target: place.target.clone(),
-        entries: 0,
-        files: 0,
-        bytes: 0,
-        moved_aside: None,
-        moved_beside: Vec::new(),
-        kept: Vec::new(),
-        in_use: Vec::new(),
-        warnings: Vec::new(),
-        not_restored: Vec::new(),
-        stale: Vec::new(),
-        missing: Vec::new(),
-        torn: Vec::new(),
-        passed_over,
-        instead_of: None,
-        seconds: 0.0,
-        traffic: None,
-    };
+    let mut report = RestoreReport::begun(name, target.clone(), passed_over);
     // This restore may have waited for another one that began at the same time, and an app may have been started since.
     let still_needed = || options.only.check((options, &from), (name, root.started), ctx);
     still_needed()?;
@@ -124,7 +105,7 @@ pub(crate) fn attempt(
         Ok(lacks) => (report.stale, report.missing, report.torn) = lacks,
         // This changes nothing about what is restored.
         Err(why) if why.kind() == Kind::Damage => {
-            let what = "it is not known which of its entries are older than the snapshot, missing or torn";
+            let what = "it is not known which entries of the snapshot are older than it, missing or torn";
             report.warnings.push(format!("{what}: {}", why.what()));
         }
         Err(why) => return Err(failed(why, &packs, doubts)),
@@ -192,6 +173,22 @@ pub(crate) fn attempt(
         _ => within(why),
     })?;
     report.in_use = in_use.take();
+    report_replaced(&mut report, &place, replaced);
+    shortfall(tree, &mut report);
+    report.not_restored.extend(reserved);
+    report.warnings.extend(packs.mended().into_values());
+    if !packs.mended().is_empty() || !packs.suspects().is_empty() {
+        damaged::confirm_suspects(vault, &packs, doubts, ctx);
+    }
+    report.warnings.extend(doubts.warnings());
+    report.warnings.append(&mut left.messages);
+    report.seconds = began.elapsed().as_secs_f64();
+    report.traffic = vault.store.traffic();
+    Ok(report)
+}
+
+/// Adds to the report where the previous content is now, and what was not done when the new one was put into place.
+fn report_replaced(report: &mut RestoreReport, place: &RestoreTarget, replaced: Replaced) {
     (report.moved_aside, report.moved_beside) = (replaced.aside, replaced.beside);
     if place.is_stood_in() && report.moved_aside.is_some() {
         report.warnings.push(standing::FILLED.into());
@@ -207,17 +204,6 @@ pub(crate) fn attempt(
         let what = "folders in which something is mounted could not get their owner, mode or time";
         report.warnings.push(format!("{} {what}", replaced.without_attributes));
     }
-    shortfall(tree, &mut report);
-    report.not_restored.extend(reserved);
-    report.warnings.extend(packs.mended().into_values());
-    if !packs.mended().is_empty() || !packs.suspects().is_empty() {
-        damaged::confirm_suspects(vault, &packs, doubts, ctx);
-    }
-    report.warnings.extend(doubts.warnings());
-    report.warnings.append(&mut left.messages);
-    report.seconds = began.elapsed().as_secs_f64();
-    report.traffic = vault.store.traffic();
-    Ok(report)
 }
 
 /// Messages about what killed restores left, which nothing will repeat: they go into the report, or, if there is none,

@@ -55,3 +55,29 @@ pub struct RestoreReport {
     #[serde(flatten)]
     pub traffic: Option<Traffic>,
 }
+
+impl RestoreReport {
+    /// Returns the report of a restore that has done nothing yet.
+    pub(crate) fn begun(snapshot: SnapshotName, target: PathBuf, passed_over: Vec<PassedOver>) -> Self {
+        RestoreReport {
+            snapshot,
+            target,
+            entries: 0,
+            files: 0,
+            bytes: 0,
+            moved_aside: None,
+            moved_beside: Vec::new(),
+            kept: Vec::new(),
+            in_use: Vec::new(),
+            warnings: Vec::new(),
+            not_restored: Vec::new(),
+            stale: Vec::new(),
+            missing: Vec::new(),
+            torn: Vec::new(),
+            passed_over,
+            instead_of: None,
+            seconds: 0.0,
+            traffic: None,
+        }
+    }
+}
