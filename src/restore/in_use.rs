@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_file_open_is_named() {
+    fn a_program_that_has_a_file_open_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().canonicalize().unwrap();
         for name in ["data/deep", "data-other", "data/gone"] {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_be_looked_at_is_known_by_locks() {
+    fn a_program_that_may_not_be_looked_at_is_known_by_its_locks() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path().canonicalize().unwrap();
         fs::create_dir(at.join("deep")).unwrap();

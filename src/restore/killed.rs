@@ -402,7 +402,7 @@ mod tests {
             &|staging| chown(staging, Some(1234), None).unwrap(),
             &|staging| chown(staging.join(NOTE), Some(1234), None).unwrap(),
         ];
-        // Only root gives things away.
+        // Only root may change the owner of a file.
         for change in &others[..if geteuid().is_root() { 5 } else { 3 }] {
             let folder = killed(ASIDE, |at| {
                 let mut left = fs::read_dir(at).unwrap().map(|entry| entry.unwrap());

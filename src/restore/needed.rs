@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(looked(), TargetContent::Files(Timestamp::from_second(2_000_000_000).unwrap()));
         marker::tests::write_all(&target);
         assert_eq!(looked(), TargetContent::NoFiles);
-        // It may be newer than all else, and nobody says that it is not whole.
+        // A marker that cannot be read does not say what is unfinished: the files may be newer than all else.
         for text in ["", "some text"] {
             fs::write(target.join(MARKER), text).unwrap();
             let said = target_content(&options(&target), "/v", &context()).unwrap_err();

@@ -366,7 +366,7 @@ mod tests {
                     user.wait().unwrap();
                 }
                 assert_eq!(undone.whole, *whole, "{n} {there}: {}", undone.why);
-                // Nothing that a program may know under its name goes to where the staging folder is emptied.
+                // Nothing that a program may have found moves back into the staging folder, which is emptied.
                 assert_eq!(new.look().unwrap().is_some(), *whole, "{n} {there}");
                 assert_eq!(at.look().unwrap().is_some(), there || !whole, "{n} {there}");
                 assert_eq!(aside.look().unwrap().is_some(), there && !whole, "{n} {there}");

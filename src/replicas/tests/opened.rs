@@ -12,7 +12,7 @@ fn no_vault_is_made_where_another_may_be() {
     let why = world.try_backup().unwrap_err();
     says(&why, &["not known whether one", "lastgood init --vault two"]);
     assert!(two.store.objects().is_empty());
-    // Somebody who knows says so; the first vault becomes a replica when it is back.
+    // `init` by hand says that the other place has none; the first vault becomes a replica when it is back.
     init(vec![two.site()], &context()).unwrap();
     let first = world.backup();
     assert_eq!(holds(&first), [false, true]);

@@ -34,14 +34,14 @@ fn damage_fails_before_the_target_is_touched_and_can_be_skipped() {
                 Ok(report) => panic!("{how} {what}: {report:?}"),
             };
             let lost_vault = what == "vault.json";
-            // A root that is gone is a snapshot that is not there: keepers let them go.
+            // Without its root, a snapshot does not exist any more: it may have been let go.
             let gone = (how, what) == ("delete", "root");
             assert_eq!(said.kind(), if gone { Kind::Usage } else { Kind::Damage }, "{how} {what}: {said}");
             let named = object.rsplit('/').next().unwrap().split('.').next().unwrap();
             assert!(gone || said.to_string().contains(named), "{how} {what}: {said}");
             assert_eq!(look(&target), before, "{how} {what}");
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{how} {what}: staging is left");
-            // Whatever a restore refuses, verify names.
+            // Verify reports whatever a restore refuses.
             let found =
                 verify::verify_store(Box::new(sample.store), &verify::VerifyOptions::default(), &context()).unwrap();
             let hurts = |damage: &verify::Damage| damage.object == object && damage.snapshots.contains(&second);
@@ -118,7 +118,7 @@ fn a_damaged_pack_is_read_where_nothing_else_is_left() {
         let report = restore(&sample.vault, &wanted, &context()).unwrap();
         assert_eq!((report.snapshot, report.files, report.instead_of), (name, 1, None));
     }
-    // Damage to the part that it needs is another matter.
+    // Damage to the part that the file needs is an error.
     let start = 20;
     sample.store.objects().get_mut(&pack.name()).unwrap()[start] ^= 1;
     let why = restore(&sample.vault, &options(&folder.path().join("other")), &context()).unwrap_err();

@@ -68,7 +68,7 @@ fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
         let report = restore_within(&sample.vault, &options(&target), limits, &context()).unwrap();
         assert_eq!(report.entries, sample.entries.len() as u64);
         assert_eq!((report.moved_aside, report.not_restored.len()), (None, 0));
-        // Paths over 4,095 bytes can be made but not looked at: the deepest is checked by its folder's removal below.
+        // A path over 4,095 bytes can be made, but not opened by that path: `shallow` checks the deepest one.
         let long = |path: &Vec<u8>| folder.path().as_os_str().len() + path.len() > 4000;
         let mut wanted = expected(&sample);
         wanted.retain(|path, _| !long(path));
@@ -91,14 +91,14 @@ fn every_kind_of_entry_comes_back_through_windows_of_any_size() {
     }
 }
 
-/// As [`look`], without what lies deeper than the kernel takes in one path.
+/// As [`look`], without what lies deeper than one path that the kernel accepts.
 fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     let cut = folder.join("p");
     let mut deep = cut.clone();
     for n in 0..16 {
         deep = deep.join(format!("{n:0>240}"));
     }
-    // The rest is moved away for the look, by descriptor, and must hold the file.
+    // What lies deeper is moved away by descriptor while the tree is read; the file must be in it.
     let out = fs::File::open(&deep).unwrap();
     let name = format!("{:0>240}", 16);
     let stat = rustix::fs::stat(&deep).unwrap();
@@ -107,15 +107,14 @@ fn shallow(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     rustix::fs::renameat(&out, &name, rustix::fs::CWD, &rest).unwrap();
     let bottom = [17, 18, 19].iter().fold(rest.clone(), |at, n| at.join(format!("{n:0>240}")));
     assert_eq!(fs::read(bottom.join("f".repeat(255))).unwrap(), b"a path of 5,000 bytes");
-    let seen = look(folder);
+    let mut seen = look(folder);
     rustix::fs::renameat(rustix::fs::CWD, &rest, &out, &name).unwrap();
     let times = rustix::fs::Timestamps {
         last_access: rustix::fs::Timespec { tv_sec: stat.st_atime as _, tv_nsec: stat.st_atime_nsec as _ },
         last_modification: rustix::fs::Timespec { tv_sec: stat.st_mtime as _, tv_nsec: stat.st_mtime_nsec as _ },
     };
     rustix::fs::futimens(&out, &times).unwrap();
-    let mut seen = seen;
-    // Its time changed when the rest was moved; it had been the right one before.
+    // The folder's time changed when the rest was moved; before that it was the right one.
     let path = deep.strip_prefix(folder).unwrap().as_os_str().as_bytes().to_vec();
     let was = format!("folder 755 {}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
     seen.insert(path, was);

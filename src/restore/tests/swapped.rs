@@ -39,7 +39,7 @@ fn swapped(
 }
 
 #[test]
-fn who_swaps_a_folder_for_a_link_has_nothing_done_elsewhere() {
+fn a_folder_that_is_swapped_for_a_link_leads_nothing_elsewhere() {
     use std::os::unix::fs::symlink;
     let mut sample = small();
     sample.commit(SnapshotState::Complete);
