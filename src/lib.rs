@@ -38,3 +38,8 @@ pub mod text;
 pub mod shell;
 pub mod path;
 pub mod error;
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests ask the environment what they may skip")]
+#[path = "../tests/support/skipped.rs"]
+mod skipped;

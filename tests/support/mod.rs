@@ -16,6 +16,7 @@ pub mod python;
 pub mod requirements;
 pub mod rust;
 pub mod seeded_random;
+pub mod skipped;
 pub mod slow;
 pub mod tree;
 pub mod webhook;

@@ -1,33 +1,12 @@
 //! What tests ask of the machine, and do not get everywhere: mounts, another user, a free port.
 
-use std::fs::File;
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 
+pub use super::skipped::skipped;
 use super::tree::set_mode;
 use super::{LASTGOOD, Ran, World};
-
-/// Says that this test, or a part of it, is skipped, since the machine lacks `what` (a word such as `gcloud`), and `why`.
-///
-/// Where `LASTGOOD_SKIPPED` names a file, as in `.ci/run`, a line with the word, the test and the reason is added to it, and
-/// `.ci/run` lists them all at its end. Without it, `CI=true` makes this a failure unless `LASTGOOD_CI_SKIP` names the word.
-pub fn skipped(what: &str, why: &str) {
-    let test = thread::current().name().unwrap_or("a thread").to_owned();
-    eprintln!("SKIPPED: {test}: {what}: {why}");
-    if let Some(list) = std::env::var_os("LASTGOOD_SKIPPED") {
-        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
-        // One write for each line: other tests add theirs at the same time.
-        let line = format!("{what}\t{test}\t{why}\n");
-        let mut list = File::options().append(true).create(true).open(list).unwrap();
-        return list.write_all(line.as_bytes()).unwrap();
-    }
-    let allowed = std::env::var("LASTGOOD_CI_SKIP").unwrap_or_default();
-    let allowed = allowed.split(',').any(|word| word.trim() == what);
-    assert!(allowed || std::env::var("CI").as_deref() != Ok("true"), "{what} is missing: {why}");
-}
 
 /// A port of loopback that nobody listens at.
 pub fn free_port() -> u16 {
