@@ -120,6 +120,7 @@ fn names(folder: impl AsFd) -> rustix::io::Result<Vec<EscapedBytes>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skipped::skipped;
 
     #[test]
     fn what_may_not_be_read_stays_and_what_is_the_systems_too() {
@@ -127,7 +128,7 @@ mod tests {
         let open = File::open(folder.path()).unwrap();
         let set = |name: &str| fsetxattr(&open, name, b"x", XattrFlags::empty());
         if set("user.a").is_err() {
-            return eprintln!("SKIPPED: the filesystem of the tests has no attributes");
+            return skipped("xattrs", "the filesystem of the tests has no extended attributes");
         }
         let was = Attributes::read(&open).unwrap();
         set("user.b").unwrap();

@@ -75,7 +75,7 @@ pub fn why_foreign(folder: &Folder) -> rustix::io::Result<Option<String>> {
 
 /// Whether a restore makes something of that name in its staging folder.
 pub(crate) fn is_of_a_restore(name: &OsStr) -> bool {
-    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, crate::restore::staging_names::NOTE, DRAFT];
+    let own = [TREE, GROUPS, PROBE, MOVED, UNPLACED, NOTE, DRAFT];
     own.iter().any(|own| name == *own) || name.as_bytes().starts_with(DEEP_TREE.as_bytes())
 }
 
