@@ -223,7 +223,7 @@ pub fn ls(
     let first = loop {
         match entries.next_or_made()? {
             Some((entry, made)) if entry.path == *path => {
-                told(&entry, made, ctx);
+                warn_if_made(&entry, made, ctx);
                 break entry;
             }
             Some((entry, _)) if entry.path < *path => {}
@@ -245,7 +245,7 @@ pub fn ls(
         }
         ctx.check("list a snapshot")?;
         if recursive || entry.path.parent() == Some(path.bytes()) {
-            told(&entry, made, ctx);
+            warn_if_made(&entry, made, ctx);
             take(shown(entry))?;
         }
     }
@@ -254,7 +254,7 @@ pub fn ls(
 }
 
 /// Warns about a folder of which only the path is known.
-fn told(entry: &Entry, made: bool, ctx: &Context) {
+fn warn_if_made(entry: &Entry, made: bool, ctx: &Context) {
     if made {
         ctx.monitor.warn(&Remark::NoFolder(entry.path.clone()).to_string());
     }

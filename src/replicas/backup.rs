@@ -182,17 +182,17 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     };
     let mut vaults = Vec::with_capacity(replicas.len());
     for at in 0..replicas.len() {
-        let held = share(&replicas, primary, at, report.snapshot, ctx, &mut warn);
-        if let Some(why) = &held.why {
+        let replica_report = share(&replicas, primary, at, report.snapshot, ctx, &mut warn);
+        if let Some(why) = &replica_report.why {
             // The caller that reports it logs it as what it is: an error.
-            report.warnings.push(format!("the vault {} does not hold the snapshot: {why}", held.vault));
+            report.warnings.push(format!("the vault {} does not hold the snapshot: {why}", replica_report.vault));
         }
-        vaults.push(held);
+        vaults.push(replica_report);
     }
     // A person who is present sees it; for a schedule that runs unseen it may mean a volume that is not mounted.
     let unseen = options.reason != BackupReason::Manual;
-    for held in vaults.iter().filter(|held| held.made && unseen) {
-        let what = format!("there was no vault at {}, and one was made: is its volume mounted?", held.vault);
+    for replica_report in vaults.iter().filter(|replica_report| replica_report.made && unseen) {
+        let what = format!("there was no vault at {}, and one was made: is its volume mounted?", replica_report.vault);
         ctx.monitor.warn(&what);
         report.notices.push(what.clone());
         report.warnings.push(what);
@@ -371,12 +371,13 @@ fn share(
     warn: &mut impl FnMut(String),
 ) -> ReplicaReport {
     let replica = &replicas[at];
-    let mut held = ReplicaReport { vault: replica.url.clone(), made: replica.made, ..ReplicaReport::default() };
+    let mut replica_report =
+        ReplicaReport { vault: replica.url.clone(), made: replica.made, ..ReplicaReport::default() };
     let to = match &replica.vault {
         Ok(vault) => vault,
-        Err(why) => return ReplicaReport { why: Some(why.what()), ..held },
+        Err(why) => return ReplicaReport { why: Some(why.what()), ..replica_report },
     };
-    held.holds = at == primary;
+    replica_report.holds = at == primary;
     // A snapshot that one vault cannot give, because it is damaged there, may come from the next one.
     let mut done = HashSet::new();
     // Only the first vault has the new snapshot, so it comes first.
@@ -405,27 +406,27 @@ fn share(
         }
         match copy_with(from, (to, doubts), &names, several.then_some(&elsewhere), ctx) {
             Ok(copied) => {
-                held.copied_snapshots += copied.snapshots.len() as u64;
-                held.copied_objects += copied.objects;
-                held.copied_bytes += copied.bytes;
+                replica_report.copied_snapshots += copied.snapshots.len() as u64;
+                replica_report.copied_objects += copied.objects;
+                replica_report.copied_bytes += copied.bytes;
                 let lost: HashSet<_> = copied.not_copied.iter().map(|lost| lost.snapshot).collect();
                 done.extend(names.into_iter().filter(|name| !lost.contains(name)));
                 if source == primary {
                     let lost = copied.not_copied.into_iter().chain(copied.hurt).find(|lost| lost.snapshot == new);
-                    held.holds = lost.is_none();
-                    held.why = lost.map(|lost| lost.why);
+                    replica_report.holds = lost.is_none();
+                    replica_report.why = lost.map(|lost| lost.why);
                 }
             }
-            Err(why) if source == primary => held.why = Some(why.what()),
+            Err(why) if source == primary => replica_report.why = Some(why.what()),
             Err(why) => warn(format!(
                 "snapshots of {} that {} lacks are not copied there: {}",
                 replicas[source].url,
-                held.vault,
+                replica_report.vault,
                 why.what()
             )),
         }
     }
-    held
+    replica_report
 }
 
 /// The snapshots of one vault that another one lacks and is to get beside a new one, oldest first: those of the last 7

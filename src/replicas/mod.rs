@@ -117,7 +117,7 @@ pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<InitReport>)>
                 Vault::check_free(&*store)?;
                 empty.push(store);
             }
-            SiteState::Vault(held) => _ = vault.get_or_insert(held),
+            SiteState::Vault(open) => _ = vault.get_or_insert(open),
         }
     }
     let mut empty = empty.into_iter();
@@ -155,8 +155,8 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     {
         return why;
     }
-    let told: Vec<_> = failures.iter().map(|(url, why)| format!("{url}: {}", why.what())).collect();
-    let why = format!("none of the {} vaults can be used. {}", told.len(), told.join(". "));
+    let reasons: Vec<_> = failures.iter().map(|(url, why)| format!("{url}: {}", why.what())).collect();
+    let why = format!("none of the {} vaults can be used. {}", reasons.len(), reasons.join(". "));
     let is = |kind| failures.iter().any(|(_, why)| why.kind() == kind);
     let error = match () {
         // A vault that comes back may serve; after that, what is wrong with the vaults matters more than what was

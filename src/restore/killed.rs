@@ -255,8 +255,8 @@ pub fn leftovers_outside(target: &Path, reported: Option<&Path>) -> Vec<Leftover
                 continue;
             }
             let Ok(staging) = base.enter(&entry) else { continue };
-            let Ok(held) = staging.readable() else { continue };
-            if flock(&held, FlockOperation::NonBlockingLockShared).is_ok() {
+            let Ok(open) = staging.readable() else { continue };
+            if flock(&open, FlockOperation::NonBlockingLockShared).is_ok() {
                 found.extend(leftovers_of(&base, &staging));
             }
         }

@@ -85,12 +85,12 @@ impl Only {
 pub fn target_content_when_settled(options: &RestoreOptions, from: &str, ctx: &Context) -> Result<TargetContent> {
     let target = &*options.target;
     // Held to the end of the look.
-    let held = match Unfinished::at(target) {
+    let locked = match Unfinished::at(target) {
         Ok(None) => None,
         _ => walk::open(target).ok(),
     };
-    if let Some(held) = &held
-        && let Some(note) = lock::lock(held, lock::LockKind::Shared, lock::RESTORE_WAITS, ctx.stop)?
+    if let Some(locked) = &locked
+        && let Some(note) = lock::lock(locked, lock::LockKind::Shared, lock::RESTORE_WAITS, ctx.stop)?
     {
         ctx.monitor.warn(&note);
     }
@@ -114,7 +114,7 @@ pub fn target_content(options: &RestoreOptions, from: &str, ctx: &Context) -> Re
     }
     // If a restore of single paths was not finished, all else is the app's, and nobody has asked to restore that: it is
     // an error below, as is a marker that does not tell what was not finished.
-    if Unfinished::at(target).is_ok_and(|said| said.is_some_and(|unfinished| unfinished.is_all())) {
+    if Unfinished::at(target).is_ok_and(|marked| marked.is_some_and(|unfinished| unfinished.is_all())) {
         return Ok(TargetContent::NoFiles);
     }
     let root = walk::open(target)?;

@@ -192,9 +192,13 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
                 format!("its root is damaged: {}", damage.what())
             }
             Err(why) => {
-                let told = format!("its root could not be read: {}", why.what());
+                let why_unread = format!("its root could not be read: {}", why.what());
                 let left = names[..=at].iter().rev();
-                passed_over.extend(left.map(|name| PassedOver { snapshot: *name, why: told.clone(), damaged: true }));
+                passed_over.extend(left.map(|name| PassedOver {
+                    snapshot: *name,
+                    why: why_unread.clone(),
+                    damaged: true,
+                }));
                 return Err(Unchosen { why, passed_over });
             }
         };

@@ -249,10 +249,10 @@ impl StagingFolder {
     }
 }
 
-/// Removes the staging folders that nobody holds. Adds to `told` what is to be reported: of folders that stay, because
+/// Removes the staging folders that nobody holds. Adds to `messages` what is to be reported: of folders that stay, because
 /// they are not from this user's restores or because it cannot be known whether they are held, and of what else a
 /// killed restore left.
-fn remove_abandoned(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Result<()> {
+fn remove_abandoned(base: &Folder, prefix: &OsStr, messages: &mut Vec<String>) -> Result<()> {
     for name in base.names().doing(|| format!("look for staging folders in {}", base.path().display()))? {
         if !is_staging(&name, prefix) {
             continue;
@@ -264,33 +264,33 @@ fn remove_abandoned(base: &Folder, prefix: &OsStr, told: &mut Vec<String>) -> Re
             let why = format!("it is named as a staging folder of a restore, but {why}");
             stays(&format!("{why}. Rename or remove it, if it is yours"))
         };
-        let held = match folder.readable() {
-            Ok(held) => held,
+        let open = match folder.readable() {
+            Ok(open) => open,
             Err(why) => {
-                told.push(foreign(&format!("it cannot be read: {why}")));
+                messages.push(foreign(&format!("it cannot be read: {why}")));
                 continue;
             }
         };
-        let locked = match flock(&held, FlockOperation::NonBlockingLockExclusive) {
+        let locked = match flock(&open, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => continue,
             // On a remote filesystem, a lock may be valid on this machine only.
-            done => done.is_ok() && remote(&held).is_ok_and(|name| name.is_none()),
+            done => done.is_ok() && remote(&open).is_ok_and(|name| name.is_none()),
         };
         // Another restore, or another one that cleans up, has just removed it.
         if matches!(base.look(&name), Ok(None)) {
             continue;
         }
         if let Some(why) = why_foreign(&folder).doing(|| format!("look at {}", folder.path().display()))? {
-            told.push(foreign(&why));
+            messages.push(foreign(&why));
             continue;
         }
         if !locked {
             let why = "a restore is using it, or one that was killed left it; remove it once no restore is running";
-            told.push(stays(why));
+            messages.push(stays(why));
         } else {
             tracing::info!("removing {}, which a killed restore left", folder.path().display());
             let folder = Arc::new(folder);
-            told.extend(killed::leftovers_of(base, &folder).into_iter().map(|left| resolved(left, &folder)));
+            messages.extend(killed::leftovers_of(base, &folder).into_iter().map(|left| resolved(left, &folder)));
             let removed = folder.empty().and_then(|()| Ok(base.remove_folder(&name)?));
             removed
                 .doing(|| format!("remove {}", folder.path().display()))

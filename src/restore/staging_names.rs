@@ -29,13 +29,13 @@ pub(crate) fn is_staging(name: &OsStr, prefix: &OsStr) -> bool {
 /// Returns a name, or a substitute if it would be too long together with `beside` more bytes: its beginning, and a hash
 /// of all of it.
 pub fn shortened(name: &OsStr, beside: usize) -> OsString {
-    let room = LONGEST_NAME.saturating_sub(beside);
-    if name.len() <= room {
+    let longest = LONGEST_NAME.saturating_sub(beside);
+    if name.len() <= longest {
         return name.to_owned();
     }
     let hash = format!("~{}", &Hash::of(name.as_bytes()).to_string()[..DIGITS]);
     let text = name.to_string_lossy();
-    let fits = text.floor_char_boundary(room.saturating_sub(hash.len()));
+    let fits = text.floor_char_boundary(longest.saturating_sub(hash.len()));
     [&text[..fits], &hash].concat().into()
 }
 

@@ -39,7 +39,7 @@ pub(super) fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
     let top = identity(target);
     ancestry().filter_map(move |pid| {
         let link = PathBuf::from(format!("/proc/{pid}/cwd"));
-        let (told, folder) = match pid == process::id() {
+        let (path, folder) = match pid == process::id() {
             // This works without /proc too.
             true => (std::env::current_dir().ok()?, identity(Path::new("."))?),
             false => (fs::read_link(&link).ok()?, identity(&link)?),
@@ -49,7 +49,7 @@ pub(super) fn below(target: &Path) -> impl Iterator<Item = (u32, PathBuf)> {
         if Some(folder) == top {
             return Some((pid, target.to_owned()));
         }
-        (told.starts_with(target) && identity(&told) == Some(folder)).then_some((pid, told))
+        (path.starts_with(target) && identity(&path) == Some(folder)).then_some((pid, path))
     })
 }
 

@@ -252,12 +252,12 @@ pub fn identity(spot: &Spot) -> SystemResult<InodeIdentity> {
 pub(super) fn stamp(spot: &Spot) -> SystemResult<FileStamp> {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     match statx(&spot.folder, &spot.name, AtFlags::SYMLINK_NOFOLLOW, flags) {
-        Ok(told) => {
-            let device = makedev(told.stx_dev_major, told.stx_dev_minor);
+        Ok(found) => {
+            let device = makedev(found.stx_dev_major, found.stx_dev_minor);
             Ok(FileStamp {
-                identity: (device, told.stx_ino, told.stx_btime.tv_sec, told.stx_btime.tv_nsec),
-                changed: (told.stx_mtime.tv_sec, told.stx_mtime.tv_nsec),
-                size: told.stx_size,
+                identity: (device, found.stx_ino, found.stx_btime.tv_sec, found.stx_btime.tv_nsec),
+                changed: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+                size: found.stx_size,
             })
         }
         Err(Errno::NOSYS) => {

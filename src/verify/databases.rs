@@ -80,12 +80,12 @@ fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     // Called before the first connection of this process; what is done here is not affected by it.
     system_calls::replaced();
-    let said = Connection::open_with_flags(file, flags).and_then(|connection| {
+    let checked_file = Connection::open_with_flags(file, flags).and_then(|connection| {
         // The files beside the database are recovered before the first look at it.
         check::check(&connection, CheckKind::Full, ctx.stop)
     });
     ctx.check("check the snapshot's databases")?;
-    Ok(match said {
+    Ok(match checked_file {
         Ok(Checked::Sound) => None,
         Ok(Checked::Damaged(what)) => Some(what),
         // If something that only the app has is missing, a collation or a module, that says nothing against the file.

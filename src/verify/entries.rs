@@ -45,14 +45,14 @@ impl Verifier<'_> {
         let planner = data::planner(&packs, self.ctx);
         let mut files = Walk::new(|window| data::read(&planner, &window, &mut lost, &mut read));
         let mut decoder = Decoder::new()?;
-        let (mut check, mut whole, mut told) = (SnapshotCheck::default(), true, Vec::new());
+        let (mut check, mut whole, mut remarks_found) = (SnapshotCheck::default(), true, Vec::new());
         for hunk in &hunks {
             self.ctx.check("verify the vault")?;
             let entries = self.hunk((name, &object), hunk, &packs, &mut decoder)?;
             let known = self.hunks.get(&hunk.frame).filter(|known| known.summary.fits(hunk.entries, &hunk.first));
             match known {
                 Some(known) => match check.hunk(&known.summary, || tree::read_hunk(&packs, hunk, &mut decoder)) {
-                    Ok(remarks) => told.extend(remarks),
+                    Ok(remarks) => remarks_found.extend(remarks),
                     // The hunk was read before, and is not what it was then.
                     Err(why) => self.found.add(&object, [name], why)?,
                 },
@@ -70,9 +70,9 @@ impl Verifier<'_> {
         files.finish()?;
         // A checkpoint may end between a database and what lies beside it, and so may a snapshot's readable part.
         if whole && root.covers.is_none() {
-            told.extend(check.finish());
+            remarks_found.extend(check.finish());
         }
-        self.found.add_remarks(&object, name, &told, self.ctx);
+        self.found.add_remarks(&object, name, &remarks_found, self.ctx);
         self.files_read += read;
         lost.into_iter().for_each(|lost| self.found.add_file(lost, name));
         Ok(())

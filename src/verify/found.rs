@@ -36,8 +36,8 @@ impl DamageBook {
     /// # Errors
     /// A failure that is not damage.
     pub fn add_named_in(&mut self, object: &str, name: SnapshotName, why: Error) -> Result<()> {
-        let told = why.what();
-        let named = self.objects.keys().find(|(known, detail)| detail.is_empty() && told.contains(known.as_str()));
+        let text = why.what();
+        let named = self.objects.keys().find(|(known, detail)| detail.is_empty() && text.contains(known.as_str()));
         match named.map(|(known, _)| known.clone()) {
             Some(known) if why.kind() == Kind::Damage && known != object => self.hurts(&known, name),
             _ => return self.add(object, [name], why),

@@ -200,10 +200,10 @@ pub(crate) fn refuse_fixed(fixed: &[PathBuf], doing: impl FnOnce() -> String) ->
 /// Whether an entry is immutable or append-only, so that the system lets nobody move it.
 pub(crate) fn is_fixed(folder: &Folder, name: &OsStr) -> rustix::io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    let told = match statx(folder, Path::new(name), flags, StatxFlags::BASIC_STATS) {
+    let found = match statx(folder, Path::new(name), flags, StatxFlags::BASIC_STATS) {
         // An old system does not say.
         Err(Errno::NOSYS | Errno::NOENT) => return Ok(false),
-        told => told?,
+        found => found?,
     };
-    Ok(told.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
+    Ok(found.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
 }

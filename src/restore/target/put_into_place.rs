@@ -105,24 +105,24 @@ impl RestoreTarget {
         // now. A file of that name that is not a marker was reported before.
         let mut gone = self.lacking_below();
         gone.retain(|path| !may_be_there(&target, path));
-        let said = Unfinished::read(&target).unwrap_or_default();
+        let marked = Unfinished::read(&target).unwrap_or_default();
         let mut done = self.paths_below();
         let all = done.len();
         done.retain(|path| !putting.damaged.contains(path));
         let left = match done.len() {
-            n if n == all => said.as_ref().and_then(|said| said.without(&done, &gone)),
+            n if n == all => marked.as_ref().and_then(|marked| marked.without(&done, &gone)),
             // Paths that this restore left out are as they were before.
-            0 => putting.was_unfinished(said.as_ref()).cloned(),
-            _ => putting.was_unfinished(said.as_ref()).and_then(|said| said.without(&done, &gone)),
+            0 => putting.was_unfinished(marked.as_ref()).cloned(),
+            _ => putting.was_unfinished(marked.as_ref()).and_then(|marked| marked.without(&done, &gone)),
         };
         let saying = || format!("have {MARKER} in {} say what is left", target.path().display());
-        if left.is_some() && left != said {
+        if left.is_some() && left != marked {
             marker::set(&target, staging.folder(), left.as_ref()).doing(saying)?;
         }
         let via = staging.folder().clone();
         staging.remove()?;
         set_metadata()?;
-        if left.is_none() && said.is_some() {
+        if left.is_none() && marked.is_some() {
             marker::set(&target, &via, None).doing(|| format!("remove {MARKER} from {}", target.path().display()))?;
         }
         // At the very end, because everything else changes the times of folders.
