@@ -322,7 +322,8 @@ impl HashCheck {
     fn end(&mut self, report: &mut ExportReport) -> Result<()> {
         match (self.file.take(), self.hasher.take()) {
             (Some((path, hash)), Some(hasher)) if Hash::from(&hasher.finalize()) != hash => {
-                Err(Error::damage(format!("export {path}"), "its content is not what was stored"))
+                Err(Error::damage(format!("export {path}"), "its content is not what was stored")
+                    .hint("`lastgood verify` lists all damage."))
             }
             (Some(_), None) => {
                 report.files_not_hashed += 1;

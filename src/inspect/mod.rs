@@ -309,7 +309,13 @@ fn write_content(packs: &PackReader, entry: &Entry, out: &mut dyn Write, ctx: &C
             EntryKind::Symlink => "it is a symbolic link",
             _ => "it is a named pipe",
         };
-        return Err(Error::usage(format!("write the content of {path}"), what));
+        let error = Error::usage(format!("write the content of {path}"), what);
+        return Err(match entry.kind {
+            EntryKind::Folder => {
+                error.hint("`lastgood ls SNAPSHOT PATH` lists it, `lastgood restore --path PATH` restores it.")
+            }
+            _ => error,
+        });
     }
     let mut hasher = blake3::Hasher::new();
     content::each_piece(packs, entry, ctx, |piece| {
@@ -321,7 +327,9 @@ fn write_content(packs: &PackReader, entry: &Entry, out: &mut dyn Write, ctx: &C
     tell_mended(packs, ctx);
     if entry.hash != Some(Hash::from(&hasher.finalize())) {
         let why = "what was written is not what was stored: its BLAKE3 differs";
-        return Err(Error::damage(format!("read the content of {path}"), why));
+        return Err(
+            Error::damage(format!("read the content of {path}"), why).hint("`lastgood verify` lists all damage.")
+        );
     }
     Ok(())
 }

@@ -128,7 +128,10 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
             Some(first) => format!("the first is {first}"),
             None => "there is none".to_owned(),
         };
-        return Err(Error::usage(format!("find a snapshot not after {time}"), why).code(Code::UnknownSnapshot).into());
+        return Err(Error::usage(format!("find a snapshot not after {time}"), why)
+            .code(Code::UnknownSnapshot)
+            .hint("`lastgood list` shows the snapshots and their times.")
+            .into());
     }
     search_good(vault, &before, &format!("a good snapshot not after {time}"))
 }
