@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::copy::{copy_with, from_any};
-use super::{Site, SiteState, check_same, none_serves, passed_over};
+use super::{Site, SiteState, check_same, code_of, none_serves, passed_over};
 use crate::backup::doubted::user;
 use crate::backup::options::BackupOptions;
 use crate::backup::{self};
@@ -346,13 +346,18 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
 /// The error that no vault is made in a place because another place, which cannot be asked, may hold one: the two
 /// vaults would stay different for ever.
 fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
-    let said = unknown.vault.as_ref().err().map(Error::what).unwrap_or_default();
-    let kind = unknown.vault.as_ref().err().map(Error::kind);
+    let cause = unknown.vault.as_ref().err();
+    let said = cause.map(Error::what).unwrap_or_default();
     let doing = format!("make a vault at {}", place.url);
     let why = format!("it is not known whether {} holds the vault already: {said}", unknown.url);
-    let error = match kind {
+    let error = match cause.map(Error::kind) {
         Some(Kind::Unreachable) => Error::unreachable(doing, why),
         _ => Error::failed(doing, why),
+    };
+    // What keeps the other place from being asked is what has to be mended.
+    let error = match cause.filter(|cause| cause.kind() == Kind::Failed).and_then(code_of) {
+        Some(code) => error.code(code),
+        None => error,
     };
     error.hint(format!(
         "If it holds none: `lastgood init --vault {}` makes the vault, and the others become replicas of it.",

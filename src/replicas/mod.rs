@@ -179,11 +179,16 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     }
 }
 
+/// The code of an error.
+fn code_of(why: &Error) -> Option<Code> {
+    Code::ALL.iter().copied().find(|code| code.word() == why.word())
+}
+
 /// The code that all failures of a kind have in common.
 fn shared_code(kind: Kind, failures: &[SiteFailure]) -> Option<Code> {
-    let mut words = failures.iter().filter(|(_, why)| why.kind() == kind).map(|(_, why)| why.word());
-    let first = words.next()?;
-    Code::ALL.iter().copied().find(|code| code.word() == first).filter(|_| words.all(|word| word == first))
+    let mut of_kind = failures.iter().map(|(_, why)| why).filter(|why| why.kind() == kind);
+    let first = of_kind.next()?;
+    code_of(first).filter(|_| of_kind.all(|why| why.word() == first.word()))
 }
 
 #[cfg(test)]

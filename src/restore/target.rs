@@ -248,7 +248,7 @@ impl RestoreTarget {
         }
         let doing = format!("restore {} paths to {}", self.paths.len(), self.target.display());
         let hint = "Restore a part of them at a time, or the folders that they lie in.";
-        Err(Error::usage(doing, "together they are longer than what can be noted of an unfinished restore").hint(hint))
+        Err(Error::usage(doing, "together they are too long for the marker of an unfinished restore").hint(hint))
     }
 
     /// The entries that are put back, none of them inside another; empty for all.
