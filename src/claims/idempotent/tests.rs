@@ -8,7 +8,7 @@ use crate::error::Kind;
 use crate::gcp::cloud::Cloud;
 use crate::job::{self, Job};
 use crate::monitor::{CollectingMonitor, system_random};
-use crate::report::{self, Channel};
+use crate::report::{self, Channel, Outcome};
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
 
