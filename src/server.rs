@@ -25,6 +25,7 @@ mod metrics;
 mod openapi;
 mod queries;
 pub mod routes;
+mod run_answers;
 mod schemas;
 mod trace;
 

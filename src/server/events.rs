@@ -9,15 +9,16 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
-use super::answer::{self, Reply, ReplyBody};
+use super::answer::{self, Reply};
 use super::auth::Caller;
 use super::limits::{self, UnreadBody};
+use super::run_answers::{Recipient, told};
 use super::{Server, routes};
 use crate::backup::MAX_LABELS;
 use crate::events::decoded::{EventDecision, RunRequest};
 use crate::events::vocabulary::MAX_MESSAGE;
 use crate::events::{self, labels};
-use crate::report::{self, Action, Channel, EncodedReport, Outcome, RunId};
+use crate::report::{self, Action, Channel, RunId};
 use crate::restore::select;
 use crate::runner::runner::{Answer, NotPromised};
 use crate::vault::root::BackupReason;
@@ -28,16 +29,6 @@ pub const MAX_SNAPSHOT: usize = 100;
 pub const MAX_LABEL_NAME: usize = 64;
 /// The most characters of a label's value.
 pub const MAX_LABEL_VALUE: usize = 1024;
-
-/// The recipient of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Recipient {
-    /// A service that delivers events: it delivers an event again unless the status is 2xx, so only an event that may succeed
-    /// then gets another status.
-    Deliverer,
-    /// A client that asks, and sees by the status whether it was done.
-    Asker,
-}
 
 /// The body of `POST /backup/trigger`.
 #[derive(Debug, Default, Deserialize)]
@@ -308,58 +299,6 @@ fn unread(why: &UnreadBody) -> Reply {
     answer::last(answer::error(status, why))
 }
 
-/// Returns the runner's answer as an HTTP reply.
-fn told(answer: &Answer, whom: Recipient) -> Reply {
-    match answer {
-        Answer::Done { retry: true, report, .. } => answer::report(StatusCode::SERVICE_UNAVAILABLE, report),
-        Answer::Done { outcome, report, .. } => {
-            let status = match outcome {
-                _ if whom == Recipient::Deliverer || report.error().is_none() => StatusCode::OK,
-                Outcome::Refused => StatusCode::CONFLICT,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            answer::report(status, report)
-        }
-        Answer::Before(report) => answer::report(StatusCode::OK, report),
-        Answer::Elsewhere(after) => {
-            let body = json!({ "error": "another run serves it", "status": "elsewhere" });
-            answer::later(StatusCode::CONFLICT, &body, *after)
-        }
-        Answer::Later(why, after) => {
-            answer::later(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": why, "status": "later" }), *after)
-        }
-        Answer::Refused(why) if whom == Recipient::Deliverer => {
-            tracing::error!("an event is refused: {why}");
-            answer::json(StatusCode::OK, &json!({ "status": "refused", "why": why }))
-        }
-        Answer::Refused(why) => answer::error(StatusCode::CONFLICT, why),
-    }
-}
-
-/// Returns the result of a run that is over, for a client that polls.
-pub fn over(run: RunId, answer: &Answer) -> Reply {
-    let seconds = |after: &Duration| after.as_secs().max(1);
-    let told = match answer {
-        Answer::Done { retry, report, .. } => return reported(run, *retry, report),
-        Answer::Before(report) => return reported(run, false, report),
-        Answer::Elsewhere(after) => {
-            json!({ "run": run, "status": "elsewhere", "retry_after_seconds": seconds(after) })
-        }
-        Answer::Later(why, after) => {
-            json!({ "run": run, "status": "later", "why": why, "retry_after_seconds": seconds(after) })
-        }
-        Answer::Refused(why) => json!({ "run": run, "status": "refused", "why": why }),
-    };
-    answer::json(StatusCode::OK, &told)
-}
-
-/// Returns the same from the run's report, of which no copy is made.
-pub fn reported(run: RunId, retry: bool, report: &EncodedReport) -> Reply {
-    let before = format!("{{\"run\":\"{run}\",\"status\":\"over\",\"retry\":{retry},\"report\":");
-    let content = ReplyBody::parts([before.into(), report.json().clone(), "}".into()]);
-    answer::reply(StatusCode::OK, "application/json", content)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -404,22 +343,6 @@ mod tests {
         };
         let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Authorizer::new(AuthPolicy::None).unwrap());
         Server::new(Arc::new(desk), listen, auth, settings)
-    }
-
-    #[tokio::test]
-    async fn a_report_is_sent_to_many_without_a_copy_for_each() {
-        let report = EncodedReport::read(br#"{"result":"failed","action":"backup"}"#.to_vec()).unwrap();
-        let run = crate::vault::hex::Hex([1; 8]);
-        let answer = Answer::Done { outcome: Outcome::Failed, retry: true, report: report.clone() };
-        let mut parts = Vec::new();
-        let mut body = over(run, &answer).into_body();
-        while let Some(part) = body.frame().await {
-            parts.push(part.unwrap().into_data().unwrap());
-        }
-        assert!(parts.iter().any(|part| part.as_ptr() == report.json().as_ptr()));
-        let told: Value = serde_json::from_slice(&parts.concat()).unwrap();
-        let expected = json!({ "run": run, "status": "over", "retry": true, "report": report.value() });
-        assert_eq!(told, expected);
     }
 
     #[tokio::test]
@@ -483,27 +406,6 @@ mod tests {
             format!(r#"{{"message":"{}"}}"#, "x".repeat(MAX_MESSAGE + 1)),
         ] {
             assert!(read(&wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_status_tells_a_deliverer_whether_to_come_again_and_an_asker_whether_it_was_done() {
-        let report = |value: Value| EncodedReport::read(value.to_string().into()).unwrap();
-        let done =
-            |outcome, retry, error: Value| Answer::Done { outcome, retry, report: report(json!({ "error": error })) };
-        for (answer, deliverer, asker) in [
-            (done(Outcome::Complete, false, Value::Null), 200, 200),
-            (done(Outcome::Damaged, false, Value::Null), 200, 200),
-            (done(Outcome::Damaged, false, json!({})), 200, 500),
-            (done(Outcome::Refused, false, json!({})), 200, 409),
-            (done(Outcome::Failed, true, json!({})), 503, 503),
-            (Answer::Before(report(json!({}))), 200, 200),
-            (Answer::Elsewhere(Duration::from_secs(5)), 409, 409),
-            (Answer::Later("full".into(), Duration::ZERO), 503, 503),
-            (Answer::Refused("no".into()), 200, 409),
-        ] {
-            assert_eq!(told(&answer, Recipient::Deliverer).status(), deliverer, "{answer:?}");
-            assert_eq!(told(&answer, Recipient::Asker).status(), asker, "{answer:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::answer::{self, Reply};
 use super::health::{Health, Status};
-use super::{Server, events, routes};
+use super::{Server, routes, run_answers};
 use crate::claims::idempotent;
 use crate::error::{Error, Result};
 use crate::inspect::{self, ListedSnapshot};
@@ -152,10 +152,10 @@ impl Server {
         match self.desk.progress(run) {
             Some(RunProgress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),
             Some(RunProgress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
-            Some(RunProgress::Over(answer)) => events::over(run, &answer),
+            Some(RunProgress::Over(answer)) => run_answers::over(run, &answer),
             None => match self.look(move |desk, ctx| idempotent::report_of(run, desk.vaults(), ctx)).await {
                 Ok(Some(idempotent::FoundReport { report, .. })) => {
-                    self.large(&report, events::reported(run, report.retry(), &report))
+                    self.large(&report, run_answers::reported(run, report.retry(), &report))
                 }
                 Ok(None) => unknown(),
                 Err(reply) => reply,
