@@ -6,8 +6,9 @@ pub(super) mod pubsub;
 
 use serde_json::{Map, Value};
 
-use super::content::EventData;
+use super::content::{self, EventData};
 use super::decoded::DecodedEvent;
+use super::identity::EventIdentity;
 use super::vocabulary::{CRITICAL, Unreadable};
 
 /// Reads data whose media type is one of CloudEvents, see `content::is_cloud_event`.
@@ -35,7 +36,14 @@ pub fn unfold(fields: Map<String, Value>, depth: usize) -> Result<DecodedEvent, 
     Ok(google::read(fields).unwrap_or_else(|fields| DecodedEvent::plain(EventData::Fields(fields))))
 }
 
-/// Reads the Pub/Sub message that a push, or another event, has in its fields.
-fn wrapped(fields: &Map<String, Value>, depth: usize) -> Result<DecodedEvent, Unreadable> {
-    pubsub::wrapped(fields, depth)
+/// The event in a CloudEvent that says that a message was published. The message decides, and may itself carry an event.
+fn published(event: DecodedEvent, depth: usize) -> Result<DecodedEvent, Unreadable> {
+    let message = match &event.content {
+        EventData::Fields(fields) if fields.contains_key("message") => {
+            pubsub::wrapped(fields, content::deeper(depth)?)?
+        }
+        _ => return Err(Unreadable::new(cloud::DATA, "it holds no Pub/Sub message")),
+    };
+    let identity = EventIdentity::innermost(message.identity, event.identity);
+    Ok(DecodedEvent { identity, time: message.time.or(event.time), unread: message.unread.or(event.unread), ..message })
 }

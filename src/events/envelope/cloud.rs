@@ -24,6 +24,8 @@ const PUBLISHED: &str = "google.cloud.pubsub.topic.v1.messagePublished";
 pub const PREFIX: &str = "ce-";
 /// The name of the event as a part of a request, for errors.
 const EVENT: &str = "the CloudEvent";
+/// The name of its data, for errors.
+pub const DATA: &str = "data of the CloudEvent";
 /// Attributes of tracing, which do not become labels.
 const TRACING: [&str; 2] = ["traceparent", "tracestate"];
 
@@ -192,34 +194,26 @@ fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> 
         attributes.insert("subject".to_owned(), subject.to_owned());
     }
 
-    let part = "data of the CloudEvent";
     let (media, _, data) = event.take_data();
     let json = media.is_some_and(|media| content::is_json(&media));
     let foreign = kind.starts_with("google.") && kind != PUBLISHED;
     let content = match data {
         Some(_) if foreign => EventData::Opaque,
         Some(Data::Json(value)) => value.into(),
-        Some(Data::String(text)) => EventData::of(text.as_bytes(), json, part),
-        Some(Data::Binary(data)) => EventData::of(&data, json, part),
+        Some(Data::String(text)) => EventData::of(text.as_bytes(), json, DATA),
+        Some(Data::Binary(data)) => EventData::of(&data, json, DATA),
         None => EventData::Nothing,
     };
-    if kind != PUBLISHED {
-        return Ok(DecodedEvent {
-            kind: Some(kind),
-            carrier: "CloudEvent",
-            attributes,
-            content,
-            about: Significance::Anything,
-            identity,
-            time,
-            unread,
-        });
-    }
-    // The message decides, and may itself carry an event.
-    let message = match &content {
-        EventData::Fields(fields) if fields.contains_key("message") => super::wrapped(fields, content::deeper(depth)?)?,
-        _ => return Err(Unreadable::new(part, "it holds no Pub/Sub message")),
+    let is_published = kind == PUBLISHED;
+    let event = DecodedEvent {
+        kind: Some(kind),
+        carrier: "CloudEvent",
+        attributes,
+        content,
+        about: Significance::Anything,
+        identity,
+        time,
+        unread,
     };
-    let identity = EventIdentity::innermost(message.identity, identity);
-    Ok(DecodedEvent { identity, time: message.time.or(time), unread: message.unread.or(unread), ..message })
+    if is_published { super::published(event, depth) } else { Ok(event) }
 }
