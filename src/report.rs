@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::replicas;
 use crate::store::{self, Store};
 use crate::vault::hex::Hex;
@@ -321,7 +321,7 @@ impl Report {
     /// # Errors
     /// Never, for what a run makes.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed("write the run's report", why))?;
+        let mut bytes = serde_json::to_vec(self).map_err(not_encoded)?;
         bytes.push(b'\n');
         Ok(bytes)
     }
@@ -330,6 +330,11 @@ impl Report {
     pub fn format() -> u32 {
         FORMAT
     }
+}
+
+/// The error of a report that has no JSON form.
+fn not_encoded(why: serde_json::Error) -> Error {
+    Error::failed("encode the run's report", why).code(Code::Internal)
 }
 
 /// How names have the time.
@@ -463,15 +468,6 @@ pub fn told(store: &dyn Store, object: &str) -> Result<EncodedReport> {
         }
         _ => Ok(told),
     }
-}
-
-/// The parts of a stored report that a list shows.
-///
-/// # Errors
-/// As [`read`].
-pub fn summary(store: &dyn Store, object: &str) -> Result<RunSummary> {
-    let damaged = |why| Error::damage(format!("read {object}"), why);
-    serde_json::from_slice(told(store, object)?.json()).map_err(damaged)
 }
 
 /// The bytes of a report.

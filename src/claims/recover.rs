@@ -2,13 +2,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use serde::Deserialize;
-
 use super::ended_runs::{ServedBefore, copy_report};
 use crate::claims::lease::EarlierRun;
 use crate::error::{Error, Kind, Result};
 use crate::job::{self, Origin};
-use crate::report::{self, Action, EncodedReport, Outcome, Report, RunId};
+use crate::report::{self, Action, EncodedReport, Outcome, Report, RunId, StoredReport};
 use crate::store::Store;
 use crate::vault::Vault;
 use crate::vault::root::{BackupReason, Root, SnapshotName, SnapshotState};
@@ -118,15 +116,14 @@ pub fn served_by(
     action: Action,
     cause: &Origin,
 ) -> Result<Report> {
-    #[derive(Deserialize)]
-    struct StoredOutcome {
-        result: Outcome,
-        snapshot: Option<SnapshotName>,
-    }
-    let told = before.report.as_ref().map(|report| serde_json::from_slice::<StoredOutcome>(report.json())).transpose();
-    let told = told.map_err(|why| Error::damage(format!("read {}", before.object), why))?;
     // The request was served even if its report is gone.
-    let (result, snapshot) = told.map_or((Outcome::Complete, None), |told| (told.result, told.snapshot));
+    let (result, snapshot) = match before.report.as_ref().map(EncodedReport::stored) {
+        None => (Outcome::Complete, None),
+        Some(&StoredReport { result: Some(result), snapshot, .. }) => (result, snapshot),
+        Some(_) => {
+            return Err(Error::damage(format!("read {}", before.object), "it does not say how its run ended"));
+        }
+    };
     let report = bare(store, (run, action, result, snapshot), cause)?;
     copy_report(store, &report.encode()?, &report.object())?;
     job::log(&report, 0.0);

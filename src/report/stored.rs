@@ -10,7 +10,7 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Action, Outcome, RunId};
+use super::{Action, Outcome, ReportedError, RunId};
 use crate::vault::root::SnapshotName;
 
 /// What a stored report says of its run.
@@ -50,6 +50,16 @@ pub struct StoredError {
     /// What was being done and why it failed.
     #[serde(deserialize_with = "known")]
     pub error: Option<String>,
+    /// The word for what went wrong. `None` in reports of programs that had no codes.
+    #[serde(deserialize_with = "known")]
+    pub code: Option<String>,
+}
+
+impl From<&ReportedError> for StoredError {
+    fn from(error: &ReportedError) -> Self {
+        let code = Some(error.code.clone()).filter(|code| !code.is_empty());
+        StoredError { error: Some(error.error.clone()), code }
+    }
 }
 
 /// What a backup did, by its report.
@@ -257,12 +267,13 @@ mod tests {
     #[test]
     fn what_is_not_of_its_kind_says_nothing_and_all_else_counts() {
         let report = json!({
-            "run": "0011223344556677", "action": "polish", "result": 7, "finished": "2026-11-30T10:00:00Z", "error": { "error": "no" },
+            "run": "0011223344556677", "action": "polish", "result": 7, "finished": "2026-11-30T10:00:00Z", "error": { "error": "no", "code": 7 },
             "backup": { "uploaded_bytes": 5, "retries": "many", "vaults": [null, 4, { "holds": false, "more": [1] }, {}], "good": true, "whole": false },
         });
         let read = StoredReport::of(&report);
         assert_eq!((read.run.map(|run| run.to_string()), read.action), (Some("0011223344556677".into()), None));
         assert_eq!((read.result, read.why(), read.snapshot), (None, Some("no"), None));
+        assert_eq!(read.error.as_ref().unwrap().code, None);
         let backup = read.backup.as_ref().unwrap();
         assert_eq!((backup.uploaded_bytes, backup.retries), (Some(5), None));
         assert_eq!(read.shortcomings(Outcome::Complete), [Outcome::IncompleteCopies, Outcome::Stale]);

@@ -144,6 +144,6 @@ mod tests {
         assert!(here.retries == 3 && here.uploaded > 0);
         // A run that a job did is known by the report that it stored.
         let stored = EncodedReport::read(report.encode().unwrap()).unwrap();
-        assert_eq!(EndedRun::read(&stored.stored()), Some(here));
+        assert_eq!(EndedRun::read(stored.stored()), Some(here));
     }
 }

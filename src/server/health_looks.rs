@@ -192,7 +192,7 @@ fn tell(
     let room = ByteBudget::new(report::AT_ONCE);
     let doing = |named: &&report::ReportName| {
         let _room = room.take(named.size);
-        report::told(store, &named.object).map(|report| LastRun::read(&report.stored()))
+        report::told(store, &named.object).map(|report| LastRun::read(report.stored()))
     };
     map_ordered(&new, ctx.parallel, doing, |named, told| {
         ctx.check("look at the last runs")?;

@@ -130,7 +130,7 @@ impl Server {
             let room = ByteBudget::new(report::AT_ONCE);
             let read = |named: &report::ReportName| {
                 let _room = room.take(named.size);
-                report::summary(&*vault.store, &named.object)
+                report::told(&*vault.store, &named.object).map(|report| report.summary())
             };
             map_ordered(&named, ctx.parallel, read, |named, report| {
                 ctx.check("list the runs")?;

@@ -318,7 +318,7 @@ impl Runner {
         }
         group.known = true;
         if let Answer::Done { report, .. } = answer
-            && let Some(ended) = EndedRun::read(&report.stored())
+            && let Some(ended) = EndedRun::read(report.stored())
         {
             self.count(ended);
         }
