@@ -323,15 +323,13 @@ pub(crate) fn log(report: &Report, seconds: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::sample;
     use crate::store::testing::memory::MemoryStore;
 
     fn report(attempt: Option<&str>) -> Report {
         let started = Timestamp::from_second(1_800_000_000).unwrap();
         let place = RunEnvironment { attempt: attempt.map(str::to_owned), ..RunEnvironment::default() };
-        let (snapshot, error, done) = Default::default();
-        let (action, result, way) = (Action::Verify, Outcome::Failed, Channel::Http);
-        let (run, events, finished) = (Hex([1; 8]), Vec::new(), started);
-        Report { format: 1, run, action, result, way, events, place, started, finished, snapshot, error, done }
+        Report { place, started, finished: started, ..sample::report(Action::Verify, Outcome::Failed) }
     }
 
     #[test]

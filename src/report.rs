@@ -1,5 +1,7 @@
 //! What a run did, as the vault keeps it under `runs/`: a failed run leaves a report, too.
 
+#[cfg(test)]
+pub mod sample;
 mod stored;
 mod told;
 

@@ -12,7 +12,7 @@ use crate::events::decoded::EventDecision;
 use crate::events::{read, read_message};
 use crate::monitor::{CollectingMonitor, system_random};
 use crate::path::EntryPath;
-use crate::report::{Action, Channel, Event, JobOutput, Outcome, ReportedError, RunEnvironment};
+use crate::report::{Action, Event, JobOutput, Outcome, ReportedError, RunEnvironment, sample};
 use crate::vault::hex::Hex;
 use crate::vault::root::{Problem, SnapshotName};
 use crate::{replicas, restore};
@@ -25,21 +25,14 @@ fn snapshot() -> SnapshotName {
     SnapshotName { seq: 12, time: time("2026-11-05T10:00:01Z"), id: Hex([0xab; 8]) }
 }
 
-/// The report of a run that ended with this result, without what was done.
+/// The report of a run on the host web-1 that ended with this result, without what was done.
 fn report(action: Action, result: Outcome) -> Report {
     Report {
-        format: Report::format(),
-        run: Hex([1, 2, 3, 4, 5, 6, 7, 8]),
-        action,
-        result,
-        way: Channel::Http,
-        events: Vec::new(),
         place: RunEnvironment { host: "web-1".into(), writer: "lastgood 0.1.0".into(), ..RunEnvironment::default() },
         started: time("2026-11-05T10:00:00Z"),
         finished: time("2026-11-05T10:00:03.25Z"),
         snapshot: Some(snapshot()),
-        error: None,
-        done: None,
+        ..sample::report(action, result)
     }
 }
 

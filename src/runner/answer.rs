@@ -64,9 +64,7 @@ impl Ticket {
     pub async fn answer(self) -> Arc<Answer> {
         self.answer.await.unwrap_or_else(|_| Arc::new(Answer::ends()))
     }
-}
 
-impl Ticket {
     /// Waits for the answer, for at most `limit`: what is left of the time that a request may take where a job does the runs. The
     /// run goes on, and a redelivery finds it.
     pub async fn answer_within(self, limit: Option<Duration>) -> Arc<Answer> {
@@ -177,8 +175,7 @@ pub(crate) fn how_to_look(action: Action) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Channel, RunEnvironment};
-    use crate::vault::hex::Hex;
+    use crate::report::sample;
 
     #[test]
     fn whether_to_try_again_is_the_same_while_a_run_is_remembered_and_from_its_stored_report() {
@@ -196,20 +193,7 @@ mod tests {
         for (action, result) in
             results.map(|result| [Action::Backup, Action::Restore, Action::Verify].map(|a| (a, result))).concat()
         {
-            let report = Report {
-                format: Report::format(),
-                run: Hex([5; 8]),
-                action,
-                result,
-                way: Channel::Http,
-                events: Vec::new(),
-                place: RunEnvironment::default(),
-                started: "2026-11-30T10:00:00Z".parse().unwrap(),
-                finished: "2026-11-30T10:00:01Z".parse().unwrap(),
-                snapshot: None,
-                error: None,
-                done: None,
-            };
+            let report = sample::report(action, result);
             let stored = EncodedReport::read(report.encode().unwrap()).unwrap();
             let Answer::Done { retry, .. } = Answer::of_report(&report) else { panic!("{report:?}") };
             assert_eq!((stored.retry(), stored.ended()), (retry, Some((result, action))));
