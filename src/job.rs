@@ -302,7 +302,8 @@ fn put(report: &mut Report, store: &dyn Store) -> Result<String> {
 pub(crate) fn log(report: &Report, seconds: f64) {
     let (run, action, result) = (report.run.to_string(), report.action.name(), report.result.name());
     let snapshot = report.snapshot.map(|name| name.to_string()).unwrap_or_default();
-    let error = report.error.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
+    let error = report.error.as_ref().map(|error| (error.error.as_str(), error.code.as_str()));
+    let (error, code) = error.unwrap_or_default();
     let (execution, attempt) = (&report.place.execution, &report.place.attempt);
     let (execution, attempt) = (execution.as_deref().unwrap_or_default(), attempt.as_deref().unwrap_or_default());
     tracing::info!(
@@ -316,6 +317,7 @@ pub(crate) fn log(report: &Report, seconds: f64) {
         execution,
         attempt,
         error,
+        code,
         "run ended: {action} is {result}"
     );
 }

@@ -18,7 +18,7 @@ use crate::store::{self, Store};
 use crate::vault::hex::Hex;
 use crate::vault::root::{SnapshotName, SnapshotState};
 
-pub use self::stored::{RunSummary, StoredReport};
+pub use self::stored::{RunSummary, StoredError, StoredReport};
 pub use self::told::EncodedReport;
 
 /// The folder of reports.

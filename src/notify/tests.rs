@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::error::Code;
 use crate::events::decoded::EventDecision;
 use crate::events::{read, read_message};
 use crate::monitor::{CollectingMonitor, system_random};
@@ -131,6 +132,21 @@ fn an_event_is_the_same_in_both_modes() {
     }
     let (_, attributes, _) = told(&failed(Action::Restore, Outcome::Refused, "no"), None);
     assert!(!attributes.contains_key("ce-subject") && !attributes.contains_key("reason"));
+}
+
+#[test]
+fn a_program_is_told_the_code_of_an_error_and_what_to_do() {
+    let why = Error::failed("write it", "the disk is full").code(Code::DiskFull).hint("Free some space.");
+    let report = Report { error: Some((&why).into()), ..report(Action::Backup, Outcome::Failed) };
+    let (message, _, structured) = told(&report, None);
+    let expected = json!({
+        "error": "could not write it: the disk is full", "kind": "failed", "code": "disk-full", "hint": "Free some space.",
+    });
+    assert_eq!((&message["error"], &structured["data"]["error"]), (&expected, &expected));
+    let notification = Notification::new(&report, None, "//lastgood.dev/hosts/web-1").unwrap();
+    let webhook = Webhook::new("https://example.com/", WebhookFilter::All).unwrap();
+    let posted: Value = serde_json::from_slice(&webhook.body("It failed.", &notification).unwrap()).unwrap();
+    assert_eq!(posted["event"]["data"]["error"], expected);
 }
 
 #[test]

@@ -58,6 +58,26 @@ fn a_report_is_of_the_run_that_its_name_says() {
 }
 
 #[test]
+fn a_report_has_the_code_of_its_error_and_one_without_a_code_is_read() {
+    let why = Error::failed("write it", "the disk is full").code(Code::DiskFull).hint("Free some space.");
+    let failed = Report { error: Some((&why).into()), ..sample::report(Action::Backup, Outcome::Failed) };
+    let read = EncodedReport::read(failed.encode().unwrap()).unwrap();
+    assert_eq!(read.value()["error"]["code"], "disk-full");
+    assert_eq!(read.stored().error.as_ref().unwrap().code.as_deref(), Some("disk-full"));
+    assert_eq!((EncodedReport::of(&failed).json(), EncodedReport::of(&failed).stored()), (read.json(), read.stored()));
+
+    let mut early = read.value();
+    early["error"].as_object_mut().unwrap().remove("code");
+    let error: ReportedError = serde_json::from_value(early["error"].clone()).unwrap();
+    assert_eq!((error.kind.as_str(), error.code.as_str()), ("failed", ""));
+    assert_eq!(serde_json::to_value(&error).unwrap(), early["error"]);
+    let stored = EncodedReport::read(early.to_string().into()).unwrap();
+    assert_eq!(stored.error(), Some("could not write it: the disk is full"));
+    assert_eq!((stored.stored().error.as_ref().unwrap().code.as_deref(), stored.retry()), (None, true));
+    assert_eq!(StoredReport::of(&early), *stored.stored());
+}
+
+#[test]
 fn the_newest_runs_are_listed_without_all_before_them() {
     let store = crate::store::testing::recording::RecordingStore::new(MemoryStore::default());
     let now = Timestamp::now();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::report::{Action, JobOutput, Outcome, Report, RunId, StoredReport};
+use crate::report::{Action, JobOutput, Outcome, Report, RunId, StoredError, StoredReport};
 
 /// The last run that ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +20,9 @@ pub struct LastRun {
     pub finished: Timestamp,
     /// The error; `None` if there was none.
     pub error: Option<String>,
+    /// The error's code; `None` if there was no error, or its report has no code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// Statistics of the runs so far, for metrics.
@@ -49,23 +52,24 @@ pub struct EndedRun {
 impl LastRun {
     /// Reads a stored report. `None` if it does not say which run ended how, and when.
     pub fn read(report: &StoredReport) -> Option<Self> {
-        let error = report.why().map(str::to_owned);
+        let (error, code) = report.error.clone().map(|error| (error.error, error.code)).unwrap_or_default();
         let &StoredReport { run, action, result, finished, .. } = report;
-        Some(LastRun { run: run?, action: action?, result: result?, finished: finished?, error })
+        Some(LastRun { run: run?, action: action?, result: result?, finished: finished?, error, code })
     }
 }
 
 impl From<&Report> for EndedRun {
     fn from(report: &Report) -> Self {
         let &Report { run, action, result, started, finished, .. } = report;
-        let error = report.error.as_ref().map(|failure| failure.error.clone());
+        let error = report.error.as_ref().map(StoredError::from);
+        let (error, code) = error.map(|error| (error.error, error.code)).unwrap_or_default();
         let (uploaded, retries) = match &report.done {
             Some(JobOutput::Backup(done)) => {
                 (done.taken.uploaded_bytes, done.taken.traffic.map_or(0, |traffic| traffic.retries))
             }
             Some(JobOutput::Restore(_) | JobOutput::Verify(_)) | None => (0, 0),
         };
-        EndedRun { last: LastRun { run, action, result, finished, error }, started, uploaded, retries }
+        EndedRun { last: LastRun { run, action, result, finished, error, code }, started, uploaded, retries }
     }
 }
 
@@ -104,14 +108,29 @@ impl RunStats {
 mod tests {
     use super::*;
     use crate::backup::{BackupOptions, backup};
+    use crate::error::{Code, Error};
     use crate::monitor::system_random;
     use crate::replicas::backup::ReplicatedBackupReport;
-    use crate::report::{Channel, EncodedReport, RunEnvironment};
+    use crate::report::{EncodedReport, sample};
     use crate::restore::sample::context;
     use crate::store::testing::memory::MemoryStore;
     use crate::store::{RequestCounts, Traffic};
     use crate::vault::Vault;
-    use crate::vault::hex::Hex;
+
+    #[test]
+    fn a_run_that_failed_has_the_same_error_and_code_by_its_report_as_by_its_stored_report() {
+        let why = Error::failed("write it", "the disk is full").code(Code::DiskFull);
+        let failed = Report { error: Some((&why).into()), ..sample::report(Action::Backup, Outcome::Failed) };
+        let here = EndedRun::from(&failed);
+        let (error, code) = (here.last.error.as_deref(), here.last.code.as_deref());
+        assert_eq!((error, code), (Some("could not write it: the disk is full"), Some("disk-full")));
+        assert_eq!(EndedRun::read(EncodedReport::of(&failed).stored()), Some(here));
+        // A program that had no codes wrote none.
+        let stored = String::from_utf8(failed.encode().unwrap()).unwrap().replace(r#","code":"disk-full""#, "");
+        let last = LastRun::read(EncodedReport::read(stored.into()).unwrap().stored()).unwrap();
+        assert!(last.error.is_some() && last.code.is_none(), "{last:?}");
+        assert!(!serde_json::to_string(&last).unwrap().contains("code"));
+    }
 
     #[test]
     fn a_run_counts_the_same_by_its_report_as_by_its_stored_report() {
@@ -122,24 +141,10 @@ mod tests {
         let mut taken = backup(&vault, &options, &context()).unwrap();
         let requests = RequestCounts { create: 4, ..RequestCounts::default() };
         taken.traffic = Some(Traffic { requests, retries: 3, sent: 9, received: 0 });
-        let report = Report {
-            format: Report::format(),
-            run: Hex([7; 8]),
-            action: Action::Backup,
-            result: Outcome::Complete,
-            way: Channel::Http,
-            events: Vec::new(),
-            place: RunEnvironment::default(),
-            started: "2026-11-30T10:00:00Z".parse().unwrap(),
-            finished: "2026-11-30T10:00:02Z".parse().unwrap(),
-            snapshot: Some(taken.snapshot),
-            error: None,
-            done: Some(JobOutput::Backup(Box::new(ReplicatedBackupReport {
-                taken,
-                vault: "memory".into(),
-                vaults: Vec::new(),
-            }))),
-        };
+        let snapshot = Some(taken.snapshot);
+        let done = ReplicatedBackupReport { taken, vault: "memory".into(), vaults: Vec::new() };
+        let done = Some(JobOutput::Backup(Box::new(done)));
+        let report = Report { snapshot, done, ..sample::report(Action::Backup, Outcome::Complete) };
         let here = EndedRun::from(&report);
         assert!(here.retries == 3 && here.uploaded > 0);
         // A run that a job did is known by the report that it stored.

@@ -227,6 +227,7 @@ fn disposition(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     #[test]
     fn names_of_files_cannot_break_out_of_their_header() {
@@ -244,12 +245,23 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_says_whether_to_come_again() {
+    fn what_failed_says_whether_to_come_again_and_has_a_code() {
         let unreachable = failed(&Error::unreachable("open the vault", "it does not answer").hint("Wait."));
         assert_eq!(unreachable.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(unreachable.headers()[RETRY_AFTER], "30");
         assert_eq!(failed(&Error::usage("find x", "it is not there")).status(), StatusCode::NOT_FOUND);
         assert_eq!(failed(&Error::damage("read x", "it is cut")).status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = |why: &Error| -> Value {
+            let BodySource::Whole(parts) = failed(why).into_body().what else { panic!("it is all there") };
+            serde_json::from_slice(&Vec::from(parts).concat()).unwrap()
+        };
+        let hinted = Error::usage("find x", "it is not there").code(Code::UnknownSnapshot).hint("Look at the list.");
+        let expected = json!({
+            "error": "could not find x: it is not there", "code": "unknown-snapshot", "hint": "Look at the list.",
+        });
+        assert_eq!(body(&hinted), expected);
+        let plain = json!({ "error": "could not read x: it is cut", "code": "damage" });
+        assert_eq!(body(&Error::damage("read x", "it is cut")), plain);
         let soon = later(StatusCode::CONFLICT, &json!({}), Duration::from_millis(1200));
         assert_eq!(soon.headers()[RETRY_AFTER], "2");
     }

@@ -399,7 +399,8 @@ mod tests {
     }
 
     fn run(result: Outcome) -> LastRun {
-        LastRun { run: Hex([1; 8]), action: Action::Backup, result, finished: at(1), error: Some("it failed".into()) }
+        let (run, action, error) = (Hex([1; 8]), Action::Backup, Some("it failed".into()));
+        LastRun { run, action, result, finished: at(1), error, code: None }
     }
 
     #[test]

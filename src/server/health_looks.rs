@@ -216,7 +216,7 @@ fn tell(
 fn by_name(named: &report::ReportName) -> Option<LastRun> {
     let (action, result) = (named.action?, named.result?);
     let error = Some("its report cannot be read".to_owned()).filter(|_| result != Outcome::Complete);
-    Some(LastRun { run: named.run, action, result, finished: named.started, error })
+    Some(LastRun { run: named.run, action, result, finished: named.started, error, code: None })
 }
 
 fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<Option<NewestSnapshot>> {
@@ -324,10 +324,11 @@ mod tests {
     fn a_report_says_what_its_run_came_to() {
         let report = serde_json::json!({
             "run": "0101010101010101", "action": "backup", "result": "failed", "finished": "2026-11-21T10:00:00Z",
-            "error": { "error": "it failed", "kind": "failed" },
+            "error": { "error": "it failed", "kind": "failed", "code": "disk-full" },
         });
         let last = LastRun::read(&StoredReport::of(&report)).unwrap();
         assert_eq!((last.result, last.error.as_deref()), (report::Outcome::Failed, Some("it failed")));
+        assert_eq!(serde_json::to_value(&last).unwrap()["code"], "disk-full");
         assert!(LastRun::read(&StoredReport::of(&serde_json::json!({ "run": "0101010101010101" }))).is_none());
     }
 
@@ -409,7 +410,8 @@ mod tests {
         let now = Timestamp::from_second(1_800_000_000).unwrap();
         let run = |n: u8, seconds: i64| {
             let (run, action, result) = (crate::vault::hex::Hex([n; 8]), report::Action::Backup, Outcome::Complete);
-            LastRun { run, action, result, finished: now + SignedDuration::from_secs(seconds), error: None }
+            let finished = now + SignedDuration::from_secs(seconds);
+            LastRun { run, action, result, finished, error: None, code: None }
         };
         let (runs, ahead) = in_time(vec![run(1, -5), run(2, 300), run(3, 301), run(4, 7_776_000), run(5, 302)], now);
         assert_eq!(last_of(runs).unwrap().run.0[0], 2);

@@ -22,14 +22,22 @@ pub fn schemas() -> Value {
     let results =
         ["complete", "stale", "incomplete-copies", "partial", "suspect", "unsound", "damaged", "failed", "refused"];
     let result = || json!({ "enum": results });
+    let code = || json!({ "type": "string", "description": "What went wrong, as a fixed word. Words may be added." });
     let health = || json!({ "enum": ["healthy", "degraded", "unhealthy"] });
     let object = |required: &[&str], properties: Value| json!({ "type": "object", "required": required, "properties": properties });
     let last = object(
         &["run", "action", "result", "finished", "error"],
-        json!({ "run": run(), "action": action(), "result": result(), "finished": time(), "error": maybe_text() }),
+        json!({
+            "run": run(),
+            "action": action(),
+            "result": result(),
+            "finished": time(),
+            "error": maybe_text(),
+            "code": code(),
+        }),
     );
     json!({
-        "Error": object(&["error"], json!({ "error": text(), "code": text(), "hint": text(), "status": text() })),
+        "Error": object(&["error"], json!({ "error": text(), "code": code(), "hint": text(), "status": text() })),
         "NotDone": object(&["status", "why"], json!({ "status": { "enum": ["ignored", "refused"] }, "why": text() })),
         "Accepted": object(&["run", "poll"], json!({ "run": run(), "poll": text() })),
         "Report": object(&["run"], json!({
@@ -45,7 +53,7 @@ pub fn schemas() -> Value {
             "snapshot": maybe_text(),
             "error": { "type": ["object", "null"], "required": ["error", "kind"], "properties": {
                 "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage", "nothing-yet"] },
-                "code": text(), "hint": text(),
+                "code": code(), "hint": text(),
             } },
             "backup": { "type": "object" },
             "restore": { "type": "object" },
