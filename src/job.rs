@@ -5,7 +5,7 @@ use std::time::Instant;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::backup::options::BeforeCommit;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::notify::{self, Notifier};
 use crate::parallel::ordered::map_ordered;
@@ -117,7 +117,7 @@ impl FinishedJob {
         match (self.error, self.report.done) {
             (Some(why), _) => Err(why),
             (None, Some(done)) => Ok(done),
-            (None, None) => Err(Error::failed("run the job", "it left nothing behind")),
+            (None, None) => Err(Error::failed("run the job", "it left nothing behind").code(Code::Internal)),
         }
     }
 }
@@ -238,6 +238,7 @@ pub fn check_data(options: &backup::options::BackupOptions) -> Result<()> {
     }
     let why = if data.exists() { "it is not a directory" } else { "it does not exist" };
     Err(Error::failed(format!("back up {}", data.display()), why)
+        .code(Code::NoData)
         .hint("Name the directory: `lastgood backup DIR`, or LASTGOOD_DATA. If it is a volume, is it mounted?"))
 }
 

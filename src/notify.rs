@@ -35,7 +35,7 @@ use self::event::Notification;
 pub use self::event::source;
 pub use self::topic::ResultTopic;
 pub use self::webhook::{Webhook, WebhookFilter};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
 use crate::report::Report;
 use crate::vault::root::BackupReason;
@@ -96,7 +96,7 @@ impl Notifier {
             ctx.monitor.warn(&format!("the end of the run {} is not told: {}{advice}", report.run, why.what()));
         };
         if within.is_zero() {
-            return warn(&Error::unreachable("tell how the run ended", "the time for it is over"));
+            return warn(&Error::unreachable("tell how the run ended", "the time for it is over").code(Code::Stopped));
         }
         let begun = listeners.begin(report, reason, within);
         let mut hurry = false;
@@ -112,7 +112,9 @@ impl Notifier {
                 match end.recv_timeout(TICK) {
                     Ok(told) => break told,
                     Err(RecvTimeoutError::Disconnected) => {
-                        break Err(Error::failed(&*doing, "the thread that did it ended in a panic"));
+                        break Err(
+                            Error::failed(&*doing, "the thread that did it ended in a panic").code(Code::Internal)
+                        );
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }

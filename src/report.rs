@@ -427,14 +427,15 @@ fn word<T: DeserializeOwned>(text: &str) -> Option<T> {
 /// Usage: none or several begin so. A store that fails.
 pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     let doing = || format!("find the run {run}");
+    let unknown = |why: &str| Error::usage(doing(), why).code(Code::UnknownRun);
     let mut found = list(store)?;
     found.retain(|named| !run.is_empty() && named.run.to_string().starts_with(run));
     let Some(counts) = that_counts(&found) else {
-        return Err(Error::usage(doing(), "no run's id begins so").hint("`lastgood runs` lists them."));
+        return Err(unknown("no run's id begins so").hint("`lastgood runs` lists them."));
     };
     let runs = found.iter().map(|named| named.run).collect::<HashSet<_>>().len();
     if runs > 1 {
-        return Err(Error::usage(doing(), format!("{runs} runs' ids begin so")).hint("Give more of the id."));
+        return Err(unknown(&format!("{runs} runs' ids begin so")).hint("Give more of the id."));
     }
     // Of attempts that began within one second the last one to end counts.
     let together = found.iter().filter(|named| (named.started, named.stays()) == (counts.started, counts.stays()));

@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::events::decoded::EventDecision;
 use crate::events::{self};
 use crate::gcp::cloud::Cloud;
@@ -139,9 +139,11 @@ async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool
     match timeout(LOOK, asked).await {
         Ok(Ok(found)) => match found.push_config.filter(|config| !config.push_endpoint.is_empty()) {
             None => Ok(true),
-            Some(_) => Err(Error::failed(format!("pull from {subscription}"), "it is a push subscription").hint(
-                "Pub/Sub pushes its messages to a URL: that of `lastgood serve`. Make one without a push endpoint.",
-            )),
+            Some(_) => Err(Error::failed(format!("pull from {subscription}"), "it is a push subscription")
+                .code(Code::BadSetting)
+                .hint(
+                    "Pub/Sub pushes its messages to a URL: that of `lastgood serve`. Make one without a push endpoint.",
+                )),
         },
         Ok(Err((Some("NOT_FOUND"), why))) => Err(wrong(subscription, "NOT_FOUND", &why)),
         Ok(Err((Some("PERMISSION_DENIED"), why))) => {
@@ -179,21 +181,24 @@ fn is_wrong(code: &str) -> bool {
 
 /// The error of a subscription that cannot be pulled from.
 fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
-    let hint = match code {
-        "NOT_FOUND" => {
+    let (code, hint) = match code {
+        "NOT_FOUND" => (
+            Code::BadSetting,
             "Is the project right? To make it: `gcloud pubsub subscriptions create NAME --topic TOPIC --ack-deadline 600 \
-             --min-retry-delay 60s --max-retry-delay 600s`."
-        }
-        "PERMISSION_DENIED" => {
+             --min-retry-delay 60s --max-retry-delay 600s`.",
+        ),
+        "PERMISSION_DENIED" => (
+            Code::AccessDenied,
             "This account needs the role roles/pubsub.subscriber on it: `gcloud pubsub subscriptions add-iam-policy-binding \
-             NAME --member serviceAccount:ADDRESS --role roles/pubsub.subscriber`."
-        }
-        "UNAUTHENTICATED" => {
-            "Log in with `gcloud auth application-default login`; `lastgood doctor` says which credentials are found."
-        }
-        _ => "Is it a pull subscription, without an endpoint that its messages are pushed to?",
+             NAME --member serviceAccount:ADDRESS --role roles/pubsub.subscriber`.",
+        ),
+        "UNAUTHENTICATED" => (
+            Code::NoCredentials,
+            "Log in with `gcloud auth application-default login`; `lastgood doctor` says which credentials are found.",
+        ),
+        _ => (Code::BadSetting, "Is it a pull subscription, without an endpoint that its messages are pushed to?"),
     };
-    Error::failed(format!("pull from {subscription}"), why).hint(hint)
+    Error::failed(format!("pull from {subscription}"), why).code(code).hint(hint)
 }
 
 /// Everything that a message's task needs; clones share it.
@@ -436,16 +441,16 @@ mod tests {
     #[test]
     fn what_is_wrong_from_the_beginning_is_told_with_what_to_do() {
         let subscription = Subscription::new("events", Some("demo")).unwrap();
-        for (code, hint) in [
-            ("NOT_FOUND", "subscriptions create"),
-            ("PERMISSION_DENIED", "roles/pubsub.subscriber"),
-            ("UNAUTHENTICATED", "application-default login"),
-            ("FAILED_PRECONDITION", "pull subscription"),
+        for (code, word, hint) in [
+            ("NOT_FOUND", "bad-setting", "subscriptions create"),
+            ("PERMISSION_DENIED", "access-denied", "roles/pubsub.subscriber"),
+            ("UNAUTHENTICATED", "no-credentials", "application-default login"),
+            ("FAILED_PRECONDITION", "bad-setting", "pull subscription"),
         ] {
             assert!(is_wrong(code));
             let why = wrong(&subscription, code, "no");
             assert_eq!(why.what(), "could not pull from projects/demo/subscriptions/events: no");
-            assert!(why.advice().unwrap().contains(hint), "{why}");
+            assert!(why.advice().unwrap().contains(hint) && why.word() == word, "{why}");
         }
         assert!(!is_wrong("UNKNOWN") && !is_wrong("UNAVAILABLE") && !is_wrong(""));
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::execution::LONGEST_ATTEMPT;
 use super::lease::ClaimName;
 use crate::backup::commit::check_labels;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::events::decoded::RunRequest;
 use crate::report::{Action, Channel, Event, MAX_REPORT, RunId};
 use crate::store::{self, Store};
@@ -81,10 +81,11 @@ impl DispatchRequest {
     /// # Errors
     /// A store that fails; a dispatch request without a claim.
     pub fn write(&self, store: &dyn Store) -> Result<()> {
-        let claim = self.claims.first().ok_or_else(|| Error::failed("write an order", "it has no claim"))?;
+        let no_claim = || Error::failed("write a dispatch request", "it has no claim").code(Code::Internal);
+        let claim = self.claims.first().ok_or_else(no_claim)?;
         let name = claim.object("order");
         let doing = || format!("create {name}");
-        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why))?;
+        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
         bytes.push(b'\n');
         match store.create(&name, &[&bytes]) {
             Ok(()) => Ok(()),
@@ -113,8 +114,9 @@ impl DispatchRequest {
         }
         let version: FormatOnly = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
         if version.format != FORMAT {
-            let why = format!("it is of format {}, and this program knows {FORMAT}", version.format);
-            return Err(Error::failed(doing(), why).hint("Deploy the same version of lastgood as service and as job."));
+            let why = format!("it has the format {}, and this program knows {FORMAT}", version.format);
+            let why = Error::failed(doing(), why).hint("Deploy the same version of lastgood as service and as job.");
+            return Err(if version.format > FORMAT { why.code(Code::NewerFormat) } else { why });
         }
         let order: DispatchRequest = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
         let wrong = |why: &str| Err(Error::damage(doing(), why));
@@ -157,7 +159,7 @@ impl TakenBy {
     pub fn take(&self, store: &dyn Store, claim: &ClaimName) -> Result<Option<TakenBy>> {
         let name = claim.object("taken");
         let doing = || format!("create {name}");
-        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why))?;
+        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
         bytes.push(b'\n');
         let Err(why) = store.create(&name, &[&bytes]) else { return Ok(None) };
         match (TakenBy::of(store, claim)?, why) {

@@ -17,7 +17,7 @@ use super::execution::{Execution, LONGEST_ATTEMPT};
 use super::lease::{self, Claim, ClaimIdentity, ClaimName, Claimant, DoneRecord, LeaseProgress, LeaseState};
 use super::recover::{self, RecoveredReport, done, kept};
 use crate::backup::options::BeforeCommit;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::job::{FinishedJob, Origin};
 use crate::monitor::Context;
 use crate::replicas::pool::VaultPool;
@@ -246,7 +246,8 @@ pub fn resume(
         ClaimAttempt::Not(EventOutcome::Before(before)) => Ok(ResumedClaim::Before(before)),
         ClaimAttempt::Not(EventOutcome::Elsewhere { run, .. }) => Ok(ResumedClaim::Elsewhere(run)),
         ClaimAttempt::Not(EventOutcome::Now(_)) | ClaimAttempt::NoVault => {
-            Err(Error::failed(format!("go on with the claim {name}"), "it is neither held nor served"))
+            let why = "it is neither held nor served";
+            Err(Error::failed(format!("go on with the claim {name}"), why).code(Code::Internal))
         }
     }
 }
@@ -361,13 +362,13 @@ impl HeldClaim {
     /// # Errors
     /// The run has taken longer than it may; another run has taken over; a store that fails.
     pub fn check(&self) -> Result<()> {
-        let no = |why: String| Err(Error::failed("commit the snapshot", why));
+        let no = |why: String| Error::failed("commit the snapshot", why);
         if self.claim.age() >= self.claim.timeout() {
             let limit = self.claim.timeout().as_secs();
-            return no(format!("the run has taken longer than its limit of {limit} s"));
+            return Err(no(format!("the run has taken longer than its limit of {limit} s")).code(Code::Stopped));
         }
         if self.claim.superseded(&*self.vault.store)? {
-            return no("another run has taken over what this one was to do".into());
+            return Err(no("another run has taken over what this one was to do".into()));
         }
         Ok(())
     }
@@ -387,7 +388,10 @@ fn answer(entry: LeaseState, store: &dyn Store, address: &Address) -> Result<Eve
     match entry {
         LeaseState::Running { run, retry_after } => Ok(EventOutcome::Elsewhere { run, retry_after }),
         LeaseState::Done(served) => before(served, store, address).map(EventOutcome::Before),
-        LeaseState::Mine(claim) => Err(Error::failed("answer", format!("the claim {} is one's own", claim.number()))),
+        LeaseState::Mine(claim) => {
+            let why = format!("the run {} holds it itself", claim.run());
+            Err(Error::failed(format!("answer for the claim {}", claim.name()), why).code(Code::Internal))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::execution::Execution;
 pub(super) use super::folder::ClaimFolder;
 use super::folder::{ClaimRecord, MAX_CLAIM, Promise, folder, read_claim};
 pub use super::name::ClaimName;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::report::{Action, RunId};
 use crate::store::{self, Store};
 
@@ -411,7 +411,9 @@ fn earlier(
 }
 
 fn served(store: &dyn Store, folder: &str) -> Result<DoneRecord> {
-    let gone = || Error::damage(format!("read {}", done_json(folder)), "it was there, and is not any more");
+    let gone = || {
+        Error::damage(format!("read {}", done_json(folder)), "it was there, and is not any more").code(Code::Vanishing)
+    };
     read_done(store, folder)?.ok_or_else(gone)
 }
 
@@ -429,7 +431,7 @@ fn read_done(store: &dyn Store, folder: &str) -> Result<Option<DoneRecord>> {
 /// may say that an object exists already, or that creating it failed, although it created it at our request.
 pub(super) fn create(store: &dyn Store, name: &str, body: &impl Serialize, run: RunId) -> Result<bool> {
     let doing = || format!("create {name}");
-    let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why))?;
+    let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
     bytes.push(b'\n');
     let Err(why) = store.create(name, &[&bytes]) else { return Ok(true) };
     let found = store.get(name, MAX_CLAIM).ok().and_then(|found| serde_json::from_slice::<ClaimMark>(&found).ok());

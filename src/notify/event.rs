@@ -10,7 +10,7 @@ use cloudevents::{Event, EventBuilder, EventBuilderV10};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::report::{Outcome, Report, RunEnvironment};
 use crate::vault::root::BackupReason;
 
@@ -59,8 +59,7 @@ impl Notification {
     /// # Errors
     /// The event cannot be made; that of a run always can.
     pub fn new(report: &Report, reason: Option<BackupReason>, source: &str) -> Result<Self> {
-        let doing = "write the event that tells of the run";
-        let data = fit(serde_json::to_value(report).map_err(|why| Error::failed(doing, why))?);
+        let data = fit(serde_json::to_value(report).map_err(not_encoded)?);
         let mut event = EventBuilderV10::new()
             .id(report.run.to_string())
             .source(source)
@@ -74,7 +73,7 @@ impl Notification {
         if let Some(reason) = reason {
             event = event.extension("reason", reason.to_string());
         }
-        let event = event.data(JSON, data.clone()).build().map_err(|why| Error::failed(doing, why))?;
+        let event = event.data(JSON, data.clone()).build().map_err(not_encoded)?;
         Ok(Notification { event, data })
     }
 
@@ -83,7 +82,7 @@ impl Notification {
     /// # Errors
     /// The report cannot be written as JSON; that of a run always can.
     pub fn message(&self) -> Result<TopicMessage> {
-        let data = serde_json::to_vec(&self.data).map_err(|why| Error::failed("write the report as a message", why))?;
+        let data = serde_json::to_vec(&self.data).map_err(not_encoded)?;
         let mut attributes: Vec<(String, String)> = Vec::new();
         for (name, value) in self.event.iter_attributes() {
             let name = if name == "datacontenttype" { "content-type".into() } else { format!("ce-{name}") };
@@ -101,8 +100,13 @@ impl Notification {
     /// # Errors
     /// The event cannot be written as JSON; that of a run always can.
     pub fn structured(&self) -> Result<Value> {
-        serde_json::to_value(&self.event).map_err(|why| Error::failed("write the event that tells of the run", why))
+        serde_json::to_value(&self.event).map_err(not_encoded)
     }
+}
+
+/// The error of an event that has no JSON form.
+fn not_encoded(why: impl ToString) -> Error {
+    Error::failed("encode the event that tells how the run ended", why).code(Code::Internal)
 }
 
 /// Leaves the longest lists out of a report that is too long with them; `left_out` names those.

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::error::Code;
 use crate::events::decoded::EventDecision;
 use crate::events::{read, read_message};
 use crate::monitor::{CollectingMonitor, system_random};
@@ -352,14 +351,16 @@ fn an_error_has_slacks_word_and_nothing_of_the_url() {
             Webhook::new(&format!("http://{}/secret?key=hidden", server(answer)), WebhookFilter::All).unwrap();
         webhook.post(b"{}".to_vec(), Duration::from_secs(10)).unwrap_err()
     };
-    for (answer, expected) in [
-        ("HTTP/1.1 404 Not Found\r\nContent-Length: 10\r\n\r\nno_service", "it answered 404 Not Found, no_service"),
-        ("HTTP/1.1 404 Not Found\r\nContent-Length: 19\r\n\r\nCannot POST /secret", "it answered 404 Not Found"),
-        ("HTTP/1.1 400 Bad Request\r\nContent-Length: 6\r\n\r\nhidden", "it answered 400 Bad Request"),
-        ("HTTP/1.1 302 Found\r\nLocation: /secret\r\nContent-Length: 0\r\n\r\n", "it answered 302 Found"),
+    for (answer, expected, code) in [
+        ("404 Not Found\r\nContent-Length: 10\r\n\r\nno_service", "404 Not Found, no_service", "failed"),
+        ("404 Not Found\r\nContent-Length: 19\r\n\r\nCannot POST /secret", "404 Not Found", "failed"),
+        ("400 Bad Request\r\nContent-Length: 6\r\n\r\nhidden", "400 Bad Request", "failed"),
+        ("403 Forbidden\r\nContent-Length: 0\r\n\r\n", "403 Forbidden", "access-denied"),
+        ("302 Found\r\nLocation: /secret\r\nContent-Length: 0\r\n\r\n", "302 Found", "bad-setting"),
     ] {
-        let why = post(answer);
-        assert!(why.what().ends_with(expected), "{why}");
+        let why = post(format!("HTTP/1.1 {answer}").leak());
+        assert!(why.what().ends_with(&format!("it answered {expected}")), "{why}");
+        assert_eq!(why.word(), code, "{why}");
         assert!(why.advice().is_some(), "{why}");
     }
     // If the answer asks to wait for longer than there is time, it is given up at once.

@@ -22,11 +22,11 @@ use serde_json::json;
 use tokio::runtime::Builder;
 
 use super::event::Notification;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client;
 use crate::report::{JobOutput, Outcome, Report};
-use crate::retry::{Backoff, Fault, random};
+use crate::retry::{Backoff, random};
 use crate::store::gcs::retry_after;
 
 /// Hosts of chats: they show `text`, and some refuse anything beside it.
@@ -53,6 +53,14 @@ pub enum WebhookFilter {
 pub struct Webhook {
     url: Url,
     when: WebhookFilter,
+}
+
+/// Why a post was not taken.
+enum PostFailure {
+    /// It may be taken another time, but not before `after`.
+    Passing { why: String, after: Option<Duration> },
+    /// It will not be taken, however often it is tried.
+    Refused { why: String, code: Code, hint: &'static str },
 }
 
 impl Webhook {
@@ -96,7 +104,8 @@ impl Webhook {
     pub(super) fn body(&self, text: &str, told: &Notification) -> Result<Vec<u8>> {
         let chat = self.url.host_str().is_some_and(|host| CHATS.contains(&host));
         let body = if chat { json!({ "text": text }) } else { json!({ "text": text, "event": told.structured()? }) };
-        serde_json::to_vec(&body).map_err(|why| Error::failed("write the body for the webhook", why))
+        let not_encoded = |why| Error::failed("encode the body for the webhook", why).code(Code::Internal);
+        serde_json::to_vec(&body).map_err(not_encoded)
     }
 
     /// Posts until it is answered with success, further tries are of no use, or the time is over. Blocks.
@@ -116,9 +125,10 @@ impl Webhook {
                 tried += 1;
                 let (why, after) = match answer {
                     Ok(Ok(())) => return Ok(()),
-                    Ok(Err(Fault::Passing { why, after })) => (why, after),
-                    Ok(Err(Fault::Refused { why, hint })) => return Err(Error::failed(self.doing(), why).hint(hint)),
-                    Ok(Err(other)) => return Err(Error::failed(self.doing(), format!("{other:?}"))),
+                    Ok(Err(PostFailure::Passing { why, after })) => (why, after),
+                    Ok(Err(PostFailure::Refused { why, code, hint })) => {
+                        return Err(Error::failed(self.doing(), why).code(code).hint(hint));
+                    }
                     Err(_) => (format!("no answer came within {:.0} s", time.as_secs_f64()), None),
                 };
                 let pause = pace.pause(tried, random()).max(after.unwrap_or_default());
@@ -137,12 +147,15 @@ impl Webhook {
         posted
     }
 
-    async fn once(&self, client: &Client, body: Vec<u8>) -> Result<(), Fault> {
+    async fn once(&self, client: &Client, body: Vec<u8>) -> Result<(), PostFailure> {
         let request = client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
         let answer = request.send().await.map_err(|why| {
-            let builder = why.is_builder();
-            let text = with_causes(&why.without_url());
-            if builder { Fault::refused(text, "Check the webhook's URL.") } else { Fault::passing(text) }
+            let is_bad_url = why.is_builder();
+            let why = with_causes(&why.without_url());
+            match is_bad_url {
+                true => PostFailure::Refused { why, code: Code::BadSetting, hint: "Check the webhook's URL." },
+                false => PostFailure::Passing { why, after: None },
+            }
         })?;
         let (status, after) = (answer.status(), wish(answer.headers()));
         if status.is_success() {
@@ -153,13 +166,18 @@ impl Webhook {
         let why = format!("it answered {status}{word}");
         match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Err(Fault::Passing { why, after })
+                Err(PostFailure::Passing { why, after })
             }
-            _ if status.is_server_error() => Err(Fault::Passing { why, after }),
+            _ if status.is_server_error() => Err(PostFailure::Passing { why, after }),
             _ if status.is_redirection() => {
-                Err(Fault::refused(why, "Give the URL that it leads to: none is followed."))
+                let hint = "Set the webhook's URL to the one that it redirects to: redirects are not followed.";
+                Err(PostFailure::Refused { why, code: Code::BadSetting, hint })
             }
-            _ => Err(Fault::refused(why, "Is the webhook's URL right, and is it still valid?")),
+            _ => {
+                let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                let code = if is_denied { Code::AccessDenied } else { Code::Failed };
+                Err(PostFailure::Refused { why, code, hint: "Is the webhook's URL right, and is it still valid?" })
+            }
         }
     }
 

@@ -53,6 +53,9 @@ fn a_report_is_of_the_run_that_its_name_says() {
         let found = find(&store, &run.to_string()).unwrap();
         assert_eq!((&found["run"], &found["result"]), (&run.to_string().into(), &"complete".into()));
     }
+    for unknown in ["0", "ff", ""] {
+        assert_eq!(find(&store, unknown).unwrap_err().word(), "unknown-run", "{unknown:?}");
+    }
     store.create(&format!("{RUNS}20261129T100000Z-{one}.json"), &[b"[]"]).unwrap();
     assert_eq!(read(&store, &format!("{RUNS}20261129T100000Z-{one}.json")).unwrap(), serde_json::json!([]));
 }

@@ -159,10 +159,9 @@ fn carry_out(
     let job = rules.job(&request, Some(BeforeCommit::new(move || idempotent::check_any(&gate))));
     deadline::with_deadline(deadline, ctx.stop, |over| {
         let ctx = &Context { stop: over, ..*ctx };
-        let ran = match rules.refusal(&request) {
+        let ran = match rules.refusal_error(&request) {
             None => job::run(order.run, &job, cause, vaults, ctx),
             Some(why) => {
-                let why = Error::usage("do what was asked for", why);
                 let why =
                     why.hint("What the service allows, the job has to allow, too: deploy both with the same flags.");
                 job::not_run(order.run, &job, cause, why, vaults, ctx)

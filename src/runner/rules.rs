@@ -8,6 +8,7 @@ use super::dispatch::Dispatch;
 use super::queue::COUNTED;
 use crate::backup::commit::check_labels;
 use crate::backup::options::BeforeCommit;
+use crate::error::{Code, Error};
 use crate::events::decoded::RunRequest;
 use crate::events::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE, labels};
 use crate::job::Job;
@@ -113,6 +114,14 @@ impl Rules {
         let ahead = whole(time.duration_since(now));
         (ahead > CLOCKS)
             .then(|| format!("the restore is dated {ahead:#} ahead of this machine's clock; {CLOCKS:#} are allowed"))
+    }
+
+    /// The error of a run that was promised or handed over, and whose request will never be served. `None` if it may be.
+    pub fn refusal_error(&self, request: &RunRequest) -> Option<Error> {
+        let why = self.refusal(request)?;
+        let is_off = request.action == Action::Backup && self.backups_off.as_ref() == Some(&why);
+        let error = Error::usage("do what was asked for", why);
+        Some(if is_off { error.code(Code::BackupsOff) } else { error })
     }
 
     /// How long it takes at most until a promised request is served: the window of critical events, or the hour in which they are
@@ -308,6 +317,18 @@ mod tests {
         ] {
             assert!(!storage(bucket, name, "gcloud lastgood/1"), "{bucket} {name}");
         }
+    }
+
+    #[test]
+    fn a_refusal_has_a_code_where_backups_are_off() {
+        let off = Rules { backups_off: Some("backups are off".into()), ..Rules::plain("data".into()) };
+        let word = |rules: &Rules, action: &str| {
+            let attributes = [("action".to_owned(), action.to_owned())].into();
+            let Ok(EventDecision::Run(request)) = read_message(b"", &attributes, "1", None, "s") else { panic!() };
+            rules.refusal_error(&request).map(|why| why.word())
+        };
+        assert_eq!((word(&off, "backup"), word(&off, "restore")), (Some("backups-off"), Some("usage")));
+        assert_eq!((word(&off, "verify"), word(&Rules::plain("data".into()), "backup")), (None, None));
     }
 
     #[test]

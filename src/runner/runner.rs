@@ -33,7 +33,7 @@ pub use super::stats::{LastRun, RunStats};
 use crate::backup::options::BeforeCommit;
 use crate::claims::{dispatch_request, idempotent};
 use crate::deadline;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::events::decoded::RunRequest;
 use crate::job::{self, FinishedJob, Job, Origin};
 use crate::monitor::{Context, Monitor};
@@ -323,6 +323,7 @@ impl Runner {
             }
         }
         let why = Error::failed("serve a request", "the service was told to stop before the run began")
+            .code(Code::Stopped)
             .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
         self.break_promises(promised, &why)
     }
@@ -431,8 +432,10 @@ impl Runner {
     fn log(&self, ran: &FinishedJob) {
         let Report { run, result, .. } = &ran.report;
         match &ran.error {
-            Some(why) if self.stop.load(Ordering::Relaxed) => tracing::warn!("the run {run} is {result}: {why}"),
-            Some(why) => tracing::error!("the run {run} is {result}: {why}"),
+            Some(why) if self.stop.load(Ordering::Relaxed) => {
+                tracing::warn!(code = why.word(), "the run {run} is {result}: {why}");
+            }
+            Some(why) => tracing::error!(code = why.word(), "the run {run} is {result}: {why}"),
             None if *result != Outcome::Complete => tracing::error!("the run {run} is {result}; its report says more"),
             None => {}
         }
@@ -454,7 +457,8 @@ impl Runner {
         let held: Option<Vec<_>> = group.iter().map(|(_, claim)| claim.contested()).collect();
         let before = BeforeCommit::new(move || {
             if Instant::now() >= deadline {
-                return Err(Error::failed("commit the snapshot", "the run has taken longer than it may"));
+                let why = "the run has taken longer than it may (--run-timeout)";
+                return Err(Error::failed("commit the snapshot", why).code(Code::Stopped));
             }
             held.as_deref().map_or(Ok(()), idempotent::check_any)
         });

@@ -27,7 +27,7 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::gcp::http_client;
 
 pub use self::keys::KeyLoadTimes;
@@ -107,7 +107,9 @@ impl AuthPolicy {
     /// Wrong usage: a flag is missing, contradicts another, or has no meaning in this mode. Also a token file that cannot be
     /// read.
     pub fn new(settings: AuthSettings) -> Result<AuthPolicy> {
-        let wrong = |why: &str, hint: &'static str| Err(Error::usage("settle who may ask", why).hint(hint));
+        let error = |why: &str, hint: &'static str| Error::usage("settle who may ask", why).hint(hint);
+        let wrong = |why, hint| Err(error(why, hint));
+        let bad = |why, hint| Err(error(why, hint).code(Code::BadSetting));
         let AuthSettings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
         if auth != Some(AuthKind::Oidc) && (audience.is_some() || !emails.is_empty() || jwks_url.is_some()) {
             return wrong(
@@ -128,8 +130,9 @@ impl AuthPolicy {
             Some(AuthKind::Token) => {
                 let secret = match (&token_file, &token) {
                     (Some(path), _) => Secret::read(path),
-                    (None, Some(token)) => Secret::new(token.as_encoded_bytes())
-                        .map_err(|why| Error::usage("take LASTGOOD_TOKEN", why).hint(secret::HINT)),
+                    (None, Some(token)) => Secret::new(token.as_encoded_bytes()).map_err(|why| {
+                        Error::usage("take LASTGOOD_TOKEN", why).code(Code::BadSetting).hint(secret::HINT)
+                    }),
                     (None, None) => return wrong("--auth token has no token", secret::HINT),
                 };
                 Ok(AuthPolicy::Token(secret?))
@@ -138,16 +141,16 @@ impl AuthPolicy {
                 let Some(audience) = audience.filter(|text| is_word(text)) else {
                     let hint = "Give --auth-audience URL: the audience that Pub/Sub, Cloud Scheduler or the app asks for its \
                                 tokens with, to the letter. Without one, they take the URL that they post to.";
-                    return wrong("--auth oidc has no audience, or one with blanks in it", hint);
+                    return bad("--auth oidc has no audience, or one with blanks in it", hint);
                 };
                 if emails.is_empty() || emails.iter().any(|email| !is_email(email)) {
                     let hint = "Give --auth-email ADDRESS, as often as needed: whole addresses of the service accounts or \
                                 people who may ask. Everybody in the world can get a token that Google has signed.";
-                    return wrong("--auth oidc has no list of e-mail addresses, or one that is no address", hint);
+                    return bad("--auth oidc has no list of e-mail addresses, or one that is no address", hint);
                 }
                 if jwks_url.as_deref().is_some_and(|url| !url.starts_with("https://") && !is_plain_loopback(url)) {
                     let why = "the place of the keys is not an https:// URL: whoever is on the way could give keys of his own";
-                    return wrong(why, "Give an https:// URL, or none: then Google's own keys are used.");
+                    return bad(why, "Give an https:// URL, or none: then Google's own keys are used.");
                 }
                 Ok(AuthPolicy::Oidc { audience, emails, jwks_url })
             }
@@ -160,7 +163,9 @@ impl AuthPolicy {
     /// # Errors
     /// It may not; the error says what to do.
     pub fn check_listen(&self, address: SocketAddr, insecure: bool, k_service: bool) -> Result<()> {
-        let wrong = |why: &str, hint: &'static str| Err(Error::usage(format!("serve at {address}"), why).hint(hint));
+        let wrong = |why: &str, hint: &'static str| {
+            Err(Error::usage(format!("serve at {address}"), why).code(Code::BadSetting).hint(hint))
+        };
         match self {
             AuthPolicy::None if !address.ip().to_canonical().is_loopback() && !insecure => wrong(
                 "everybody who reaches that address could ask for backups, as nothing says who may",

@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::answer::{self, BodyChunk, Reply, ReplyBody};
 use super::{Server, queries, routes};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::Context;
 use crate::runner::runner::Runner;
 use crate::vault::root::SnapshotName;
@@ -102,7 +102,7 @@ impl Server {
             }
             Some(Ok(None)) => Ok(answer::reply(StatusCode::OK, "application/json", ReplyBody::whole(""))),
             Some(Err(why)) => Err(answer::failed(&why)),
-            None => Err(answer::failed(&Error::failed(SENDING, "a thread ended early"))),
+            None => Err(answer::failed(&Error::failed(SENDING, "a thread ended early").code(Code::Internal))),
         }
     }
 

@@ -10,7 +10,7 @@ use super::answer::{self, Reply};
 use super::health::{Health, Status};
 use super::{Server, routes, run_answers};
 use crate::claims::idempotent;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::inspect::{self, ListedSnapshot};
 use crate::monitor::Context;
 use crate::parallel::budget::ByteBudget;
@@ -52,7 +52,7 @@ impl Server {
             let _permit = permit;
             desk.context(|ctx| work(&desk, ctx))
         });
-        let ended = |_| Err(Error::failed("serve a request", "a thread ended early"));
+        let ended = |_| Err(Error::failed("serve a request", "a thread ended early").code(Code::Internal));
         done.await.unwrap_or_else(ended).map_err(|why| answer::failed(&why))
     }
 

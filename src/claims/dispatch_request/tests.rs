@@ -55,7 +55,9 @@ fn what_is_no_order_is_refused() {
         json.to_string()
     };
     assert!(put(&store, json.to_string().as_bytes()).unwrap().is_some());
-    let newer = put(&store, with("format", 2.into()).as_bytes()).unwrap_err().to_string();
+    let newer = put(&store, with("format", 2.into()).as_bytes()).unwrap_err();
+    assert_eq!(newer.word(), "newer-format");
+    let newer = newer.to_string();
     assert!(newer.contains("format 2") && newer.contains("knows 1") && newer.contains("same version"), "{newer}");
     let (many, long) = ((0..40).map(|n| (n.to_string(), n.into())), "v".repeat(2000));
     for wrong in [

@@ -186,7 +186,8 @@ fn a_superseded_run_commits_nothing() {
     let held = world.take(1, LIMIT);
     // The run is taken for lost, and another one does all of it while this one works.
     let second = now(world.once(2, NO_TIME));
-    assert!(second.error.unwrap().what().contains("longer than its limit"));
+    let why = second.error.unwrap();
+    assert!(why.what().contains("longer than its limit") && why.word() == "stopped", "{why}");
     assert_eq!(world.snapshots(), []);
     let third = now(world.once(3, LIMIT));
     let ran = world.work(1, Some(held.gate()));

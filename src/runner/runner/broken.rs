@@ -23,7 +23,7 @@ use super::{Answer, RunProgress, Runner, lock};
 use crate::claims::idempotent::{self, HeldClaim, ResumedClaim};
 use crate::claims::promise::{self, OpenPromise};
 use crate::claims::{lease, recover};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::events::decoded::RunRequest;
 use crate::job;
 use crate::monitor::Context;
@@ -78,15 +78,21 @@ struct BrokenPromise {
     why: String,
     /// Whether its run may have been done all the same, by an instance that did not live to tell.
     may_be_done: bool,
+    code: Code,
 }
 
 impl BrokenPromise {
     fn known(why: impl Into<String>) -> Self {
-        BrokenPromise { why: why.into(), may_be_done: false }
+        BrokenPromise { why: why.into(), may_be_done: false, code: Code::Failed }
+    }
+
+    /// The service was told to stop before the run began.
+    fn stopped(why: String) -> Self {
+        BrokenPromise { why, may_be_done: false, code: Code::Stopped }
     }
 
     fn unknown(why: String) -> Self {
-        BrokenPromise { why, may_be_done: true }
+        BrokenPromise { why, may_be_done: true, code: Code::Failed }
     }
 }
 
@@ -147,7 +153,7 @@ impl Runner {
                 Err(unstored) => why = format!("{why}; {}", unstored.what()),
             }
         }
-        self.report_unkept(open, BrokenPromise::known(why), None, ctx);
+        self.report_unkept(open, BrokenPromise::stopped(why), None, ctx);
     }
 
     pub(super) fn watch(&self) -> PromiseWatch<'_> {
@@ -293,7 +299,7 @@ impl Runner {
     fn report_unkept(
         &self,
         open: &OpenPromise,
-        BrokenPromise { why, may_be_done }: BrokenPromise,
+        BrokenPromise { why, may_be_done, code }: BrokenPromise,
         held: Option<Arc<HeldClaim>>,
         ctx: &Context,
     ) {
@@ -306,8 +312,8 @@ impl Runner {
             Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
             Action::Restore | Action::Verify => "Nobody sends it again: ask for it once more if it is still wanted.",
         };
-        let why = Error::failed("serve a request", format!("{why}{unknown}")).hint(format!("{look}{again}"));
-        tracing::error!("the run {run}, which was promised, is reported as failed: {why}");
+        let why = Error::failed("serve a request", format!("{why}{unknown}")).code(code).hint(format!("{look}{again}"));
+        tracing::error!(code = why.word(), "the run {run}, which was promised, is reported as failed: {why}");
         let (labels, snapshot) = Default::default();
         let event = promise.event.clone();
         let request = RunRequest { action: promise.action, reason: promise.reason, labels, snapshot, event };

@@ -187,7 +187,7 @@ impl Runner {
             }
             Ok(ClaimAttempt::Not(answer)) => Err(Arc::new(self.by_claim(answer))),
             Err(why) => {
-                tracing::error!("an event cannot be served now: {why}");
+                tracing::error!(code = why.word(), "an event cannot be served now: {why}");
                 let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
                 if why.of_store() {
                     away.gone.get_or_init(|| Some(answer.clone()));
@@ -334,9 +334,9 @@ impl Runner {
     pub(super) fn still_allowed(&self, group: Vec<QueuedRequest>) -> Vec<QueuedRequest> {
         let mut allowed = Vec::with_capacity(group.len());
         for waiting in group {
-            match self.rules.refusal(&waiting.request).filter(|_| waiting.promised().is_some()) {
+            match self.rules.refusal_error(&waiting.request).filter(|_| waiting.promised().is_some()) {
                 Some(why) => {
-                    let ended = self.break_promises(vec![waiting], &Error::usage("do what was asked for", why));
+                    let ended = self.break_promises(vec![waiting], &why);
                     self.tell_and_keep(ended);
                 }
                 None => allowed.push(waiting),

@@ -280,7 +280,7 @@ impl Runner {
         }
         let RemoteRun { run, job, cause, waiting, .. } = group;
         let why = Error::failed(format!("have the job {} do the run", dispatch.job), why).hint(hint);
-        tracing::error!("{why}");
+        tracing::error!(code = why.word(), "{why}");
         let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
         if !self.is_of_own(&ran.report.events) {

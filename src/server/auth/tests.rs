@@ -147,6 +147,7 @@ fn a_token_that_cannot_serve_is_refused_without_repeating_it() {
         let why = refused(token(bad));
         assert!(bad.is_empty() || !why.contains(bad), "{why}");
         assert!(why.contains("LASTGOOD_TOKEN"), "{why}");
+        assert_eq!(AuthPolicy::new(token(bad)).unwrap_err().word(), "bad-setting");
     }
     let bytes = std::os::unix::ffi::OsStringExt::from_vec(b"\xff\xfe-is-not-any-text".to_vec());
     assert!(refused(AuthSettings { token: Some(bytes), ..token("") }).contains("ASCII"));
