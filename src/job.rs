@@ -117,7 +117,9 @@ impl FinishedJob {
         match (self.error, self.report.done) {
             (Some(why), _) => Err(why),
             (None, Some(done)) => Ok(done),
-            (None, None) => Err(Error::failed("run the job", "it left nothing behind").code(Code::Internal)),
+            (None, None) => {
+                Err(Error::failed("run the job", "it gave neither a result nor an error").code(Code::Internal))
+            }
         }
     }
 }
@@ -143,7 +145,7 @@ pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r FinishedJob>, ctx: &Cont
         }
     };
     if let Err(why) = map_ordered(&ended, TOLD_AT_ONCE, tell, |_, ()| Ok(())) {
-        ctx.monitor.warn(&format!("not all are told how runs ended: {}", why.what()));
+        ctx.monitor.warn(&format!("not everybody was told how the runs ended: {}", why.what()));
     }
 }
 
@@ -194,8 +196,9 @@ fn reported(
         return FinishedJob { report, stored: None, error, reason, notify, ended };
     }
     let stored = store(&mut report, ended, vaults);
-    let stored =
-        stored.inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not kept: {}", why.what()))).ok();
+    let stored = stored
+        .inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not stored: {}", why.what())))
+        .ok();
     log(&report, began.elapsed().as_secs_f64());
     FinishedJob { report, stored, error, reason, notify, ended }
 }
@@ -276,7 +279,7 @@ fn store(report: &mut Report, ended: Instant, vaults: &VaultPool) -> Result<(Add
             Err(why) => _ = first.get_or_insert(why),
         }
     }
-    Err(first.unwrap_or_else(|| Error::failed("keep the report", "no vault is configured")))
+    Err(first.unwrap_or_else(|| Error::failed("store the report", "no vault is configured")))
 }
 
 /// Stores a report under its name, unless it is there already: an answer may have been lost, or two instances may report at once

@@ -93,10 +93,10 @@ impl Notifier {
         let mut deadline = until + GRACE;
         let warn = |why: &Error| {
             let advice = why.advice().map(|advice| format!(". {advice}")).unwrap_or_default();
-            ctx.monitor.warn(&format!("the end of the run {} is not told: {}{advice}", report.run, why.what()));
+            ctx.monitor.warn(&format!("how the run {} ended could not be told: {}{advice}", report.run, why.what()));
         };
         if within.is_zero() {
-            return warn(&Error::unreachable("tell how the run ended", "the time for it is over").code(Code::Stopped));
+            return warn(&Error::unreachable("tell how the run ended", "no time is left for it").code(Code::Stopped));
         }
         let begun = listeners.begin(report, reason, within);
         let mut hurry = false;
@@ -112,9 +112,7 @@ impl Notifier {
                 match end.recv_timeout(TICK) {
                     Ok(told) => break told,
                     Err(RecvTimeoutError::Disconnected) => {
-                        break Err(
-                            Error::failed(&*doing, "the thread that did it ended in a panic").code(Code::Internal)
-                        );
+                        break Err(Error::failed(&*doing, "its thread ended in a panic").code(Code::Internal));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }
@@ -122,11 +120,11 @@ impl Notifier {
                     (hurry, deadline) = (true, deadline.min(Instant::now() + LAST_WORDS));
                 }
                 if Instant::now() >= deadline {
-                    break Err(Error::unreachable(&*doing, "the time for it is over"));
+                    break Err(Error::unreachable(&*doing, "no answer came in time"));
                 }
             };
             match told {
-                Ok(()) => tracing::debug!("the end of the run {} is told: {doing}", report.run),
+                Ok(()) => tracing::debug!("told how the run {} ended: {doing}", report.run),
                 Err(why) => warn(&why),
             }
         }

@@ -115,7 +115,7 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown
             }
             Err(why) if is_of_the_client(&why) => {}
             Err(why) => {
-                tracing::error!("no connection can be taken: {why}");
+                tracing::error!("cannot accept a connection: {why}");
                 // Mostly, file descriptors have run out: some are free again when a connection ends.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -149,7 +149,7 @@ impl Server {
     /// Serves one connection to its end.
     async fn attend(self: Arc<Self>, stream: TcpStream, seat: Arc<AdmittedConnection>, watcher: Watcher) {
         if let Err(why) = stream.set_nodelay(true) {
-            tracing::debug!("a connection cannot be told to send at once: {why}");
+            tracing::debug!("cannot set TCP_NODELAY on a connection: {why}");
         }
         let (limits, phase) = (&self.settings.limits, seat.phase());
         let io = TokioIo::new(TimedStream::new(stream, phase.clone(), limits));
@@ -178,7 +178,10 @@ impl Server {
                     Either::Right(answering) => answering.await,
                     Either::Left(task) => task.await.unwrap_or_else(|why| {
                         tracing::error!("a request was not answered: {why}");
-                        answer::error(StatusCode::INTERNAL_SERVER_ERROR, "it went wrong; the log says how")
+                        answer::error(
+                            StatusCode::INTERNAL_SERVER_ERROR,
+                            "something went wrong inside lastgood; the log says more",
+                        )
                     }),
                 };
                 reply.body_mut().keep(served);
@@ -189,7 +192,7 @@ impl Server {
             ended = watcher.watch(builder.serve_connection(io, service)) => if let Err(why) = ended {
                 tracing::debug!("a connection ended early: {why}");
             },
-            () = phase.closed() => tracing::debug!("a connection that waits for its client gives its place to another one"),
+            () = phase.closed() => tracing::debug!("closed a connection that waited for its client, to make room for another one"),
         }
     }
 
@@ -251,7 +254,7 @@ impl Server {
         if !found.is_live()
             && let Err(connections::Overloaded) = seat.sit().await
         {
-            let body = serde_json::json!({ "error": "there is no room for more requests", "status": "later" });
+            let body = serde_json::json!({ "error": "too many requests are waiting already", "status": "later" });
             return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
         }
         let (route, part) = match found {
@@ -284,11 +287,13 @@ impl Server {
     fn gate(&self, gate: Access, caller: &Caller) -> Result<(), &'static str> {
         match gate {
             Access::Restore if !self.desk.rules().allow_restore => {
-                Err("restores may not be asked for here (--allow-restore)")
+                Err("restores are not allowed here (--allow-restore)")
             }
-            Access::Restore if !caller.may_restore() => Err("who asks in this way may not have a restore"),
-            Access::Download if !self.settings.allow_download => Err("there are no downloads here (--allow-download)"),
-            Access::Download if !caller.may_download() => Err("who asks in this way may not have files"),
+            Access::Restore if !caller.may_restore() => Err("with --auth cloud-run nobody may ask for a restore"),
+            Access::Download if !self.settings.allow_download => {
+                Err("downloads are not allowed here (--allow-download)")
+            }
+            Access::Download if !caller.may_download() => Err("with --auth cloud-run nobody may download files"),
             _ => Ok(()),
         }
     }
@@ -310,7 +315,7 @@ impl Server {
             Endpoint::Restore => self.restore(parts, body).await,
             Endpoint::Verify => self.verify(parts).await,
             Endpoint::Cleanup => {
-                answer::error(StatusCode::NOT_IMPLEMENTED, "nothing lets old snapshots go in this version of lastgood")
+                answer::error(StatusCode::NOT_IMPLEMENTED, "this version of lastgood deletes no snapshots")
             }
             Endpoint::Status => self.status().await,
             Endpoint::List => self.list(query).await,

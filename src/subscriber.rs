@@ -147,19 +147,17 @@ async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool
         },
         Ok(Err((Some("NOT_FOUND"), why))) => Err(wrong(subscription, "NOT_FOUND", &why)),
         Ok(Err((Some("PERMISSION_DENIED"), why))) => {
-            tracing::debug!("{subscription} may not be looked at, which need not be: {why}");
+            tracing::debug!("this account may not look at {subscription}, and need not: {why}");
             Ok(true)
         }
         Ok(Err((_, why))) => {
             let advice = access.advice();
-            tracing::warn!(
-                "Pub/Sub cannot be asked about {subscription}, and is asked again and again: {why}. {advice}"
-            );
+            tracing::warn!("cannot ask Pub/Sub about {subscription}, and tries again: {why}. {advice}");
             Ok(false)
         }
         Err(_) => {
             let (seconds, advice) = (LOOK.as_secs(), access.advice());
-            tracing::warn!("Pub/Sub does not answer within {seconds} s, and is asked again and again. {advice}");
+            tracing::warn!("Pub/Sub did not answer within {seconds} s, and is asked again. {advice}");
             Ok(false)
         }
     }

@@ -278,7 +278,7 @@ fn sigterm_ends_it_in_time_when_the_store_is_silent() {
     wait_for(&mut child, "an upload", || server.faults() > 0);
     server.script(When::any().always(), silence());
     let (ran, took) = terminated(child);
-    ran.ended(1).says("told to stop").says("not marked failed");
+    ran.ended(1).says("told to stop").says("could not be marked as failed");
     assert!(took < GRACE, "{took:?}");
     // Nobody could be told; the next attempt knows all the same.
     server.heal();

@@ -130,7 +130,7 @@ fn an_event_is_served_by_a_job_under_its_own_claim() {
     // An execution by hand for the same claim does nothing.
     let mut again = place.world.command(["dispatched", "data"]);
     again.env("LASTGOOD_CLAIM", &claim).env("CLOUD_RUN_EXECUTION", "long-99999");
-    Ran::of(again).ended(0).says("long-00001/0 has taken it");
+    Ran::of(again).ended(0).says("long-00001/0 has taken the dispatch request");
     assert_eq!(place.snapshots().len(), 2);
 }
 
@@ -326,6 +326,6 @@ fn the_command_of_the_job_says_how_it_is_meant() {
     wrong("../vault.json").ended(2).says("32 hex digits");
     wrong(&format!("{}/1", "0".repeat(32))).ended(1).says("there is no vault");
     world.run(["init"]).ended(0);
-    wrong(&format!("{}/1", "0".repeat(32))).ended(1).says("in none of the vaults").says("the same vaults");
+    wrong(&format!("{}/1", "0".repeat(32))).ended(1).says("no vault has it").says("the same vaults");
     world.run(["serve", "--listen", "127.0.0.1:0", "--dispatch", "job=long"]).ended(2).says("projects/PROJECT");
 }

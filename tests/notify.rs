@@ -139,19 +139,19 @@ fn a_webhook_in_trouble_is_asked_again_and_changes_nothing() {
             let posts = hook.posts();
             assert_eq!(posts.len(), 3);
             assert!(posts.iter().all(|post| post.body == posts[0].body));
-            assert!(!ran.stderr.contains("is not told"), "{ran:?}");
+            assert!(!ran.stderr.contains("could not be told"), "{ran:?}");
         });
         scope.spawn(|| {
             let (ran, hook) = backup_with(&[Step::Answer(429, "Retry-After: 2\r\n")]);
             let posts = hook.posts();
             assert_eq!(posts.len(), 2);
             assert!(posts[1].at - posts[0].at >= Duration::from_secs(2));
-            assert!(!ran.stderr.contains("is not told"), "{ran:?}");
+            assert!(!ran.stderr.contains("could not be told"), "{ran:?}");
         });
         scope.spawn(|| {
             let (ran, hook) = backup_with(&[Step::Answer(404, "")]);
             assert_eq!(hook.posts().len(), 1);
-            ran.says("is not told: could not post to the webhook at http://127.0.0.1:").says("it answered 404");
+            ran.says("could not be told: could not post to the webhook at http://127.0.0.1:").says("it answered 404");
         });
         scope.spawn(|| {
             let (ran, hook) = backup_with(&[Step::Answer(307, "Location: /services/elsewhere\r\n")]);
@@ -161,14 +161,14 @@ fn a_webhook_in_trouble_is_asked_again_and_changes_nothing() {
         scope.spawn(|| {
             let (ran, hook) = backup_with(&[Step::Hang; 20]);
             assert!(hook.posts().len() > 1);
-            ran.says("is not told").says("no answer came within");
+            ran.says("could not be told").says("no answer came within");
         });
         scope.spawn(|| {
             let world = World::with_files();
             // Whoever asks for a free port next gets another one, for a while.
             let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let ran = world.run(["backup", "--webhook", &format!("http://{free}/secret")]);
-            ran.ended(0).says("is not told: could not post to the webhook at http://127.0.0.1:").says("tried ");
+            ran.ended(0).says("could not be told: could not post to the webhook at http://127.0.0.1:").says("tried ");
             says_no_secret(&ran.stderr);
         });
     });
@@ -214,7 +214,7 @@ fn a_service_whose_webhook_hangs_ends_in_time() {
     assert!(code == Some(0) && took < Duration::from_secs(10), "{code:?} {took:?}: {}", service.log());
     // The run is what it was.
     assert_eq!(client.answer(false).unwrap().is(200)["result"], "complete");
-    service.log_with("is not told");
+    service.log_with("could not be told");
     says_no_secret(&service.log());
 }
 
@@ -257,7 +257,7 @@ fn a_topic_is_told_and_what_comes_back_from_it_starts_nothing() {
     let world = world.with("PUBSUB_EMULATOR_HOST", pubsub.host()).with("GOOGLE_CLOUD_PROJECT", PROJECT);
     let ran = world.run(["backup", "--json", "--results-topic", "results", "--webhook", &hook.url()]);
     ran.ended(0);
-    assert!(!ran.stderr.contains("is not told"), "{ran:?}");
+    assert!(!ran.stderr.contains("could not be told"), "{ran:?}");
     let [(data, attributes)] = &pubsub.take(&subscription, WITHIN)[..] else { panic!("not one message") };
     let told = hook.posts()[0].json();
     assert_eq!(serde_json::from_slice::<Value>(data).unwrap(), kept(&world, &told["event"]["id"]));

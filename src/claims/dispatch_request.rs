@@ -124,10 +124,10 @@ impl DispatchRequest {
             return wrong("the claim that it lies beside is not its first");
         }
         if order.claims.len() > MAX_CLAIMS {
-            return wrong("it names more claims than requests can wait");
+            return wrong("it names more claims than there can be requests");
         }
         if order.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_empty() || snapshot.len() > MAX_SNAPSHOT) {
-            return wrong("what it says is the snapshot can be none");
+            return wrong("its snapshot cannot be an id, a name or a time");
         }
         check_labels(&order.labels).map_err(|why| why.within(doing()))?;
         Ok(Some(order))

@@ -98,13 +98,13 @@ pub(crate) fn read_claim(store: &dyn Store, folder: &str, n: u64) -> Result<Opti
         Ok(bytes) => bytes,
         Err(store::StoreError::NotFound { .. }) => return Ok(None),
         Err(why @ store::StoreError::OutOfRange { .. }) => {
-            tracing::warn!("{why}: it is no claim, and does not count");
+            tracing::warn!("{why}: it is not a claim, and is passed over");
             return Ok(None);
         }
         Err(why) => return Err(why.while_doing(format!("read {name}"))),
     };
     let read = serde_json::from_slice(&bytes);
-    Ok(read.inspect_err(|why| tracing::warn!("{name} is no claim, and does not count: {why}")).ok())
+    Ok(read.inspect_err(|why| tracing::warn!("{name} is not a claim, and is passed over: {why}")).ok())
 }
 
 /// A promise to the sender of a request.

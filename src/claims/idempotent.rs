@@ -353,7 +353,7 @@ impl HeldClaim {
             false => self.claim.failed(self.store()),
         };
         if let Err(why) = failed {
-            ctx.monitor.warn(&format!("the claim of the run is not marked failed: {}", why.what()));
+            ctx.monitor.warn(&format!("the run's claim could not be marked as failed: {}", why.what()));
         }
     }
 
@@ -419,7 +419,7 @@ pub fn restored(held: &HeldClaim, vaults: &VaultPool) -> Result<Option<String>> 
             }
             Ok(None) => {}
             Err(why) if may_be_done => return Err(why),
-            Err(why) => tracing::debug!("it is not seen whether {address} tells of a restore: {}", why.what()),
+            Err(why) => tracing::debug!("cannot see whether {address} has a report of the restore: {}", why.what()),
         }
     }
     Ok(None)

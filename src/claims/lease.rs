@@ -189,7 +189,7 @@ pub fn acquire(store: &dyn Store, asker: &Claimant) -> Result<LeaseState> {
             }
         }
         let n = last.unwrap_or(0).checked_add(1).ok_or_else(|| {
-            Error::damage(format!("enter a claim in {folder}"), "there is one of the greatest number that there can be")
+            Error::damage(format!("enter a claim in {folder}"), "the claim there has the greatest possible number")
         })?;
         let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
         let body = ClaimRecord { identity, run: asker.run, started: now, host, attempt, promise };
@@ -412,7 +412,8 @@ fn earlier(
 
 fn served(store: &dyn Store, folder: &str) -> Result<DoneRecord> {
     let gone = || {
-        Error::damage(format!("read {}", done_json(folder)), "it was there, and is not any more").code(Code::Vanishing)
+        Error::damage(format!("read {}", done_json(folder)), "it was there a moment ago, and is gone")
+            .code(Code::Vanishing)
     };
     read_done(store, folder)?.ok_or_else(gone)
 }

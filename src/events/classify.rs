@@ -51,7 +51,7 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
         EventData::Nothing | EventData::Opaque => (Map::new(), None, None),
     };
     if !scheduled && tells_of_a_run(&fields) {
-        return Ok(EventDecision::Ignored("what tells how a run ended asks for nothing".into()));
+        return Ok(EventDecision::Ignored("a report of how a run ended asks for nothing".into()));
     }
     let mut words = UnclaimedFields { attributes: said.attributes, fields };
 
@@ -96,7 +96,7 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
     };
     let snapshot = match snapshot {
         Ok(Some(name)) if !is_snapshot(&name) => {
-            return refused("what it says is the snapshot is no id, name or time".into());
+            return refused("its snapshot is not an id, a name or a time".into());
         }
         Ok(snapshot) => snapshot,
         Err(why) => return refused(why),
@@ -171,7 +171,7 @@ impl UnclaimedFields {
             Some("restore") => Ok(Some(Action::Restore)),
             Some("verify") => Ok(Some(Action::Verify)),
             // The word that it names instead is not told: answers and log lines have nothing of a request's body.
-            Some(_) => Err("the action that it names is none of backup, restore and verify".into()),
+            Some(_) => Err("its action is not one of backup, restore and verify".into()),
             None => Ok(None),
         });
         if named.is_err() {

@@ -80,7 +80,7 @@ pub fn is_cloud_event(media: &str) -> bool {
 pub fn deeper(depth: usize) -> Result<usize, Unreadable> {
     match depth {
         0..MAX_DEPTH => Ok(depth + 1),
-        _ => Err(Unreadable::new("the message", "messages and events lie too deep in one another")),
+        _ => Err(Unreadable::new("the message", "messages and events are nested too deep")),
     }
 }
 

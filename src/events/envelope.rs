@@ -16,10 +16,13 @@ pub fn envelope(media: &str, data: &[u8], part: &str, depth: usize) -> Result<De
     match media {
         "application/cloudevents+json" => cloud::structured(data, part, depth),
         _ if media.starts_with("application/cloudevents-batch") => {
-            let why = Unreadable::new(part, "a batch of events is not taken: send each by itself");
+            let why = Unreadable::new(part, "batches of events are not taken: send each event by itself");
             Err(Unreadable { several: true, ..why })
         }
-        _ => Err(Unreadable::new("the content type", "of CloudEvents only application/cloudevents+json is understood")),
+        _ => Err(Unreadable::new(
+            "the content type",
+            "the only form of CloudEvents that is understood is application/cloudevents+json",
+        )),
     }
 }
 

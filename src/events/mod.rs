@@ -83,7 +83,7 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
         return Err(Unreadable::new("the request", "events are sent with POST"));
     }
     let Some(door) = PathHint::at(path) else {
-        return Ok(EventDecision::Refused("no events are taken at this path".into(), None));
+        return Ok(EventDecision::Refused("this path takes no events".into(), None));
     };
     read_at(door, headers, body).or_else(|why| {
         let critical =

@@ -73,8 +73,8 @@ impl Webhook {
         match url.scheme() {
             "https" => Ok(Webhook { url, when }),
             "http" if http_client::is_loopback(url.as_str()) => Ok(Webhook { url, when }),
-            "http" => Err("it is not encrypted: a webhook off this machine is https://…".into()),
-            _ => Err("it is no https:// URL".into()),
+            "http" => Err("it is not encrypted: only a webhook on this machine may be http://".into()),
+            _ => Err("it is not an https:// URL".into()),
         }
     }
 

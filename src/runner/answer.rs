@@ -142,12 +142,12 @@ impl Answer {
 
     /// The answer to a request that would share a run with more than the run can take.
     pub(super) fn no_room() -> Self {
-        Answer::Later("the run that it would share takes no more".into(), Duration::from_secs(10))
+        Answer::Later("the run that it would share is full".into(), Duration::from_secs(10))
     }
 
     /// The answer for an event whose run has ended here without serving it, which the vault does not say yet.
     pub(super) fn not_noted(run: RunId) -> Self {
-        let why = format!("the run {run} has ended, and the vault that is to say so is away");
+        let why = format!("the run {run} has ended, and its vault cannot be written to, so that nothing says so yet");
         Answer::Later(why, Duration::from_secs(10))
     }
 

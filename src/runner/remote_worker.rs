@@ -53,7 +53,10 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
     };
     let taker = TakenBy { run: order.run, by };
     if let Some(other) = taker.take(&*vault.store, name)? {
-        return Ok(WorkerOutcome::Nothing(format!("{} has taken it", crate::text::one_line(&other.by, 200))));
+        return Ok(WorkerOutcome::Nothing(format!(
+            "{} has taken the dispatch request",
+            crate::text::one_line(&other.by, 200)
+        )));
     }
     let cause = Origin {
         way: order.way,
@@ -115,7 +118,7 @@ fn find(name: &ClaimName, vaults: &VaultPool) -> Result<(Vault, Address, Dispatc
         }
     }
     Err(failed.unwrap_or_else(|| {
-        Error::failed(format!("find the order of the claim {name}"), "it is in none of the vaults").hint(
+        Error::failed(format!("find the dispatch request of the claim {name}"), "no vault has it").hint(
             "Has the job the same vaults as the service that starts it? They are given by --vault or LASTGOOD_VAULT.",
         )
     }))

@@ -100,7 +100,7 @@ impl Rules {
             Action::Restore => {}
         }
         if !self.allow_restore {
-            return Some("restores may not be asked for here (--allow-restore)".into());
+            return Some("restores are not allowed here (--allow-restore)".into());
         }
         let limit = SignedDuration::try_from(self.restore_age).unwrap_or(SignedDuration::MAX);
         let (time, now) = (request.event.time?, Timestamp::now());
@@ -108,7 +108,7 @@ impl Rules {
         let whole = |duration: SignedDuration| SignedDuration::from_secs(duration.as_secs());
         if age > limit {
             let (age, limit) = (whole(age), whole(limit));
-            return Some(format!("the restore was asked for {age:#} ago, and more than {limit:#} is too long"));
+            return Some(format!("the restore was asked for {age:#} ago, and after {limit:#} it may do harm"));
         }
         // Otherwise such an event would stay young enough: for years, if its sender likes.
         let ahead = whole(time.duration_since(now));
@@ -120,7 +120,7 @@ impl Rules {
     pub fn refusal_error(&self, request: &RunRequest) -> Option<Error> {
         let why = self.refusal(request)?;
         let is_off = request.action == Action::Backup && self.backups_off.as_ref() == Some(&why);
-        let error = Error::usage("do what was asked for", why);
+        let error = Error::usage("serve the request", why);
         Some(if is_off { error.code(Code::BackupsOff) } else { error })
     }
 

@@ -183,7 +183,7 @@ impl Runner {
         let long = lock(&self.state).queue.long();
         let says = || {
             format!(
-                "{long} critical events wait for a snapshot, and {WAITING} may at most: a backup by hand takes them all along"
+                "{long} critical events wait for a snapshot, and {WAITING} may wait at most: a backup by hand serves them all"
             )
         };
         (long >= WAITING / 10 * 9).then(says)
@@ -218,7 +218,7 @@ impl Runner {
         }
         let bytes = dispatch_request::size(&request.event);
         if bytes > dispatch_request::ROOM {
-            return Err(Answer::Refused("what it says has no room in the run's report".into()));
+            return Err(Answer::Refused("the event is too large for the run's report".into()));
         }
         let new = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
         let mut state = lock(&self.state);
@@ -226,7 +226,7 @@ impl Runner {
             return Err(Answer::ends());
         }
         if state.queue.is_full(&request, &promise) {
-            return Err(Answer::Later(format!("{WAITING} requests wait already"), Duration::from_secs(60)));
+            return Err(Answer::Later(format!("{WAITING} requests are waiting already"), Duration::from_secs(60)));
         }
         let (answer, receiver) = oneshot::channel();
         let run = state.queue.shared(request.action, bytes).unwrap_or(new);
@@ -279,7 +279,7 @@ impl Runner {
                     let identity = waiting.request.event.identity.as_deref().filter(|_| !waiting.looked);
                     let before = identity.and_then(|identity| self.served_before(identity));
                     let answer = before.unwrap_or_else(|| {
-                        let why = format!("there were {runs} runs for critical events within an hour");
+                        let why = format!("there were {runs} runs for critical events within an hour (--critical-max)");
                         tracing::error!("a critical event is put off for {:.0} s: {why}", after.as_secs_f64());
                         Arc::new(Answer::Later(why, after))
                     });
@@ -324,7 +324,7 @@ impl Runner {
         }
         let why = Error::failed("serve a request", "the service was told to stop before the run began")
             .code(Code::Stopped)
-            .hint("Nobody sends it again: `lastgood backup` takes a snapshot now.");
+            .hint("Nobody sends it again: ask for it once more if it is still wanted (`lastgood backup` takes a snapshot now).");
         self.break_promises(promised, &why)
     }
 
@@ -345,7 +345,7 @@ impl Runner {
             return Some(Arc::new(before));
         }
         let before = idempotent::find_served(&self.vaults, identity).unwrap_or_else(|why| {
-            tracing::warn!("whether an event is served already cannot be seen now: {}", why.what());
+            tracing::warn!("cannot see whether an event was served already: {}", why.what());
             // Each of the others would have to wait again for a store that is away.
             lock(&self.state).queue.look(false);
             None
@@ -393,7 +393,7 @@ impl Runner {
         };
         if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
             tracing::error!(
-                "the run {run} took longer than {:.0} s and was ended",
+                "the run {run} took longer than {:.0} s (--run-timeout) and was ended",
                 self.rules.run_timeout.as_secs_f64()
             );
         }

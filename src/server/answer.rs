@@ -160,7 +160,7 @@ pub fn later(status: StatusCode, body: &Value, after: Duration) -> Reply {
 
 /// Creates the error for a method that the path does not have.
 pub fn not_allowed(allow: &str) -> Reply {
-    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allow}"));
+    let mut reply = error(StatusCode::METHOD_NOT_ALLOWED, format!("this path takes only {allow}"));
     if let Ok(value) = HeaderValue::from_str(allow) {
         reply.headers_mut().insert(ALLOW, value);
     }

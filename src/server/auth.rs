@@ -113,7 +113,7 @@ impl AuthPolicy {
         let AuthSettings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
         if auth != Some(AuthKind::Oidc) && (audience.is_some() || !emails.is_empty() || jwks_url.is_some()) {
             return wrong(
-                "an audience, an e-mail and a place of keys are for --auth oidc alone",
+                "an audience, an e-mail address and a URL of keys are for --auth oidc alone",
                 "Say --auth oidc, too.",
             );
         }
@@ -149,7 +149,8 @@ impl AuthPolicy {
                     return bad("--auth oidc has no list of e-mail addresses, or one that is no address", hint);
                 }
                 if jwks_url.as_deref().is_some_and(|url| !url.starts_with("https://") && !is_plain_loopback(url)) {
-                    let why = "the place of the keys is not an https:// URL: whoever is on the way could give keys of his own";
+                    let why =
+                        "the place of the keys is not an https:// URL: whoever is on the way could supply other keys";
                     return bad(why, "Give an https:// URL, or none: then Google's own keys are used.");
                 }
                 Ok(AuthPolicy::Oidc { audience, emails, jwks_url })

@@ -117,7 +117,7 @@ impl Server {
     /// `GET /backup/{id}/file`
     pub(super) async fn file(&self, id: String, query: Option<&str>) -> Reply {
         let Some(bytes) = routes::parameter(query, "path") else {
-            return answer::error(StatusCode::BAD_REQUEST, "path must say which file");
+            return answer::error(StatusCode::BAD_REQUEST, "the query parameter `path` must name the file");
         };
         let send = async {
             let (path, permit) = (queries::path(bytes)?, self.download()?);

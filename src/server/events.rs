@@ -85,7 +85,7 @@ impl Server {
             Ok(wait) => wait,
             // The event is served, and answered as if the query had said nothing.
             Err(_) if critical => {
-                tracing::warn!("what a critical event says of waiting cannot be heeded");
+                tracing::warn!("a critical event has a `wait` that cannot be used, and is served as if it had none");
                 None
             }
             Err(reply) => return reply,
@@ -103,9 +103,10 @@ impl Server {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
             Ok(EventDecision::Ignored(why)) => ignored(&why),
             Ok(EventDecision::Refused(why, _)) => told(&Answer::Refused(why), Recipient::Deliverer),
-            Ok(EventDecision::Run(request)) if request.action == Action::Restore && !caller.may_restore() => {
-                told(&Answer::Refused("who asks in this way may not have a restore".into()), Recipient::Deliverer)
-            }
+            Ok(EventDecision::Run(request)) if request.action == Action::Restore && !caller.may_restore() => told(
+                &Answer::Refused("with --auth cloud-run nobody may ask for a restore".into()),
+                Recipient::Deliverer,
+            ),
             Ok(EventDecision::Run(request)) => match self.desk.is_own(&request.event) {
                 Some(why) => ignored(why),
                 None => {
@@ -171,7 +172,7 @@ impl Server {
                  with --background",
             ),
             Some(b"false" | b"0") => Ok(Some(false)),
-            Some(_) => wrong("wait is true or false"),
+            Some(_) => wrong("wait must be true or false"),
         }
     }
 
@@ -230,13 +231,12 @@ impl Server {
         let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim();
         if !kind.eq_ignore_ascii_case("application/json") {
-            let why = "the body must be JSON, and the header Content-Type say application/json";
+            let why = "the body must be JSON, with the header Content-Type: application/json";
             return Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }
         // Serde's message may quote the body; only its sender sees that.
-        let why = |why: serde_json::Error| {
-            answer::error(StatusCode::BAD_REQUEST, format!("the body is not as it should be: {why}"))
-        };
+        let why =
+            |why: serde_json::Error| answer::error(StatusCode::BAD_REQUEST, format!("the body cannot be used: {why}"));
         // Without this step, serde would read a struct from a list, too.
         let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(why)?;
         serde_json::from_value(fields.into()).map(Some).map_err(why)
@@ -294,7 +294,7 @@ fn unread(why: &UnreadBody) -> Reply {
     let (status, why) = match why {
         UnreadBody::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"),
         UnreadBody::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long"),
-        UnreadBody::Broken => (StatusCode::BAD_REQUEST, "the body broke off"),
+        UnreadBody::Broken => (StatusCode::BAD_REQUEST, "the connection broke before the end of the body"),
     };
     answer::last(answer::error(status, why))
 }

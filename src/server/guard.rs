@@ -62,7 +62,7 @@ impl Guard {
         if codings.iter().count() > 1
             || codings.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
         {
-            let why = "of transfer codings only chunked, alone, is understood";
+            let why = "the only transfer coding that is understood is chunked, by itself";
             return Err(answer::last(answer::error(StatusCode::NOT_IMPLEMENTED, why)));
         }
         if let Some(listen) = self.loopback
@@ -82,13 +82,13 @@ impl Guard {
             && (reads || is_of_a_browser(parts))
             && own.as_ref().is_some_and(|own| !self.is_no_name_of_a_page(own))
         {
-            let why = "everybody may ask here, so that this service has to be called by its address, as localhost, by a name of the \
-                       own network (without a dot, or .internal, .local, .svc) or as --public-url says: any other name may be \
-                       that of a page which has been made to mean this address";
+            let why = "everybody may ask here, so this service answers only to its address, to localhost, to a name of its own network \
+                       (without a dot, or .internal, .local, .svc) and to the host of --public-url: any other name may be \
+                       that of a web page which somebody has pointed at this address";
             return Err(answer::error(StatusCode::MISDIRECTED_REQUEST, why));
         }
         if !reads && !self.is_of_this_site(parts, own.as_ref()) {
-            let why = "no page of another site may ask for this (--public-url says which one is this service's own)";
+            let why = "pages of other sites may not ask for this (--public-url names this service's own site)";
             return Err(answer::error(StatusCode::FORBIDDEN, why));
         }
         Ok(())

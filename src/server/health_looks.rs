@@ -172,7 +172,7 @@ impl VaultProbe {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         match report::newest(store, RECENT).and_then(|named| tell(&named, store, &mut told, ctx)) {
             Ok(now) => *told = now,
-            Err(why) => ctx.monitor.warn(&format!("the last run cannot be told: {}", why.what())),
+            Err(why) => ctx.monitor.warn(&format!("cannot see the last runs: {}", why.what())),
         }
         told.iter().filter_map(|told| told.last.clone()).collect()
     }
@@ -199,7 +199,11 @@ fn tell(
         let told = match told {
             Err(why) if why.kind() == Kind::Unreachable => return Err(why),
             Err(why) => {
-                tracing::warn!("of the run {} its name tells alone: {}", named.run, why.what());
+                tracing::warn!(
+                    "only the name of the report of the run {} counts, as the report cannot be read: {}",
+                    named.run,
+                    why.what()
+                );
                 None
             }
             Ok(told) => told,
@@ -263,9 +267,7 @@ pub fn in_time<T: Dated>(all: Vec<T>, now: Timestamp) -> (Vec<T>, Option<String>
     let (ahead, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|dated| dated.date() > soon);
     let said = |ahead: &T| {
         let (called, date) = (ahead.called(), ahead.date());
-        format!(
-            "{called} is dated {date}, which lies ahead of the clock: it counts neither as young nor as the last one"
-        )
+        format!("{called} is dated {date}, ahead of the clock: it counts neither as new nor as the last one")
     };
     (all, ahead.iter().max_by_key(|ahead| ahead.date()).map(said))
 }

@@ -187,12 +187,13 @@ fn limit(query: Option<&str>) -> Result<usize, Reply> {
     let Some(text) = routes::parameter(query, "limit") else { return Ok(ITEMS) };
     match std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()) {
         Some(most @ 1..=MAX_ITEMS) => Ok(most),
-        _ => Err(answer::error(StatusCode::BAD_REQUEST, format!("limit is a number from 1 to {MAX_ITEMS}"))),
+        _ => Err(answer::error(StatusCode::BAD_REQUEST, format!("limit must be a number from 1 to {MAX_ITEMS}"))),
     }
 }
 
 /// A path in a snapshot; one that cannot be is not there.
 pub fn path(bytes: Vec<u8>) -> Result<EntryPath, Reply> {
-    let why = |why| Err(answer::error(StatusCode::NOT_FOUND, format!("{why}; it is relative to the data directory")));
+    let why =
+        |why| Err(answer::error(StatusCode::NOT_FOUND, format!("{why}; a path is relative to the data directory")));
     EntryPath::new(bytes).or_else(why)
 }

@@ -177,7 +177,7 @@ pub static ROUTES: [Route; 20] = [
         gate: Access::Caller,
         query: &[],
         carries: RequestContent::Nothing,
-        summary: "Not yet: nothing lets old snapshots go",
+        summary: "Not in this version: it deletes no snapshots",
     },
     get(
         "/backup/{id}/files",

@@ -30,7 +30,7 @@ impl HeldClaim {
     pub fn close(&self, ran: &FinishedJob, vaults: &VaultPool, ctx: &Context) -> SettledClaim {
         self.note(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
-            ctx.monitor.warn(&format!("the claim of the run is not marked {what}: {}", why.what()));
+            ctx.monitor.warn(&format!("the run's claim could not be marked as {what}: {}", why.what()));
             SettledClaim { other: None, is_noted: false }
         })
     }

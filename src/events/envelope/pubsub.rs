@@ -204,7 +204,9 @@ fn publish_time(part: &str, time: Option<&str>) -> (Option<Timestamp>, Option<Un
     match time.map(str::parse) {
         None => (None, None),
         Some(Ok(time)) => (Some(time), None),
-        Some(Err::<_, jiff::Error>(_)) => (None, Some(Unreadable::new(part, "it is not a time as RFC 3339 has it"))),
+        Some(Err::<_, jiff::Error>(_)) => {
+            (None, Some(Unreadable::new(part, "it is not a time of the form of RFC 3339")))
+        }
     }
 }
 

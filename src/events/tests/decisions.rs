@@ -16,18 +16,8 @@ fn what_decides() {
         // The field decides, whatever the type and the path say.
         ("/events/restore", &event(RESTORE_REQUESTED), r#"{"action":"backup"}"#, "backup manual"),
         ("/events/critical", &none, r#"{"action":"verify"}"#, "verify critical"),
-        (
-            "/",
-            &none,
-            r#"{"action":"Backup"}"#,
-            "refused: the action that it names is none of backup, restore and verify",
-        ),
-        (
-            "/events/backup",
-            &none,
-            r#"{"action":""}"#,
-            "refused: the action that it names is none of backup, restore and verify",
-        ),
+        ("/", &none, r#"{"action":"Backup"}"#, "refused: its action is not one of backup, restore and verify"),
+        ("/events/backup", &none, r#"{"action":""}"#, "refused: its action is not one of backup, restore and verify"),
         ("/events/backup", &none, r#"{"action":["backup"]}"#, "refused: the field action is not text"),
         ("/events/backup", &none, r#"{"action":null}"#, "backup manual"),
         // The type decides, whatever the path says.
@@ -46,8 +36,8 @@ fn what_decides() {
         ("/events/verify", &scheduler, "", "verify schedule"),
         ("/events/backup", &none, r#"{"reason":"shutdown"}"#, "backup shutdown"),
         ("/events/backup", &none, r#"{"severity":"ERROR","reason":"manual"}"#, "backup critical"),
-        ("/events/list", &none, r#"{"action":"backup"}"#, "refused: no events are taken at this path"),
-        ("/events//backup", &none, "", "refused: no events are taken at this path"),
+        ("/events/list", &none, r#"{"action":"backup"}"#, "refused: this path takes no events"),
+        ("/events//backup", &none, "", "refused: this path takes no events"),
         // Cloud Scheduler decides, with any body.
         ("/", &scheduler, "", "backup schedule"),
         ("/events", &vec![("x-cloudscheduler", "true")], "not JSON", "backup schedule"),
@@ -123,7 +113,7 @@ fn severities() {
 /// A restore says which snapshot is meant; a backup has none.
 #[test]
 fn which_snapshot() {
-    let refused = "refused: what it says is the snapshot is no id, name or time";
+    let refused = "refused: its snapshot is not an id, a name or a time";
     for (snapshot, expected) in [
         (json!("latest"), "restore manual\nkind: request\nsnapshot: latest"),
         (json!("2026-11-05T10:00:00+01:00"), "restore manual\nkind: request\nsnapshot: 2026-11-05T10:00:00+01:00"),

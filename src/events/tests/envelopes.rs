@@ -65,7 +65,7 @@ fn what_services_send() {
         ),
         (
             "cloudevent-batch",
-            "unreadable: could not read the body: a batch of events is not taken: send each by itself".into(),
+            "unreadable: could not read the body: batches of events are not taken: send each event by itself".into(),
         ),
     ] {
         assert_eq!(told(fixture(name).read()), expected, "{name}");

@@ -162,7 +162,7 @@ fn an_action_that_is_none() {
     let headers = [("x-goog-pubsub-message-id", "1"), ("action", "restore")];
     let answer = post("/events/critical", &headers, r#"{"message":"m","action":"checkout"}"#);
     assert!(answer.starts_with("backup critical") && answer.contains("\n- action=checkout"), "{answer}");
-    assert!(post("/events/backup", &[], r#"{"action":"checkout"}"#).starts_with("refused: the action"));
+    assert!(post("/events/backup", &[], r#"{"action":"checkout"}"#).starts_with("refused: its action"));
 }
 
 /// A critical event of which only the body tells.

@@ -275,7 +275,7 @@ fn a_restore_has_to_be_allowed_here_too() {
     let name = world.order.claims[0].object("order");
     world.lose(&[&name]);
     let why = world.try_run("long-abcde", 0).err().unwrap().to_string();
-    assert!(why.contains("in none of the vaults") && why.contains("LASTGOOD_VAULT"), "{why}");
+    assert!(why.contains("no vault has it") && why.contains("LASTGOOD_VAULT"), "{why}");
     world.vault().store.create(&name, &[b"{}"]).unwrap();
     assert_eq!(world.try_run("long-abcde", 0).err().unwrap().kind(), Kind::Damage);
 }

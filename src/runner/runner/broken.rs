@@ -173,7 +173,7 @@ impl Runner {
                     watch.promised.extend(found);
                     *next = now + AGAIN;
                 }
-                Err(why) => tracing::debug!("whether promises are open cannot be seen now: {}", why.what()),
+                Err(why) => tracing::debug!("cannot see whether promises are open: {}", why.what()),
             }
         }
         watch.promised.retain(|promise| now < promise.until || !self.is_over(promise));
@@ -220,7 +220,7 @@ impl Runner {
             return false;
         }
         self.context(|ctx| self.end_promise(promised, ctx)).unwrap_or_else(|why| {
-            tracing::warn!("it cannot be seen now what became of the run {run}, which was promised: {}", why.what());
+            tracing::warn!("cannot see what became of the run {run}, which was promised: {}", why.what());
             false
         })
     }
@@ -261,7 +261,7 @@ impl Runner {
                 return Ok(true);
             }
             (ResumedClaim::Elsewhere(other), None) => {
-                let why = format!("the run {other} of another instance had taken it over, and says nothing of it");
+                let why = format!("the run {other} of another instance had taken it over, and left no report");
                 (None, BrokenPromise::unknown(why))
             }
             (ResumedClaim::Held(held), None) if self.progress(*run).is_some() => {
@@ -269,7 +269,7 @@ impl Runner {
                 (Some(held), BrokenPromise::known(why))
             }
             (ResumedClaim::Held(held), None) => {
-                let why = format!("the service at {host}, which had promised it, ended before it said how the run did");
+                let why = format!("the service at {host}, which had promised it, ended without a report of the run");
                 (Some(held), BrokenPromise::unknown(why))
             }
         };

@@ -207,7 +207,7 @@ impl Runner {
         let later = |why: String| Answer::Later(why, Duration::from_secs(30));
         let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
         let taken = held.standing().and_then(|standing| match standing {
-            ClaimStatus::Failed => Ok(Err(later("another instance has reported that it is not served".into()))),
+            ClaimStatus::Failed => Ok(Err(later("another instance has reported it as failed".into()))),
             ClaimStatus::Done(before) => Ok(Err(idempotent::EventOutcome::Before(before).into())),
             ClaimStatus::Running if is_own => Ok(Ok(Claimed::Promised(self.renewed(held, waiting)))),
             ClaimStatus::Running | ClaimStatus::Elsewhere => {
@@ -215,7 +215,7 @@ impl Runner {
                 Ok(match taken {
                     ClaimAttempt::Held(held) => Ok(Claimed::Held(held)),
                     ClaimAttempt::Not(answer) => Err(self.by_claim(answer)),
-                    ClaimAttempt::NoVault => Err(later("the vault is away".into())),
+                    ClaimAttempt::NoVault => Err(later("the vault does not open".into())),
                 })
             }
         });
@@ -224,7 +224,7 @@ impl Runner {
             Ok(Err(answer)) => answer,
             // A backup asks again before it commits, and a verification does no harm.
             Err(why) if waiting.request.action != Action::Restore => {
-                tracing::warn!("it cannot be seen whether another run serves an event: {}", why.what());
+                tracing::warn!("cannot see whether another run serves an event: {}", why.what());
                 return Ok(if is_own { Claimed::Promised(held.clone()) } else { Claimed::Held(held.clone()) });
             }
             Err(why) => later(why.what()),
@@ -245,7 +245,11 @@ impl Runner {
             Ok(Some(renewed)) => Arc::new(renewed),
             Ok(None) => held.clone(),
             Err(why) => {
-                tracing::warn!("the claim {} keeps its age: {}", held.claim().name(), why.what());
+                tracing::warn!(
+                    "the claim {} could not be renewed, and keeps its age: {}",
+                    held.claim().name(),
+                    why.what()
+                );
                 held.clone()
             }
         }
@@ -323,7 +327,7 @@ impl Runner {
             }
             Ok(ClaimAttempt::NoVault) => Err(ticket.into()),
             Err(why) => {
-                tracing::warn!("a request is not noted before its run: {}", why.what());
+                tracing::warn!("a request could not be noted in a vault before its run: {}", why.what());
                 Err(ticket.into())
             }
         }

@@ -128,7 +128,7 @@ impl Runner {
         // A request without a claim found no vault that opens.
         let held = held.ok_or_else(|| match self.vaults.first(ctx) {
             Err(why) => why.within(doing()),
-            Ok(_) => Error::unreachable(doing(), "the vault, which would hold its claim, did not open at first"),
+            Ok(_) => Error::unreachable(doing(), "the vault did not open when the run was to be claimed"),
         })?;
         let chosen = gravest(mine.iter().map(|(waiting, _)| &waiting.request)).cloned();
         let (Some(first), Some(chosen)) = (held.first(), chosen) else { return Ok(()) };
@@ -145,7 +145,7 @@ impl Runner {
         let name = first.claim().name();
         match (dispatch.start)(&name, ctx) {
             Ok(execution) => {
-                let execution = execution.as_deref().unwrap_or("an execution whose name was not told");
+                let execution = execution.as_deref().unwrap_or("an execution of unknown name");
                 tracing::info!("the run {run} is done by {execution}, under the claim {name}");
             }
             // The answer to the start may have been lost, more than once.
@@ -212,7 +212,7 @@ impl Runner {
                     Ok(ClaimStatus::Done(before)) => settled(group.run, before),
                     Err(why) => {
                         if !group.unreadable && !self.stop.load(Ordering::Relaxed) {
-                            tracing::warn!("the run {} cannot be followed: {}", group.run, why.what());
+                            tracing::warn!("cannot see how far the run {} is: {}", group.run, why.what());
                         }
                         group.unreadable = true;
                         break;
@@ -233,7 +233,7 @@ impl Runner {
                     "it has not ended within the run's time limit of {limit} s, and it is not known whether it was done"
                 );
                 let hint = format!(
-                    "{}Look at the execution in the console: was it killed, for want of memory or of time (`--task-timeout`)?",
+                    "{}Look at the execution in the console: was it killed because memory or time (`--task-timeout`) ran out?",
                     how_to_look(group.job.action())
                 );
                 self.give_up(group, (why, hint), dispatch, ctx);
@@ -264,7 +264,7 @@ impl Runner {
     /// Gives up a run whose job has not begun, or was killed: by the report that the job left, or by one that says so.
     fn give_up(&self, group: RemoteRun, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
         let kept = idempotent::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
-            tracing::warn!("whether the run {} left a report cannot be seen: {}", group.run, why.what());
+            tracing::warn!("cannot see whether the run {} left a report: {}", group.run, why.what());
             None
         });
         if let Some(kept) = kept

@@ -55,10 +55,12 @@ impl Runner {
         let owed = &mut state.owed;
         let (kept, done) = (&mut owed.unsettled, &mut owed.done);
         if !unsettled.matters() && kept.iter().filter(|kept| !kept.matters()).count() >= KEPT {
-            tracing::warn!("no vault says how the run {run} ended, and too many like it wait for one");
+            tracing::warn!(
+                "no vault could note how the run {run} ended, and too many such runs are kept already: this one is not tried again"
+            );
             return;
         }
-        tracing::warn!("how the run {run} ended is noted in a vault when that is possible");
+        tracing::warn!("no vault could note how the run {run} ended: it is tried again until one can");
         if unsettled.is_done() {
             let (served, report) = (&ran.report.events, EncodedReport::of(&ran.report));
             done.extend(served.iter().filter_map(|event| Some((event.identity.clone()?, report.clone()))));
@@ -154,17 +156,17 @@ impl Runner {
         let promised = runs(&|left| is_lost(left) && left.promised);
         let restores = runs(&|left| is_lost(left) && !left.promised);
         if let Some(others) = runs(&|left| !is_lost(left)) {
-            tracing::warn!("no vault took all that is to be noted of these runs: {others}");
+            tracing::warn!("no vault has noted all of how these runs ended: {others}");
         }
         if let Some(promised) = &promised {
             tracing::error!(
-                "no vault says how these runs ended, which were promised, as none took their reports: {promised}"
+                "no vault took the reports of these runs, which were promised, so that nothing says how they ended: {promised}"
             );
         }
         if let Some(restores) = &restores {
             tracing::error!(
-                "no vault says that these restores were done, as none took their reports, and one whose event is delivered again is done \
-                 again: {restores}. {}",
+                "no vault took the reports of these restores, which were done: one whose event is delivered again is done again: \
+                 {restores}. {}",
                 how_to_look(Action::Restore).trim_end()
             );
         }

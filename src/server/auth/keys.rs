@@ -203,7 +203,7 @@ fn read(text: &[u8]) -> Result<KeySet, String> {
         alg: Option<String>,
     }
     let answer: KeySetDocument =
-        serde_json::from_slice(text).map_err(|why| format!("the answer is no set of keys: {why}"))?;
+        serde_json::from_slice(text).map_err(|why| format!("the answer is not a set of keys: {why}"))?;
     let usable = |value| {
         let key: Jwk = serde_json::from_value(value).ok()?;
         let fits = key.kty == "RSA"

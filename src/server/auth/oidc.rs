@@ -101,7 +101,9 @@ impl Oidc {
         let name = header.kid.filter(|name| !name.is_empty() && name.len() <= MAX_KEY_NAME);
         let name = name.ok_or_else(|| unauthorized("its ID token does not name its key (kid)"))?;
         let key = self.keys.find(&name).await.map_err(|lack| match lack {
-            KeyError::Unknown => unauthorized("its ID token is signed with a key that is not among those published"),
+            KeyError::Unknown => {
+                unauthorized("its ID token is signed with a key that is not one of the published ones")
+            }
             KeyError::Unavailable { retry_after } => TokenRefusal(
                 Denied::Unavailable { retry_after },
                 "the keys to check its ID token with could not be loaded",
@@ -121,7 +123,9 @@ impl Oidc {
             return Err(forbidden("the e-mail address of its ID token is not verified"));
         }
         let email = self.emails.iter().find(|allowed| allowed.eq_ignore_ascii_case(&email));
-        email.map(String::as_str).ok_or_else(|| forbidden("the e-mail address of its ID token is none of --auth-email"))
+        email
+            .map(String::as_str)
+            .ok_or_else(|| forbidden("the e-mail address of its ID token is not one that --auth-email allows"))
     }
 }
 

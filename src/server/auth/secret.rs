@@ -35,7 +35,7 @@ impl Secret {
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         if text.len() > MAX {
-            return Err(format!("it is longer than {MAX} bytes, which is no token"));
+            return Err(format!("it is longer than {MAX} bytes, which is too long for a token"));
         }
         if !text.iter().all(u8::is_ascii_graphic) || text.contains(&b',') {
             return Err(
