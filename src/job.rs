@@ -58,7 +58,7 @@ impl Job {
 
     /// The same job, which calls `before` before it commits. Only a backup commits.
     #[must_use]
-    pub fn asking(mut self, before: Option<BeforeCommit>) -> Self {
+    pub fn with_before_commit(mut self, before: Option<BeforeCommit>) -> Self {
         if let Job::Backup { options, .. } = &mut self {
             options.before_commit = before;
         }
@@ -79,7 +79,7 @@ pub struct Origin {
     pub notify: Notifier,
 }
 
-/// The end of a run. Nobody has been told of it yet: see [`FinishedJob::tell`].
+/// The end of a run. Nobody has been told of it yet: see [`FinishedJob::notify`].
 #[must_use]
 pub struct FinishedJob {
     /// The run's report.
@@ -96,7 +96,7 @@ pub struct FinishedJob {
 impl FinishedJob {
     /// Tells whom the run's origin names how the run ended. That may take some seconds, in which the process may be killed:
     /// whatever says in the vault how the run ended comes before. It needs no answer, and what goes wrong is a warning.
-    pub fn tell(&self, ctx: &Context) {
+    pub fn notify(&self, ctx: &Context) {
         tell_all([self], ctx);
     }
 
@@ -113,7 +113,7 @@ impl FinishedJob {
     ///
     /// # Errors
     /// The error by which it was not done.
-    pub fn done(self) -> Result<JobOutput> {
+    pub fn into_output(self) -> Result<JobOutput> {
         match (self.error, self.report.done) {
             (Some(why), _) => Err(why),
             (None, Some(done)) => Ok(done),

@@ -83,7 +83,7 @@ pub struct ServerSettings {
 
 /// The HTTP service.
 pub struct Server {
-    desk: Arc<Runner>,
+    runner: Arc<Runner>,
     guard: Guard,
     auth: Authorizer,
     settings: ServerSettings,
@@ -93,25 +93,25 @@ pub struct Server {
     promises: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// KiB of large reports that may still be read to be sent.
-    room: Arc<Semaphore>,
+    report_kib: Arc<Semaphore>,
 }
 
 /// Serves connections until the shutdown begins, and finishes those that are under way. Returns whether it could finish them.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown) -> bool {
-    let rooms = Admission::new(server.settings.limits.connections, ending.clone());
+pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: &Shutdown) -> bool {
+    let admission = Admission::new(server.settings.limits.connections, shutdown.clone());
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = ending.begun() => break,
+            _ = shutdown.begun() => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let seat = tokio::select! {
-                    seat = rooms.enter() => seat,
-                    _ = ending.begun() => break,
+                let connection = tokio::select! {
+                    connection = admission.admit() => connection,
+                    _ = shutdown.begun() => break,
                 };
-                tokio::spawn(server.clone().attend(stream, Arc::new(seat), graceful.watcher()));
+                tokio::spawn(server.clone().attend(stream, Arc::new(connection), graceful.watcher()));
             }
             Err(why) if is_of_the_client(&why) => {}
             Err(why) => {
@@ -124,7 +124,7 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, ending: &Shutdown
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => true,
-        () = ending.over() => false,
+        () = shutdown.over() => false,
     }
 }
 
@@ -136,22 +136,33 @@ fn is_of_the_client(why: &io::Error) -> bool {
 
 impl Server {
     /// Creates a service that listens at an address and passes requests to a runner, whose work another thread does.
-    pub fn new(desk: Arc<Runner>, listen: SocketAddr, auth: Authorizer, settings: ServerSettings) -> Self {
+    pub fn new(runner: Arc<Runner>, listen: SocketAddr, auth: Authorizer, settings: ServerSettings) -> Self {
         let ServerLimits { looks, listings, reports, promises, downloads, .. } = settings.limits;
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let (looks, listings) = (semaphore(looks), semaphore(listings));
         let (promises, downloads) = (semaphore(promises), semaphore(downloads));
-        let checkup = Checkup::new(desk.clone(), settings.health.clone());
+        let checkup = Checkup::new(runner.clone(), settings.health.clone());
         let guard = Guard::new(listen, settings.public_url.clone(), auth.is_open());
-        Server { desk, guard, auth, settings, checkup, looks, listings, promises, downloads, room: semaphore(reports) }
+        Server {
+            runner,
+            guard,
+            auth,
+            settings,
+            checkup,
+            looks,
+            listings,
+            promises,
+            downloads,
+            report_kib: semaphore(reports),
+        }
     }
 
     /// Serves one connection to its end.
-    async fn attend(self: Arc<Self>, stream: TcpStream, seat: Arc<AdmittedConnection>, watcher: Watcher) {
+    async fn attend(self: Arc<Self>, stream: TcpStream, connection: Arc<AdmittedConnection>, watcher: Watcher) {
         if let Err(why) = stream.set_nodelay(true) {
             tracing::debug!("cannot set TCP_NODELAY on a connection: {why}");
         }
-        let (limits, phase) = (&self.settings.limits, seat.phase());
+        let (limits, phase) = (&self.settings.limits, connection.phase());
         let io = TokioIo::new(TimedStream::new(stream, phase.clone(), limits));
         let mut builder = http1::Builder::new();
         builder
@@ -162,9 +173,9 @@ impl Server {
             .max_header_size(limits.head)
             .max_buf_size(limits.head.max(64 << 10));
         let service = service_fn(|request: Request<Incoming>| {
-            let (server, seat, served) = (self.clone(), seat.clone(), phase.served());
+            let (server, connection, served) = (self.clone(), connection.clone(), phase.served());
             let asks = request.method() == Method::POST;
-            let answering = async move { server.answer(request, &seat).await };
+            let answering = async move { server.answer(request, &connection).await };
             // A request for a run is a task of its own from now on: hyper drops the future that it awaits when a client hangs up,
             // even before it has polled it once. A request that only reads may be dropped.
             let answering = served.map(|served| match asks {
@@ -197,7 +208,7 @@ impl Server {
     }
 
     /// Answers a request, and logs that without its query, headers and body.
-    async fn answer(&self, request: Request<Incoming>, seat: &AdmittedConnection) -> Reply {
+    async fn answer(&self, request: Request<Incoming>, connection: &AdmittedConnection) -> Reply {
         let (parts, body) = request.into_parts();
         let span = tracing::info_span!(
             "request",
@@ -212,21 +223,21 @@ impl Server {
         if let Some(TraceContext { trace, span: id, sampled }) = TraceContext::of(&parts.headers) {
             span.record("trace", trace).record("span_id", id).record("trace_sampled", sampled);
         }
-        self.answer_within(parts, body, seat).instrument(span).await
+        self.answer_within(parts, body, connection).instrument(span).await
     }
 
-    async fn answer_within(&self, parts: Parts, mut body: Incoming, seat: &AdmittedConnection) -> Reply {
+    async fn answer_within(&self, parts: Parts, mut body: Incoming, connection: &AdmittedConnection) -> Reply {
         let began = Instant::now();
-        let mut reply = self.route(&parts, &mut body, seat).await;
+        let mut reply = self.route(&parts, &mut body, connection).await;
         let mut patience = limits::PATIENCE;
-        if seat.is_wanted() {
+        if connection.is_contended() {
             reply = answer::last(reply);
         }
-        if seat.at_door() {
+        if connection.at_door() {
             // Others wait for the door.
             patience = Duration::ZERO;
         }
-        limits::throw_away(&mut body, patience, seat.phase(), &self.settings.limits).await;
+        limits::throw_away(&mut body, patience, connection.phase(), &self.settings.limits).await;
         if parts.method == Method::HEAD {
             // A stream that nobody reads ends here.
             let length = reply.body().size_hint().exact();
@@ -246,13 +257,13 @@ impl Server {
         reply
     }
 
-    async fn route(&self, parts: &Parts, body: &mut Incoming, seat: &AdmittedConnection) -> Reply {
+    async fn route(&self, parts: &Parts, body: &mut Incoming, connection: &AdmittedConnection) -> Reply {
         let found = routes::find(&parts.method, parts.uri.path());
         if let Err(reply) = self.guard.check(parts, &found) {
             return reply;
         }
         if !found.is_live()
-            && let Err(connections::Overloaded) = seat.sit().await
+            && let Err(connections::Overloaded) = connection.wait_for_slot().await
         {
             let body = serde_json::json!({ "error": "too many requests are waiting already", "status": "later" });
             return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
@@ -286,7 +297,7 @@ impl Server {
     /// Checks whether a caller may use the endpoints of this kind at all.
     fn gate(&self, gate: Access, caller: &Caller) -> Result<(), &'static str> {
         match gate {
-            Access::Restore if !self.desk.rules().allow_restore => {
+            Access::Restore if !self.runner.rules().allow_restore => {
                 Err("restores are not allowed here (--allow-restore)")
             }
             Access::Restore if !caller.may_restore() => Err("with --auth cloud-run nobody may ask for a restore"),
@@ -326,7 +337,7 @@ impl Server {
             Endpoint::Run => self.run(&part).await,
             Endpoint::Metrics => {
                 let text =
-                    metrics::text(&self.desk.tally(), &*self.checkup.health().await, self.desk.running().is_some());
+                    metrics::text(&self.runner.stats(), &*self.checkup.health().await, self.runner.running().is_some());
                 answer::reply(StatusCode::OK, metrics::CONTENT_TYPE, ReplyBody::whole(text))
             }
             // These are open, and were answered before.

@@ -70,21 +70,26 @@ pub struct SubscriberSettings {
 /// # Errors
 /// Credentials that cannot be used; a subscription that is not there, may not be pulled from or is pushed, if that is so from the
 /// beginning.
-pub async fn pull(desk: &Arc<Runner>, cloud: &Cloud, settings: &SubscriberSettings, ending: &Shutdown) -> Result<bool> {
+pub async fn pull(
+    runner: &Arc<Runner>,
+    cloud: &Cloud,
+    settings: &SubscriberSettings,
+    shutdown: &Shutdown,
+) -> Result<bool> {
     let doing = || format!("pull from {}", settings.subscription);
     let access = PubsubAccess::new(cloud, doing)?;
     let subscriber = subscriber(&access).await.map_err(|why| Error::failed(doing(), why))?;
     let answered = tokio::select! {
         looked = look(&access, &settings.subscription) => looked?,
-        _ = ending.begun() => return Ok(true),
+        _ = shutdown.begun() => return Ok(true),
     };
     let once = if answered { "" } else { ", as soon as Pub/Sub answers" };
     tracing::info!("pulling from {}{once}", settings.subscription);
     let puller = Puller {
-        desk: desk.clone(),
+        runner: runner.clone(),
         settings: settings.clone(),
         room: Arc::new(Semaphore::new(OUTSTANDING)),
-        ending: ending.clone(),
+        shutdown: shutdown.clone(),
     };
     let mut open = JoinSet::new();
     tokio::select! {
@@ -93,7 +98,7 @@ pub async fn pull(desk: &Arc<Runner>, cloud: &Cloud, settings: &SubscriberSettin
     }
     tokio::select! {
         () = async { while open.join_next().await.is_some() {} } => Ok(true),
-        () = ending.over() => Ok(false),
+        () = shutdown.over() => Ok(false),
     }
 }
 
@@ -202,10 +207,10 @@ fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
 /// Everything that a message's task needs; clones share it.
 #[derive(Clone)]
 struct Puller {
-    desk: Arc<Runner>,
+    runner: Arc<Runner>,
     settings: SubscriberSettings,
     room: Arc<Semaphore>,
-    ending: Shutdown,
+    shutdown: Shutdown,
 }
 
 /// How a stream ended.
@@ -220,7 +225,7 @@ impl Puller {
     /// Subscribes, again and again, until the shutdown begins. Streams that are not quite over yet are tasks of `open`.
     async fn pull(&self, subscriber: &client::Subscriber, open: &mut JoinSet<()>) -> Result<()> {
         let subscription = &self.settings.subscription;
-        let lease = LEASE.max(self.desk.rules().run_timeout.saturating_mul(2));
+        let lease = LEASE.max(self.runner.rules().run_timeout.saturating_mul(2));
         let (mut worked, mut wait) = (false, FIRST_WAIT);
         loop {
             let began = Instant::now();
@@ -253,7 +258,7 @@ impl Puller {
             }
             tokio::select! {
                 () = sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
-                _ = self.ending.begun() => return Ok(()),
+                _ = self.shutdown.begun() => return Ok(()),
             }
         }
     }
@@ -263,11 +268,11 @@ impl Puller {
         loop {
             let room = tokio::select! {
                 room = self.room.clone().acquire_owned() => room,
-                _ = self.ending.begun() => return None,
+                _ = self.shutdown.begun() => return None,
             };
             let next = tokio::select! {
                 next = stream.next() => next,
-                _ = self.ending.begun() => return None,
+                _ = self.shutdown.begun() => return None,
             };
             let (message, handler) = match next {
                 Some(Ok(given)) => given,
@@ -304,13 +309,13 @@ impl Puller {
             Disposition::Again { why, after, failed } => {
                 let attempt = attempt.map(|attempt| format!(" (delivery {attempt})")).unwrap_or_default();
                 // The message did not fail if it was the program that was told to stop.
-                match failed && !self.ending.stop().load(Ordering::Relaxed) {
+                match failed && !self.shutdown.stop().load(Ordering::Relaxed) {
                     true => tracing::error!("a message is not served{attempt}, and given back: {why}"),
                     false => tracing::warn!("a message is not served yet{attempt}, and given back: {why}"),
                 }
                 tokio::select! {
                     () = sleep(after.min(self.settings.hold)) => {}
-                    _ = self.ending.begun() => {}
+                    _ = self.shutdown.begun() => {}
                 }
                 handler.nack();
             }
@@ -345,10 +350,10 @@ impl Puller {
             Ok(EventDecision::Refused(why, _)) => return Disposition::Hopeless(why),
             Ok(EventDecision::Run(request)) => request,
         };
-        if let Some(why) = self.desk.is_own(&request.event) {
+        if let Some(why) = self.runner.is_own(&request.event) {
             return Disposition::Ignored(why.to_owned());
         }
-        match self.desk.ask(request, Channel::PubSub) {
+        match self.runner.submit(request, Channel::PubSub) {
             Err(now) => Disposition::of(&now, self.settings.hold),
             Ok(ticket) => Disposition::of(&*ticket.answer().await, self.settings.hold),
         }

@@ -118,19 +118,24 @@ impl DispatchRequest {
             let why = Error::failed(doing(), why).hint("Deploy the same version of lastgood as service and as job.");
             return Err(if version.format > FORMAT { why.code(Code::NewerFormat) } else { why });
         }
-        let order: DispatchRequest = serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
+        let dispatch_request: DispatchRequest =
+            serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
         let wrong = |why: &str| Err(Error::damage(doing(), why));
-        if order.claims.first() != Some(claim) {
+        if dispatch_request.claims.first() != Some(claim) {
             return wrong("the claim that it lies beside is not its first");
         }
-        if order.claims.len() > MAX_CLAIMS {
+        if dispatch_request.claims.len() > MAX_CLAIMS {
             return wrong("it names more claims than there can be requests");
         }
-        if order.snapshot.as_ref().is_some_and(|snapshot| snapshot.is_empty() || snapshot.len() > MAX_SNAPSHOT) {
+        if dispatch_request
+            .snapshot
+            .as_ref()
+            .is_some_and(|snapshot| snapshot.is_empty() || snapshot.len() > MAX_SNAPSHOT)
+        {
             return wrong("its snapshot cannot be an id, a name or a time");
         }
-        check_labels(&order.labels).map_err(|why| why.within(doing()))?;
-        Ok(Some(order))
+        check_labels(&dispatch_request.labels).map_err(|why| why.within(doing()))?;
+        Ok(Some(dispatch_request))
     }
 }
 

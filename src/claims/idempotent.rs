@@ -107,21 +107,21 @@ impl Claimant {
 /// A vault that opens and takes no claim; a claim that is damaged.
 pub fn once(
     vaults: &VaultPool,
-    asker: &Claimant,
+    claimant: &Claimant,
     cause: &Origin,
     ctx: &Context,
     work: impl FnOnce(Option<BeforeCommit>) -> FinishedJob,
 ) -> Result<EventOutcome> {
-    match take(vaults, asker, cause, ctx)? {
+    match take(vaults, claimant, cause, ctx)? {
         ClaimAttempt::Held(held) => {
-            let ran = work(Some(held.gate()));
+            let ran = work(Some(held.before_commit()));
             Ok(held.settle(ran, vaults, ctx))
         }
         ClaimAttempt::Not(answer) => Ok(answer),
         ClaimAttempt::NoVault => {
             let ran = work(None);
-            let other = late(&ran, vaults, asker, cause, ctx);
-            ran.tell(ctx);
+            let other = late(&ran, vaults, claimant, cause, ctx);
+            ran.notify(ctx);
             Ok(other.unwrap_or_else(|| EventOutcome::Now(Box::new(ran))))
         }
     }
@@ -132,15 +132,15 @@ pub fn once(
 pub fn late(
     ran: &FinishedJob,
     vaults: &VaultPool,
-    asker: &Claimant,
+    claimant: &Claimant,
     cause: &Origin,
     ctx: &Context,
 ) -> Option<EventOutcome> {
     if ran.stored.is_none() || !stays(&ran.report) {
         return None;
     }
-    match take(vaults, asker, cause, ctx) {
-        Ok(ClaimAttempt::Held(held)) => held.close(ran, vaults, ctx).other,
+    match take(vaults, claimant, cause, ctx) {
+        Ok(ClaimAttempt::Held(held)) => held.record_end(ran, vaults, ctx).other,
         Ok(ClaimAttempt::Not(_) | ClaimAttempt::NoVault) => None,
         Err(why) => {
             ctx.monitor.warn(&format!("a redelivery would be served again: {}", why.what()));
@@ -153,12 +153,12 @@ pub fn late(
 ///
 /// # Errors
 /// Like [`once`].
-pub fn take(vaults: &VaultPool, asker: &Claimant, cause: &Origin, ctx: &Context) -> Result<ClaimAttempt> {
+pub fn take(vaults: &VaultPool, claimant: &Claimant, cause: &Origin, ctx: &Context) -> Result<ClaimAttempt> {
     let mut refused = None;
     for address in vaults.addresses() {
         // The run tells why a vault does not open, since it tries again.
         let Ok(vault) = vaults.store(address).and_then(Vault::open) else { continue };
-        match take_in(vault, address, asker, cause, vaults, ctx) {
+        match take_in(vault, address, claimant, cause, vaults, ctx) {
             Ok(taken) => return Ok(taken),
             Err(why) if why.of_store() => {
                 ctx.monitor.warn(&format!("the vault {address} takes no claim: {}", why.what()));
@@ -173,28 +173,28 @@ pub fn take(vaults: &VaultPool, asker: &Claimant, cause: &Origin, ctx: &Context)
 fn take_in(
     vault: Vault,
     address: &Address,
-    asker: &Claimant,
+    claimant: &Claimant,
     cause: &Origin,
     vaults: &VaultPool,
     ctx: &Context,
 ) -> Result<ClaimAttempt> {
-    let held = match acquire_in(vault, address, asker)? {
+    let held = match acquire_in(vault, address, claimant)? {
         Ok(held) => held,
         Err(other) => return Ok(ClaimAttempt::Not(other)),
     };
     // Nobody serves the event under this claim: others need not wait for its time to be over.
-    hold(&held, asker.action, cause, vaults, ctx).inspect_err(|_| held.give_up(vaults, ctx))
+    hold(&held, claimant.action, cause, vaults, ctx).inspect_err(|_| held.give_up(vaults, ctx))
 }
 
 /// Enters a claim, or finds the answer.
 fn acquire_in(
     vault: Vault,
     address: &Address,
-    asker: &Claimant,
+    claimant: &Claimant,
 ) -> Result<std::result::Result<Arc<HeldClaim>, EventOutcome>> {
-    Ok(match lease::acquire(&*vault.store, asker)? {
+    Ok(match lease::acquire(&*vault.store, claimant)? {
         LeaseState::Mine(claim) => Ok(Arc::new(HeldClaim { claim, vault, address: address.clone() })),
-        other => Err(answer(other, &*vault.store, address).map_err(|why| recover::unseen(asker.action, why))?),
+        other => Err(answer(other, &*vault.store, address).map_err(|why| recover::unseen(claimant.action, why))?),
     })
 }
 
@@ -207,10 +207,14 @@ fn hold(
     ctx: &Context,
 ) -> Result<ClaimAttempt> {
     let found = match action {
-        Action::Backup => held.committed(cause, ctx),
+        Action::Backup => held.mark_done_if_committed(cause, ctx),
         // Restores and verifications leave nothing behind that could be found, except a report.
-        Action::Restore => crate::claims::idempotent::restored(held, vaults).and_then(|found| held.reported(found)),
-        Action::Verify => recover::done(held.store(), held.claim.earlier()).and_then(|found| held.reported(found)),
+        Action::Restore => {
+            crate::claims::idempotent::restored(held, vaults).and_then(|found| held.mark_done_by_report(found))
+        }
+        Action::Verify => {
+            recover::done(held.store(), held.claim.earlier()).and_then(|found| held.mark_done_by_report(found))
+        }
     };
     let taken = found.and_then(|found| match found {
         None => Ok(ClaimAttempt::Held(held.clone())),
@@ -227,15 +231,15 @@ pub fn resume(
     name: &ClaimName,
     vault: Vault,
     address: &Address,
-    asker: &Claimant,
+    claimant: &Claimant,
     (cause, after): (&Origin, bool),
     vaults: &VaultPool,
     ctx: &Context,
 ) -> Result<ResumedClaim> {
-    let taken = match lease::resume(&*vault.store, name, asker, after)? {
+    let taken = match lease::resume(&*vault.store, name, claimant, after)? {
         lease::ResumedLease::Mine(claim) => {
             let held = Arc::new(HeldClaim { claim, vault, address: address.clone() });
-            hold(&held, asker.action, cause, vaults, ctx)?
+            hold(&held, claimant.action, cause, vaults, ctx)?
         }
         lease::ResumedLease::Done(served) => return before(served, &*vault.store, address).map(ResumedClaim::Before),
         lease::ResumedLease::GivenUp => return Ok(ResumedClaim::GivenUp),
@@ -255,11 +259,11 @@ pub fn resume(
 /// Fails if the run has lost the claims of all events that it serves. An event without a claim is served by nobody else.
 ///
 /// # Errors
-/// Like [`HeldClaim::check`].
+/// Like [`HeldClaim::check_may_commit`].
 pub fn check_any(held: &[Arc<HeldClaim>]) -> Result<()> {
     let mut lost = Ok(());
     for held in held {
-        lost = held.check();
+        lost = held.check_may_commit();
         if lost.is_ok() {
             break;
         }
@@ -273,11 +277,17 @@ impl HeldClaim {
     ///
     /// # Errors
     /// Like [`take`]; a vault that does not open.
-    pub fn again(&self, asker: &Claimant, cause: &Origin, vaults: &VaultPool, ctx: &Context) -> Result<ClaimAttempt> {
+    pub fn reacquire(
+        &self,
+        claimant: &Claimant,
+        cause: &Origin,
+        vaults: &VaultPool,
+        ctx: &Context,
+    ) -> Result<ClaimAttempt> {
         let take = || {
             let vault = vaults.store(&self.address).and_then(Vault::open)?;
-            match acquire_in(vault, &self.address, asker)? {
-                Ok(held) => hold(&held, asker.action, cause, vaults, ctx),
+            match acquire_in(vault, &self.address, claimant)? {
+                Ok(held) => hold(&held, claimant.action, cause, vaults, ctx),
                 Err(other) => Ok(ClaimAttempt::Not(other)),
             }
         };
@@ -285,7 +295,7 @@ impl HeldClaim {
             ClaimAttempt::Held(held) => held,
             other => return Ok(other),
         };
-        match held.renew(asker, vaults)? {
+        match held.renew(claimant, vaults)? {
             Some(renewed) => Ok(ClaimAttempt::Held(Arc::new(renewed))),
             // Another run was faster just now.
             None => take(),
@@ -296,9 +306,9 @@ impl HeldClaim {
     ///
     /// # Errors
     /// A vault that does not open; a store that fails.
-    pub fn renew(&self, asker: &Claimant, vaults: &VaultPool) -> Result<Option<HeldClaim>> {
+    pub fn renew(&self, claimant: &Claimant, vaults: &VaultPool) -> Result<Option<HeldClaim>> {
         let vault = vaults.store(&self.address).and_then(Vault::open)?;
-        let claim = self.claim.renew(&*vault.store, asker)?;
+        let claim = self.claim.renew(&*vault.store, claimant)?;
         Ok(claim.map(|claim| HeldClaim { claim, vault, address: self.address.clone() }))
     }
 
@@ -318,10 +328,10 @@ impl HeldClaim {
     }
 
     /// Marks the event as served if one of the runs before committed for it.
-    fn committed(&self, cause: &Origin, ctx: &Context) -> Result<Option<DoneRecord>> {
+    fn mark_done_if_committed(&self, cause: &Origin, ctx: &Context) -> Result<Option<DoneRecord>> {
         let found = recover::report(&self.vault, self.claim.earlier(), self.claim.run(), cause)?;
         let Some(RecoveredReport { object, new }) = found else { return Ok(None) };
-        let served = self.claim.done(self.store(), &object)?;
+        let served = self.claim.mark_done(self.store(), &object)?;
         if let Some((report, reason)) = new {
             cause.notify.tell(&report, Some(reason), ctx);
         }
@@ -329,15 +339,15 @@ impl HeldClaim {
     }
 
     /// Marks the event as served if a report says that one of the runs before did.
-    fn reported(&self, found: Option<String>) -> Result<Option<DoneRecord>> {
-        found.map(|object| self.claim.done(self.store(), &object)).transpose()
+    fn mark_done_by_report(&self, found: Option<String>) -> Result<Option<DoneRecord>> {
+        found.map(|object| self.claim.mark_done(self.store(), &object)).transpose()
     }
 
     /// How far its run is, when another process does the run.
     ///
     /// # Errors
     /// A store that fails; a `done.json` that is damaged.
-    pub fn standing(&self) -> Result<ClaimStatus> {
+    pub fn status(&self) -> Result<ClaimStatus> {
         Ok(match lease::observe(self.store(), &self.claim)? {
             LeaseProgress::Running => ClaimStatus::Running,
             LeaseProgress::Failed => ClaimStatus::Failed,
@@ -349,8 +359,8 @@ impl HeldClaim {
     /// Notes that its run will not be done: another may follow at once. A failure is logged as a warning.
     pub fn give_up(&self, vaults: &VaultPool, ctx: &Context) {
         let failed = match vaults.stopped() {
-            true => vaults.store_for_last_words(&self.address).and_then(|store| self.claim.failed(&*store)),
-            false => self.claim.failed(self.store()),
+            true => vaults.store_for_last_words(&self.address).and_then(|store| self.claim.mark_failed(&*store)),
+            false => self.claim.mark_failed(self.store()),
         };
         if let Err(why) = failed {
             ctx.monitor.warn(&format!("the run's claim could not be marked as failed: {}", why.what()));
@@ -361,22 +371,22 @@ impl HeldClaim {
     ///
     /// # Errors
     /// The run has taken longer than it may; another run has taken over; a store that fails.
-    pub fn check(&self) -> Result<()> {
+    pub fn check_may_commit(&self) -> Result<()> {
         let no = |why: String| Error::failed("commit the snapshot", why);
         if self.claim.age() >= self.claim.timeout() {
             let limit = self.claim.timeout().as_secs();
             return Err(no(format!("the run has taken longer than its limit of {limit} s")).code(Code::Stopped));
         }
-        if self.claim.superseded(&*self.vault.store)? {
+        if self.claim.is_superseded(&*self.vault.store)? {
             return Err(no("another run has taken over what this one was to do".into()));
         }
         Ok(())
     }
 
     /// The check that a backup makes before it commits.
-    pub fn gate(self: &Arc<Self>) -> BeforeCommit {
+    pub fn before_commit(self: &Arc<Self>) -> BeforeCommit {
         let held = self.clone();
-        BeforeCommit::new(move || held.check())
+        BeforeCommit::new(move || held.check_may_commit())
     }
 }
 

@@ -10,7 +10,7 @@
 //!
 //! All are created once and never changed, so the store decides every race: whoever creates `<n>.json` holds the claim. The next
 //! n may be created when the one before is marked failed or older than the time limit of a run, by the store's clock. Before it
-//! commits, a run asks whether it is [superseded](Claim::superseded). The store only has to create, get and list.
+//! commits, a run asks whether it is [superseded](Claim::is_superseded). The store only has to create, get and list.
 
 use std::time::{Duration, Instant};
 
@@ -157,8 +157,8 @@ pub fn find_served(store: &dyn Store, identity: &str) -> Result<Option<DoneRecor
 ///
 /// # Errors
 /// A store that fails; a `done.json` that is damaged.
-pub fn acquire(store: &dyn Store, asker: &Claimant) -> Result<LeaseState> {
-    let (identity, attempt) = match &asker.identity {
+pub fn acquire(store: &dyn Store, claimant: &Claimant) -> Result<LeaseState> {
+    let (identity, attempt) = match &claimant.identity {
         ClaimIdentity::Event(identity) => (identity.clone(), None),
         ClaimIdentity::Execution(execution) => (execution.identity(store)?, Some(execution.attempt)),
     };
@@ -173,29 +173,29 @@ pub fn acquire(store: &dyn Store, asker: &Claimant) -> Result<LeaseState> {
         }
         let last = seen.claims.last().copied();
         let claim = |n, age| -> Result<Claim> {
-            let (folder, timeout) = (folder.clone(), asker.timeout);
+            let (folder, timeout) = (folder.clone(), claimant.timeout);
             let earlier = earlier(store, &folder, &seen, |claim| claim < n)?;
-            Ok(Claim { folder, n, run: asker.run, age, since, timeout, earlier })
+            Ok(Claim { folder, n, run: claimant.run, age, since, timeout, earlier })
         };
         if let Some(n) = last.filter(|n| !seen.failed.contains(n))
             && let Some(body) = read_claim(store, &folder, n)?
         {
-            if body.run == asker.run {
+            if body.run == claimant.run {
                 return claim(n, age(&body, now)).map(LeaseState::Mine);
             }
             let ended = body.attempt.zip(attempt).is_some_and(|(theirs, ours)| theirs < ours);
-            if let Some(running) = running(&body, now, asker.timeout).filter(|_| !ended) {
+            if let Some(running) = running(&body, now, claimant.timeout).filter(|_| !ended) {
                 return Ok(running);
             }
         }
         let n = last.unwrap_or(0).checked_add(1).ok_or_else(|| {
             Error::damage(format!("enter a claim in {folder}"), "the claim there has the greatest possible number")
         })?;
-        let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
-        let body = ClaimRecord { identity, run: asker.run, started: now, host, attempt, promise };
+        let (identity, host, promise) = (identity.clone(), claimant.host.clone(), claimant.promise.as_deref().cloned());
+        let body = ClaimRecord { identity, run: claimant.run, started: now, host, attempt, promise };
         // All that may fail comes first: a claim that is entered and not held keeps others from the event.
         let claim = claim(n, Duration::ZERO)?;
-        if !create(store, &format!("{folder}{n}.json"), &body, asker.run)? {
+        if !create(store, &format!("{folder}{n}.json"), &body, claimant.run)? {
             continue;
         }
         // The run before may have ended well after the folder was listed.
@@ -203,7 +203,7 @@ pub fn acquire(store: &dyn Store, asker: &Claimant) -> Result<LeaseState> {
             Ok(None) => return Ok(LeaseState::Mine(claim)),
             Ok(Some(served)) => return Ok(LeaseState::Done(served)),
             Err(why) => {
-                if let Err(why) = claim.failed(store) {
+                if let Err(why) = claim.mark_failed(store) {
                     tracing::warn!("the claim {} is not given up: {}", claim.name(), why.what());
                 }
                 return Err(why);
@@ -259,7 +259,7 @@ pub fn identity(store: &dyn Store, name: &ClaimName) -> Result<ClaimIdentity> {
 ///
 /// # Errors
 /// A store that fails; no claim that can be read; a `done.json` that is damaged.
-pub fn resume(store: &dyn Store, name: &ClaimName, asker: &Claimant, after: bool) -> Result<ResumedLease> {
+pub fn resume(store: &dyn Store, name: &ClaimName, claimant: &Claimant, after: bool) -> Result<ResumedLease> {
     let since = Instant::now();
     let now = now(store)?;
     let folder = name.folder();
@@ -270,11 +270,11 @@ pub fn resume(store: &dyn Store, name: &ClaimName, asker: &Claimant, after: bool
     let last = seen.claims.last().copied().unwrap_or(name.number());
     let body = read_claim(store, &folder, last)?;
     let body = body.ok_or_else(|| Error::damage(format!("go on with the claim {name}"), "it cannot be read"))?;
-    if body.run != asker.run {
+    if body.run != claimant.run {
         return Ok(ResumedLease::Taken(body.run));
     }
     if !seen.failed.contains(&last) {
-        let (run, age, timeout) = (asker.run, age(&body, now), asker.timeout);
+        let (run, age, timeout) = (claimant.run, age(&body, now), claimant.timeout);
         // This run's own claims, too: an attempt before this one may have committed.
         let earlier = earlier(store, &folder, &seen, |_| true)?;
         return Ok(ResumedLease::Mine(Claim { folder, n: last, run, age, since, timeout, earlier }));
@@ -282,7 +282,7 @@ pub fn resume(store: &dyn Store, name: &ClaimName, asker: &Claimant, after: bool
     if !after {
         return Ok(ResumedLease::GivenUp);
     }
-    Ok(match acquire(store, asker)? {
+    Ok(match acquire(store, claimant)? {
         LeaseState::Mine(claim) => ResumedLease::Mine(claim),
         LeaseState::Running { run, .. } => ResumedLease::Taken(run),
         LeaseState::Done(served) => ResumedLease::Done(served),
@@ -343,7 +343,7 @@ impl Claim {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn superseded(&self, store: &dyn Store) -> Result<bool> {
+    pub fn is_superseded(&self, store: &dyn Store) -> Result<bool> {
         let seen = ClaimFolder::of(store, &self.folder)?;
         Ok(seen.done || seen.claims.last().is_some_and(|last| *last > self.n))
     }
@@ -352,7 +352,7 @@ impl Claim {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn failed(&self, store: &dyn Store) -> Result<()> {
+    pub fn mark_failed(&self, store: &dyn Store) -> Result<()> {
         let name = format!("{}{}.failed.json", self.folder, self.n);
         // Nobody else writes this object: if it is there, it says the same.
         create(store, &name, &ClaimMark { run: self.run }, self.run).map(drop)
@@ -363,7 +363,7 @@ impl Claim {
     ///
     /// # Errors
     /// A store that fails; a `done.json` that is damaged.
-    pub fn done(&self, store: &dyn Store, report: &str) -> Result<DoneRecord> {
+    pub fn mark_done(&self, store: &dyn Store, report: &str) -> Result<DoneRecord> {
         let ours = DoneRecord { run: self.run, report: report.to_owned() };
         match create(store, &done_json(&self.folder), &ours, self.run)? {
             true => Ok(ours),

@@ -19,10 +19,10 @@ impl Claim {
     ///
     /// # Errors
     /// A store that fails. The claim stands as before.
-    pub fn renew(&self, store: &dyn Store, asker: &Claimant) -> Result<Option<Claim>> {
-        let ClaimIdentity::Event(identity) = &asker.identity else { return Ok(None) };
+    pub fn renew(&self, store: &dyn Store, claimant: &Claimant) -> Result<Option<Claim>> {
+        let ClaimIdentity::Event(identity) = &claimant.identity else { return Ok(None) };
         let (since, n) = (Instant::now(), self.n.saturating_add(1));
-        let (identity, host, promise) = (identity.clone(), asker.host.clone(), asker.promise.as_deref().cloned());
+        let (identity, host, promise) = (identity.clone(), claimant.host.clone(), claimant.promise.as_deref().cloned());
         let body = ClaimRecord { identity, run: self.run, started: now(store)?, host, attempt: None, promise };
         let (folder, earlier) = (self.folder.clone(), self.earlier.clone());
         let claim = Claim { folder, n, run: self.run, age: Duration::ZERO, since, timeout: self.timeout, earlier };

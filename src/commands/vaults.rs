@@ -68,11 +68,11 @@ impl Commands<'_> {
         let ran = match Claimant::task(run, job.action(), &cause).filter(|_| backs_up) {
             None => {
                 let ran = job::run(run, &job, cause, self.0, ctx);
-                ran.tell(ctx);
+                ran.notify(ctx);
                 ran
             }
             Some(asker) => {
-                let work = |before| job::run(run, &job.clone().asking(before), cause.clone(), self.0, ctx);
+                let work = |before| job::run(run, &job.clone().with_before_commit(before), cause.clone(), self.0, ctx);
                 match once(self.0, &asker, &cause, ctx, work)? {
                     EventOutcome::Now(ran) => *ran,
                     EventOutcome::Before(before) => return served_before(&before, exit_zero_on, console),
@@ -170,7 +170,7 @@ impl Commands<'_> {
         if let Some(why) = ran.error.as_ref().filter(|why| why.kind() == Kind::Unneeded) {
             return Ok(not_restored(why.why(), console));
         }
-        let done = ran.done()?;
+        let done = ran.into_output()?;
         match &done {
             JobOutput::Backup(done) => {
                 view::not_good(&done.taken).iter().chain(&view::not_held(done)).for_each(|l| tracing::error!("{l}"));

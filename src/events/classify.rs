@@ -22,16 +22,16 @@ const MAX_WORD: usize = 512;
 ///
 /// # Errors
 /// The data is not JSON, and only JSON could say what is meant.
-pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Result<EventDecision, Unreadable> {
-    let identity = said.identity.as_ref().map(ToString::to_string);
+pub fn classify_event(decoded: DecodedEvent, hint: PathHint, scheduled: bool) -> Result<EventDecision, Unreadable> {
+    let identity = decoded.identity.as_ref().map(ToString::to_string);
     let refused = |why: String| Ok(EventDecision::Refused(why, identity.clone()));
-    let shown = said.kind.as_ref().map(|kind| crate::text::one_line(kind, MAX_WORD));
-    let kind = match said.kind.as_deref() {
+    let shown = decoded.kind.as_ref().map(|kind| crate::text::one_line(kind, MAX_WORD));
+    let kind = match decoded.kind.as_deref() {
         Some(BACKUP_REQUESTED) => Some((Action::Backup, false)),
         Some(CRITICAL) => Some((Action::Backup, true)),
         Some(RESTORE_REQUESTED) => Some((Action::Restore, false)),
         Some(VERIFY_REQUESTED) => Some((Action::Verify, false)),
-        Some(kind) if kind.starts_with("dev.lastgood.") || door == PathHint::Any && kind.starts_with("google.") => {
+        Some(kind) if kind.starts_with("dev.lastgood.") || hint == PathHint::Any && kind.starts_with("google.") => {
             return Ok(EventDecision::Ignored(format!(
                 "an event of the type {} asks for nothing",
                 crate::text::one_line(kind, 100)
@@ -39,12 +39,12 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
         }
         _ => None,
     };
-    let trouble = match said.about {
+    let trouble = match decoded.about {
         Significance::Nothing(why) if !scheduled => return Ok(EventDecision::Ignored(why)),
         Significance::Trouble(what) => Some(what),
         Significance::Anything | Significance::Nothing(_) => None,
     };
-    let (fields, text, not_json) = match said.content {
+    let (fields, text, not_json) = match decoded.content {
         EventData::Fields(fields) => (fields, None, None),
         EventData::Text(text) => (Map::new(), Some(text), None),
         EventData::NotJson(text, why) => (Map::new(), Some(text), Some(why)),
@@ -53,13 +53,13 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
     if !scheduled && tells_of_a_run(&fields) {
         return Ok(EventDecision::Ignored("a report of how a run ended asks for nothing".into()));
     }
-    let mut words = UnclaimedFields { attributes: said.attributes, fields };
+    let mut words = UnclaimedFields { attributes: decoded.attributes, fields };
 
     let severity = words.take("severity").map(|severity| crate::text::one_line(severity.trim(), MAX_WORD));
     let service = words.take("service").map(|service| crate::text::one_line(&service, MAX_WORD));
     let message = words.take("message").or(text).map(|message| crate::text::one_line(&message, MAX_MESSAGE));
     let gravity = severity.as_deref().map_or(Severity::Unknown, Severity::of);
-    let critical = kind.map_or(door == PathHint::Critical, |(_, critical)| critical) || gravity == Severity::Serious;
+    let critical = kind.map_or(hint == PathHint::Critical, |(_, critical)| critical) || gravity == Severity::Serious;
 
     let named = match words.action() {
         Ok(named) => named,
@@ -67,7 +67,7 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
         Err(_) if critical => None,
         Err(why) => return refused(why),
     };
-    let by_path = match door {
+    let by_path = match hint {
         PathHint::Any => None,
         PathHint::Backup | PathHint::Critical => Some(Action::Backup),
         PathHint::Restore => Some(Action::Restore),
@@ -85,7 +85,7 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
             return refused(format!("nothing says what it asks for{taken}"));
         }
     };
-    let unread = said.unread;
+    let unread = decoded.unread;
     if let Some(why) = not_json.or(unread.clone()).filter(|_| action != Action::Backup) {
         return Err(why);
     }
@@ -114,8 +114,8 @@ pub fn classify_event(said: DecodedEvent, door: PathHint, scheduled: bool) -> Re
     let attached = labels::fit(about.chain(free.iter().cloned()), left_out);
     let event = Event {
         identity,
-        kind: Some(shown.unwrap_or_else(|| said.carrier.to_owned())),
-        time: said.time,
+        kind: Some(shown.unwrap_or_else(|| decoded.carrier.to_owned())),
+        time: decoded.time,
         severity,
         message,
         service,
@@ -192,11 +192,11 @@ impl UnclaimedFields {
 
     /// Takes the reason, if it is one. Other words stay and become a label.
     fn reason(&mut self) -> Option<BackupReason> {
-        let said = match self.fields.get("reason") {
+        let given = match self.fields.get("reason") {
             None | Some(Value::Null) => self.attributes.get("reason").map(String::as_str),
             Some(value) => value.as_str(),
         };
-        let reason = match said? {
+        let reason = match given? {
             "manual" => BackupReason::Manual,
             "schedule" => BackupReason::Schedule,
             "critical" => BackupReason::Critical,

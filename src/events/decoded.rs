@@ -117,7 +117,7 @@ pub enum PathHint {
 
 impl PathHint {
     /// The hint of a path, with or without a query and a slash at its end. `None` if no events are taken there.
-    pub(super) fn at(path: &str) -> Option<Self> {
+    pub(super) fn for_path(path: &str) -> Option<Self> {
         let path = path.split(['?', '#']).next().unwrap_or_default();
         match path.strip_suffix('/').unwrap_or(path) {
             "" | "/events" => Some(PathHint::Any),

@@ -82,12 +82,12 @@ pub fn read(method: &str, path: &str, headers: &HeaderMap, body: &[u8]) -> Resul
     if method != "POST" {
         return Err(Unreadable::new("the request", "events are sent with POST"));
     }
-    let Some(door) = PathHint::at(path) else {
+    let Some(hint) = PathHint::for_path(path) else {
         return Ok(EventDecision::Refused("this path takes no events".into(), None));
     };
-    read_at(door, headers, body).or_else(|why| {
+    read_at(hint, headers, body).or_else(|why| {
         let critical =
-            door == PathHint::Critical || says_critical(headers) || door == PathHint::Any && is_critical_body(body);
+            hint == PathHint::Critical || says_critical(headers) || hint == PathHint::Any && is_critical_body(body);
         as_critical(critical, body, why)
     })
 }
@@ -110,13 +110,13 @@ fn as_critical(critical: bool, body: &[u8], why: Unreadable) -> Result<EventDeci
     }
 }
 
-fn read_at(door: PathHint, headers: &HeaderMap, body: &[u8]) -> Result<EventDecision, Unreadable> {
+fn read_at(hint: PathHint, headers: &HeaderMap, body: &[u8]) -> Result<EventDecision, Unreadable> {
     let schedule = Schedule::of(headers)?;
     let media = match headers.get(http::header::CONTENT_TYPE) {
         Some(value) => content::media(&content::header("Content-Type", value)?),
         None => String::new(),
     };
-    let mut said = if content::is_cloud_event(&media) {
+    let mut event = if content::is_cloud_event(&media) {
         crate::events::envelope::envelope(&media, body, "the body", 0)?
     } else if pubsub::is_unwrapped(headers) {
         pubsub::unwrapped(headers, body)?
@@ -127,11 +127,11 @@ fn read_at(door: PathHint, headers: &HeaderMap, body: &[u8]) -> Result<EventDeci
     };
     let scheduled = schedule.is_some();
     if let Some(schedule) = schedule {
-        said.carrier = "Cloud Scheduler job";
-        said.time = schedule.time.or(said.time);
-        said.identity = schedule.identity;
+        event.carrier = "Cloud Scheduler job";
+        event.time = schedule.time.or(event.time);
+        event.identity = schedule.identity;
     }
-    classify::classify_event(said, door, scheduled)
+    classify::classify_event(event, hint, scheduled)
 }
 
 /// Whether the sender of a request would send it again if it were not served: a system that delivers events does, and somebody's
@@ -160,7 +160,7 @@ pub fn read_message(
 ) -> Result<EventDecision, Unreadable> {
     let envelope = pubsub::Envelope { subscription, id: message_id, time: publish_time, unread: None };
     let asked = pubsub::message(data, attributes.clone(), &envelope, 0);
-    let asked = asked.and_then(|said| classify::classify_event(said, PathHint::Any, false));
+    let asked = asked.and_then(|event| classify::classify_event(event, PathHint::Any, false));
     asked.or_else(|why| as_critical(is_critical(attributes), data, why))
 }
 

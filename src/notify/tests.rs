@@ -215,7 +215,7 @@ fn a_result_that_comes_back_starts_no_run() {
             ignored(read("POST", path, &HeaderMap::new(), &webhook), "posted by the webhook");
         }
     }
-    // An app's own words are no report.
+    // An app's own words are not taken for a report.
     let own = br#"{"action":"backup","run":"7","result":"bad","text":"x","event":{"type":"order.failed"}}"#;
     assert!(matches!(read("POST", "/", &HeaderMap::new(), own), Ok(EventDecision::Run(_))));
 }

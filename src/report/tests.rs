@@ -9,7 +9,7 @@ fn names_of_runs_say_what_they_were_for_and_how_they_ended() {
         format!("20261129T100000Z-{}.json", id(1)),
         format!("20261129T100001Z-{}-backup-complete.json", id(2)),
         format!("20261129T100002Z-{}-backup-{}.json", id(3), Outcome::IncompleteCopies),
-        // Of a later program.
+        // A later program may have written this name.
         format!("20261129T100003Z-{}-prune-done-today.json", id(4)),
         "20261129T100004Z.json".into(),
         format!("20261129-{}.json", id(5)),

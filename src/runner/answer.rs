@@ -62,7 +62,7 @@ pub struct Ticket {
 impl Ticket {
     /// Waits for the answer.
     pub async fn answer(self) -> Arc<Answer> {
-        self.answer.await.unwrap_or_else(|_| Arc::new(Answer::ends()))
+        self.answer.await.unwrap_or_else(|_| Arc::new(Answer::shutting_down()))
     }
 
     /// Waits for the answer, for at most `limit`: what is left of the time that a request may take where a job does the runs. The
@@ -89,7 +89,7 @@ impl From<idempotent::EventOutcome> for Answer {
                 Answer::Before(before.report.unwrap_or_else(|| EncodedReport::bare(before.run)))
             }
             idempotent::EventOutcome::Elsewhere { retry_after, .. } => Answer::Elsewhere(retry_after),
-            idempotent::EventOutcome::Now(ran) => Answer::of(&ran),
+            idempotent::EventOutcome::Now(ran) => Answer::from_job(&ran),
         }
     }
 }
@@ -114,12 +114,12 @@ impl Answer {
     }
 
     /// The answer that a finished run gives.
-    pub(super) fn of(ran: &FinishedJob) -> Self {
-        Answer::of_report(&ran.report)
+    pub(super) fn from_job(ran: &FinishedJob) -> Self {
+        Answer::from_report(&ran.report)
     }
 
     /// The answer that a run with this report gives.
-    pub(super) fn of_report(report: &Report) -> Self {
+    pub(super) fn from_report(report: &Report) -> Self {
         Answer::done((report.result, report.action), EncodedReport::of(report))
     }
 
@@ -141,7 +141,7 @@ impl Answer {
     }
 
     /// The answer to a request that would share a run with more than the run can take.
-    pub(super) fn no_room() -> Self {
+    pub(super) fn run_is_full() -> Self {
         Answer::Later("the run that it would share is full".into(), Duration::from_secs(10))
     }
 
@@ -152,7 +152,7 @@ impl Answer {
     }
 
     /// The answer of a service that is told to stop.
-    pub(super) fn ends() -> Self {
+    pub(super) fn shutting_down() -> Self {
         Answer::Later("the service ends".into(), Duration::from_secs(10))
     }
 }
@@ -195,7 +195,7 @@ mod tests {
         {
             let report = sample::report(action, result);
             let stored = EncodedReport::read(report.encode().unwrap()).unwrap();
-            let Answer::Done { retry, .. } = Answer::of_report(&report) else { panic!("{report:?}") };
+            let Answer::Done { retry, .. } = Answer::from_report(&report) else { panic!("{report:?}") };
             assert_eq!((stored.retry(), stored.ended()), (retry, Some((result, action))));
             let Some(Answer::Done { retry: again, .. }) = Answer::read(stored) else { panic!("{report:?}") };
             assert_eq!(again, retry, "{action:?} {result:?}");

@@ -107,13 +107,13 @@ impl Queue {
     /// each; they keep nothing else out, such as a backup by hand, which takes them all along.
     pub fn is_full(&self, request: &RunRequest, promise: &PromiseState) -> bool {
         let is_long = is_critical(request) && !matches!(promise, PromiseState::None);
-        let long = self.long();
+        let long = self.promised_critical();
         let others = self.waiting.len() - long;
         (if is_long { long } else { others }) >= WAITING
     }
 
     /// How many critical events wait that were promised a run, or are about to be.
-    pub fn long(&self) -> usize {
+    pub fn promised_critical(&self) -> usize {
         let is_long =
             |waiting: &&QueuedRequest| waiting.is_critical() && !matches!(waiting.promise, PromiseState::None);
         self.waiting.iter().filter(is_long).count()
@@ -122,7 +122,7 @@ impl Queue {
     /// The run that a request of this kind would share. All backups that wait share one, as long as its report has room for what
     /// asks for them. The exception is a run that is due and waits only for claims: else one promise after the other would keep
     /// it from beginning. Requests of other kinds share no run.
-    pub fn shared(&self, action: Action, bytes: usize) -> Option<RunId> {
+    pub fn run_to_share(&self, action: Action, bytes: usize) -> Option<RunId> {
         let open = |waiting: &&QueuedRequest| is_backup(waiting) && self.claiming != Some(waiting.run);
         let mut runs: Vec<(RunId, usize)> = Vec::new();
         for waiting in self.waiting.iter().filter(open) {
@@ -157,7 +157,7 @@ impl Queue {
 
     /// The identity of an event that waits and has not been looked up yet, to see whether it is served already; it counts as
     /// looked up from now on. Requests with a claim are left out, as the claim itself will tell.
-    pub fn unlooked(&mut self) -> Option<String> {
+    pub fn next_unlooked(&mut self) -> Option<String> {
         let identity = |waiting: &QueuedRequest| waiting.request.event.identity.clone();
         let unclaimed = |waiting: &&QueuedRequest| !waiting.looked && matches!(waiting.promise, PromiseState::None);
         let found = self.waiting.iter().filter(unclaimed).find_map(identity)?;
@@ -187,7 +187,7 @@ impl Queue {
 
     /// Takes all requests by an event of this identity off the queue, except one that is being claimed, as its claim gives the
     /// answer.
-    pub fn take(&mut self, identity: &str) -> Vec<QueuedRequest> {
+    pub fn take_by_identity(&mut self, identity: &str) -> Vec<QueuedRequest> {
         let is = |waiting: &QueuedRequest| {
             !waiting.is_claiming() && waiting.request.event.identity.as_deref() == Some(identity)
         };
@@ -197,14 +197,14 @@ impl Queue {
     }
 
     /// Forgets that a run began, since nothing was run: others serve the events or did.
-    pub fn not_run(&mut self, run: RunId) {
+    pub fn forget_run(&mut self, run: RunId) {
         self.critical.retain(|begun| begun.run != run);
     }
 
     /// Notes that a run took no snapshot: it no longer counts among the runs that are limited, so that a failure that passes does
     /// not keep later events from being served. Further events wait for the window all the same, so that what fails at once is
     /// not run again for each. Not to be called for a run for events that may themselves tell of runs that failed.
-    pub fn failed(&mut self, run: RunId) {
+    pub fn uncount(&mut self, run: RunId) {
         self.critical.iter_mut().filter(|begun| begun.run == run).for_each(|begun| begun.counts = false);
     }
 

@@ -45,13 +45,13 @@ pub enum WorkerOutcome {
 /// # Errors
 /// No vault has the dispatch request; it is damaged or of another version; a store fails.
 pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -> Result<WorkerOutcome> {
-    let (vault, address, order) = find(name, vaults)?;
+    let (vault, address, dispatch_request) = find(name, vaults)?;
     let execution = Execution::of(&rules.place);
     let by = match &execution {
         Some(execution) => format!("{}/{}", execution.name, execution.task),
         None => job::new_run(ctx)?.to_string(),
     };
-    let taker = TakenBy { run: order.run, by };
+    let taker = TakenBy { run: dispatch_request.run, by };
     if let Some(other) = taker.take(&*vault.store, name)? {
         return Ok(WorkerOutcome::Nothing(format!(
             "{} has taken the dispatch request",
@@ -59,15 +59,15 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
         )));
     }
     let cause = Origin {
-        way: order.way,
-        events: order.events.clone(),
+        way: dispatch_request.way,
+        events: dispatch_request.events.clone(),
         place: rules.place.clone(),
         notify: rules.notify.clone(),
     };
     let after = execution.is_some_and(|execution| execution.attempt > 0);
     let mut found = ResumedClaims::default();
-    for name in &order.claims {
-        match resume(name, &order, &address, (rules, &cause, after), vaults, ctx) {
+    for name in &dispatch_request.claims {
+        match resume(name, &dispatch_request, &address, (rules, &cause, after), vaults, ctx) {
             Ok(ResumedClaim::Held(held)) if held.claim().age() < held.claim().timeout() => found.held.push(held),
             Ok(ResumedClaim::Held(_)) => found.nothing.push("the run's time limit is over".into()),
             Ok(ResumedClaim::Before(before)) => _ = found.before.get_or_insert(before),
@@ -89,7 +89,7 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
     found.nothing.iter().for_each(|why| ctx.monitor.warn(why));
     match found {
         ResumedClaims { held, .. } if !held.is_empty() => {
-            Ok(WorkerOutcome::Ran(Box::new(carry_out(&order, held, cause, rules, vaults, ctx))))
+            Ok(WorkerOutcome::Ran(Box::new(carry_out(&dispatch_request, held, cause, rules, vaults, ctx))))
         }
         ResumedClaims { before: Some(before), .. } => Ok(WorkerOutcome::Before(before)),
         ResumedClaims { damaged: Some(why), .. } => Err(why),
@@ -110,9 +110,11 @@ struct ResumedClaims {
 fn find(name: &ClaimName, vaults: &VaultPool) -> Result<(Vault, Address, DispatchRequest)> {
     let mut failed = None;
     for address in vaults.addresses() {
-        let read = |vault: Vault| Ok(DispatchRequest::read(&*vault.store, name)?.map(|order| (vault, order)));
+        let read = |vault: Vault| {
+            Ok(DispatchRequest::read(&*vault.store, name)?.map(|dispatch_request| (vault, dispatch_request)))
+        };
         match vaults.store(address).and_then(Vault::open).and_then(read) {
-            Ok(Some((vault, order))) => return Ok((vault, address.clone(), order)),
+            Ok(Some((vault, dispatch_request))) => return Ok((vault, address.clone(), dispatch_request)),
             Ok(None) => {}
             Err(why) => _ = failed.get_or_insert(why),
         }
@@ -126,7 +128,7 @@ fn find(name: &ClaimName, vaults: &VaultPool) -> Result<(Vault, Address, Dispatc
 
 fn resume(
     name: &ClaimName,
-    order: &DispatchRequest,
+    dispatch_request: &DispatchRequest,
     address: &Address,
     (rules, cause, after): (&Rules, &Origin, bool),
     vaults: &VaultPool,
@@ -134,14 +136,15 @@ fn resume(
 ) -> Result<ResumedClaim> {
     let vault = vaults.store(address).and_then(Vault::open)?;
     let identity: ClaimIdentity = lease::identity(&*vault.store, name)?;
-    let (action, run, host, timeout) = (order.action, order.run, rules.place.host.clone(), order.timeout());
-    let asker = Claimant { identity, action, run, host, timeout, promise: None };
-    idempotent::resume(name, vault, address, &asker, (cause, after), vaults, ctx)
+    let (action, run, host, timeout) =
+        (dispatch_request.action, dispatch_request.run, rules.place.host.clone(), dispatch_request.timeout());
+    let claimant = Claimant { identity, action, run, host, timeout, promise: None };
+    idempotent::resume(name, vault, address, &claimant, (cause, after), vaults, ctx)
 }
 
 /// Does the run within its time limit, and settles its claims.
 fn carry_out(
-    order: &DispatchRequest,
+    dispatch_request: &DispatchRequest,
     held: Vec<Arc<HeldClaim>>,
     cause: Origin,
     rules: &Rules,
@@ -152,28 +155,32 @@ fn carry_out(
     let deadline = Instant::now() + left.unwrap_or_default();
     let gate = held.clone();
     let request = RunRequest {
-        action: order.action,
-        reason: order.reason,
-        labels: labels::fit(order.labels.clone(), 0),
-        snapshot: order.snapshot.clone(),
+        action: dispatch_request.action,
+        reason: dispatch_request.reason,
+        labels: labels::fit(dispatch_request.labels.clone(), 0),
+        snapshot: dispatch_request.snapshot.clone(),
         // A restore is always asked for by a single event.
-        event: order.events.first().cloned().unwrap_or_default(),
+        event: dispatch_request.events.first().cloned().unwrap_or_default(),
     };
     let job = rules.job(&request, Some(BeforeCommit::new(move || idempotent::check_any(&gate))));
     deadline::with_deadline(deadline, ctx.stop, |over| {
         let ctx = &Context { stop: over, ..*ctx };
         let ran = match rules.refusal_error(&request) {
-            None => job::run(order.run, &job, cause, vaults, ctx),
+            None => job::run(dispatch_request.run, &job, cause, vaults, ctx),
             Some(why) => {
                 let why =
                     why.hint("What the service allows, the job has to allow, too: deploy both with the same flags.");
-                job::not_run(order.run, &job, cause, why, vaults, ctx)
+                job::not_run(dispatch_request.run, &job, cause, why, vaults, ctx)
             }
         };
         if Instant::now() >= deadline {
-            tracing::error!("the run {} took longer than {} s", order.run, order.timeout().as_secs());
+            tracing::error!(
+                "the run {} took longer than {} s",
+                dispatch_request.run,
+                dispatch_request.timeout().as_secs()
+            );
         }
-        let close = |held: &Arc<HeldClaim>| held.close(&ran, vaults, ctx).other.is_some();
+        let close = |held: &Arc<HeldClaim>| held.record_end(&ran, vaults, ctx).other.is_some();
         let closed = map_ordered(&held, idempotent::AT_ONCE, close, |held, other| {
             if other {
                 ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));
@@ -183,7 +190,7 @@ fn carry_out(
         if let Err(why) = closed {
             ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
         }
-        ran.tell(ctx);
+        ran.notify(ctx);
         ran
     })
 }

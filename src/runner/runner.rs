@@ -51,12 +51,12 @@ struct RunnerState {
     known: HashMap<RunId, RunProgress>,
     /// Bytes of the reports in `known`.
     bytes: usize,
-    order: VecDeque<RunId>,
+    oldest_first: VecDeque<RunId>,
     running: Option<RunId>,
-    away: RemoteRuns,
+    remote: RemoteRuns,
     last: Option<LastRun>,
     last_backup: Option<LastRun>,
-    owed: Obligations,
+    obligations: Obligations,
     closed: bool,
 }
 
@@ -69,7 +69,7 @@ pub struct Runner {
     stop: Arc<AtomicBool>,
     state: Mutex<RunnerState>,
     changed: Condvar,
-    tally: Mutex<RunStats>,
+    stats: Mutex<RunStats>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -82,11 +82,11 @@ impl RunnerState {
         self.bytes += progress.bytes();
         match self.known.insert(run, progress) {
             Some(old) => self.bytes -= old.bytes(),
-            None => self.order.push_back(run),
+            None => self.oldest_first.push_back(run),
         }
-        while self.order.len() > KEPT || self.bytes > KEPT_BYTES {
+        while self.oldest_first.len() > KEPT || self.bytes > KEPT_BYTES {
             let is_over = |run: &&RunId| matches!(self.known.get(run), Some(RunProgress::Over(_)));
-            let Some(old) = self.order.iter().find(is_over).copied() else { return };
+            let Some(old) = self.oldest_first.iter().find(is_over).copied() else { return };
             self.forget(old);
         }
     }
@@ -94,7 +94,7 @@ impl RunnerState {
     /// Forgets a run: from now on the vault tells of it.
     fn forget(&mut self, run: RunId) {
         self.bytes -= self.known.remove(&run).map_or(0, |known| known.bytes());
-        self.order.retain(|known| *known != run);
+        self.oldest_first.retain(|known| *known != run);
     }
 
     /// Sends `answer` to a request that was just taken off the queue. Others may still wait for the same run.
@@ -130,15 +130,15 @@ impl Runner {
             queue: Queue::new(rules.coalesce, rules.critical_max),
             known: HashMap::new(),
             bytes: 0,
-            order: VecDeque::new(),
+            oldest_first: VecDeque::new(),
             running: None,
-            away: RemoteRuns::default(),
+            remote: RemoteRuns::default(),
             last: None,
             last_backup: None,
-            owed: Obligations::default(),
+            obligations: Obligations::default(),
             closed: false,
         });
-        Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), tally: Mutex::default() }
+        Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), stats: Mutex::default() }
     }
 
     /// The vaults that the runs work on.
@@ -152,8 +152,8 @@ impl Runner {
     }
 
     /// Statistics of the runs so far.
-    pub fn tally(&self) -> RunStats {
-        lock(&self.tally).clone()
+    pub fn stats(&self) -> RunStats {
+        lock(&self.stats).clone()
     }
 
     /// Why an event tells of something that this service did itself, and so starts no run. `None` for every other event.
@@ -164,7 +164,7 @@ impl Runner {
     /// The run that is under way, here or elsewhere.
     pub fn running(&self) -> Option<RunId> {
         let state = lock(&self.state);
-        state.running.or_else(|| state.away.first())
+        state.running.or_else(|| state.remote.first())
     }
 
     /// The last run that ended.
@@ -179,8 +179,8 @@ impl Runner {
 
     /// A warning when at least nine tenths of the `WAITING` critical events that may wait with a promise of a run do so; else
     /// `None`.
-    pub fn crowd(&self) -> Option<String> {
-        let long = lock(&self.state).queue.long();
+    pub fn overload_warning(&self) -> Option<String> {
+        let long = lock(&self.state).queue.promised_critical();
         let says = || {
             format!(
                 "{long} critical events wait for a snapshot, and {WAITING} may wait at most: a backup by hand serves them all"
@@ -208,11 +208,11 @@ impl Runner {
     ///
     /// # Errors
     /// The answer, if it is clear already.
-    pub fn ask(&self, request: RunRequest, way: Channel) -> Result<Ticket, Answer> {
-        self.enter(received(request), way, PromiseState::None)
+    pub fn submit(&self, request: RunRequest, way: Channel) -> Result<Ticket, Answer> {
+        self.enqueue(received(request), way, PromiseState::None)
     }
 
-    fn enter(&self, request: RunRequest, way: Channel, promise: PromiseState) -> Result<Ticket, Answer> {
+    fn enqueue(&self, request: RunRequest, way: Channel, promise: PromiseState) -> Result<Ticket, Answer> {
         if let Some(why) = self.rules.refusal(&request) {
             return Err(Answer::Refused(why));
         }
@@ -223,13 +223,13 @@ impl Runner {
         let new = self.context(job::new_run).map_err(|why| Answer::Later(why.what(), Duration::from_secs(10)))?;
         let mut state = lock(&self.state);
         if state.closed || self.stop.load(Ordering::Relaxed) {
-            return Err(Answer::ends());
+            return Err(Answer::shutting_down());
         }
         if state.queue.is_full(&request, &promise) {
             return Err(Answer::Later(format!("{WAITING} requests are waiting already"), Duration::from_secs(60)));
         }
         let (answer, receiver) = oneshot::channel();
-        let run = state.queue.shared(request.action, bytes).unwrap_or(new);
+        let run = state.queue.run_to_share(request.action, bytes).unwrap_or(new);
         state.know(run, RunProgress::Waiting);
         state.queue.push(QueuedRequest { run, request, way, bytes, answer, looked: false, promise });
         drop(state);
@@ -246,7 +246,7 @@ impl Runner {
                     // If that thread panicked, nobody would hear of runs that are away: so the service ends, and another one
                     // begins.
                     let _end = StopOnPanic(&self.stop);
-                    self.follow(dispatch);
+                    self.observe_remote_runs(dispatch);
                 });
             }
             scope.spawn(|| self.watch_promises());
@@ -254,7 +254,7 @@ impl Runner {
                 self.serve(group);
             }
         });
-        self.pay_what_is_owed()
+        self.settle_all()
     }
 
     /// Waits for the requests that the next run serves. `None` when it is told to stop.
@@ -268,8 +268,8 @@ impl Runner {
                 return None;
             }
             let now = Instant::now();
-            let RunnerState { queue, away, .. } = &mut *state;
-            match queue.next(now, |action| away.may(action)) {
+            let RunnerState { queue, remote, .. } = &mut *state;
+            match queue.next(now, |action| remote.may(action)) {
                 NextStep::Run(group) => {
                     state.running = group.first().map(|waiting| waiting.run);
                     return Some(group);
@@ -288,13 +288,16 @@ impl Runner {
                 }
                 NextStep::Nothing(until) => {
                     // An event that was served before need not wait for the run that it would share.
-                    if let Some(identity) = state.queue.unlooked() {
+                    if let Some(identity) = state.queue.next_unlooked() {
                         drop(state);
                         let before = self.served_before(&identity);
                         state = lock(&self.state);
                         if let Some(answer) = before {
-                            let taken = state.queue.take(&identity);
-                            state.owed.taken.extend(taken.iter().filter_map(|waiting| self.owed(waiting)));
+                            let taken = state.queue.take_by_identity(&identity);
+                            state
+                                .obligations
+                                .taken
+                                .extend(taken.iter().filter_map(|waiting| self.watched_promise(waiting)));
                             taken.into_iter().for_each(|waiting| state.dismiss(waiting, &answer));
                         }
                         continue;
@@ -311,7 +314,7 @@ impl Runner {
     /// Takes no more requests, and answers all that wait. Requests that were promised a run end with reports, which are returned:
     /// nobody has been told of them yet.
     fn close(&self) -> Vec<UnsettledRun> {
-        let (answer, mut promised) = (Arc::new(Answer::ends()), Vec::new());
+        let (answer, mut promised) = (Arc::new(Answer::shutting_down()), Vec::new());
         {
             let mut state = lock(&self.state);
             state.closed = true;
@@ -364,8 +367,8 @@ impl Runner {
             match claim {
                 Ok(claim) => mine.push((waiting, claim)),
                 Err(answer) => {
-                    let owed = self.owed(&waiting);
-                    lock(&self.state).owed.taken.extend(owed);
+                    let owed = self.watched_promise(&waiting);
+                    lock(&self.state).obligations.taken.extend(owed);
                     answer::tell(waiting.answer, &answer);
                     other = Some(answer);
                 }
@@ -373,20 +376,20 @@ impl Runner {
         }
         if mine.is_empty() {
             let mut state = lock(&self.state);
-            state.queue.not_run(run);
+            state.queue.forget_run(run);
             if let Some(answer) = other {
                 state.know(run, RunProgress::Over(answer));
             }
             return;
         }
         if self.rules.dispatch.is_some() {
-            mine = self.together(mine, ctx);
+            mine = self.keep_one_vault(mine, ctx);
         }
         let Some(job) = self.job(&mine, deadline) else { return };
         let cause = self.cause(way, events_of(&mine));
         let ran = match &self.rules.dispatch {
             None => job::run(run, &job, cause, &self.vaults, ctx),
-            Some(dispatch) => match self.hand_over(dispatch, (run, way), (&job, &cause), &mut mine, ctx) {
+            Some(dispatch) => match self.dispatch(dispatch, (run, way), (&job, &cause), &mut mine, ctx) {
                 Ok(()) => return,
                 Err(why) => job::not_run(run, &job, cause, why, &self.vaults, ctx),
             },
@@ -399,7 +402,7 @@ impl Runner {
         }
         self.log(&ran);
         self.count((&ran.report).into());
-        let done = Arc::new(Answer::of(&ran));
+        let done = Arc::new(Answer::from_job(&ran));
         let settled = self.close_all(&mine, &ran, ctx);
         // Once it is told to stop, there is little time: everything that ends gets its report before anybody is told of any.
         let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
@@ -407,7 +410,7 @@ impl Runner {
         {
             let mut state = lock(&self.state);
             if !ran.report.result.stays(ran.report.action) && !self.is_of_own(&ran.report.events) {
-                state.queue.failed(run);
+                state.queue.uncount(run);
             }
             // Before anybody hears of it, so that whoever asks then finds it so.
             state.running = None;
@@ -466,7 +469,7 @@ impl Runner {
     }
 
     fn count(&self, ended: EndedRun) {
-        let last = lock(&self.tally).count(ended);
+        let last = lock(&self.stats).count(ended);
         let mut state = lock(&self.state);
         if last.action == Action::Backup {
             state.last_backup = Some(last.clone());

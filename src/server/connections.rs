@@ -85,8 +85,8 @@ impl SlotPool {
     async fn wait(self: &Arc<Self>, phase: &Phase) -> Slot {
         let _turn = self.turns.lock().await;
         loop {
-            if let Some(place) = self.take(phase) {
-                return place;
+            if let Some(slot) = self.take(phase) {
+                return slot;
             }
             // There is no notice when a connection has waited for long enough.
             let _ = timeout(TICK, self.freed.notified()).await;
@@ -103,12 +103,12 @@ impl Drop for Slot {
 
 /// All slots of a service: those of connections, the door and the line.
 pub struct Admission {
-    places: Arc<SlotPool>,
+    slots: Arc<SlotPool>,
     door: Arc<SlotPool>,
     line: Semaphore,
     /// How many may stand in line.
     length: usize,
-    ending: Shutdown,
+    shutdown: Shutdown,
 }
 
 /// The error that a request cannot be answered now.
@@ -118,16 +118,21 @@ pub struct Overloaded;
 impl Admission {
     /// Creates slots for `connections` connections. The line is as long as the queue for runs, or shorter where the process may
     /// open only few files, but not shorter than `connections`.
-    pub fn new(connections: usize, ending: Shutdown) -> Arc<Self> {
+    pub fn new(connections: usize, shutdown: Shutdown) -> Arc<Self> {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let others = FILES.saturating_add((connections + DOOR) as u64);
         let length = usize::try_from(files.saturating_sub(others)).unwrap_or(WAITING).min(WAITING);
-        Self::with(connections, length.max(connections), (SHORT, AT_ONCE), ending)
+        Self::with(connections, length.max(connections), (SHORT, AT_ONCE), shutdown)
     }
 
-    fn with(connections: usize, length: usize, (short, at_once): (Duration, Duration), ending: Shutdown) -> Arc<Self> {
-        let (places, door) = (SlotPool::new(connections, short), SlotPool::new(DOOR, at_once));
-        Arc::new(Admission { places, door, line: Semaphore::new(length), length, ending })
+    fn with(
+        connections: usize,
+        length: usize,
+        (short, at_once): (Duration, Duration),
+        shutdown: Shutdown,
+    ) -> Arc<Self> {
+        let (slots, door) = (SlotPool::new(connections, short), SlotPool::new(DOOR, at_once));
+        Arc::new(Admission { slots, door, line: Semaphore::new(length), length, shutdown })
     }
 
     /// Whether any connection stands in line.
@@ -136,23 +141,28 @@ impl Admission {
     }
 
     /// Lets a connection in: to a slot, or else to the door.
-    pub async fn enter(self: &Arc<Self>) -> AdmittedConnection {
+    pub async fn admit(self: &Arc<Self>) -> AdmittedConnection {
         let phase = Phase::default();
         // Connections that stand in line come first.
-        let free = if self.is_line() { None } else { self.places.take(&phase) };
-        let (place, at_door) = match free {
-            Some(place) => (place, false),
+        let free = if self.is_line() { None } else { self.slots.take(&phase) };
+        let (slot, at_door) = match free {
+            Some(slot) => (slot, false),
             None => (self.door.wait(&phase).await, true),
         };
-        AdmittedConnection { rooms: self.clone(), phase, place: Mutex::new(Some(place)), at_door: Mutex::new(at_door) }
+        AdmittedConnection {
+            admission: self.clone(),
+            phase,
+            slot: Mutex::new(Some(slot)),
+            at_door: Mutex::new(at_door),
+        }
     }
 }
 
 /// A connection that was let in, and where it is.
 pub struct AdmittedConnection {
-    rooms: Arc<Admission>,
+    admission: Arc<Admission>,
     phase: Phase,
-    place: Mutex<Option<Slot>>,
+    slot: Mutex<Option<Slot>>,
     at_door: Mutex<bool>,
 }
 
@@ -168,26 +178,26 @@ impl AdmittedConnection {
     }
 
     /// Whether no more than one request is to be answered, since others wait for its slot.
-    pub fn is_wanted(&self) -> bool {
-        self.at_door() || self.rooms.is_line()
+    pub fn is_contended(&self) -> bool {
+        self.at_door() || self.admission.is_line()
     }
 
     /// Waits for a slot, if the connection is at the door.
     ///
     /// # Errors
     /// Too many wait already, or the service is shutting down.
-    pub async fn sit(&self) -> Result<(), Overloaded> {
+    pub async fn wait_for_slot(&self) -> Result<(), Overloaded> {
         if !self.at_door() {
             return Ok(());
         }
-        let _in_line = self.rooms.line.try_acquire().map_err(|_| Overloaded)?;
+        let _in_line = self.admission.line.try_acquire().map_err(|_| Overloaded)?;
         // The next connection may have the door.
-        drop(lock(&self.place).take());
-        let place = tokio::select! {
-            place = self.rooms.places.wait(&self.phase) => place,
-            _ = self.rooms.ending.begun() => return Err(Overloaded),
+        drop(lock(&self.slot).take());
+        let slot = tokio::select! {
+            slot = self.admission.slots.wait(&self.phase) => slot,
+            _ = self.admission.shutdown.begun() => return Err(Overloaded),
         };
-        *lock(&self.place) = Some(place);
+        *lock(&self.slot) = Some(slot);
         *lock(&self.at_door) = false;
         Ok(())
     }
@@ -197,49 +207,49 @@ impl AdmittedConnection {
 mod tests {
     use super::*;
 
-    fn rooms(connections: usize) -> Arc<Admission> {
+    fn admission(connections: usize) -> Arc<Admission> {
         Admission::with(connections, connections, (Duration::ZERO, Duration::ZERO), Shutdown::new(Arc::default()))
     }
 
-    async fn is_closed(seat: &AdmittedConnection) -> bool {
-        timeout(Duration::ZERO, seat.phase().closed()).await.is_ok()
+    async fn is_closed(connection: &AdmittedConnection) -> bool {
+        timeout(Duration::ZERO, connection.phase().closed()).await.is_ok()
     }
 
     #[tokio::test]
     async fn who_has_waited_longest_for_its_client_gives_way() {
-        let rooms = rooms(3);
-        let [one, two, three] = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
+        let admission = admission(3);
+        let [one, two, three] = [admission.admit().await, admission.admit().await, admission.admit().await];
         // The first one has been answered since, and waits again; the second is served.
         drop(one.phase().served());
         let served = two.phase().served().unwrap();
-        let four = rooms.enter().await;
+        let four = admission.admit().await;
         assert!(!four.at_door() && is_closed(&three).await && !is_closed(&one).await && !is_closed(&two).await);
         assert!(three.phase().served().is_none(), "what comes too late is not begun");
-        let five = rooms.enter().await;
+        let five = admission.admit().await;
         assert!(!five.at_door() && is_closed(&one).await);
         // A connection that is over leaves its slot.
         drop((three, one, four));
-        let six = rooms.enter().await;
+        let six = admission.admit().await;
         assert!(!six.at_door() && !is_closed(&five).await && !is_closed(&two).await);
         drop(served);
     }
 
     #[tokio::test]
     async fn at_the_door_one_request_is_answered_and_others_stand_in_line() {
-        let rooms = rooms(1);
-        let first = rooms.enter().await;
+        let admission = admission(1);
+        let first = admission.admit().await;
         let served = first.phase().served().unwrap();
-        let late = rooms.enter().await;
+        let late = admission.admit().await;
         assert!(late.at_door());
         // While it stands in line it takes no place at the door, which has room for as many as before.
-        let mut sits = Box::pin(late.sit());
+        let mut sits = Box::pin(late.wait_for_slot());
         assert!(timeout(Duration::ZERO, &mut sits).await.is_err());
         let mut at_door = Vec::new();
         for _ in 0..DOOR + 2 {
-            at_door.push(rooms.enter().await);
+            at_door.push(admission.admit().await);
         }
         assert!(is_closed(&at_door[0]).await && is_closed(&at_door[1]).await && !is_closed(&at_door[2]).await);
-        assert_eq!(at_door[2].sit().await, Err(Overloaded));
+        assert_eq!(at_door[2].wait_for_slot().await, Err(Overloaded));
         // The first one waits for its client: its slot is taken over.
         drop(served);
         assert_eq!(sits.await, Ok(()));
@@ -249,34 +259,37 @@ mod tests {
     #[tokio::test]
     async fn who_has_not_waited_for_long_is_not_closed() {
         let long = Duration::from_secs(600);
-        let rooms = Admission::with(1, 1, (long, long), Shutdown::new(Arc::default()));
-        let first = rooms.enter().await;
-        let second = rooms.enter().await;
+        let admission = Admission::with(1, 1, (long, long), Shutdown::new(Arc::default()));
+        let first = admission.admit().await;
+        let second = admission.admit().await;
         assert!(second.at_door() && !is_closed(&first).await);
         drop(first);
-        assert_eq!(second.sit().await, Ok(()));
+        assert_eq!(second.wait_for_slot().await, Ok(()));
     }
 
     #[tokio::test]
     async fn who_came_first_has_a_place_first() {
-        let rooms = Admission::with(1, 3, (Duration::ZERO, Duration::ZERO), Shutdown::new(Arc::default()));
-        let first = rooms.enter().await;
+        let admission = Admission::with(1, 3, (Duration::ZERO, Duration::ZERO), Shutdown::new(Arc::default()));
+        let first = admission.admit().await;
         let served = first.phase().served().unwrap();
-        let late = [rooms.enter().await, rooms.enter().await, rooms.enter().await];
-        assert!(!first.is_wanted() && late.iter().all(|seat| seat.at_door() && seat.phase().served().is_some()));
-        let mut sits: Vec<_> = late.iter().map(|seat| Box::pin(seat.sit())).collect();
+        let late = [admission.admit().await, admission.admit().await, admission.admit().await];
+        assert!(
+            !first.is_contended()
+                && late.iter().all(|connection| connection.at_door() && connection.phase().served().is_some())
+        );
+        let mut sits: Vec<_> = late.iter().map(|connection| Box::pin(connection.wait_for_slot())).collect();
         for sits in &mut sits {
             assert!(timeout(Duration::ZERO, sits).await.is_err());
         }
         // The connection that is served gives up its slot afterwards.
-        assert!(first.is_wanted());
+        assert!(first.is_contended());
         drop((served, first));
         let mut sits = sits.into_iter();
-        for seat in &late {
+        for connection in &late {
             assert_eq!(sits.next().unwrap().await, Ok(()));
-            drop(lock(&seat.place).take());
+            drop(lock(&connection.slot).take());
         }
-        assert!(!late[0].is_wanted());
+        assert!(!late[0].is_contended());
     }
 
     #[tokio::test]
@@ -290,12 +303,12 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_stands_in_line_when_the_service_ends() {
-        let ending = Shutdown::new(Arc::default());
-        let rooms = Admission::new(1, ending.clone());
-        let first = rooms.enter().await;
+        let shutdown = Shutdown::new(Arc::default());
+        let admission = Admission::new(1, shutdown.clone());
+        let first = admission.admit().await;
         let _served = first.phase().served().unwrap();
-        let late = rooms.enter().await;
-        ending.begin();
-        assert_eq!(late.sit().await, Err(Overloaded));
+        let late = admission.admit().await;
+        shutdown.begin();
+        assert_eq!(late.wait_for_slot().await, Err(Overloaded));
     }
 }

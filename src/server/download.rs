@@ -85,10 +85,10 @@ impl Server {
             None => self.listings.clone().acquire_owned().await,
         };
         let (to, mut parts) = mpsc::channel(CHUNKS);
-        let desk = self.desk.clone();
+        let runner = self.runner.clone();
         tokio::task::spawn_blocking(move || {
             let mut out = BodyWriter { to, buffer: Vec::new() };
-            let done = desk.context(|ctx| work(&desk, ctx, &mut out));
+            let done = runner.context(|ctx| work(&runner, ctx, &mut out));
             let done = done.and_then(|()| if out.buffer.is_empty() { Ok(()) } else { out.send().doing(|| SENDING) });
             // This comes before the end is sent: a client that sends one request after the other never finds its own permit
             // taken.
@@ -123,8 +123,8 @@ impl Server {
             let (path, permit) = (queries::path(bytes)?, self.download()?);
             let name =
                 String::from_utf8_lossy(path.bytes().rsplit(|b| *b == b'/').next().unwrap_or_default()).into_owned();
-            let write = move |desk: &Runner, ctx: &Context, out: &mut BodyWriter| {
-                let (vault, root) = desk.vaults().find(&id, ctx)?;
+            let write = move |runner: &Runner, ctx: &Context, out: &mut BodyWriter| {
+                let (vault, root) = runner.vaults().find(&id, ctx)?;
                 inspect::cat(&vault, &root, &path, out, ctx)
             };
             Ok(attachment(self.stream(Some(permit), write).await?, "application/octet-stream", &name))
@@ -136,8 +136,8 @@ impl Server {
     pub(super) async fn archive(&self, id: String) -> Reply {
         let send = async {
             let permit = self.download()?;
-            let found = self.look(move |desk, ctx| {
-                let vault = desk.vaults().first(ctx)?;
+            let found = self.run_blocking(move |runner, ctx| {
+                let vault = runner.vaults().first(ctx)?;
                 let (name, root) = crate::restore::select::find(&vault, &id)?;
                 Ok((vault, name, root))
             });

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{self, Reply};
 use super::auth::Caller;
 use super::limits::{self, UnreadBody};
-use super::run_answers::{Recipient, told};
+use super::run_answers::{Recipient, reply_for};
 use super::{Server, routes};
 use crate::backup::MAX_LABELS;
 use crate::events::decoded::{EventDecision, RunRequest};
@@ -102,12 +102,12 @@ impl Server {
         match asked {
             Err(why) => answer::error(StatusCode::BAD_REQUEST, why),
             Ok(EventDecision::Ignored(why)) => ignored(&why),
-            Ok(EventDecision::Refused(why, _)) => told(&Answer::Refused(why), Recipient::Deliverer),
-            Ok(EventDecision::Run(request)) if request.action == Action::Restore && !caller.may_restore() => told(
+            Ok(EventDecision::Refused(why, _)) => reply_for(&Answer::Refused(why), Recipient::Deliverer),
+            Ok(EventDecision::Run(request)) if request.action == Action::Restore && !caller.may_restore() => reply_for(
                 &Answer::Refused("with --auth cloud-run nobody may ask for a restore".into()),
                 Recipient::Deliverer,
             ),
-            Ok(EventDecision::Run(request)) => match self.desk.is_own(&request.event) {
+            Ok(EventDecision::Run(request)) => match self.runner.is_own(&request.event) {
                 Some(why) => ignored(why),
                 None => {
                     // An app that is about to crash does not wait for the end of a window, and nothing repeats its request.
@@ -137,23 +137,24 @@ impl Server {
             Ok(chosen) => chosen.unwrap_or_default(),
             Err(reply) => return reply,
         };
-        let spec = chosen.snapshot.unwrap_or_else(|| self.desk.rules().restore.snapshot.clone());
+        let spec = chosen.snapshot.unwrap_or_else(|| self.runner.rules().restore.snapshot.clone());
         if spec.is_empty() || spec.chars().count() > MAX_SNAPSHOT {
             let why = format!("the name of a snapshot has 1 to {MAX_SNAPSHOT} characters");
             return answer::error(StatusCode::BAD_REQUEST, why);
         }
         // The snapshot is looked up before a run is made of it: then the status says what is wrong.
         let wanted = spec.clone();
-        let found = self.look(move |desk, ctx| select::find(&desk.vaults().first(ctx)?, &wanted).map(drop)).await;
+        let found =
+            self.run_blocking(move |runner, ctx| select::find(&runner.vaults().first(ctx)?, &wanted).map(drop)).await;
         match found {
-            Ok(()) => self.ask(asked(Action::Restore, Some(spec)), parts).await,
+            Ok(()) => self.ask(run_request(Action::Restore, Some(spec)), parts).await,
             Err(reply) => reply,
         }
     }
 
     /// `POST /backup/verify`
     pub(super) async fn verify(&self, parts: &Parts) -> Reply {
-        self.ask(asked(Action::Verify, None), parts).await
+        self.ask(run_request(Action::Verify, None), parts).await
     }
 
     /// Whether work goes on while no request is waiting.
@@ -185,9 +186,9 @@ impl Server {
     }
 
     /// Asks for a run, and waits for it if `wait` is set.
-    async fn have_run(&self, request: RunRequest, wait: bool, whom: Recipient) -> Reply {
+    async fn have_run(&self, request: RunRequest, wait: bool, recipient: Recipient) -> Reply {
         let ticket = match wait {
-            true => self.desk.ask(request, Channel::Http).map_err(NotPromised::from),
+            true => self.runner.submit(request, Channel::Http).map_err(NotPromised::from),
             false => match self.promised(request).await {
                 Ok(run) => {
                     let body = json!({ "run": run, "poll": format!("/runs/{run}") });
@@ -199,20 +200,20 @@ impl Server {
         };
         match ticket {
             Ok(ticket) | Err(NotPromised::Waits(ticket)) => {
-                let limit = self.desk.rules().dispatch.as_ref().map(|dispatch| dispatch.wait);
-                told(&*ticket.answer_within(limit).await, whom)
+                let limit = self.runner.rules().dispatch.as_ref().map(|dispatch| dispatch.wait);
+                reply_for(&*ticket.answer_within(limit).await, recipient)
             }
-            Err(NotPromised::Answered(now)) => told(&now, whom),
+            Err(NotPromised::Answered(now)) => reply_for(&now, recipient),
         }
     }
 
     /// Asks for a run that nobody waits for; its id is returned once the request is written to a vault.
     async fn promised(&self, request: RunRequest) -> Result<RunId, NotPromised> {
         let permit = self.promises.clone().acquire_owned().await;
-        let desk = self.desk.clone();
+        let runner = self.runner.clone();
         let promised = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            desk.promise(request, Channel::Http)
+            runner.promise(request, Channel::Http)
         });
         let ended = |_| Err(Answer::Later("a thread ended early".into(), Duration::from_secs(10)).into());
         promised.await.unwrap_or_else(ended)
@@ -263,7 +264,7 @@ impl BackupRequest {
         let own = labels::fit(self.labels, 0);
         let told = message.iter().map(|message| ("message".to_owned(), message.clone()));
         let attached = labels::fit(told.chain(own.clone()), 0);
-        let mut request = asked(Action::Backup, None);
+        let mut request = run_request(Action::Backup, None);
         request.reason = self.reason.unwrap_or_default();
         request.labels = attached;
         (request.event.message, request.event.labels) = (message, own);
@@ -278,7 +279,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// Creates the request for a run that was asked for over the REST interface.
-fn asked(action: Action, snapshot: Option<String>) -> RunRequest {
+fn run_request(action: Action, snapshot: Option<String>) -> RunRequest {
     let event = report::Event { kind: Some("request".into()), ..report::Event::default() };
     RunRequest { action, reason: BackupReason::Manual, labels: BTreeMap::new(), snapshot, event }
 }
@@ -325,7 +326,7 @@ mod tests {
         let (addresses, stop) = (vec![Address::Folder(folder.join("vault"))], Arc::<AtomicBool>::default());
         let vaults = Arc::new(VaultPool::new(addresses, Cloud::default(), stop.clone()));
         Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
-        let desk = Runner::new(Rules::plain(data.clone()), vaults, Arc::new(LogMonitor), system_random, stop);
+        let runner = Runner::new(Rules::plain(data.clone()), vaults, Arc::new(LogMonitor), system_random, stop);
         let (not_walked, critical) = Default::default();
         let health = health::HealthSettings {
             max_age: Duration::MAX,
@@ -342,7 +343,7 @@ mod tests {
             limits,
         };
         let (listen, auth) = ("127.0.0.1:0".parse().unwrap(), Authorizer::new(AuthPolicy::None).unwrap());
-        Server::new(Arc::new(desk), listen, auth, settings)
+        Server::new(Arc::new(runner), listen, auth, settings)
     }
 
     #[tokio::test]
@@ -383,7 +384,7 @@ mod tests {
         let looks = server.looks.available_permits();
         assert_eq!(looks, server.settings.limits.looks);
         let _looks = server.looks.acquire_many(looks as u32).await.unwrap();
-        assert!(server.promised(asked(Action::Backup, None)).await.is_ok());
+        assert!(server.promised(run_request(Action::Backup, None)).await.is_ok());
     }
 
     #[test]

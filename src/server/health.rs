@@ -156,7 +156,7 @@ struct CachedHealth {
 pub struct Checkup(Arc<CheckupInner>);
 
 struct CheckupInner {
-    desk: Arc<Runner>,
+    runner: Arc<Runner>,
     settings: HealthSettings,
     seen: watch::Sender<Option<CachedHealth>>,
     looking: AtomicBool,
@@ -166,11 +166,11 @@ struct CheckupInner {
 
 impl Checkup {
     /// Creates a checkup that has not checked anything yet.
-    pub fn new(desk: Arc<Runner>, settings: HealthSettings) -> Self {
+    pub fn new(runner: Arc<Runner>, settings: HealthSettings) -> Self {
         let (seen, _) = watch::channel(None);
-        let vaults = desk.vaults().addresses().iter().cloned().map(VaultProbe::new).collect();
+        let vaults = runner.vaults().addresses().iter().cloned().map(VaultProbe::new).collect();
         let (looking, data) = Default::default();
-        Checkup(Arc::new(CheckupInner { desk, settings, seen, looking, vaults, data }))
+        Checkup(Arc::new(CheckupInner { runner, settings, seen, looking, vaults, data }))
     }
 
     /// Returns the health as it was at most half a minute ago, and no earlier than the last run ended. Whatever hangs, the answer
@@ -211,13 +211,13 @@ impl Checkup {
 impl CheckupInner {
     /// Returns the run that ended last.
     fn ended(&self) -> Option<RunId> {
-        self.desk.last().map(|last| last.run)
+        self.runner.last().map(|last| last.run)
     }
 
     /// Checks each vault and the data directory, all at the same time.
     async fn look(&self) -> Health {
-        let vaults = join_all(self.vaults.iter().map(|vault| vault.ask(&self.desk, TIME)));
-        let (place, stop) = (self.settings.place.clone(), self.desk.clone());
+        let vaults = join_all(self.vaults.iter().map(|vault| vault.probe(&self.runner, TIME)));
+        let (place, stop) = (self.settings.place.clone(), self.runner.clone());
         let data = self.data.look(TIME, move || stop.context(|ctx| health_data::probe_data(&place, ctx.stop)));
         let (stands, (data, new)) = tokio::join!(vaults, data);
         let mut vaults = VaultFindings::default();
@@ -225,8 +225,8 @@ impl CheckupInner {
             vaults.add(vault.address.absolute(), stand);
         }
         // Another instance, or a job, may have run something since.
-        vaults.runs.extend(self.desk.last().into_iter().chain(self.desk.last_backup()));
-        self.settings.judge(vaults, data_seen(data, new), self.desk.crowd(), Timestamp::now())
+        vaults.runs.extend(self.runner.last().into_iter().chain(self.runner.last_backup()));
+        self.settings.judge(vaults, data_seen(data, new), self.runner.overload_warning(), Timestamp::now())
     }
 }
 

@@ -137,8 +137,8 @@ impl VaultProbe {
     }
 
     /// Asks the vault, for so long at most.
-    pub async fn ask(self: &Arc<Self>, desk: &Arc<Runner>, time: Duration) -> VaultStatus {
-        let (vault, asker) = (self.clone(), desk.clone());
+    pub async fn probe(self: &Arc<Self>, runner: &Arc<Runner>, time: Duration) -> VaultStatus {
+        let (vault, asker) = (self.clone(), runner.clone());
         let (seen, new) = self.look.look(time, move || asker.context(|ctx| vault.open(&asker, ctx))).await;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ProbeResult { at, value }) = &seen {
@@ -158,8 +158,8 @@ impl VaultProbe {
         VaultStatus { error, counts }
     }
 
-    fn open(&self, desk: &Runner, ctx: &Context) -> Result<VaultReply> {
-        let vault = desk.vaults().probe(&self.address, false).vault()?;
+    fn open(&self, runner: &Runner, ctx: &Context) -> Result<VaultReply> {
+        let vault = runner.vaults().probe(&self.address, false).vault()?;
         // By the store's clock, as snapshots are; this machine's serves where that one does not answer.
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
         let runs = self.runs(&*vault.store, ctx);

@@ -42,15 +42,15 @@ impl Server {
     ///
     /// # Errors
     /// The answer that tells what failed.
-    pub(super) async fn look<T: Send + 'static>(
+    pub(super) async fn run_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Runner, &Context) -> Result<T> + Send + 'static,
     ) -> Result<T, Reply> {
         let permit = self.looks.clone().acquire_owned().await;
-        let desk = self.desk.clone();
+        let runner = self.runner.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            desk.context(|ctx| work(&desk, ctx))
+            runner.context(|ctx| work(&runner, ctx))
         });
         let ended = |_| Err(Error::failed("serve a request", "a thread ended early").code(Code::Internal));
         done.await.unwrap_or_else(ended).map_err(|why| answer::failed(&why))
@@ -65,7 +65,7 @@ impl Server {
             health: &'h Health,
             running: Option<RunId>,
         }
-        answer::json(StatusCode::OK, &StatusDocument { health: &health, running: self.desk.running() })
+        answer::json(StatusCode::OK, &StatusDocument { health: &health, running: self.runner.running() })
     }
 
     /// `GET /backup/list`
@@ -74,16 +74,16 @@ impl Server {
             Ok(most) => most,
             Err(reply) => return reply,
         };
-        let list = move |desk: &Runner, ctx: &Context| {
+        let list = move |runner: &Runner, ctx: &Context| {
             let mut listed: Vec<ListedSnapshot> = Vec::new();
             let take = |snapshot| {
                 listed.push(snapshot);
                 Ok(())
             };
-            inspect::newest(&desk.vaults().first(ctx)?, most, take, ctx)?;
+            inspect::newest(&runner.vaults().first(ctx)?, most, take, ctx)?;
             Ok(listed)
         };
-        reply(self.look(list).await)
+        reply(self.run_blocking(list).await)
     }
 
     /// `GET /backup/{id}/files`
@@ -96,8 +96,8 @@ impl Server {
                 Err(reply) => return reply,
             },
         };
-        self.stream(None, move |desk, ctx, out| {
-            let (vault, root) = desk.vaults().find(&id, ctx)?;
+        self.stream(None, move |runner, ctx, out| {
+            let (vault, root) = runner.vaults().find(&id, ctx)?;
             let mut any = false;
             inspect::ls(
                 &vault,
@@ -123,8 +123,8 @@ impl Server {
             Ok(most) => most,
             Err(reply) => return reply,
         };
-        let list = move |desk: &Runner, ctx: &Context| {
-            let vault = desk.vaults().first(ctx)?;
+        let list = move |runner: &Runner, ctx: &Context| {
+            let vault = runner.vaults().first(ctx)?;
             let named = report::newest(&*vault.store, most)?;
             let mut runs = Vec::with_capacity(named.len());
             let room = ByteBudget::new(report::AT_ONCE);
@@ -142,24 +142,26 @@ impl Server {
             })?;
             Ok(runs)
         };
-        reply(self.look(list).await)
+        reply(self.run_blocking(list).await)
     }
 
     /// `GET /runs/{id}`
     pub(super) async fn run(&self, id: &str) -> Reply {
         let unknown = || answer::error(StatusCode::NOT_FOUND, "no run of this id is known here");
         let Ok(run) = id.parse::<RunId>() else { return unknown() };
-        match self.desk.progress(run) {
+        match self.runner.progress(run) {
             Some(RunProgress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),
             Some(RunProgress::Running) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "running" })),
             Some(RunProgress::Over(answer)) => run_answers::over(run, &answer),
-            None => match self.look(move |desk, ctx| idempotent::report_of(run, desk.vaults(), ctx)).await {
-                Ok(Some(idempotent::FoundReport { report, .. })) => {
-                    self.large(&report, run_answers::reported(run, report.retry(), &report))
+            None => {
+                match self.run_blocking(move |runner, ctx| idempotent::report_of(run, runner.vaults(), ctx)).await {
+                    Ok(Some(idempotent::FoundReport { report, .. })) => {
+                        self.large(&report, run_answers::reported(run, report.retry(), &report))
+                    }
+                    Ok(None) => unknown(),
+                    Err(reply) => reply,
                 }
-                Ok(None) => unknown(),
-                Err(reply) => reply,
-            },
+            }
         }
     }
 
@@ -169,7 +171,8 @@ impl Server {
         if size < LARGE {
             return reply;
         }
-        let Ok(room) = self.room.clone().try_acquire_many_owned(u32::try_from(size >> 10).unwrap_or(u32::MAX)) else {
+        let Ok(room) = self.report_kib.clone().try_acquire_many_owned(u32::try_from(size >> 10).unwrap_or(u32::MAX))
+        else {
             let body = json!({ "error": "too many large reports are being sent", "status": "later" });
             return answer::later(StatusCode::SERVICE_UNAVAILABLE, &body, Duration::from_secs(10));
         };

@@ -20,12 +20,12 @@ pub enum Recipient {
 }
 
 /// Returns the runner's answer as an HTTP reply.
-pub fn told(answer: &Answer, whom: Recipient) -> Reply {
+pub fn reply_for(answer: &Answer, recipient: Recipient) -> Reply {
     match answer {
         Answer::Done { retry: true, report, .. } => answer::report(StatusCode::SERVICE_UNAVAILABLE, report),
         Answer::Done { outcome, report, .. } => {
             let status = match outcome {
-                _ if whom == Recipient::Deliverer || report.error().is_none() => StatusCode::OK,
+                _ if recipient == Recipient::Deliverer || report.error().is_none() => StatusCode::OK,
                 Outcome::Refused => StatusCode::CONFLICT,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             };
@@ -39,7 +39,7 @@ pub fn told(answer: &Answer, whom: Recipient) -> Reply {
         Answer::Later(why, after) => {
             answer::later(StatusCode::SERVICE_UNAVAILABLE, &json!({ "error": why, "status": "later" }), *after)
         }
-        Answer::Refused(why) if whom == Recipient::Deliverer => {
+        Answer::Refused(why) if recipient == Recipient::Deliverer => {
             tracing::error!("an event is refused: {why}");
             answer::json(StatusCode::OK, &json!({ "status": "refused", "why": why }))
         }
@@ -110,8 +110,8 @@ mod tests {
             (Answer::Later("full".into(), Duration::ZERO), 503, 503),
             (Answer::Refused("no".into()), 200, 409),
         ] {
-            assert_eq!(told(&answer, Recipient::Deliverer).status(), deliverer, "{answer:?}");
-            assert_eq!(told(&answer, Recipient::Asker).status(), asker, "{answer:?}");
+            assert_eq!(reply_for(&answer, Recipient::Deliverer).status(), deliverer, "{answer:?}");
+            assert_eq!(reply_for(&answer, Recipient::Asker).status(), asker, "{answer:?}");
         }
     }
 }

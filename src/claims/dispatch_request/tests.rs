@@ -8,7 +8,7 @@ fn claim() -> ClaimName {
     CLAIM.parse().unwrap()
 }
 
-fn order() -> DispatchRequest {
+fn dispatch_request() -> DispatchRequest {
     let labels = BTreeMap::from([("service".to_owned(), "shop".to_owned())]);
     let event =
         Event { identity: Some("a b".into()), message: Some("\u{1f4a5} \"quoted\"".into()), ..Event::default() };
@@ -19,10 +19,10 @@ fn order() -> DispatchRequest {
         snapshot: None,
         event: event.clone(),
     };
-    let mut order = DispatchRequest::new(Hex([7; 8]), chosen, Channel::Http, Duration::from_secs(3600));
-    order.events.push(event);
-    order.claims = vec![claim(), "00000000000000000000000000000000/1".parse().unwrap()];
-    order
+    let mut dispatch_request = DispatchRequest::new(Hex([7; 8]), chosen, Channel::Http, Duration::from_secs(3600));
+    dispatch_request.events.push(event);
+    dispatch_request.claims = vec![claim(), "00000000000000000000000000000000/1".parse().unwrap()];
+    dispatch_request
 }
 
 fn put(store: &MemoryStore, bytes: &[u8]) -> Result<Option<DispatchRequest>> {
@@ -35,20 +35,20 @@ fn put(store: &MemoryStore, bytes: &[u8]) -> Result<Option<DispatchRequest>> {
 fn what_is_written_is_read() {
     let store = MemoryStore::default();
     assert_eq!(DispatchRequest::read(&store, &claim()).unwrap(), None);
-    order().write(&store).unwrap();
-    assert_eq!(DispatchRequest::read(&store, &claim()).unwrap(), Some(order()));
-    assert_eq!(order().timeout(), Duration::from_secs(3600));
+    dispatch_request().write(&store).unwrap();
+    assert_eq!(DispatchRequest::read(&store, &claim()).unwrap(), Some(dispatch_request()));
+    assert_eq!(dispatch_request().timeout(), Duration::from_secs(3600));
     // The same again, as when the answer was lost; and something else in its place.
-    order().write(&store).unwrap();
-    let other = DispatchRequest { reason: BackupReason::Manual, ..order() };
+    dispatch_request().write(&store).unwrap();
+    let other = DispatchRequest { reason: BackupReason::Manual, ..dispatch_request() };
     assert!(other.write(&store).is_err());
-    assert!(DispatchRequest { claims: Vec::new(), ..order() }.write(&store).is_err());
+    assert!(DispatchRequest { claims: Vec::new(), ..dispatch_request() }.write(&store).is_err());
 }
 
 #[test]
 fn what_is_no_order_is_refused() {
     let store = MemoryStore::default();
-    let json = serde_json::to_value(order()).unwrap();
+    let json = serde_json::to_value(dispatch_request()).unwrap();
     let with = |name: &str, value: serde_json::Value| {
         let mut json = json.clone();
         json[name] = value;

@@ -21,14 +21,14 @@ impl HeldClaim {
     /// Notes how its run ended: as done if it must not be done again, as failed if it may be. A run that was done and left no
     /// report is marked as neither: whoever takes over looks for the snapshot. Then tells of the run.
     pub fn settle(&self, ran: FinishedJob, vaults: &VaultPool, ctx: &Context) -> EventOutcome {
-        let other = self.close(&ran, vaults, ctx).other;
-        ran.tell(ctx);
+        let other = self.record_end(&ran, vaults, ctx).other;
+        ran.notify(ctx);
         other.unwrap_or_else(|| EventOutcome::Now(Box::new(ran)))
     }
 
     /// Notes how its run ended, like [`HeldClaim::settle`], but tells nobody: for a run that served other events, too.
-    pub fn close(&self, ran: &FinishedJob, vaults: &VaultPool, ctx: &Context) -> SettledClaim {
-        self.note(ran, vaults).unwrap_or_else(|why| {
+    pub fn record_end(&self, ran: &FinishedJob, vaults: &VaultPool, ctx: &Context) -> SettledClaim {
+        self.try_record_end(ran, vaults).unwrap_or_else(|why| {
             let what = if stays(&ran.report) { "done" } else { "failed" };
             ctx.monitor.warn(&format!("the run's claim could not be marked as {what}: {}", why.what()));
             SettledClaim { other: None, is_noted: false }
@@ -40,21 +40,21 @@ impl HeldClaim {
     ///
     /// # Errors
     /// A store that fails.
-    pub fn close_by(&self, kept: &FoundReport, stays: bool) -> Result<()> {
+    pub fn record_end_by_report(&self, kept: &FoundReport, stays: bool) -> Result<()> {
         if !stays {
-            return self.claim.failed(self.store());
+            return self.claim.mark_failed(self.store());
         }
         if kept.vault != self.address {
             copy_report(self.store(), kept.report.json(), &kept.object)?;
         }
-        self.claim.done(self.store(), &kept.object).map(drop)
+        self.claim.mark_done(self.store(), &kept.object).map(drop)
     }
 
-    /// Notes how its run ended, like [`HeldClaim::close`], for a caller that tries again later what cannot be noted now.
+    /// Notes how its run ended, like [`HeldClaim::record_end`], for a caller that tries again later what cannot be noted now.
     ///
     /// # Errors
     /// A store that fails.
-    pub fn note(&self, ran: &FinishedJob, vaults: &VaultPool) -> Result<SettledClaim> {
+    pub fn try_record_end(&self, ran: &FinishedJob, vaults: &VaultPool) -> Result<SettledClaim> {
         let waits = ran.stored.is_none() && stays(&ran.report) && ran.report.result != Outcome::Refused;
         let other = if waits { None } else { self.mark(ran, vaults)? };
         Ok(SettledClaim { other, is_noted: !waits })
@@ -78,11 +78,11 @@ impl HeldClaim {
                 if *address != self.address {
                     copy_report(store, &ran.report.encode()?, object)?;
                 }
-                other(self.claim.done(store, object)?)
+                other(self.claim.mark_done(store, object)?)
             }
             _ => {
-                self.claim.failed(store)?;
-                if !self.claim.superseded(store)? {
+                self.claim.mark_failed(store)?;
+                if !self.claim.is_superseded(store)? {
                     return Ok(None);
                 }
                 match lease::peek(store, &self.claim)? {

@@ -62,15 +62,15 @@ impl World {
     }
 
     fn work(&self, n: u8, before: Option<BeforeCommit>) -> FinishedJob {
-        job::run(run(n), &self.job().asking(before), cause(), &self.vaults, &self.ctx())
+        job::run(run(n), &self.job().with_before_commit(before), cause(), &self.vaults, &self.ctx())
     }
 
     fn once(&self, n: u8, timeout: Duration) -> EventOutcome {
-        once(&self.vaults, &asker(n, timeout), &cause(), &self.ctx(), |before| self.work(n, before)).unwrap()
+        once(&self.vaults, &claimant(n, timeout), &cause(), &self.ctx(), |before| self.work(n, before)).unwrap()
     }
 
     fn take(&self, n: u8, timeout: Duration) -> Arc<HeldClaim> {
-        match take(&self.vaults, &asker(n, timeout), &cause(), &self.ctx()).unwrap() {
+        match take(&self.vaults, &claimant(n, timeout), &cause(), &self.ctx()).unwrap() {
             ClaimAttempt::Held(held) => held,
             ClaimAttempt::Not(_) | ClaimAttempt::NoVault => panic!("it is not free"),
         }
@@ -99,7 +99,7 @@ fn cause() -> Origin {
     Origin { way: Channel::Http, ..Origin::default() }
 }
 
-fn asker(n: u8, timeout: Duration) -> Claimant {
+fn claimant(n: u8, timeout: Duration) -> Claimant {
     let identity = ClaimIdentity::Event("it".into());
     Claimant { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout, promise: None }
 }
@@ -132,7 +132,7 @@ fn a_redelivery_gets_the_same_report() {
     let world = World::made();
     let ran = now(world.once(1, LIMIT));
     assert_eq!(ran.report.result, Outcome::Complete);
-    let again = once(&world.vaults, &asker(2, LIMIT), &cause(), &world.ctx(), not_again).unwrap();
+    let again = once(&world.vaults, &claimant(2, LIMIT), &cause(), &world.ctx(), not_again).unwrap();
     let again = before(again);
     assert_eq!((again.run, Some((again.vault, again.object))), (run(1), ran.stored));
     let report = again.report.unwrap().value();
@@ -167,7 +167,7 @@ fn a_backup_that_is_refused_or_finds_damage_is_not_served() {
     options.labels = labels;
     let job = Job::Backup { options, init };
     let work = |_| job::run(run(1), &job, cause(), &world.vaults, &world.ctx());
-    let ran = now(once(&world.vaults, &asker(1, LIMIT), &cause(), &world.ctx(), work).unwrap());
+    let ran = now(once(&world.vaults, &claimant(1, LIMIT), &cause(), &world.ctx(), work).unwrap());
     assert_eq!(ran.report.result, Outcome::Refused);
     // The configuration is put right.
     assert_eq!(now(world.once(2, LIMIT)).report.result, Outcome::Complete);
@@ -190,7 +190,7 @@ fn a_superseded_run_commits_nothing() {
     assert!(why.what().contains("longer than its limit") && why.word() == "stopped", "{why}");
     assert_eq!(world.snapshots(), []);
     let third = now(world.once(3, LIMIT));
-    let ran = world.work(1, Some(held.gate()));
+    let ran = world.work(1, Some(held.before_commit()));
     assert!(ran.error.as_ref().unwrap().what().contains("taken over"), "{:?}", ran.report);
     assert!(fs::read_dir(world.folder.path().join("one/packs")).unwrap().count() > 0);
     assert_eq!(world.snapshots(), [third.report.snapshot.unwrap()]);
@@ -204,8 +204,8 @@ fn a_superseded_run_whose_successor_works_is_told_to_wait() {
     let held = world.take(1, LIMIT);
     fs::write(world.claims().join("1.failed.json"), "{}").unwrap();
     let next = world.take(2, LIMIT);
-    assert!(held.check().is_err() && next.check().is_ok());
-    let ran = world.work(1, Some(held.gate()));
+    assert!(held.check_may_commit().is_err() && next.check_may_commit().is_ok());
+    let ran = world.work(1, Some(held.before_commit()));
     match held.settle(ran, &world.vaults, &world.ctx()) {
         EventOutcome::Elsewhere { run: other, retry_after } => {
             assert!(other == run(2) && retry_after <= LIMIT && retry_after > LIMIT / 2);
@@ -219,13 +219,13 @@ fn a_snapshot_whose_run_was_killed_is_found() {
     for (lost, reported) in [(&[][..], 1), (&["runs"], 2)] {
         let world = World::made();
         let held = world.take(1, LIMIT);
-        let ran = world.work(1, Some(held.gate()));
+        let ran = world.work(1, Some(held.before_commit()));
         // The process does no more.
         drop(held);
         for folder in lost {
             fs::remove_dir_all(world.folder.path().join("one").join(folder)).unwrap();
         }
-        let found = before(once(&world.vaults, &asker(2, NO_TIME), &cause(), &world.ctx(), not_again).unwrap());
+        let found = before(once(&world.vaults, &claimant(2, NO_TIME), &cause(), &world.ctx(), not_again).unwrap());
         let (report, name) = (found.report.unwrap().value(), ran.report.snapshot.unwrap().to_string());
         assert_eq!((&report["snapshot"], &report["result"]), (&name.into(), &"complete".into()));
         assert_eq!((report["run"].as_str(), world.snapshots().len()), (Some(&*run(reported).to_string()), 1));
@@ -242,7 +242,7 @@ fn a_claim_that_is_entered_and_not_held_is_given_up() {
     // It cannot be seen whether the first run committed.
     let snapshots = world.folder.path().join("one/snapshots");
     fs::write(&snapshots, "no folder").unwrap();
-    let taken = take(&world.vaults, &asker(2, NO_TIME), &cause(), &world.ctx());
+    let taken = take(&world.vaults, &claimant(2, NO_TIME), &cause(), &world.ctx());
     assert!(taken.err().unwrap().of_store());
     assert!(world.claims().join("2.failed.json").exists());
     // The claim was given up, so that the next run need not wait for its time to be over.
@@ -283,7 +283,7 @@ fn who_is_told_to_stop_says_so_in_the_claim() {
         world.stop.store(true, Ordering::Relaxed);
         world.work(1, before)
     };
-    let ran = now(once(&world.vaults, &asker(1, LIMIT), &cause(), &world.ctx(), work).unwrap());
+    let ran = now(once(&world.vaults, &claimant(1, LIMIT), &cause(), &world.ctx(), work).unwrap());
     assert!(ran.error.unwrap().what().contains("told to stop"));
     assert!(world.claims().join("1.failed.json").exists());
     world.stop.store(false, Ordering::Relaxed);
@@ -352,8 +352,8 @@ fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again()
     drop(world.work(99, None));
     let [one, two, away] = ["one", "two", "away"].map(|name| world.folder.path().join(name));
     let restore = |n, timeout| {
-        let asker = Claimant { action: Action::Restore, ..asker(n, timeout) };
-        take(&world.vaults, &asker, &cause(), &world.ctx())
+        let claimant = Claimant { action: Action::Restore, ..claimant(n, timeout) };
+        take(&world.vaults, &claimant, &cause(), &world.ctx())
     };
     assert!(matches!(restore(1, LIMIT).unwrap(), ClaimAttempt::Held(_)));
     // The vault of its claim is away meanwhile, and it does not live to settle that claim.
@@ -381,7 +381,7 @@ fn a_restore_whose_report_is_in_another_vault_than_its_claim_is_not_done_again()
 fn a_restore_that_failed_is_done_though_another_vault_is_away() {
     let world = World::new(&["one", "two"]);
     [0, 1].into_iter().for_each(|at| world.make(at));
-    let restore = |n| Claimant { action: Action::Restore, ..asker(n, LIMIT) };
+    let restore = |n| Claimant { action: Action::Restore, ..claimant(n, LIMIT) };
     let ClaimAttempt::Held(held) = take(&world.vaults, &restore(1), &cause(), &world.ctx()).unwrap() else { panic!() };
     held.give_up(&world.vaults, &world.ctx());
     fs::rename(world.folder.path().join("two"), world.folder.path().join("away")).unwrap();

@@ -76,35 +76,35 @@ fn run(n: u8) -> RunId {
     Hex([n; 8])
 }
 
-fn asker(n: u8) -> Claimant {
+fn claimant(n: u8) -> Claimant {
     let identity = ClaimIdentity::Event("//pubsub/topics/t#17".into());
     Claimant { identity, action: Action::Backup, run: run(n), host: "host".into(), timeout: LIMIT, promise: None }
 }
 
 fn attempt(n: u8, attempt: u64) -> Claimant {
     let execution = Execution { name: "nightly-x7k2p".into(), task: "0".into(), attempt };
-    Claimant { identity: ClaimIdentity::Execution(execution), ..asker(n) }
+    Claimant { identity: ClaimIdentity::Execution(execution), ..claimant(n) }
 }
 
 #[track_caller]
-fn mine(store: &dyn Store, asker: &Claimant) -> Claim {
-    match acquire(store, asker).unwrap() {
+fn mine(store: &dyn Store, claimant: &Claimant) -> Claim {
+    match acquire(store, claimant).unwrap() {
         LeaseState::Mine(claim) => claim,
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn running(store: &dyn Store, asker: &Claimant) -> (RunId, u64) {
-    match acquire(store, asker).unwrap() {
+fn running(store: &dyn Store, claimant: &Claimant) -> (RunId, u64) {
+    match acquire(store, claimant).unwrap() {
         LeaseState::Running { run, retry_after } => (run, retry_after.as_secs()),
         other => panic!("{other:?}"),
     }
 }
 
 #[track_caller]
-fn done(store: &dyn Store, asker: &Claimant) -> DoneRecord {
-    match acquire(store, asker).unwrap() {
+fn done(store: &dyn Store, claimant: &Claimant) -> DoneRecord {
+    match acquire(store, claimant).unwrap() {
         LeaseState::Done(served) => served,
         other => panic!("{other:?}"),
     }
@@ -113,22 +113,22 @@ fn done(store: &dyn Store, asker: &Claimant) -> DoneRecord {
 #[test]
 fn a_redelivery_waits_and_is_then_answered() {
     let store = Clock::new();
-    let claim = mine(&store, &asker(1));
+    let claim = mine(&store, &claimant(1));
     assert_eq!((claim.number(), claim.earlier()), (1, &[][..]));
-    assert_eq!(running(&store, &asker(2)), (run(1), 600));
+    assert_eq!(running(&store, &claimant(2)), (run(1), 600));
     store.later(100);
-    assert_eq!(running(&store, &asker(2)), (run(1), 500));
+    assert_eq!(running(&store, &claimant(2)), (run(1), 500));
     // The same run asks again: it has the claim that it had, as old as it was.
-    let again = mine(&store, &asker(1));
+    let again = mine(&store, &claimant(1));
     assert!(again.number() == 1 && again.age() >= Duration::from_secs(100));
-    assert!(!claim.superseded(&store).unwrap());
-    let served = claim.done(&store, "runs/a.json").unwrap();
+    assert!(!claim.is_superseded(&store).unwrap());
+    let served = claim.mark_done(&store, "runs/a.json").unwrap();
     assert_eq!(served, DoneRecord { run: run(1), report: "runs/a.json".into() });
-    assert_eq!(done(&store, &asker(2)), served);
+    assert_eq!(done(&store, &claimant(2)), served);
     store.later(1_000_000);
-    assert_eq!(done(&store, &asker(3)), served);
+    assert_eq!(done(&store, &claimant(3)), served);
     // Another event is another matter, and a claim is found by its folder alone.
-    let other = Claimant { identity: ClaimIdentity::Event("another".into()), ..asker(4) };
+    let other = Claimant { identity: ClaimIdentity::Event("another".into()), ..claimant(4) };
     store.inner.take();
     assert_eq!(mine(&store, &other).number(), 1);
     let (folder, calls) = (folder("another"), store.inner.take());
@@ -139,19 +139,19 @@ fn a_redelivery_waits_and_is_then_answered() {
 #[test]
 fn a_failed_run_is_followed_at_once_and_a_lost_one_after_its_time() {
     let store = Clock::new();
-    let first = mine(&store, &asker(1));
-    first.failed(&store).unwrap();
-    first.failed(&store).unwrap();
+    let first = mine(&store, &claimant(1));
+    first.mark_failed(&store).unwrap();
+    first.mark_failed(&store).unwrap();
     assert!(peek(&store, &first).unwrap().is_none());
-    let second = mine(&store, &asker(2));
+    let second = mine(&store, &claimant(2));
     assert_eq!((second.number(), second.earlier()[0].run), (2, run(1)));
-    assert!(first.superseded(&store).unwrap() && !second.superseded(&store).unwrap());
+    assert!(first.is_superseded(&store).unwrap() && !second.is_superseded(&store).unwrap());
     // The second run is killed.
     drop(second);
     store.later(599);
-    assert_eq!(running(&store, &asker(3)), (run(2), 1));
+    assert_eq!(running(&store, &claimant(3)), (run(2), 1));
     store.later(1);
-    let third = mine(&store, &asker(3));
+    let third = mine(&store, &claimant(3));
     assert_eq!(third.number(), 3);
     assert_eq!(third.earlier().iter().map(|earlier| earlier.run).collect::<Vec<_>>(), [run(1), run(2)]);
     assert_eq!(store.names(), ["1.failed.json", "1.json", "2.json", "3.json"]);
@@ -163,21 +163,21 @@ fn a_failed_run_is_followed_at_once_and_a_lost_one_after_its_time() {
 fn after_nine_comes_ten() {
     let store = Clock::new();
     for n in 1..=12 {
-        let claim = mine(&store, &asker(n));
+        let claim = mine(&store, &claimant(n));
         assert_eq!(claim.number(), u64::from(n));
-        claim.failed(&store).unwrap();
+        claim.mark_failed(&store).unwrap();
     }
-    let last = mine(&store, &asker(13));
+    let last = mine(&store, &claimant(13));
     assert_eq!(last.earlier().len(), 12);
-    assert_eq!(running(&store, &asker(14)).0, run(13));
+    assert_eq!(running(&store, &claimant(14)).0, run(13));
 }
 
 #[test]
 fn a_clock_that_goes_back_takes_nothing_over() {
     let store = Clock::new();
-    mine(&store, &asker(1));
+    mine(&store, &claimant(1));
     store.later(-5000);
-    assert_eq!(running(&store, &asker(2)), (run(1), 600));
+    assert_eq!(running(&store, &claimant(2)), (run(1), 600));
 }
 
 #[test]
@@ -185,14 +185,14 @@ fn of_many_that_ask_at_once_one_has_it() {
     for round in 0..20 {
         let store = Clock::new();
         if round % 2 == 1 {
-            mine(&store, &asker(200)).failed(&store).unwrap();
+            mine(&store, &claimant(200)).mark_failed(&store).unwrap();
         }
         let all = std::thread::scope(|scope| {
             let threads: Vec<_> = (1..=8)
                 .map(|n| {
                     scope.spawn({
                         let store = &store;
-                        move || acquire(store, &asker(n))
+                        move || acquire(store, &claimant(n))
                     })
                 })
                 .collect();
@@ -216,26 +216,26 @@ fn a_claim_whose_answer_was_lost_is_ones_own() {
     for lie in [Lie::Fails, Lie::Existed] {
         let store = Clock::new();
         store.lies(lie);
-        let claim = mine(&store, &asker(1));
-        assert_eq!(running(&store, &asker(2)).0, run(1));
-        let served = claim.done(&store, "runs/a.json").unwrap();
+        let claim = mine(&store, &claimant(1));
+        assert_eq!(running(&store, &claimant(2)).0, run(1));
+        let served = claim.mark_done(&store, "runs/a.json").unwrap();
         assert_eq!(served.run, run(1));
-        claim.failed(&store).unwrap();
+        claim.mark_failed(&store).unwrap();
         store.lies(Lie::None);
-        assert_eq!(done(&store, &asker(2)), served);
+        assert_eq!(done(&store, &claimant(2)), served);
     }
 }
 
 #[test]
 fn of_two_that_are_done_the_first_counts() {
     let store = Clock::new();
-    let first = mine(&store, &asker(1));
+    let first = mine(&store, &claimant(1));
     store.later(700);
-    let second = mine(&store, &asker(2));
-    let served = second.done(&store, "runs/b.json").unwrap();
-    assert_eq!(first.done(&store, "runs/a.json").unwrap(), served);
+    let second = mine(&store, &claimant(2));
+    let served = second.mark_done(&store, "runs/b.json").unwrap();
+    assert_eq!(first.mark_done(&store, "runs/a.json").unwrap(), served);
     assert_eq!(served.report, "runs/b.json");
-    assert!(first.superseded(&store).unwrap() && second.superseded(&store).unwrap());
+    assert!(first.is_superseded(&store).unwrap() && second.is_superseded(&store).unwrap());
 }
 
 /// Passes calls on, and does something else before one of them.
@@ -268,21 +268,21 @@ impl<S: FnOnce(&Clock) + Send> Store for Meanwhile<'_, S> {
 #[test]
 fn a_run_that_ends_while_it_is_taken_over_is_done() {
     let store = Clock::new();
-    let first = mine(&store, &asker(1));
+    let first = mine(&store, &claimant(1));
     store.later(700);
-    let end = move |store: &Clock| drop(first.done(store, "runs/a.json").unwrap());
-    assert_eq!(done(&Meanwhile(&store, Mutex::new(Some(end))), &asker(2)).run, run(1));
+    let end = move |store: &Clock| drop(first.mark_done(store, "runs/a.json").unwrap());
+    assert_eq!(done(&Meanwhile(&store, Mutex::new(Some(end))), &claimant(2)).run, run(1));
     // Somebody else takes the number that was chosen.
     let store = Clock::new();
-    let other = |store: &Clock| drop(mine(store, &asker(1)));
-    assert_eq!(running(&Meanwhile(&store, Mutex::new(Some(other))), &asker(2)), (run(1), 600));
+    let other = |store: &Clock| drop(mine(store, &claimant(1)));
+    assert_eq!(running(&Meanwhile(&store, Mutex::new(Some(other))), &claimant(2)), (run(1), 600));
 }
 
 #[test]
 fn a_store_that_fails_is_an_error_and_what_is_no_claim_hinders_nobody() {
     for bad in ["list", "create", "get"] {
         let store = FaultStore::new(MemoryStore::default(), move |verb, _| verb == bad);
-        let entered = acquire(&store, &asker(1));
+        let entered = acquire(&store, &claimant(1));
         assert_eq!(entered.is_err(), bad != "get", "{bad}: {entered:?}");
         assert!(entered.is_ok() || entered.unwrap_err().of_store());
     }
@@ -292,12 +292,12 @@ fn a_store_that_fails_is_an_error_and_what_is_no_claim_hinders_nobody() {
     {
         store.create(&format!("{folder}{name}"), &[bytes.as_bytes()]).unwrap();
     }
-    assert_eq!(mine(&store, &asker(1)).number(), 4);
+    assert_eq!(mine(&store, &claimant(1)).number(), 4);
     store.create(&format!("{folder}done.json"), &[b"[]"]).unwrap();
-    assert_eq!(acquire(&store, &asker(2)).unwrap_err().kind(), crate::error::Kind::Damage);
+    assert_eq!(acquire(&store, &claimant(2)).unwrap_err().kind(), crate::error::Kind::Damage);
     let store = Clock::new();
     store.create(&format!("{folder}{}.json", u64::MAX), &[b"{"]).unwrap();
-    assert_eq!(acquire(&store, &asker(2)).unwrap_err().kind(), crate::error::Kind::Damage);
+    assert_eq!(acquire(&store, &claimant(2)).unwrap_err().kind(), crate::error::Kind::Damage);
 }
 
 #[test]
@@ -306,17 +306,17 @@ fn a_later_attempt_of_a_task_does_not_wait() {
     let first = mine(&store, &attempt(1, 0));
     let second = mine(&store, &attempt(2, 1));
     assert_eq!((second.number(), second.earlier()[0].run), (2, run(1)));
-    assert!(first.superseded(&store).unwrap());
+    assert!(first.is_superseded(&store).unwrap());
     // The same attempt has to wait when it comes a second time.
     assert_eq!(running(&store, &attempt(3, 1)).0, run(2));
-    let served = second.done(&store, "runs/b.json").unwrap();
+    let served = second.mark_done(&store, "runs/b.json").unwrap();
     assert_eq!(done(&store, &attempt(4, 2)), served);
 }
 
 #[test]
 fn an_execution_that_has_the_name_of_an_old_one_is_another() {
     let store = Clock::new();
-    mine(&store, &attempt(1, 0)).done(&store, "runs/a.json").unwrap();
+    mine(&store, &attempt(1, 0)).mark_done(&store, "runs/a.json").unwrap();
     // A first attempt has nothing before it.
     let new = mine(&store, &attempt(2, 0));
     assert_eq!((new.number(), new.earlier()), (1, &[][..]));
@@ -328,7 +328,7 @@ fn an_execution_that_has_the_name_of_an_old_one_is_another() {
     assert_eq!(mine(&store, &attempt(5, 2)).earlier()[0].run, run(4));
     // Another task has other claims.
     let other = Execution { name: "nightly-x7k2p".into(), task: "1".into(), attempt: 1 };
-    let other = Claimant { identity: ClaimIdentity::Execution(other), ..asker(6) };
+    let other = Claimant { identity: ClaimIdentity::Execution(other), ..claimant(6) };
     assert_eq!(mine(&store, &other).earlier(), []);
 }
 
@@ -344,9 +344,9 @@ fn promises_are_open_until_something_says_how_they_ended() {
     let promised = |n: u8| Claimant {
         identity: ClaimIdentity::Event(n.to_string()),
         promise: Some(Box::new(promise(100))),
-        ..asker(n)
+        ..claimant(n)
     };
-    let mine = |asker: &Claimant| match acquire(&store, asker).unwrap() {
+    let mine = |claimant: &Claimant| match acquire(&store, claimant).unwrap() {
         LeaseState::Mine(claim) => claim,
         other => panic!("{other:?}"),
     };
@@ -354,8 +354,8 @@ fn promises_are_open_until_something_says_how_they_ended() {
     // A claim without a promise: its sender sends the event again.
     mine(&Claimant { promise: None, ..promised(5) });
     store.later(40);
-    claims[0].done(&store, "runs/x.json").unwrap();
-    claims[1].failed(&store).unwrap();
+    claims[0].mark_done(&store, "runs/x.json").unwrap();
+    claims[1].mark_failed(&store).unwrap();
     let open = || {
         let mut open: Vec<_> = promise::open(&store).unwrap();
         open.sort_by_key(|open| open.run);

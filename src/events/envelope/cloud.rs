@@ -86,7 +86,10 @@ pub fn binary(
     };
     let mut timeless = attributes.clone();
     let timed = timeless.remove("time").is_some();
-    said(read(attributes).map(|event| (event, None)).or_else(|why| without_time(why, timed, || read(timeless))), depth)
+    decode_event(
+        read(attributes).map(|event| (event, None)).or_else(|why| without_time(why, timed, || read(timeless))),
+        depth,
+    )
 }
 
 /// Tries to read an event without its time after it could not be read. Returns the first error, `why`, if the time was not the
@@ -168,10 +171,13 @@ fn read_fields(mut fields: Map<String, Value>, depth: usize) -> Result<DecodedEv
     if let Some(time) = time.filter(|_| odd.is_none()) {
         fields.insert("time".into(), time);
     }
-    said(read(fields).map(|event| (event, odd)), depth)
+    decode_event(read(fields).map(|event| (event, odd)), depth)
 }
 
-fn said(read: Result<(Event, Option<Unreadable>), Unreadable>, depth: usize) -> Result<DecodedEvent, Unreadable> {
+fn decode_event(
+    read: Result<(Event, Option<Unreadable>), Unreadable>,
+    depth: usize,
+) -> Result<DecodedEvent, Unreadable> {
     let (mut event, mut unread) = read?;
     for (name, value) in [("id", event.id()), ("source", event.source()), ("type", event.ty())] {
         if value.is_empty() {

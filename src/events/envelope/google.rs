@@ -113,8 +113,8 @@ fn log_entry(entry: &Map<String, Value>) -> DecodedEvent {
     });
     let severity = entry.get("severity").cloned().unwrap_or_else(|| "DEFAULT".into());
     let time = text("timestamp").and_then(|time| time.parse().ok());
-    let said = json!({ "severity": severity, "message": message, "service": service.or(kind), "labels": labels });
-    DecodedEvent { carrier: LOG_ENTRY, identity, time, ..of(said, Significance::Anything) }
+    let fields = json!({ "severity": severity, "message": message, "service": service.or(kind), "labels": labels });
+    DecodedEvent { carrier: LOG_ENTRY, identity, time, ..of(fields, Significance::Anything) }
 }
 
 /// <https://docs.cloud.google.com/monitoring/support/notification-options#schema-pubsub>
@@ -136,8 +136,8 @@ fn incident(incident: &Value) -> DecodedEvent {
         "url": text("url"),
     });
     let time = incident["started_at"].as_i64().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    let said = json!({ "message": message, "service": service.or(text("resource_name")), "labels": labels });
-    DecodedEvent { carrier: "Cloud Monitoring incident", time, ..of(said, about) }
+    let fields = json!({ "message": message, "service": service.or(text("resource_name")), "labels": labels });
+    DecodedEvent { carrier: "Cloud Monitoring incident", time, ..of(fields, about) }
 }
 
 /// <https://docs.cloud.google.com/error-reporting/docs/notifications>
@@ -151,12 +151,12 @@ fn error(fields: &Map<String, Value>) -> DecodedEvent {
         "version": text("event_info", "version"),
         "url": text("group_info", "detail_link"),
     });
-    let said = json!({
+    let fields = json!({
         "message": message.or(fields.get("subject").and_then(Value::as_str)),
         "service": text("event_info", "service"),
         "labels": labels,
     });
-    DecodedEvent { carrier: "Error Reporting", ..of(said, Significance::Trouble("an error of Error Reporting")) }
+    DecodedEvent { carrier: "Error Reporting", ..of(fields, Significance::Trouble("an error of Error Reporting")) }
 }
 
 /// <https://docs.cloud.google.com/build/docs/api/reference/rest/v1/projects.builds>
@@ -171,8 +171,8 @@ fn build(build: &Map<String, Value>) -> DecodedEvent {
     let message = format!("the build {id} ended as {status}");
     let trigger = build.get("substitutions").and_then(|of| of.get("TRIGGER_NAME")?.as_str());
     let labels = json!({ "build": id, "project": text("projectId"), "url": text("logUrl") });
-    let said = json!({ "message": detail.map_or(message.clone(), |detail| format!("{message}: {detail}")), "service": trigger, "labels": labels });
-    DecodedEvent { carrier: "Cloud Build", ..of(said, about) }
+    let fields = json!({ "message": detail.map_or(message.clone(), |detail| format!("{message}: {detail}")), "service": trigger, "labels": labels });
+    DecodedEvent { carrier: "Cloud Build", ..of(fields, about) }
 }
 
 /// The app, as the labels of a monitored resource name it.
@@ -181,6 +181,6 @@ fn service(resource: Option<&Value>) -> Option<&str> {
     SERVICES.iter().find_map(|name| labels.get(*name)?.as_str()).filter(|name| !name.is_empty())
 }
 
-fn of(said: Value, about: Significance) -> DecodedEvent {
-    DecodedEvent { about, ..DecodedEvent::plain(said.into()) }
+fn of(fields: Value, about: Significance) -> DecodedEvent {
+    DecodedEvent { about, ..DecodedEvent::plain(fields.into()) }
 }

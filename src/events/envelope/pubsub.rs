@@ -168,7 +168,7 @@ pub fn message(
             others.insert(name, value);
         }
     }
-    let mut said = if content::is_cloud_event(&media) {
+    let mut decoded = if content::is_cloud_event(&media) {
         crate::events::envelope::envelope(&media, data, part, depth)?
     } else if ["specversion", "type", "source", "id"].iter().any(|name| event.contains_key(*name)) {
         let critical = event.get("type").is_some_and(|kind| kind == CRITICAL);
@@ -176,7 +176,7 @@ pub fn message(
             Err(why) if critical && !why.several => {
                 DecodedEvent { kind: Some(CRITICAL.to_owned()), ..DecodedEvent::critical(data, why) }
             }
-            said => said?,
+            decoded => decoded?,
         }
     } else {
         match EventData::of(data, content::is_json(&media), part) {
@@ -185,18 +185,19 @@ pub fn message(
         }
     };
     for (name, value) in others {
-        said.attributes.entry(name).or_insert(value);
+        decoded.attributes.entry(name).or_insert(value);
     }
-    if said.kind.is_none() && said.carrier == crate::events::vocabulary::PLAIN {
-        said.carrier = CARRIER;
+    if decoded.kind.is_none() && decoded.carrier == crate::events::vocabulary::PLAIN {
+        decoded.carrier = CARRIER;
     }
     if !envelope.id.is_empty() {
         let (subscription, id) = (envelope.subscription.to_owned(), envelope.id.to_owned());
-        said.identity = EventIdentity::innermost(said.identity, Some(EventIdentity::Message { subscription, id }));
+        decoded.identity =
+            EventIdentity::innermost(decoded.identity, Some(EventIdentity::Message { subscription, id }));
     }
-    said.time = said.time.or(envelope.time);
-    said.unread = said.unread.or_else(|| envelope.unread.clone());
-    Ok(said)
+    decoded.time = decoded.time.or(envelope.time);
+    decoded.unread = decoded.unread.or_else(|| envelope.unread.clone());
+    Ok(decoded)
 }
 
 /// Reads a time. If it cannot be read, returns what is wrong with it.

@@ -239,7 +239,7 @@ fn what_is_published_without_an_envelope() {
         assert_eq!(at(name, "/").lines().next(), Some(&*refused));
         assert!(at(name, "/events/backup").starts_with("backup manual"));
     }
-    // An incident that is over, or a build that went well, is no trouble.
+    // An incident that is over, or a build that went well, asks for nothing.
     let incident = fixture("webhook-incident");
     let closed = String::from_utf8(incident.body).unwrap().replace("\"open\"", "\"closed\"");
     assert_eq!(post("/events/critical", &[], &closed), "ignored: an incident that is closed asks for nothing");

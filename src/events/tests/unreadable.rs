@@ -165,7 +165,7 @@ fn an_action_that_is_none() {
     assert!(post("/events/backup", &[], r#"{"action":"checkout"}"#).starts_with("refused: its action"));
 }
 
-/// A critical event of which only the body tells.
+/// An event that only its body marks as critical.
 #[test]
 fn what_only_the_body_says_is_critical() {
     let structured = [("content-type", "application/cloudevents+json")];

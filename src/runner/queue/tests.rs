@@ -26,7 +26,7 @@ impl World {
 
     fn ask(&mut self, action: Action, reason: BackupReason) -> RunId {
         self.requests += 1;
-        let run = self.queue.shared(action, self.bytes).unwrap_or(Hex(self.requests.to_be_bytes()));
+        let run = self.queue.run_to_share(action, self.bytes).unwrap_or(Hex(self.requests.to_be_bytes()));
         let (labels, snapshot, event) = Default::default();
         let request = RunRequest { action, reason, labels, snapshot, event };
         // The request's number goes with it as its message, by which the test finds out what was served.
@@ -200,7 +200,7 @@ fn no_run_begins_with_what_is_being_claimed() {
     world.claiming("c");
     assert_eq!(world.at(1), Came::Nothing(Some(60)));
     assert_eq!(world.critical(), third);
-    assert!(world.queue.unlooked().is_none() && world.queue.take("c").is_empty());
+    assert!(world.queue.next_unlooked().is_none() && world.queue.take_by_identity("c").is_empty());
     assert_eq!(world.at(60), Came::Nothing(None));
     assert!(world.queue.claimed(third, "c", PromiseState::None));
     assert_eq!(world.at(60), Came::Run(vec![6, 7]));
@@ -213,17 +213,17 @@ fn a_run_that_came_to_nothing_keeps_no_event_from_being_served() {
     for seconds in [0, 1, 2] {
         let run = world.critical();
         assert!(matches!(world.at(seconds), Came::Run(_)));
-        world.queue.not_run(run);
+        world.queue.forget_run(run);
     }
     // A run that fails is repeated when the window is over, however often it fails.
     let run = world.critical();
     assert_eq!(world.at(60), Came::Run(vec![4]));
-    world.queue.failed(run);
+    world.queue.uncount(run);
     for number in 5..10 {
         let (run, end) = (world.critical(), (number - 3) * 60);
         assert_eq!(world.at(end - 1), Came::Nothing(Some(end)));
         assert_eq!(world.at(end), Came::Run(vec![number]));
-        world.queue.failed(run);
+        world.queue.uncount(run);
     }
 }
 
@@ -235,13 +235,13 @@ fn what_waits_is_looked_for_once_after_each_run() {
         let event = &mut world.queue.waiting.back_mut().unwrap().request.event;
         event.identity = Some(identity.to_owned()).filter(|identity| !identity.is_empty());
     }
-    let looked = |world: &mut World| std::iter::from_fn(|| world.queue.unlooked()).collect::<Vec<_>>();
+    let looked = |world: &mut World| std::iter::from_fn(|| world.queue.next_unlooked()).collect::<Vec<_>>();
     assert_eq!((looked(&mut world), looked(&mut world).len()), (vec!["a".to_owned(), "b".to_owned()], 0));
     world.queue.look(true);
-    assert_eq!(world.queue.unlooked().as_deref(), Some("a"));
+    assert_eq!(world.queue.next_unlooked().as_deref(), Some("a"));
     world.queue.look(false);
-    assert_eq!(world.queue.unlooked(), None);
-    let taken = world.queue.take("a");
+    assert_eq!(world.queue.next_unlooked(), None);
+    let taken = world.queue.take_by_identity("a");
     assert!(taken.len() == 2 && world.queue.awaits(taken[0].run));
     assert_eq!(world.at(0), Came::Run(vec![2, 3]));
     assert!(!world.queue.awaits(taken[0].run));
@@ -284,7 +284,9 @@ fn critical_events_that_wait_for_an_hour_keep_nothing_else_out() {
         world.critical();
         world.claiming(&n.to_string());
     }
-    assert!(world.is_full(BackupReason::Critical, PromiseState::Claiming) && world.queue.long() == WAITING);
+    assert!(
+        world.is_full(BackupReason::Critical, PromiseState::Claiming) && world.queue.promised_critical() == WAITING
+    );
     // Requests that are waited for, and whatever is asked for by hand.
     assert!(
         !world.is_full(BackupReason::Critical, PromiseState::None)

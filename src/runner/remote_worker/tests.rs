@@ -24,16 +24,23 @@ struct World {
     folder: tempfile::TempDir,
     vaults: VaultPool,
     heard: CollectingMonitor,
-    order: DispatchRequest,
+    dispatch_request: DispatchRequest,
 }
 
 fn event(id: &str) -> Event {
     Event { identity: Some(id.into()), message: Some("disk full".into()), ..Event::default() }
 }
 
-fn asker(id: &str, run: RunId, order: &DispatchRequest) -> Claimant {
+fn claimant(id: &str, run: RunId, dispatch_request: &DispatchRequest) -> Claimant {
     let (identity, host) = (ClaimIdentity::Event(id.into()), "service".into());
-    Claimant { identity, action: order.action, run, host, timeout: order.timeout(), promise: None }
+    Claimant {
+        identity,
+        action: dispatch_request.action,
+        run,
+        host,
+        timeout: dispatch_request.timeout(),
+        promise: None,
+    }
 }
 
 impl World {
@@ -50,22 +57,27 @@ impl World {
         Vault::init(vaults.store(&vaults.addresses()[0]).unwrap(), system_random).unwrap();
         let labels = BTreeMap::from([("service".to_owned(), "shop".to_owned())]);
         let chosen = RunRequest { action, reason: BackupReason::Critical, labels, snapshot: None, event: event("a") };
-        let mut order = DispatchRequest::new(RUN, chosen, Channel::Http, timeout);
-        order.events = vec![event("a"), event("b")];
-        let mut world = World { folder, vaults, heard: CollectingMonitor::default(), order };
+        let mut dispatch_request = DispatchRequest::new(RUN, chosen, Channel::Http, timeout);
+        dispatch_request.events = vec![event("a"), event("b")];
+        let mut world = World { folder, vaults, heard: CollectingMonitor::default(), dispatch_request };
         for id in ["a", "b"] {
             let name = world.held(id, RUN).claim().name();
-            world.order.claims.push(name);
+            world.dispatch_request.claims.push(name);
         }
-        world.order.write(&*world.vault().store).unwrap();
+        world.dispatch_request.write(&*world.vault().store).unwrap();
         world
     }
 
     /// Claims an event, as the service does.
     fn held(&self, id: &str, run: RunId) -> Arc<HeldClaim> {
         let stop = AtomicBool::new(false);
-        match idempotent::take(&self.vaults, &asker(id, run, &self.order), &Origin::default(), &self.ctx(&stop))
-            .unwrap()
+        match idempotent::take(
+            &self.vaults,
+            &claimant(id, run, &self.dispatch_request),
+            &Origin::default(),
+            &self.ctx(&stop),
+        )
+        .unwrap()
         {
             ClaimAttempt::Held(held) => held,
             ClaimAttempt::Not(_) | ClaimAttempt::NoVault => panic!("{id} is not held"),
@@ -97,7 +109,7 @@ impl World {
 
     fn try_run(&self, execution: &str, attempt: u32) -> Result<WorkerOutcome> {
         let stop = AtomicBool::new(false);
-        run(&self.order.claims[0], &self.rules(execution, attempt), &self.vaults, &self.ctx(&stop))
+        run(&self.dispatch_request.claims[0], &self.rules(execution, attempt), &self.vaults, &self.ctx(&stop))
     }
 
     fn run(&self, execution: &str, attempt: u32) -> WorkerOutcome {
@@ -106,7 +118,7 @@ impl World {
 
     /// The objects of the first event's claims.
     fn objects(&self) -> Vec<String> {
-        let folder = self.order.claims[0].folder();
+        let folder = self.dispatch_request.claims[0].folder();
         let list = self.vault().store.list(&folder).unwrap();
         list.into_iter().map(|object| object.name.strip_prefix(&folder).unwrap().to_owned()).collect()
     }
@@ -119,11 +131,15 @@ impl World {
     fn redelivered(&self) -> Vec<Value> {
         let stop = AtomicBool::new(false);
         let ctx = self.ctx(&stop);
-        let again =
-            |id| match idempotent::take(&self.vaults, &asker(id, Hex([9; 8]), &self.order), &Origin::default(), &ctx) {
-                Ok(ClaimAttempt::Not(idempotent::EventOutcome::Before(before))) => before.report.unwrap().value(),
-                _ => panic!("{id} is not served"),
-            };
+        let again = |id| match idempotent::take(
+            &self.vaults,
+            &claimant(id, Hex([9; 8]), &self.dispatch_request),
+            &Origin::default(),
+            &ctx,
+        ) {
+            Ok(ClaimAttempt::Not(idempotent::EventOutcome::Before(before))) => before.report.unwrap().value(),
+            _ => panic!("{id} is not served"),
+        };
         ["a", "b"].map(again).into()
     }
 
@@ -135,7 +151,7 @@ impl World {
     }
 
     fn done(&self, at: usize) -> String {
-        format!("{}done.json", self.order.claims[at].folder())
+        format!("{}done.json", self.dispatch_request.claims[at].folder())
     }
 }
 
@@ -180,9 +196,9 @@ fn one_execution_does_what_the_order_says_and_settles_all_its_claims() {
 #[test]
 fn an_attempt_after_one_that_was_killed_goes_on_where_that_was() {
     let world = World::new();
-    // Killed before the commit: there is nothing but the claims and who has taken them.
+    // Killed before the commit: nothing is there but the claims and the object that says who has taken them.
     let taker = TakenBy { run: RUN, by: "long-abcde/0".into() };
-    taker.take(&*world.vault().store, &world.order.claims[0]).unwrap();
+    taker.take(&*world.vault().store, &world.dispatch_request.claims[0]).unwrap();
     let report = ran(world.run("long-abcde", 1)).report;
     assert_eq!((report.run, report.place.attempt.as_deref()), (RUN, Some("1")));
     // Killed after the commit, between the claims; before them; and before the report.
@@ -227,7 +243,8 @@ fn an_attempt_after_one_that_failed_enters_the_next_claims() {
 #[test]
 fn who_is_told_to_stop_says_so_in_every_claim() {
     let (world, stop) = (World::new(), AtomicBool::new(true));
-    let told = run(&world.order.claims[0], &world.rules("long-abcde", 0), &world.vaults, &world.ctx(&stop)).unwrap();
+    let told = run(&world.dispatch_request.claims[0], &world.rules("long-abcde", 0), &world.vaults, &world.ctx(&stop))
+        .unwrap();
     let failed = ran(told).report;
     assert!(failed.result == Outcome::Failed && failed.error.unwrap().error.contains("told to stop"));
     assert!(world.objects().contains(&"1.failed.json".into()));
@@ -251,12 +268,12 @@ fn what_was_given_up_or_taken_over_is_left_alone() {
         "{:?}",
         world.heard.warnings()
     );
-    other.check().unwrap();
+    other.check_may_commit().unwrap();
     let world = World::new();
     world.held("a", RUN).give_up(&world.vaults, &world.ctx(&stop));
     world.held("b", RUN).give_up(&world.vaults, &world.ctx(&stop));
     assert!(nothing(world.run("long-abcde", 0)).contains("given up"));
-    // Nor is a run begun that may not be committed.
+    // A run that may not commit any more is not begun, either.
     let world = World::of(Action::Backup, Duration::from_secs(1));
     std::thread::sleep(Duration::from_millis(1100));
     assert!(nothing(world.run("long-abcde", 0)).contains("time limit"));
@@ -270,9 +287,9 @@ fn a_restore_has_to_be_allowed_here_too() {
     assert_eq!(refused.report.result, Outcome::Refused);
     assert!(refused.report.error.unwrap().error.contains("--allow-restore"));
     assert_eq!(world.redelivered()[0]["result"], "refused");
-    // And a wrong dispatch request stays without effect.
+    // A wrong dispatch request has no effect, either.
     let world = World::new();
-    let name = world.order.claims[0].object("order");
+    let name = world.dispatch_request.claims[0].object("order");
     world.lose(&[&name]);
     let why = world.try_run("long-abcde", 0).err().unwrap().to_string();
     assert!(why.contains("no vault has it") && why.contains("LASTGOOD_VAULT"), "{why}");
@@ -283,10 +300,10 @@ fn a_restore_has_to_be_allowed_here_too() {
 #[test]
 fn a_claim_that_is_damaged_does_not_stop_the_others() {
     let world = World::new();
-    let name = format!("claims/{}.json", world.order.claims[0]);
+    let name = format!("claims/{}.json", world.dispatch_request.claims[0]);
     world.lose(&[&name]);
     world.vault().store.create(&name, &[b"no claim"]).unwrap();
     assert_eq!(ran(world.run("long-abcde", 0)).report.result, Outcome::Complete);
-    world.lose(&[&world.done(1), &format!("claims/{}.json", world.order.claims[1])]);
+    world.lose(&[&world.done(1), &format!("claims/{}.json", world.dispatch_request.claims[1])]);
     assert_eq!(world.try_run("long-abcde", 1).err().unwrap().kind(), Kind::Damage);
 }

@@ -106,19 +106,19 @@ impl Runner {
                 soon = Instant::now() + SOON;
             }
             if Instant::now() >= next {
-                self.look_at_promises(&mut watch, Instant::now());
+                self.check_promises(&mut watch, Instant::now());
                 next = Instant::now() + OFTEN;
             }
             std::thread::sleep(TICK);
         }
-        lock(&self.state).owed.taken.append(&mut watch.promised);
+        lock(&self.state).obligations.taken.append(&mut watch.promised);
     }
 
     /// When the runner is closed, tries once more to store what is owed, within the time for last words. Returns whether nothing
     /// is left.
-    pub(super) fn pay_what_is_owed(&self) -> bool {
+    pub(super) fn settle_all(&self) -> bool {
         self.settle_again(|_| true);
-        let taken = std::mem::take(&mut lock(&self.state).owed.taken);
+        let taken = std::mem::take(&mut lock(&self.state).obligations.taken);
         // The next instance finds in their claims what other instances have promised.
         for promised in taken.iter().filter(|promised| !self.is_unsettled(promised.open.run)) {
             match self.progress(promised.open.run) {
@@ -153,7 +153,7 @@ impl Runner {
                 Err(unstored) => why = format!("{why}; {}", unstored.what()),
             }
         }
-        self.report_unkept(open, BrokenPromise::stopped(why), None, ctx);
+        self.report_broken_promise(open, BrokenPromise::stopped(why), None, ctx);
     }
 
     pub(super) fn watch(&self) -> PromiseWatch<'_> {
@@ -163,10 +163,10 @@ impl Runner {
     }
 
     /// Looks at the promises for which it is time at `now`.
-    pub(super) fn look_at_promises(&self, watch: &mut PromiseWatch, now: Instant) {
+    pub(super) fn check_promises(&self, watch: &mut PromiseWatch, now: Instant) {
         // First, since a run that has a report of its own gets no other.
         self.settle_again(|_| true);
-        watch.promised.append(&mut lock(&self.state).owed.taken);
+        watch.promised.append(&mut lock(&self.state).obligations.taken);
         for (vault, next) in watch.vaults.iter_mut().filter(|(_, next)| *next <= now) {
             match self.promises_in(vault, &watch.promised, now) {
                 Ok(found) => {
@@ -204,11 +204,11 @@ impl Runner {
 
     /// The promise to look after for a request that was promised a run here and is not served by it: what becomes of it is looked
     /// up later. `None` if the request was promised nothing.
-    pub(super) fn owed(&self, waiting: &QueuedRequest) -> Option<WatchedPromise> {
+    pub(super) fn watched_promise(&self, waiting: &QueuedRequest) -> Option<WatchedPromise> {
         let (held, identity) = (waiting.promised()?, waiting.request.event.identity.clone()?);
-        let asker = self.promising(identity.clone(), held.claim().run(), &waiting.request, waiting.way);
+        let claimant = self.promised_claimant(identity.clone(), held.claim().run(), &waiting.request, waiting.way);
         let (name, run, left) = (held.claim().name(), held.claim().run(), Duration::ZERO);
-        let open = OpenPromise { name, run, identity, host: asker.host, promise: *asker.promise?, left };
+        let open = OpenPromise { name, run, identity, host: claimant.host, promise: *claimant.promise?, left };
         Some(WatchedPromise { vault: held.address().clone(), open, until: Instant::now() })
     }
 
@@ -230,19 +230,19 @@ impl Runner {
         let WatchedPromise { vault: address, open, .. } = promised;
         let OpenPromise { name, run, identity, host, promise, .. } = open;
         let cause = self.cause(promise.way, vec![promise.event.clone()]);
-        let asker = self.asker(identity.clone(), promise.action, *run);
+        let claimant = self.claimant(identity.clone(), promise.action, *run);
         let vault = Vault::open(self.vaults.store(address)?)?;
         // A run that has begun since has renewed its claim, and has its whole time limit from then on.
-        let later = lease::later(&*vault.store, name, asker.timeout)?;
+        let later = lease::later(&*vault.store, name, claimant.timeout)?;
         if later.is_some_and(|by| by != *run || self.progress(by).is_none()) {
             return Ok(false);
         }
-        let resumed = idempotent::resume(name, vault, address, &asker, (&cause, false), &self.vaults, ctx)?;
+        let resumed = idempotent::resume(name, vault, address, &claimant, (&cause, false), &self.vaults, ctx)?;
         let kept = self.report_of(*run, ctx)?;
         let (held, why) = match (resumed, kept) {
             // The instance may have been killed when it had told how the run ended, and had not settled its claims.
             (ResumedClaim::Held(held), Some(kept)) => {
-                held.close_by(&kept, kept.report.ended().is_some() && !kept.report.retry())?;
+                held.record_end_by_report(&kept, kept.report.ended().is_some() && !kept.report.retry())?;
                 self.know_by(*run, kept.report);
                 return Ok(true);
             }
@@ -257,7 +257,7 @@ impl Runner {
             (ResumedClaim::Before(before), None) => {
                 let vault = Vault::open(self.vaults.store(&before.vault)?)?;
                 let report = recover::served_by(&*vault.store, &before, *run, promise.action, &cause)?;
-                self.know(*run, RunProgress::Over(Arc::new(Answer::of_report(&report))));
+                self.know(*run, RunProgress::Over(Arc::new(Answer::from_report(&report))));
                 return Ok(true);
             }
             (ResumedClaim::Elsewhere(other), None) => {
@@ -273,7 +273,7 @@ impl Runner {
                 (Some(held), BrokenPromise::unknown(why))
             }
         };
-        self.report_unkept(open, why, held, ctx);
+        self.report_broken_promise(open, why, held, ctx);
         Ok(true)
     }
 
@@ -296,7 +296,7 @@ impl Runner {
     }
 
     /// Reports a promise as not kept.
-    fn report_unkept(
+    fn report_broken_promise(
         &self,
         open: &OpenPromise,
         BrokenPromise { why, may_be_done, code }: BrokenPromise,
@@ -321,10 +321,10 @@ impl Runner {
         let ran = job::not_run(*run, &self.rules.job(&request, None), cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
         let (_, left) = held.map_or((None, None), |held| self.settled(&held, true, &ran, ctx));
-        ran.tell(ctx);
+        ran.notify(ctx);
         // The vault tells of another instance's run, and may tell better one day: then nothing is remembered here.
         if ran.stored.is_none() || self.progress(*run).is_some() {
-            self.know(*run, RunProgress::Over(Arc::new(Answer::of(&ran))));
+            self.know(*run, RunProgress::Over(Arc::new(Answer::from_job(&ran))));
         }
         self.keep(UnsettledRun { ran, claims: left.into_iter().collect(), promised: true });
     }

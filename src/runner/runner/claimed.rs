@@ -77,7 +77,7 @@ impl From<Ticket> for NotPromised {
 /// A request whose claim is being entered. When this is dropped, also in a panic, the request becomes one like any other: nothing
 /// waits for its claim.
 struct ClaimingGuard<'d> {
-    desk: &'d Runner,
+    runner: &'d Runner,
     run: RunId,
     identity: &'d str,
 }
@@ -100,8 +100,8 @@ impl ClaimingGuard<'_> {
     }
 
     fn end<T>(&self, end: impl FnOnce(&mut Queue, RunId, &str) -> T) -> T {
-        let ended = end(&mut lock(&self.desk.state).queue, self.run, self.identity);
-        self.desk.changed.notify_all();
+        let ended = end(&mut lock(&self.runner.state).queue, self.run, self.identity);
+        self.runner.changed.notify_all();
         ended
     }
 }
@@ -175,17 +175,17 @@ impl Runner {
             None if self.rules.dispatch.is_some() => format!("lastgood-run:{run}"),
             None => return Ok(Claimed::Nothing),
         };
-        let asker = self.asker(identity, waiting.request.action, run);
+        let claimant = self.claimant(identity, waiting.request.action, run);
         if let Some(gone) = away.gone.get() {
-            return gone.clone().map_or(Ok(Claimed::Late(asker)), Err);
+            return gone.clone().map_or(Ok(Claimed::Late(claimant)), Err);
         }
-        match self.take(&asker, &self.own_cause(waiting), away, ctx) {
+        match self.take(&claimant, &self.own_cause(waiting), away, ctx) {
             Ok(ClaimAttempt::Held(held)) => Ok(Claimed::Held(held)),
             Ok(ClaimAttempt::NoVault) => {
                 away.gone.get_or_init(|| None);
-                Ok(Claimed::Late(asker))
+                Ok(Claimed::Late(claimant))
             }
-            Ok(ClaimAttempt::Not(answer)) => Err(Arc::new(self.by_claim(answer))),
+            Ok(ClaimAttempt::Not(answer)) => Err(Arc::new(self.answer_by_claim(answer))),
             Err(why) => {
                 tracing::error!(code = why.word(), "an event cannot be served now: {why}");
                 let answer = Arc::new(Answer::Later(why.what(), Duration::from_secs(30)));
@@ -205,16 +205,16 @@ impl Runner {
         // Nobody else can have taken it over.
         let is_own = identity.starts_with(OWN);
         let later = |why: String| Answer::Later(why, Duration::from_secs(30));
-        let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
-        let taken = held.standing().and_then(|standing| match standing {
+        let claimant = self.promised_claimant(identity, held.claim().run(), &waiting.request, waiting.way);
+        let taken = held.status().and_then(|standing| match standing {
             ClaimStatus::Failed => Ok(Err(later("another instance has reported it as failed".into()))),
             ClaimStatus::Done(before) => Ok(Err(idempotent::EventOutcome::Before(before).into())),
             ClaimStatus::Running if is_own => Ok(Ok(Claimed::Promised(self.renewed(held, waiting)))),
             ClaimStatus::Running | ClaimStatus::Elsewhere => {
-                let taken = held.again(&asker, &self.own_cause(waiting), &self.vaults, ctx)?;
+                let taken = held.reacquire(&claimant, &self.own_cause(waiting), &self.vaults, ctx)?;
                 Ok(match taken {
                     ClaimAttempt::Held(held) => Ok(Claimed::Held(held)),
-                    ClaimAttempt::Not(answer) => Err(self.by_claim(answer)),
+                    ClaimAttempt::Not(answer) => Err(self.answer_by_claim(answer)),
                     ClaimAttempt::NoVault => Err(later("the vault does not open".into())),
                 })
             }
@@ -240,8 +240,8 @@ impl Runner {
         let Some(identity) = event.identity.clone().filter(|_| self.rules.dispatch.is_some()) else {
             return held.clone();
         };
-        let asker = self.promising(identity, held.claim().run(), &waiting.request, waiting.way);
-        match held.renew(&asker, &self.vaults) {
+        let claimant = self.promised_claimant(identity, held.claim().run(), &waiting.request, waiting.way);
+        match held.renew(&claimant, &self.vaults) {
             Ok(Some(renewed)) => Arc::new(renewed),
             Ok(None) => held.clone(),
             Err(why) => {
@@ -256,34 +256,46 @@ impl Runner {
     }
 
     /// The claimant of an event for a run that is promised.
-    pub(super) fn promising(&self, identity: String, run: RunId, request: &RunRequest, way: Channel) -> Claimant {
+    pub(super) fn promised_claimant(
+        &self,
+        identity: String,
+        run: RunId,
+        request: &RunRequest,
+        way: Channel,
+    ) -> Claimant {
         let (action, reason, event) = (request.action, request.reason, request.event.clone());
         let promise = Promise { action, reason, way, event, seconds: self.rules.longest_wait().as_secs() };
-        Claimant { promise: Some(Box::new(promise)), ..self.asker(identity, action, run) }
+        Claimant { promise: Some(Box::new(promise)), ..self.claimant(identity, action, run) }
     }
 
     /// Claims an event. If there is no vault yet, the one that the first backup would make is made before: else each of several
     /// instances that get the event would take a snapshot for it.
-    fn take(&self, asker: &Claimant, cause: &Origin, away: &FirstClaimFindings, ctx: &Context) -> Result<ClaimAttempt> {
+    fn take(
+        &self,
+        claimant: &Claimant,
+        cause: &Origin,
+        away: &FirstClaimFindings,
+        ctx: &Context,
+    ) -> Result<ClaimAttempt> {
         let settled = self.settled_so_far();
-        match idempotent::take(&self.vaults, asker, cause, ctx)? {
+        match idempotent::take(&self.vaults, claimant, cause, ctx)? {
             ClaimAttempt::NoVault
-                if asker.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) =>
+                if claimant.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) =>
             {
-                idempotent::take(&self.vaults, asker, cause, ctx)
+                idempotent::take(&self.vaults, claimant, cause, ctx)
             }
             // The claim is by a run of this instance that is over, which could not be noted when it ended.
             ClaimAttempt::Not(idempotent::EventOutcome::Elsewhere { run, .. })
                 if self.settle_again(|over| over == run) || self.settled_so_far() != settled =>
             {
-                idempotent::take(&self.vaults, asker, cause, ctx)
+                idempotent::take(&self.vaults, claimant, cause, ctx)
             }
             taken => Ok(taken),
         }
     }
 
     /// The claimant of an event for a run.
-    pub(super) fn asker(&self, identity: String, action: Action, run: RunId) -> Claimant {
+    pub(super) fn claimant(&self, identity: String, action: Action, run: RunId) -> Claimant {
         let (host, timeout) = (self.rules.place.host.clone(), self.rules.run_timeout);
         Claimant { identity: ClaimIdentity::Event(identity), action, run, host, timeout, promise: None }
     }
@@ -301,25 +313,25 @@ impl Runner {
             request.event.identity = Some(format!("{OWN}{id}"));
         }
         let asked = request.clone();
-        let Some(identity) = asked.event.identity.clone() else { return Err(self.ask(request, way)?.into()) };
+        let Some(identity) = asked.event.identity.clone() else { return Err(self.submit(request, way)?.into()) };
         if let Some(before) = self.done_here(&identity) {
             return Err(before.into());
         }
-        let ticket = self.enter(request, way, PromiseState::Claiming)?;
-        let claiming = ClaimingGuard { desk: self, run: ticket.run, identity: &identity };
-        let asker = self.promising(identity.clone(), ticket.run, &asked, way);
+        let ticket = self.enqueue(request, way, PromiseState::Claiming)?;
+        let claiming = ClaimingGuard { runner: self, run: ticket.run, identity: &identity };
+        let claimant = self.promised_claimant(identity.clone(), ticket.run, &asked, way);
         let cause = self.cause(way, vec![asked.event]);
-        match self.context(|ctx| self.take(&asker, &cause, &FirstClaimFindings::default(), ctx)) {
+        match self.context(|ctx| self.take(&claimant, &cause, &FirstClaimFindings::default(), ctx)) {
             Ok(ClaimAttempt::Held(held)) => {
                 if claiming.made(held.clone()) {
                     return Ok(ticket.run);
                 }
                 // The service was told to stop meanwhile, and has answered all that waited.
                 self.context(|ctx| held.give_up(&self.vaults, ctx));
-                Err(Answer::ends().into())
+                Err(Answer::shutting_down().into())
             }
             Ok(ClaimAttempt::Not(answer)) => {
-                let answer = self.by_claim(answer);
+                let answer = self.answer_by_claim(answer);
                 if let Some(waiting) = claiming.withdraw() {
                     lock(&self.state).dismiss(waiting, &Arc::new(answer.clone()));
                 }
@@ -398,7 +410,7 @@ impl Runner {
             let mut all = Vec::with_capacity(runs.len());
             for ran in ended.into_iter().flatten() {
                 self.count((&ran.report).into());
-                self.know(ran.report.run, RunProgress::Over(Arc::new(Answer::of(&ran))));
+                self.know(ran.report.run, RunProgress::Over(Arc::new(Answer::from_job(&ran))));
                 let claims = left.remove(&ran.report.run).unwrap_or_default();
                 all.push(UnsettledRun { ran, claims, promised: true });
             }
@@ -463,7 +475,9 @@ impl Runner {
     fn settle(&self, (waiting, claim): &(QueuedRequest, Claimed), ran: &FinishedJob, ctx: &Context) -> Settlement {
         match claim {
             Claimed::Held(held) | Claimed::Promised(held) => self.settled(held, waiting.promised().is_some(), ran, ctx),
-            Claimed::Late(asker) => (idempotent::late(ran, &self.vaults, asker, &self.own_cause(waiting), ctx), None),
+            Claimed::Late(claimant) => {
+                (idempotent::late(ran, &self.vaults, claimant, &self.own_cause(waiting), ctx), None)
+            }
             Claimed::Nothing => (None, None),
         }
     }
@@ -480,7 +494,7 @@ impl Runner {
         if promised && ran.stored.is_none() {
             return (None, Some(held.clone()));
         }
-        let noted = held.close(ran, &self.vaults, ctx);
+        let noted = held.record_end(ran, &self.vaults, ctx);
         (noted.other, (!noted.is_noted).then(|| held.clone()))
     }
 

@@ -87,7 +87,11 @@ impl RemoteRuns {
 impl Runner {
     /// The requests, out of those that share a run, that one dispatch request can name: their claims are in one vault. The others
     /// are told to come again; a promised one comes next, as the same run, which then has a dispatch request in the other vault.
-    pub(super) fn together(&self, mine: Vec<(QueuedRequest, Claimed)>, ctx: &Context) -> Vec<(QueuedRequest, Claimed)> {
+    pub(super) fn keep_one_vault(
+        &self,
+        mine: Vec<(QueuedRequest, Claimed)>,
+        ctx: &Context,
+    ) -> Vec<(QueuedRequest, Claimed)> {
         let Some(first) = mine.iter().find_map(|(_, claim)| claim.held()) else { return mine };
         let mut kept = Vec::with_capacity(mine.len());
         for (mut waiting, claim) in mine {
@@ -106,7 +110,7 @@ impl Runner {
             if let Some(held) = held.as_ref().filter(|_| !kept.iter().any(same)) {
                 held.give_up(&self.vaults, ctx);
             }
-            answer::tell(waiting.answer, &Arc::new(Answer::no_room()));
+            answer::tell(waiting.answer, &Arc::new(Answer::run_is_full()));
         }
         kept
     }
@@ -115,7 +119,7 @@ impl Runner {
     ///
     /// # Errors
     /// The job was not started.
-    pub(super) fn hand_over(
+    pub(super) fn dispatch(
         &self,
         dispatch: &Dispatch,
         (run, way): (RunId, Channel),
@@ -132,16 +136,16 @@ impl Runner {
         })?;
         let chosen = gravest(mine.iter().map(|(waiting, _)| &waiting.request)).cloned();
         let (Some(first), Some(chosen)) = (held.first(), chosen) else { return Ok(()) };
-        let mut order = DispatchRequest::new(run, chosen, way, self.rules.run_timeout);
-        order.events = events_of(mine);
+        let mut dispatch_request = DispatchRequest::new(run, chosen, way, self.rules.run_timeout);
+        dispatch_request.events = events_of(mine);
         for held in &held {
             let name = held.claim().name();
             // An event that was delivered twice is named once.
-            if !order.claims.contains(&name) {
-                order.claims.push(name);
+            if !dispatch_request.claims.contains(&name) {
+                dispatch_request.claims.push(name);
             }
         }
-        order.write(first.store()).map_err(|why| why.within(doing()))?;
+        dispatch_request.write(first.store()).map_err(|why| why.within(doing()))?;
         let name = first.claim().name();
         match (dispatch.start)(&name, ctx) {
             Ok(execution) => {
@@ -165,18 +169,18 @@ impl Runner {
             RemoteRun { run, job, cause, waiting, since, next: since, begun: false, known: false, unreadable: false };
         let mut state = lock(&self.state);
         state.running = None;
-        state.away.runs.push((run, action));
-        state.away.handed.push(group);
+        state.remote.runs.push((run, action));
+        state.remote.handed.push(group);
         Ok(())
     }
 
     /// Looks at runs that are away until the runner is closed.
-    pub(super) fn follow(&self, dispatch: &Dispatch) {
+    pub(super) fn observe_remote_runs(&self, dispatch: &Dispatch) {
         let mut groups: Vec<RemoteRun> = Vec::new();
         loop {
             let closed = {
                 let mut state = lock(&self.state);
-                groups.append(&mut state.away.handed);
+                groups.append(&mut state.remote.handed);
                 state.closed
             };
             if self.stop.load(Ordering::Relaxed) {
@@ -205,7 +209,7 @@ impl Runner {
                     told.extend(group.waiting.pop_front().map(|follower| (follower.to, Arc::clone(answer))));
                     continue;
                 }
-                let answer = match held.standing() {
+                let answer = match held.status() {
                     Ok(ClaimStatus::Running) => break,
                     Ok(ClaimStatus::Failed) => self.failed(group.run, ctx),
                     Ok(ClaimStatus::Elsewhere) => Answer::not_yet(),
@@ -223,7 +227,7 @@ impl Runner {
             }
             // Before anybody hears of it, so that whoever asks then finds it so.
             if group.waiting.is_empty() {
-                self.back(group.run);
+                self.remote_run_ended(group.run);
             }
             told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
             let RemoteWaiter { held, .. } = group.waiting.front()?;
@@ -236,7 +240,7 @@ impl Runner {
                     "{}Look at the execution in the console: was it killed because memory or time (`--task-timeout`) ran out?",
                     how_to_look(group.job.action())
                 );
-                self.give_up(group, (why, hint), dispatch, ctx);
+                self.give_up_remote_run(group, (why, hint), dispatch, ctx);
                 return None;
             }
             if !group.begun && group.since.elapsed() >= dispatch.begin {
@@ -246,7 +250,7 @@ impl Runner {
                         let why = format!("it was started {} s ago and has not begun", group.since.elapsed().as_secs());
                         let hint = "Look at the executions of the job in the console: is its argument `dispatched`, can its \
                                     image, its volumes and its vault be reached?";
-                        self.give_up(group, (why, hint.into()), dispatch, ctx);
+                        self.give_up_remote_run(group, (why, hint.into()), dispatch, ctx);
                         return None;
                     }
                     // A claim that cannot be read now may be readable later.
@@ -262,7 +266,7 @@ impl Runner {
     }
 
     /// Gives up a run whose job has not begun, or was killed: by the report that the job left, or by one that says so.
-    fn give_up(&self, group: RemoteRun, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
+    fn give_up_remote_run(&self, group: RemoteRun, (why, hint): (String, String), dispatch: &Dispatch, ctx: &Context) {
         let kept = idempotent::report_of(group.run, &self.vaults, ctx).unwrap_or_else(|why| {
             tracing::warn!("cannot see whether the run {} left a report: {}", group.run, why.what());
             None
@@ -272,7 +276,7 @@ impl Runner {
         {
             let stays = matches!(answer, Answer::Done { retry: false, .. });
             for held in group.waiting.iter().map(|follower| &follower.held) {
-                if let Err(why) = held.close_by(&kept, stays) {
+                if let Err(why) = held.record_end_by_report(&kept, stays) {
                     tracing::warn!("the claim {} is not settled: {}", held.claim().name(), why.what());
                 }
             }
@@ -284,9 +288,9 @@ impl Runner {
         let ran = job::not_run(run, &job, cause, why, &self.vaults, ctx);
         self.count((&ran.report).into());
         if !self.is_of_own(&ran.report.events) {
-            lock(&self.state).queue.failed(run);
+            lock(&self.state).queue.uncount(run);
         }
-        let done = Arc::new(Answer::of(&ran));
+        let done = Arc::new(Answer::from_job(&ran));
         let (mut told, mut claims) = (Vec::new(), Vec::new());
         let any_promised = waiting.iter().any(|follower| follower.promised);
         for RemoteWaiter { to, held, promised } in waiting {
@@ -294,9 +298,9 @@ impl Runner {
             told.push((to, other.map_or_else(|| done.clone(), |other| Arc::new(other.into()))));
             claims.extend(left);
         }
-        ran.tell(ctx);
+        ran.notify(ctx);
         self.know(run, RunProgress::Over(done.clone()));
-        self.back(run);
+        self.remote_run_ended(run);
         self.keep(UnsettledRun { ran, claims, promised: any_promised });
         told.into_iter().for_each(|(to, answer)| answer::tell(to, &answer));
     }
@@ -324,7 +328,7 @@ impl Runner {
         }
         let is_served = matches!(answer, Answer::Done { retry: false, .. } | Answer::Before(_));
         if !is_served && !self.is_of_own(&group.cause.events) {
-            lock(&self.state).queue.failed(group.run);
+            lock(&self.state).queue.uncount(group.run);
         }
         self.know(group.run, RunProgress::Over(Arc::new(answer.clone())));
     }
@@ -332,15 +336,15 @@ impl Runner {
     /// Sends the same answer to all that wait for a run.
     fn end(&self, mut group: RemoteRun, answer: Answer) {
         self.know_of(&mut group, &answer);
-        self.back(group.run);
+        self.remote_run_ended(group.run);
         let answer = Arc::new(answer);
         group.waiting.into_iter().for_each(|follower| answer::tell(follower.to, &answer));
     }
 
     /// Marks a run as no longer away, so that others may begin.
-    fn back(&self, run: RunId) {
+    fn remote_run_ended(&self, run: RunId) {
         let mut state = lock(&self.state);
-        state.away.runs.retain(|(away, _)| *away != run);
+        state.remote.runs.retain(|(away, _)| *away != run);
         state.queue.look(true);
         drop(state);
         self.changed.notify_all();

@@ -52,7 +52,7 @@ impl Runner {
         }
         let run = ran.report.run;
         let mut state = lock(&self.state);
-        let owed = &mut state.owed;
+        let owed = &mut state.obligations;
         let (kept, done) = (&mut owed.unsettled, &mut owed.done);
         if !unsettled.matters() && kept.iter().filter(|kept| !kept.matters()).count() >= KEPT {
             tracing::warn!(
@@ -70,10 +70,10 @@ impl Runner {
 
     /// Tries again to settle the runs for which `which` is true. Returns whether any was settled.
     pub(super) fn settle_again(&self, which: impl Fn(RunId) -> bool) -> bool {
-        let one = lock(&self.state).owed.one.clone();
+        let one = lock(&self.state).obligations.one.clone();
         let _one = lock(&one);
         let (mut mine, runs) = {
-            let owed = &mut lock(&self.state).owed;
+            let owed = &mut lock(&self.state).obligations;
             let all = std::mem::take(&mut owed.unsettled);
             let (mine, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|kept| which(kept.ran.report.run));
             let runs: Vec<_> = mine.iter().map(|kept| kept.ran.report.run).collect();
@@ -95,7 +95,7 @@ impl Runner {
                 }
             }
         }
-        let owed = &mut lock(&self.state).owed;
+        let owed = &mut lock(&self.state).obligations;
         owed.settled += over.len() as u64;
         // From now on a vault tells of these runs.
         owed.done.retain(|_, report| report.run().is_none_or(|run| !over.contains(&run)));
@@ -109,7 +109,7 @@ impl Runner {
     /// are: a vault that was away may be back and show nothing but a claim whose time is over, and another vault knows nothing of
     /// that claim.
     pub(super) fn done_here(&self, identity: &str) -> Option<Answer> {
-        lock(&self.state).owed.done.get(identity).cloned().map(Answer::Before)
+        lock(&self.state).obligations.done.get(identity).cloned().map(Answer::Before)
     }
 
     /// Tries to store the report of a run and to note the end of its claims. Returns whether all of that is done.
@@ -127,7 +127,7 @@ impl Runner {
             if away {
                 return true;
             }
-            match held.note(ran, &self.vaults) {
+            match held.try_record_end(ran, &self.vaults) {
                 Ok(noted) => !noted.is_noted,
                 Err(why) => {
                     tracing::debug!("the claim {} cannot be settled yet: {}", held.claim().name(), why.what());
@@ -146,7 +146,7 @@ impl Runner {
     /// Returns whether a vault has the report of every run of which that matters; logs the runs of which something is missing.
     pub(super) fn is_all_settled(&self) -> bool {
         let state = lock(&self.state);
-        let left = &state.owed.unsettled;
+        let left = &state.obligations.unsettled;
         let runs = |which: &dyn Fn(&UnsettledRun) -> bool| {
             let runs: Vec<_> =
                 left.iter().filter(|left| which(left)).map(|left| left.ran.report.run.to_string()).collect();
@@ -175,18 +175,18 @@ impl Runner {
 
     /// How many runs have been settled some time after their end.
     pub(super) fn settled_so_far(&self) -> u64 {
-        lock(&self.state).owed.settled
+        lock(&self.state).obligations.settled
     }
 
     /// Whether a run that is over here is one of those of which no vault says so yet.
     pub(super) fn is_unsettled(&self, run: RunId) -> bool {
-        let owed = &lock(&self.state).owed;
+        let owed = &lock(&self.state).obligations;
         owed.settling.contains(&run) || owed.unsettled.iter().any(|kept| kept.ran.report.run == run)
     }
 
     /// The answer to a request, by what its claim came to. A run of this instance that is over serves nothing any more, even if
     /// the vault does not know yet.
-    pub(super) fn by_claim(&self, answer: idempotent::EventOutcome) -> Answer {
+    pub(super) fn answer_by_claim(&self, answer: idempotent::EventOutcome) -> Answer {
         let idempotent::EventOutcome::Elsewhere { run, .. } = &answer else { return answer.into() };
         match self.progress(*run) {
             Some(RunProgress::Over(over)) => match &*over {

@@ -59,14 +59,14 @@ impl World {
     }
 
     /// A runner that starts the job by this function.
-    fn desk(
+    fn runner(
         self: &Arc<Self>,
         start: impl Fn(&Arc<World>, &ClaimName) -> Result<()> + Send + Sync + 'static,
     ) -> Arc<Runner> {
-        self.desk_with(start, |_| {})
+        self.runner_with(start, |_| {})
     }
 
-    fn desk_with(
+    fn runner_with(
         self: &Arc<Self>,
         start: impl Fn(&Arc<World>, &ClaimName) -> Result<()> + Send + Sync + 'static,
         change: impl FnOnce(&mut Rules),
@@ -115,19 +115,19 @@ fn request(id: &str, action: Action) -> RunRequest {
     RunRequest { action, reason: BackupReason::Manual, labels: BTreeMap::new(), snapshot: None, event }
 }
 
-fn ask(desk: &Runner, request: RunRequest) -> Ticket {
-    desk.ask(request, Channel::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
+fn ask(runner: &Runner, request: RunRequest) -> Ticket {
+    runner.submit(request, Channel::Http).unwrap_or_else(|answer| panic!("{answer:?}"))
 }
 
-fn backup(desk: &Runner, id: &str) -> Ticket {
-    ask(desk, request(id, Action::Backup))
+fn backup(runner: &Runner, id: &str) -> Ticket {
+    ask(runner, request(id, Action::Backup))
 }
 
 /// Lets a runner work while `look` is called.
-fn working<T>(desk: &Runner, look: impl FnOnce() -> T) -> T {
+fn working<T>(runner: &Runner, look: impl FnOnce() -> T) -> T {
     thread::scope(|scope| {
-        scope.spawn(|| desk.work());
-        let stop = Stop(desk);
+        scope.spawn(|| runner.work());
+        let stop = Stop(runner);
         let seen = look();
         drop(stop);
         seen
@@ -159,27 +159,27 @@ fn wait_for(what: &str, so: impl Fn() -> bool) {
 #[test]
 fn a_job_does_the_run_and_the_answer_is_its_report() {
     let world = World::new();
-    let desk = world.desk(at_once);
+    let runner = world.runner(at_once);
     let mut wanted = request("a", Action::Backup);
     wanted.reason = BackupReason::Critical;
     wanted.labels.insert("service".into(), "shop".into());
-    let ticket = ask(&desk, wanted);
+    let ticket = ask(&runner, wanted);
     let run = ticket.run;
-    working(&desk, || {
+    working(&runner, || {
         let answer = answer(ticket);
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Complete, retry: false, .. }), "{answer:?}");
         let told = report(&answer).clone();
         assert_eq!((&told["run"], &told["place"]["execution"]), (&run.to_string().into(), &"long-00000".into()));
-        assert!(matches!(desk.progress(run), Some(RunProgress::Over(over)) if report(&over) == told));
+        assert!(matches!(runner.progress(run), Some(RunProgress::Over(over)) if report(&over) == told));
         // The run is counted like any other.
-        let (tally, last) = (desk.tally(), desk.last().unwrap());
+        let (tally, last) = (runner.stats(), runner.last().unwrap());
         assert_eq!((tally.runs[&("backup", "complete")], last.run), (1, run));
         assert!(tally.uploaded > 0 && tally.success.contains_key("backup"));
-        assert_eq!(desk.running(), None);
+        assert_eq!(runner.running(), None);
         // A redelivery, and requests without an identity.
-        assert_eq!(report(&self::answer(backup(&desk, "a"))), told);
+        assert_eq!(report(&self::answer(backup(&runner, "a"))), told);
         for _ in 0..2 {
-            assert_eq!(report(&self::answer(backup(&desk, "")))["result"], "complete");
+            assert_eq!(report(&self::answer(backup(&runner, "")))["result"], "complete");
         }
     });
     assert_eq!((world.asked(), world.count("snapshots")), (3, 3));
@@ -191,8 +191,8 @@ fn what_comes_while_a_backup_is_away_shares_the_next_and_a_verification_passes()
     let gate = Arc::new(Mutex::new(()));
     let closed = gate.lock().unwrap();
     let through = gate.clone();
-    // A backup waits at the gate, once; whatever else is asked for is done at once.
-    let desk = world.desk(move |world, name| {
+    // The first backup waits until `gate` is open; all other runs are done at once.
+    let runner = world.runner(move |world, name| {
         if world.asked() > 1 {
             return at_once(world, name);
         }
@@ -203,21 +203,21 @@ fn what_comes_while_a_backup_is_away_shares_the_next_and_a_verification_passes()
         });
         Ok(())
     });
-    let first = backup(&desk, "a");
+    let first = backup(&runner, "a");
     let run = first.run;
-    working(&desk, || {
+    working(&runner, || {
         wait_for("the start", || world.asked() == 1);
-        wait_for("it is away", || desk.running() == Some(run) && lock(&desk.state).away.first() == Some(run));
-        let (second, third) = (backup(&desk, "b"), backup(&desk, "c"));
-        let second_again = backup(&desk, "b");
-        let restore = ask(&desk, request("d", Action::Restore));
-        let verify = answer(ask(&desk, request("e", Action::Verify)));
+        wait_for("it is away", || runner.running() == Some(run) && lock(&runner.state).remote.first() == Some(run));
+        let (second, third) = (backup(&runner, "b"), backup(&runner, "c"));
+        let second_again = backup(&runner, "b");
+        let restore = ask(&runner, request("d", Action::Restore));
+        let verify = answer(ask(&runner, request("e", Action::Verify)));
         assert_eq!((&report(&verify)["action"], &report(&verify)["result"]), (&"verify".into(), &"complete".into()));
         // The same event again waits with the others, as when its answer was lost.
-        let again = backup(&desk, "a");
+        let again = backup(&runner, "a");
         assert_eq!((world.asked(), second.run, again.run), (2, third.run, third.run));
-        assert!(matches!(desk.progress(second.run), Some(RunProgress::Waiting)));
-        assert!(matches!(desk.progress(restore.run), Some(RunProgress::Waiting)));
+        assert!(matches!(runner.progress(second.run), Some(RunProgress::Waiting)));
+        assert!(matches!(runner.progress(restore.run), Some(RunProgress::Waiting)));
         drop(closed);
         let first = answer(first);
         assert_eq!(report(&first)["run"], run.to_string());
@@ -235,27 +235,27 @@ fn a_job_that_cannot_be_started_is_a_run_that_failed() {
     let world = World::new();
     let fails = Arc::new(AtomicBool::new(true));
     let failing = fails.clone();
-    let desk = world.desk(move |world, name| match failing.load(Ordering::Relaxed) {
+    let runner = world.runner(move |world, name| match failing.load(Ordering::Relaxed) {
         true => Err(Error::failed("start the job long", "403 Forbidden").hint("Grant the role.")),
         false => at_once(world, name),
     });
-    let tickets = [backup(&desk, "a"), backup(&desk, "b")];
-    working(&desk, || {
+    let tickets = [backup(&runner, "a"), backup(&runner, "b")];
+    working(&runner, || {
         for answer in tickets.map(answer) {
             assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
             assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("403"));
         }
-        assert_eq!((world.count("runs"), desk.last().unwrap().result), (1, Outcome::Failed));
+        assert_eq!((world.count("runs"), runner.last().unwrap().result), (1, Outcome::Failed));
         // A redelivery tries again; and one whose job begins all the same is served.
         fails.store(false, Ordering::Relaxed);
-        assert_eq!(report(&answer(backup(&desk, "a")))["result"], "complete");
+        assert_eq!(report(&answer(backup(&runner, "a")))["result"], "complete");
     });
-    let desk = world.desk(|world, name| {
+    let runner = world.runner(|world, name| {
         assert!(matches!(world.execute(name), WorkerOutcome::Ran(_)));
         Err(Error::unreachable("start the job long", "no answer"))
     });
-    let ticket = backup(&desk, "c");
-    let answer = working(&desk, || answer(ticket));
+    let ticket = backup(&runner, "c");
+    let answer = working(&runner, || answer(ticket));
     assert_eq!(report(&answer)["result"], "complete");
     assert_eq!(world.count("snapshots"), 2);
 }
@@ -264,9 +264,9 @@ fn a_job_that_cannot_be_started_is_a_run_that_failed() {
 fn a_vault_that_does_not_open_is_told_for_what_it_is() {
     let world = World::bare();
     fs::write(world.folder.path().join("vault"), "no folder").unwrap();
-    let desk = world.desk(at_once);
-    let ticket = backup(&desk, "a");
-    let answer = working(&desk, || answer(ticket));
+    let runner = world.runner(at_once);
+    let ticket = backup(&runner, "a");
+    let answer = working(&runner, || answer(ticket));
     let Answer::Done { retry: true, report, .. } = &*answer else { panic!("{answer:?}") };
     let said = report.error().unwrap();
     assert!(said.contains("Not a directory") && said.contains("have the job long do the run"), "{said}");
@@ -276,15 +276,15 @@ fn a_vault_that_does_not_open_is_told_for_what_it_is() {
 #[test]
 fn a_job_that_never_begins_is_given_up_and_does_nothing_later() {
     let world = World::new();
-    let desk =
-        world.desk_with(|_, _| Ok(()), |rules| rules.dispatch.as_mut().unwrap().begin = Duration::from_millis(50));
-    let ticket = backup(&desk, "a");
+    let runner =
+        world.runner_with(|_, _| Ok(()), |rules| rules.dispatch.as_mut().unwrap().begin = Duration::from_millis(50));
+    let ticket = backup(&runner, "a");
     let run = ticket.run;
-    working(&desk, || {
+    working(&runner, || {
         let answer = answer(ticket);
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
         assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("has not begun"));
-        assert!(matches!(desk.progress(run), Some(RunProgress::Over(_))) && desk.running().is_none());
+        assert!(matches!(runner.progress(run), Some(RunProgress::Over(_))) && runner.running().is_none());
     });
     let name = world.asked.lock().unwrap()[0].clone();
     assert!(matches!(world.execute(&name), WorkerOutcome::Nothing(_)));
@@ -297,18 +297,18 @@ fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
     let dies = |world: &Arc<World>, name: &ClaimName| match world.asked() {
         1 => {
             let vault = world.vaults().store(&world.vaults().addresses()[0]).and_then(Vault::open)?;
-            let order = DispatchRequest::read(&*vault.store, name)?.unwrap();
-            TakenBy { run: order.run, by: "long-abcde/0".into() }.take(&*vault.store, name).map(drop)
+            let dispatch_request = DispatchRequest::read(&*vault.store, name)?.unwrap();
+            TakenBy { run: dispatch_request.run, by: "long-abcde/0".into() }.take(&*vault.store, name).map(drop)
         }
         _ => at_once(world, name),
     };
-    let desk = world.desk_with(dies, |rules| rules.run_timeout = Duration::from_secs(1));
-    let ticket = backup(&desk, "a");
-    working(&desk, || {
+    let runner = world.runner_with(dies, |rules| rules.run_timeout = Duration::from_secs(1));
+    let ticket = backup(&runner, "a");
+    working(&runner, || {
         let answer = answer(ticket);
         assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
         assert!(report(&answer)["error"]["error"].as_str().unwrap().contains("time limit"));
-        assert!(desk.running().is_none());
+        assert!(runner.running().is_none());
         // The run has a report, and nobody has to wait for the end of its claim.
         let vault = Vault::open(world.vaults().store(&world.vaults().addresses()[0]).unwrap()).unwrap();
         let folder = world.asked.lock().unwrap()[0].folder();
@@ -317,10 +317,10 @@ fn a_job_that_dies_holds_up_others_no_longer_than_the_time_limit() {
         assert_eq!(world.count("runs"), 1);
     });
     // An instance with more time takes over what has expired for it as well.
-    let desk = world.desk_with(at_once, |rules| rules.run_timeout = Duration::from_secs(1));
-    let ticket = backup(&desk, "a");
-    let answer = working(&desk, || answer(ticket));
-    // A starved machine may run out of the second again.
+    let runner = world.runner_with(at_once, |rules| rules.run_timeout = Duration::from_secs(1));
+    let ticket = backup(&runner, "a");
+    let answer = working(&runner, || answer(ticket));
+    // On a busy machine the second may run out again.
     if let Answer::Done { report, .. } = &*answer {
         assert_eq!(report.value()["result"], "complete");
     } else {
@@ -334,42 +334,42 @@ fn a_job_that_fails_is_asked_for_again() {
     let world = World::new();
     let away = world.folder.path().join("away");
     fs::rename(world.folder.path().join("data"), &away).unwrap();
-    let desk = world.desk(at_once);
-    let ticket = backup(&desk, "a");
-    working(&desk, || {
+    let runner = world.runner(at_once);
+    let ticket = backup(&runner, "a");
+    working(&runner, || {
         let failed = answer(ticket);
         assert!(matches!(&*failed, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{failed:?}");
         assert!(report(&failed)["error"]["error"].as_str().unwrap().contains("does not exist"));
         fs::rename(&away, world.folder.path().join("data")).unwrap();
-        assert_eq!(report(&answer(backup(&desk, "a")))["result"], "complete");
+        assert_eq!(report(&answer(backup(&runner, "a")))["result"], "complete");
     });
 }
 
 #[test]
 fn when_the_service_ends_the_job_goes_on() {
     let world = World::new();
-    let desk = world.desk(|_, _| Ok(()));
-    let ticket = backup(&desk, "a");
-    working(&desk, || wait_for("the start", || lock(&desk.state).away.first().is_some()));
+    let runner = world.runner(|_, _| Ok(()));
+    let ticket = backup(&runner, "a");
+    working(&runner, || wait_for("the start", || lock(&runner.state).remote.first().is_some()));
     assert!(matches!(&*answer(ticket), Answer::Elsewhere(_)));
     // Another instance finds the claim, and then the report.
-    let desk = world.desk(|_, _| panic!("it is started twice"));
-    let ticket = backup(&desk, "a");
-    assert!(matches!(&*working(&desk, || answer(ticket)), Answer::Elsewhere(_)));
+    let runner = world.runner(|_, _| panic!("it is started twice"));
+    let ticket = backup(&runner, "a");
+    assert!(matches!(&*working(&runner, || answer(ticket)), Answer::Elsewhere(_)));
     let name = world.asked.lock().unwrap()[0].clone();
     assert!(matches!(world.execute(&name), WorkerOutcome::Ran(_)));
-    let desk = world.desk(|_, _| panic!("it is started twice"));
-    let ticket = backup(&desk, "a");
-    let answer = working(&desk, || answer(ticket));
+    let runner = world.runner(|_, _| panic!("it is started twice"));
+    let ticket = backup(&runner, "a");
+    let answer = working(&runner, || answer(ticket));
     assert!(matches!(&*answer, Answer::Before(report) if report.value()["result"] == "complete"), "{answer:?}");
 }
 
 #[test]
 fn without_a_vault_no_job_is_started() {
     let world = World::bare();
-    let desk = world.desk(|_, _| panic!("it is started"));
-    let ticket = backup(&desk, "a");
-    let answer = working(&desk, || answer(ticket));
+    let runner = world.runner(|_, _| panic!("it is started"));
+    let ticket = backup(&runner, "a");
+    let answer = working(&runner, || answer(ticket));
     assert!(matches!(&*answer, Answer::Done { outcome: Outcome::Failed, retry: true, .. }), "{answer:?}");
     assert!(report(&answer)["error"]["hint"].as_str().unwrap().contains("lastgood init"), "{answer:?}");
 }
@@ -377,8 +377,8 @@ fn without_a_vault_no_job_is_started() {
 #[tokio::test]
 async fn a_request_waits_no_longer_than_it_may() {
     let world = World::new();
-    let desk = world.desk(|_, _| Ok(()));
-    let ticket = backup(&desk, "a");
+    let runner = world.runner(|_, _| Ok(()));
+    let ticket = backup(&runner, "a");
     let answer = ticket.answer_within(Some(Duration::from_millis(20))).await;
     assert!(matches!(&*answer, Answer::Elsewhere(after) if after.as_secs() == 60), "{answer:?}");
 }
@@ -386,8 +386,8 @@ async fn a_request_waits_no_longer_than_it_may() {
 #[test]
 fn what_was_promised_has_its_whole_time_when_its_job_begins() {
     let world = World::new();
-    let desk = world.desk(at_once);
-    let run = desk.promise(request("a", Action::Backup), Channel::Http).ok().expect("it is promised");
+    let runner = world.runner(at_once);
+    let run = runner.promise(request("a", Action::Backup), Channel::Http).ok().expect("it is promised");
     let path = fs::read_dir(world.folder.path().join("vault/claims")).unwrap().next().unwrap().unwrap().path();
     let claim = |n: u32| fs::read_to_string(path.join(format!("{n}.json"))).unwrap();
     // It waits for longer than a run may take.
@@ -396,8 +396,8 @@ fn what_was_promised_has_its_whole_time_when_its_job_begins() {
     let mut old = read(&first);
     old["started"] = "2020-01-01T00:00:00Z".into();
     fs::write(path.join("1.json"), old.to_string()).unwrap();
-    working(&desk, || wait_for("the run is over", || matches!(desk.progress(run), Some(RunProgress::Over(_)))));
-    let Some(RunProgress::Over(answer)) = desk.progress(run) else { panic!() };
+    working(&runner, || wait_for("the run is over", || matches!(runner.progress(run), Some(RunProgress::Over(_)))));
+    let Some(RunProgress::Over(answer)) = runner.progress(run) else { panic!() };
     assert_eq!((&report(&answer)["result"], &report(&answer)["run"]), (&"complete".into(), &run.to_string().into()));
     let (first, second) = (read(&first), read(&claim(2)));
     assert_eq!((&second["run"], &second["promise"]), (&first["run"], &first["promise"]));
@@ -415,10 +415,10 @@ fn a_job_that_was_killed_when_it_had_told_how_it_ended_is_not_reported_again() {
         }
         Ok(())
     };
-    let desk = world.desk_with(dies, |rules| rules.dispatch.as_mut().unwrap().begin = Duration::ZERO);
-    let ticket = backup(&desk, "a");
+    let runner = world.runner_with(dies, |rules| rules.dispatch.as_mut().unwrap().begin = Duration::ZERO);
+    let ticket = backup(&runner, "a");
     let (run, vault) = (ticket.run, world.folder.path().join("vault"));
-    working(&desk, || {
+    working(&runner, || {
         let answer = answer(ticket);
         assert_eq!(
             (&report(&answer)["result"], &report(&answer)["run"]),
@@ -435,8 +435,8 @@ fn what_was_promised_in_two_vaults_is_served_in_each() {
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &LogMonitor };
     crate::replicas::init(world.vaults().sites(true).unwrap(), &ctx).unwrap();
-    let desk = world.desk(at_once);
-    let promise = |id| desk.promise(request(id, Action::Backup), Channel::Http).ok().expect("it is promised");
+    let runner = world.runner(at_once);
+    let promise = |id| runner.promise(request(id, Action::Backup), Channel::Http).ok().expect("it is promised");
     let first = promise("a");
     // While the first vault is away, claims are in the second.
     let (vault, away) = (world.folder.path().join("vault"), world.folder.path().join("away"));
@@ -448,7 +448,7 @@ fn what_was_promised_in_two_vaults_is_served_in_each() {
         claims.join("done.json").exists()
     };
     let second = world.folder.path().join("second");
-    working(&desk, || wait_for("both are served", || settled(&vault) && settled(&second)));
+    working(&runner, || wait_for("both are served", || settled(&vault) && settled(&second)));
     // The first dispatch request was carried out after both had been asked for.
     assert_eq!(world.asked(), 1);
     for folder in [&vault, &second] {

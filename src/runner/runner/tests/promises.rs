@@ -9,8 +9,7 @@ use super::*;
 use crate::job;
 use crate::notify::{Notifier, Webhook, WebhookFilter};
 
-/// A listener that is told of results, and what there was in the vault each time: reports, and claims of which nothing says the
-/// end.
+/// A listener that is told of results, and what was in the vault each time: reports, and claims that are still open.
 fn listener(world: &World) -> (Notifier, Receiver<(usize, usize)>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -30,15 +29,19 @@ fn listener(world: &World) -> (Notifier, Receiver<(usize, usize)>) {
     (Notifier::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, WebhookFilter::All).ok()), seen)
 }
 
-pub fn promise(desk: &Runner, request: RunRequest) -> RunId {
-    desk.promise(request, Channel::Http).ok().expect("it is promised")
+pub fn promise(runner: &Runner, request: RunRequest) -> RunId {
+    runner.promise(request, Channel::Http).ok().expect("it is promised")
 }
 
 /// The result and the number of events that the vault tells of a run.
 pub fn told(world: &World, run: RunId) -> (String, usize) {
-    let desk = world.desk();
-    let report =
-        desk.context(|ctx| idempotent::report_of(run, &desk.vaults, ctx)).unwrap().expect("a report").report.value();
+    let runner = world.runner();
+    let report = runner
+        .context(|ctx| idempotent::report_of(run, &runner.vaults, ctx))
+        .unwrap()
+        .expect("a report")
+        .report
+        .value();
     assert_eq!(report["run"], run.to_string());
     (report["result"].as_str().unwrap().to_owned(), report["events"].as_array().unwrap().len())
 }
@@ -46,31 +49,31 @@ pub fn told(world: &World, run: RunId) -> (String, usize) {
 #[test]
 fn each_run_that_was_promised_has_its_own_report_when_the_service_ends() {
     let world = World::new();
-    let mut desk = world.desk();
+    let mut runner = world.runner();
     let (notify, seen) = listener(&world);
-    desk.rules.notify = notify;
+    runner.rules.notify = notify;
     let critical = |id| labelled(id, BackupReason::Critical, &[]);
     let verify = |id| RunRequest { action: Action::Verify, ..request(id) };
-    let first = promise(&desk, request("1"));
-    assert_eq!(promise(&desk, critical("2")), first);
-    let others = ["3", "4", "5"].map(|id| promise(&desk, verify(id)));
-    desk.stop.store(true, Ordering::Relaxed);
-    desk.work();
+    let first = promise(&runner, request("1"));
+    assert_eq!(promise(&runner, critical("2")), first);
+    let others = ["3", "4", "5"].map(|id| promise(&runner, verify(id)));
+    runner.stop.store(true, Ordering::Relaxed);
+    runner.work();
     for (run, events) in [(first, 2), (others[0], 1), (others[1], 1), (others[2], 1)] {
         assert_eq!(told(&world, run), ("failed".to_owned(), events));
-        let Some(RunProgress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+        let Some(RunProgress::Over(answer)) = runner.progress(run) else { panic!("{run} is not over") };
         assert_eq!(report(&answer)["run"], run.to_string());
     }
-    let action = |run| report(&over(&desk, run))["action"].clone();
+    let action = |run| report(&over(&runner, run))["action"].clone();
     assert_eq!((action(first), action(others[0])), ("backup".into(), "verify".into()));
-    assert_eq!(desk.tally().runs, BTreeMap::from([(("backup", "failed"), 1), (("verify", "failed"), 3)]));
+    assert_eq!(runner.stats().runs, BTreeMap::from([(("backup", "failed"), 1), (("verify", "failed"), 3)]));
     // All of that was in the vault before anybody was told of anything.
-    assert_eq!((seen.iter().take(4).collect::<Vec<_>>(), desk.last().is_some()), (vec![(4, 0); 4], true));
+    assert_eq!((seen.iter().take(4).collect::<Vec<_>>(), runner.last().is_some()), (vec![(4, 0); 4], true));
 }
 
 /// How a run ended.
-pub fn over(desk: &Runner, run: RunId) -> Arc<Answer> {
-    match desk.progress(run) {
+pub fn over(runner: &Runner, run: RunId) -> Arc<Answer> {
+    match runner.progress(run) {
         Some(RunProgress::Over(answer)) => answer,
         other => panic!("{run} is not over: {other:?}"),
     }
@@ -80,22 +83,22 @@ pub fn over(desk: &Runner, run: RunId) -> Arc<Answer> {
 fn whoever_is_told_of_a_run_finds_its_claim_settled() {
     let world = World::new();
     let (notify, seen) = listener(&world);
-    let desk = || {
-        let mut desk = world.desk();
-        desk.rules.notify = notify.clone();
-        desk
+    let runner = || {
+        let mut runner = world.runner();
+        runner.rules.notify = notify.clone();
+        runner
     };
-    assert_eq!(report(&serve(&desk(), request("1")))["result"], "complete");
+    assert_eq!(report(&serve(&runner(), request("1")))["result"], "complete");
     assert_eq!(seen.recv().unwrap(), (1, 0));
     // A run ends when the service is told to stop: what was promised beside it has its report by then, too.
-    let mut desk = desk();
-    let stop = desk.stop.clone();
-    let ticket = ask(&desk, request("2"));
-    let verify = promise(&desk, RunRequest { action: Action::Verify, ..request("3") });
-    desk.rules.backup.data = world.folder.path().join("none");
-    let group = desk.next().expect("a run is due");
+    let mut runner = runner();
+    let stop = runner.stop.clone();
+    let ticket = ask(&runner, request("2"));
+    let verify = promise(&runner, RunRequest { action: Action::Verify, ..request("3") });
+    runner.rules.backup.data = world.folder.path().join("none");
+    let group = runner.next().expect("a run is due");
     stop.store(true, Ordering::Relaxed);
-    desk.serve(group);
+    runner.serve(group);
     assert!(ticket.answer.blocking_recv().is_ok());
     assert_eq!(told(&world, verify).0, "failed");
     assert_eq!([seen.recv().unwrap(), seen.recv().unwrap()], [(3, 0); 2]);
@@ -104,21 +107,21 @@ fn whoever_is_told_of_a_run_finds_its_claim_settled() {
 #[test]
 fn what_is_promised_is_served_however_many_there_are() {
     let world = World::new();
-    let mut desk = world.desk();
-    desk.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 2);
+    let mut runner = world.runner();
+    runner.state.get_mut().unwrap().queue = Queue::new(Duration::ZERO, 2);
     let event = |n: usize| {
         let mut request = labelled("", BackupReason::Critical, &[]);
         request.event.message = Some(n.to_string());
         request
     };
-    working(&desk, || {
-        let promised = (1..=8).map(|n| desk.promise(event(n), Channel::Http).ok().expect("it is promised"));
+    working(&runner, || {
+        let promised = (1..=8).map(|n| runner.promise(event(n), Channel::Http).ok().expect("it is promised"));
         let runs: Vec<_> = promised.collect();
         // Events beyond the two of an hour wait; a backup that is run anyway takes them along.
-        answered(&desk, request(""));
+        answered(&runner, request(""));
         let mut told = Vec::<usize>::new();
         for run in runs {
-            let Some(RunProgress::Over(answer)) = desk.progress(run) else { panic!("{run} is not over") };
+            let Some(RunProgress::Over(answer)) = runner.progress(run) else { panic!("{run} is not over") };
             let report = report(&answer);
             assert_eq!((&report["result"], &report["run"]), (&"complete".into(), &run.to_string().into()));
             told.extend(
@@ -137,7 +140,7 @@ fn what_is_promised_is_served_however_many_there_are() {
     assert_eq!((world.count("claims"), open_claims(&world.vault())), (8, 0));
 }
 
-/// The number of events of which nothing says the end.
+/// The number of claims that are still open.
 pub fn open_claims(vault: &Path) -> usize {
     let folders = fs::read_dir(vault.join("claims")).unwrap();
     folders.filter(|folder| fs::read_dir(folder.as_ref().unwrap().path()).unwrap().count() < 2).count()
@@ -146,18 +149,18 @@ pub fn open_claims(vault: &Path) -> usize {
 #[test]
 fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
     let world = World::new();
-    let mut desk = world.desk();
-    (desk.rules.allow_restore, desk.rules.restore_age) = (true, LONG);
+    let mut runner = world.runner();
+    (runner.rules.allow_restore, runner.rules.restore_age) = (true, LONG);
     let mut dated = RunRequest { action: Action::Restore, ..request("1") };
     dated.event.time = Some(Timestamp::now());
     let undated = RunRequest { action: Action::Restore, ..request("") };
-    let runs = [dated, undated].map(|request| promise(&desk, request));
-    let asked = ask(&desk, RunRequest { action: Action::Restore, ..request("") });
+    let runs = [dated, undated].map(|request| promise(&runner, request));
+    let asked = ask(&runner, RunRequest { action: Action::Restore, ..request("") });
     // They have waited for too long.
-    desk.rules.restore_age = Duration::ZERO;
-    working(&desk, || assert_eq!(report(&answered(&desk, request("2")))["result"], "complete"));
+    runner.rules.restore_age = Duration::ZERO;
+    working(&runner, || assert_eq!(report(&answered(&runner, request("2")))["result"], "complete"));
     for run in runs {
-        assert_eq!(report(&over(&desk, run))["result"], "refused");
+        assert_eq!(report(&over(&runner, run))["result"], "refused");
     }
     assert!(matches!(&*asked.answer.blocking_recv().unwrap(), Answer::Refused(_)));
     assert_eq!(world.count("runs"), 3);
@@ -167,15 +170,19 @@ fn what_is_promised_and_may_not_be_served_any_more_has_a_report() {
 #[test]
 fn what_another_serves_is_not_promised() {
     let world = World::new();
-    let before = serve(&world.desk(), request("1"));
-    let desk = world.desk();
-    let Err(NotPromised::Answered(Answer::Before(told))) = desk.promise(request("1"), Channel::Http) else { panic!() };
+    let before = serve(&world.runner(), request("1"));
+    let runner = world.runner();
+    let Err(NotPromised::Answered(Answer::Before(told))) = runner.promise(request("1"), Channel::Http) else {
+        panic!()
+    };
     assert_eq!(told.value(), report(&before));
     // Nor is a run promised that another instance has promised.
-    let other = world.desk();
+    let other = world.runner();
     other.promise(request("2"), Channel::Http).ok().expect("it is promised");
-    let Err(NotPromised::Answered(Answer::Elsewhere(_))) = desk.promise(request("2"), Channel::Http) else { panic!() };
-    assert!(lock(&desk.state).queue.clear().next().is_none());
+    let Err(NotPromised::Answered(Answer::Elsewhere(_))) = runner.promise(request("2"), Channel::Http) else {
+        panic!()
+    };
+    assert!(lock(&runner.state).queue.clear().next().is_none());
 }
 
 /// Writes into a promise that its time is over, as if the instance that made it had been gone for long.
@@ -194,14 +201,14 @@ pub fn claim_of(world: &World, id: &str) -> PathBuf {
 #[test]
 fn a_promise_whose_run_has_a_report_is_settled_by_that() {
     let world = World::new();
-    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
-    let desk = || {
-        let mut desk = world.desk();
-        desk.rules.allow_restore = true;
-        desk
+    assert_eq!(report(&serve(&world.runner(), request("0")))["result"], "complete");
+    let runner = || {
+        let mut runner = world.runner();
+        runner.rules.allow_restore = true;
+        runner
     };
     // The instance was killed when its report was stored, and before its claim was settled.
-    let killed = desk();
+    let killed = runner();
     let done = promise(&killed, RunRequest { action: Action::Restore, ..request("1") });
     let failed = promise(&killed, RunRequest { action: Action::Verify, ..request("2") });
     let none = promise(&killed, RunRequest { action: Action::Verify, ..request("3") });
@@ -219,7 +226,7 @@ fn a_promise_whose_run_has_a_report_is_settled_by_that() {
         expire(&world, id, 1);
     }
     expire(&world, "3", 1);
-    let next = desk();
+    let next = runner();
     working(&next, || {
         let began = Instant::now();
         while open_claims(&world.vault()) > 0 {
@@ -245,11 +252,11 @@ pub fn age(world: &World, id: &str, n: u32) {
 #[test]
 fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
     let world = World::new();
-    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
+    assert_eq!(report(&serve(&world.runner(), request("0")))["result"], "complete");
     let restores = || {
-        let mut desk = world.desk();
-        desk.rules.allow_restore = true;
-        desk
+        let mut runner = world.runner();
+        runner.rules.allow_restore = true;
+        runner
     };
     let restore = |id| RunRequest { action: Action::Restore, ..request(id) };
     // The instance is suspended, and another one gets the event.
@@ -273,14 +280,14 @@ fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
     assert_eq!((world.count("runs"), fs::read_to_string(&file).unwrap()), (3, "one".to_owned()));
     // Each has a report, once it is clear what it came to.
     let mut watch = suspended.watch();
-    suspended.look_at_promises(&mut watch, Instant::now());
+    suspended.check_promises(&mut watch, Instant::now());
     assert_eq!(told(&world, runs[0]), ("complete".to_owned(), 1));
     assert_eq!(report(&over(&suspended, runs[0]))["run"], runs[0].to_string());
-    let none = world.desk().context(|ctx| idempotent::report_of(runs[1], &world.vaults(), ctx)).unwrap();
+    let none = world.runner().context(|ctx| idempotent::report_of(runs[1], &world.vaults(), ctx)).unwrap();
     assert!(none.is_none());
     other.stop.store(true, Ordering::Relaxed);
     other.work();
-    suspended.look_at_promises(&mut watch, Instant::now());
+    suspended.check_promises(&mut watch, Instant::now());
     assert_eq!(told(&world, runs[1]), ("failed".to_owned(), 1));
     assert_eq!(report(&over(&suspended, runs[1]))["result"], "failed");
     assert_eq!(world.count("runs"), 6);
@@ -289,55 +296,55 @@ fn a_promise_that_another_instance_has_taken_over_is_not_served_again() {
 #[test]
 fn what_was_promised_has_its_report_when_its_vault_is_back() {
     let world = World::new();
-    let desk = world.desk();
-    let runs = [promise(&desk, request("")), promise(&desk, request("1"))];
+    let runner = world.runner();
+    let runs = [promise(&runner, request("")), promise(&runner, request("1"))];
     let away = world.folder.path().join("away");
     fs::rename(world.vault(), &away).unwrap();
     fs::create_dir(world.vault()).unwrap();
-    desk.serve(desk.next().expect("a run is due"));
-    assert_eq!(report(&over(&desk, runs[0]))["result"], "failed");
+    runner.serve(runner.next().expect("a run is due"));
+    assert_eq!(report(&over(&runner, runs[0]))["result"], "failed");
     // Nothing was written, as there is no vault.
     fs::remove_dir(world.vault()).unwrap();
-    let mut watch = desk.watch();
-    desk.look_at_promises(&mut watch, Instant::now());
-    assert_eq!(lock(&desk.state).owed.unsettled.len(), 1);
+    let mut watch = runner.watch();
+    runner.check_promises(&mut watch, Instant::now());
+    assert_eq!(lock(&runner.state).obligations.unsettled.len(), 1);
     fs::rename(&away, world.vault()).unwrap();
-    desk.look_at_promises(&mut watch, Instant::now());
+    runner.check_promises(&mut watch, Instant::now());
     assert_eq!((told(&world, runs[0]), runs[1]), (("failed".to_owned(), 2), runs[0]));
-    let left = lock(&desk.state).owed.unsettled.len();
+    let left = lock(&runner.state).obligations.unsettled.len();
     assert_eq!((left, watch.promised.len(), open_claims(&world.vault())), (0, 0, 0));
 }
 
 #[test]
 fn promises_are_looked_for_again_and_again() {
     let world = World::new();
-    let desk = world.desk();
-    let (mut watch, now) = (desk.watch(), Instant::now());
-    desk.look_at_promises(&mut watch, now);
-    // One that begins later, and is killed.
-    let run = promise(&world.desk(), request("1"));
+    let runner = world.runner();
+    let (mut watch, now) = (runner.watch(), Instant::now());
+    runner.check_promises(&mut watch, now);
+    // A run that begins later and is killed.
+    let run = promise(&world.runner(), request("1"));
     expire(&world, "1", 1);
-    desk.look_at_promises(&mut watch, now + Duration::from_secs(60));
+    runner.check_promises(&mut watch, now + Duration::from_secs(60));
     assert_eq!(open_claims(&world.vault()), 1);
-    desk.look_at_promises(&mut watch, now + Duration::from_secs(660));
+    runner.check_promises(&mut watch, now + Duration::from_secs(660));
     assert_eq!((told(&world, run), open_claims(&world.vault())), (("failed".to_owned(), 1), 0));
 }
 
 /// Has another instance find that the time of all promises is over, and report them.
 fn reported_elsewhere(world: &World) {
-    let other = world.desk();
+    let other = world.runner();
     let mut watch = other.watch();
-    other.look_at_promises(&mut watch, Instant::now());
+    other.check_promises(&mut watch, Instant::now());
     assert_eq!((watch.promised.len(), open_claims(&world.vault())), (0, 0));
 }
 
 #[test]
 fn what_another_instance_has_reported_as_not_served_is_not_run() {
     let world = World::new();
-    assert_eq!(report(&serve(&world.desk(), request("0")))["result"], "complete");
-    let mut suspended = world.desk();
+    assert_eq!(report(&serve(&world.runner(), request("0")))["result"], "complete");
+    let mut suspended = world.runner();
     suspended.rules.allow_restore = true;
-    // By an event, and by a request that nothing else knows.
+    // One run is promised for an event, another for a request that nobody else knows.
     let runs = ["1", ""].map(|id| promise(&suspended, RunRequest { action: Action::Restore, ..request(id) }));
     let backup = promise(&suspended, request(""));
     expire_all(&world);
@@ -349,7 +356,7 @@ fn what_another_instance_has_reported_as_not_served_is_not_run() {
     }
     assert_eq!((world.snapshots(), fs::read_to_string(&file).unwrap()), (1, "newer".to_owned()));
     // There is one report for each, and none is owed.
-    suspended.look_at_promises(&mut suspended.watch(), Instant::now());
+    suspended.check_promises(&mut suspended.watch(), Instant::now());
     for run in [runs[0], runs[1], backup] {
         assert_eq!(
             (told(&world, run).0, report(&over(&suspended, run))["result"].clone()),
@@ -374,31 +381,31 @@ fn expire_all(world: &World) {
 #[test]
 fn a_promise_has_a_report_though_its_vault_fails_for_a_moment() {
     let world = World::new();
-    let run = promise(&world.desk(), request("1"));
+    let run = promise(&world.runner(), request("1"));
     expire(&world, "1", 1);
     // It cannot be seen whether its run left a snapshot.
     let snapshots = world.vault().join("snapshots");
     fs::write(&snapshots, "").unwrap();
-    let next = world.desk();
+    let next = world.runner();
     let mut watch = next.watch();
-    next.look_at_promises(&mut watch, Instant::now());
+    next.check_promises(&mut watch, Instant::now());
     assert_eq!((watch.promised.len(), open_claims(&world.vault()), world.count("runs")), (1, 1, 0));
     fs::remove_file(&snapshots).unwrap();
-    next.look_at_promises(&mut watch, Instant::now());
+    next.check_promises(&mut watch, Instant::now());
     assert_eq!((told(&world, run).0, watch.promised.len(), open_claims(&world.vault())), ("failed".to_owned(), 0, 0));
 }
 
 #[test]
 fn a_promise_whose_claim_was_given_up_has_a_report() {
     let world = World::new();
-    let desk = world.desk();
-    let run = promise(&desk, RunRequest { action: Action::Verify, ..request("1") });
+    let runner = world.runner();
+    let run = promise(&runner, RunRequest { action: Action::Verify, ..request("1") });
     fs::write(claim_of(&world, "1").join("1.failed.json"), format!("{{\"run\":\"{run}\"}}")).unwrap();
-    desk.serve(desk.next().expect("a run is due"));
+    runner.serve(runner.next().expect("a run is due"));
     assert_eq!((world.count("runs"), open_claims(&world.vault())), (0, 0));
-    desk.look_at_promises(&mut desk.watch(), Instant::now());
+    runner.check_promises(&mut runner.watch(), Instant::now());
     assert_eq!(
-        (told(&world, run).0, report(&over(&desk, run))["result"].clone()),
+        (told(&world, run).0, report(&over(&runner, run))["result"].clone()),
         ("failed".to_owned(), "failed".into())
     );
 }
@@ -407,21 +414,21 @@ fn a_promise_whose_claim_was_given_up_has_a_report() {
 fn what_waits_for_a_vault_is_stored_when_the_service_ends() {
     for is_back in [true, false] {
         let world = World::new();
-        let mut desk = world.desk();
-        desk.rules.allow_restore = true;
-        let backup = promise(&desk, request(""));
-        let restore = promise(&desk, RunRequest { action: Action::Restore, ..request("") });
-        let waiting = promise(&desk, RunRequest { action: Action::Verify, ..request("") });
+        let mut runner = world.runner();
+        runner.rules.allow_restore = true;
+        let backup = promise(&runner, request(""));
+        let restore = promise(&runner, RunRequest { action: Action::Restore, ..request("") });
+        let waiting = promise(&runner, RunRequest { action: Action::Verify, ..request("") });
         let away = world.folder.path().join("away");
         fs::rename(world.vault(), &away).unwrap();
         // One was run in vain, and one is not begun as its claim cannot be seen.
-        desk.serve(desk.next().expect("a run is due"));
-        desk.serve(desk.next().expect("a run is due"));
+        runner.serve(runner.next().expect("a run is due"));
+        runner.serve(runner.next().expect("a run is due"));
         if is_back {
             fs::rename(&away, world.vault()).unwrap();
         }
-        desk.stop.store(true, Ordering::Relaxed);
-        assert_eq!(desk.work(), is_back);
+        runner.stop.store(true, Ordering::Relaxed);
+        assert_eq!(runner.work(), is_back);
         if is_back {
             for run in [backup, restore, waiting] {
                 assert_eq!(told(&world, run).0, "failed");
@@ -435,11 +442,11 @@ fn what_waits_for_a_vault_is_stored_when_the_service_ends() {
 #[test]
 fn what_another_instance_has_served_has_a_report_when_the_service_ends() {
     let world = World::new();
-    let suspended = world.desk();
+    let suspended = world.runner();
     let run = promise(&suspended, RunRequest { action: Action::Verify, ..request("1") });
     age(&world, "1", 1);
     assert_eq!(
-        report(&serve(&world.desk(), RunRequest { action: Action::Verify, ..request("1") }))["result"],
+        report(&serve(&world.runner(), RunRequest { action: Action::Verify, ..request("1") }))["result"],
         "complete"
     );
     suspended.serve(suspended.next().expect("a run is due"));
@@ -451,37 +458,37 @@ fn what_another_instance_has_served_has_a_report_when_the_service_ends() {
 #[test]
 fn what_is_answered_with_another_request_of_its_event_has_a_report() {
     let world = World::new();
-    let desk = world.desk();
+    let runner = world.runner();
     let critical = |id| labelled(id, BackupReason::Critical, &[]);
     // After this run, further ones wait.
-    drop(ask(&desk, critical("0")));
-    desk.serve(desk.next().expect("a run is due"));
-    let run = promise(&desk, critical("1"));
+    drop(ask(&runner, critical("0")));
+    runner.serve(runner.next().expect("a run is due"));
+    let run = promise(&runner, critical("1"));
     age(&world, "1", 1);
-    assert_eq!(report(&serve(&world.desk(), critical("1")))["result"], "complete");
-    let again = ask(&desk, critical("1"));
-    working(&desk, || assert!(matches!(&*again.answer.blocking_recv().unwrap(), Answer::Before(_))));
+    assert_eq!(report(&serve(&world.runner(), critical("1")))["result"], "complete");
+    let again = ask(&runner, critical("1"));
+    working(&runner, || assert!(matches!(&*again.answer.blocking_recv().unwrap(), Answer::Before(_))));
     assert_eq!(told(&world, run), ("complete".to_owned(), 1));
 }
 
 #[test]
 fn critical_events_that_wait_keep_no_backup_by_hand_out() {
     let world = World::new();
-    let desk = world.desk();
-    let first = promise(&desk, labelled("1", BackupReason::Critical, &[]));
-    let held = lock(&desk.state).queue.clear().next().and_then(|waiting| waiting.promised().cloned()).unwrap();
+    let runner = world.runner();
+    let first = promise(&runner, labelled("1", BackupReason::Critical, &[]));
+    let held = lock(&runner.state).queue.clear().next().and_then(|waiting| waiting.promised().cloned()).unwrap();
     for _ in 0..WAITING {
         let (answer, _) = oneshot::channel();
         let (request, promise) = (labelled("1", BackupReason::Critical, &[]), PromiseState::Made(held.clone()));
         let waiting =
             QueuedRequest { run: first, request, way: Channel::Http, bytes: 1, answer, looked: true, promise };
-        lock(&desk.state).queue.push(waiting);
+        lock(&runner.state).queue.push(waiting);
     }
-    assert!(desk.crowd().is_some_and(|said| said.contains("1000 critical events wait")));
-    let refused = desk.promise(labelled("2", BackupReason::Critical, &[]), Channel::Http);
+    assert!(runner.overload_warning().is_some_and(|said| said.contains("1000 critical events wait")));
+    let refused = runner.promise(labelled("2", BackupReason::Critical, &[]), Channel::Http);
     assert!(matches!(refused, Err(NotPromised::Answered(Answer::Later(..)))));
-    ask(&desk, request(""));
-    promise(&desk, RunRequest { action: Action::Verify, ..request("") });
-    lock(&desk.state).queue.clear().for_each(drop);
-    assert!(desk.crowd().is_none());
+    ask(&runner, request(""));
+    promise(&runner, RunRequest { action: Action::Verify, ..request("") });
+    lock(&runner.state).queue.clear().for_each(drop);
+    assert!(runner.overload_warning().is_none());
 }
