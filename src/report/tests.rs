@@ -1,4 +1,8 @@
+use jiff::SignedDuration;
+
+use super::in_store::{TIME, parse};
 use super::*;
+use crate::store::Store;
 use crate::store::testing::memory::MemoryStore;
 
 #[test]
