@@ -6,6 +6,7 @@
 
 mod broken;
 mod claimed;
+mod promised;
 mod unsettled;
 mod remote;
 
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 
 use self::broken::Obligations;
 use self::claimed::Claimed;
-pub use self::claimed::NotPromised;
+pub use self::promised::NotPromised;
 use self::remote::RemoteRuns;
 use self::unsettled::UnsettledRun;
 pub use super::answer::{Answer, RunProgress, Ticket};
