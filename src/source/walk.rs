@@ -3,6 +3,8 @@
 //! Several threads list folders ahead of the walk, since on a network mount every answer takes its time; entries still
 //! come in order, and only a bounded number of them wait. The largest single folder is held whole.
 
+mod unfinished;
+
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,10 +15,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FileType, OFlags, fstat};
 use rustix::io::Errno;
 
+use self::unfinished::half_restored;
+pub use self::unfinished::{check_above, check_finished};
 use super::folders::FolderRecord;
 use super::found::SourceEntry;
 use super::listing::{names, status};
-use super::marker::{self, MARKER, Unclear, Unfinished};
+use super::marker::{MARKER, Unclear, Unfinished};
 use super::select::Select;
 use crate::error::{Error, Result};
 use crate::fs::beneath::Directory;
@@ -203,31 +207,6 @@ impl Drop for ListingGuard<'_> {
     }
 }
 
-/// Checks that no restore into the data directory, from `vault`, was left unfinished. A caller that holds the
-/// directory's lock cannot mistake a restore at work for an unfinished one.
-///
-/// # Errors
-/// A restore was not finished, or nobody knows.
-pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> {
-    match Unfinished::read(root.folder()).transpose() {
-        Some(said) => Err(half_restored((data, vault), &EntryPath::root(), &said)),
-        None => Ok(()),
-    }
-}
-
-/// Checks that no restore into a folder around the data directory, of this directory or something in it, was left
-/// unfinished.
-///
-/// # Errors
-/// A restore was not finished.
-pub fn check_above(data: &Path) -> Result<()> {
-    let Some((folder, unfinished)) = marker::above(data) else { return Ok(()) };
-    let (doing, shown) = (format!("read the data directory {}", data.display()), folder.display());
-    let again = unfinished.command(None, &folder, &EntryPath::root());
-    let why = format!("a restore into {shown}, around it, has not been finished (there is {MARKER})");
-    Err(Error::failed(doing, why).hint(format!("`{again}`, with the vault that it was of, goes to its end.")))
-}
-
 /// Opens the data directory.
 ///
 /// # Errors
@@ -239,22 +218,6 @@ pub fn open(data: &Path) -> Result<Directory> {
         Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
         why => Error::io(doing(), &why.into()),
     })
-}
-
-/// The error that a folder, the data directory itself or one in it, is half restored.
-fn half_restored((data, vault): (&Path, &str), folder: &EntryPath, said: &Result<Unfinished, Unclear>) -> Error {
-    let marker = folder.join(MARKER.as_bytes());
-    let doing = format!("read the data directory {}", data.display());
-    let unfinished = match said {
-        Ok(unfinished) => unfinished,
-        Err(unclear) if folder.is_root() => return Error::failed(doing, unclear.to_string()).hint(unclear.advice),
-        Err(unclear) => return Error::failed(doing, format!("{folder}: {unclear}")).hint(unclear.advice),
-    };
-    let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
-    let why = format!("a restore {of} has not been finished (there is {marker})");
-    let again = unfinished.command(Some(vault), data, folder);
-    let again = format!("`{again}` goes to its end. If it was of another vault, name that one.");
-    Error::failed(doing, why).hint(again)
 }
 
 fn descend(shared: &WalkShared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
@@ -485,178 +448,4 @@ fn what(mode: u32) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::source::marker;
-    use std::fs;
-
-    fn paths(data: &Path, select: &Select, threads: usize) -> Vec<String> {
-        let mut out = Vec::new();
-        let (root, stop) = (open(data).unwrap(), AtomicBool::new(false));
-        let walker = Walker { threads, now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, select, &stop) };
-        let mut listed = 0;
-        walker
-            .whole(|met| {
-                match met {
-                    Met::Entry(found) => out.push(found.path.to_string()),
-                    Met::Listed(_) => listed += 1,
-                    Met::Away(path) => out.push(format!("{path} is away")),
-                    Met::Skipped(path, why) => out.push(format!("{path}: {why}")),
-                    Met::Failed(path, why) => out.push(format!("{path} failed: {why}")),
-                }
-                Ok(())
-            })
-            .unwrap();
-        assert!(listed > 0);
-        out
-    }
-
-    fn tree() -> tempfile::TempDir {
-        let data = tempfile::tempdir().unwrap();
-        for folder in ["a", "a/deep/er", "a.d", "b", "data.replaced-20261121T101112Z", "b.replaced-now"] {
-            fs::create_dir_all(data.path().join(folder)).unwrap();
-        }
-        for file in ["a/x.csv", "a/deep/er/y.json", "a.d/z", "a b", "b/w.csv", "data.replaced-20261121T101112Z/old"] {
-            fs::write(data.path().join(file), file).unwrap();
-        }
-        data
-    }
-
-    #[test]
-    fn all_in_path_order_whatever_the_threads() {
-        let data = tree();
-        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
-        let expected = [
-            ".",
-            "a",
-            "a/deep",
-            "a/deep/er",
-            "a/deep/er/y.json",
-            "a/x.csv",
-            "a b",
-            "a.d",
-            "a.d/z",
-            "b",
-            "b/w.csv",
-            "b.replaced-now",
-        ];
-        for threads in [0, 1, 4] {
-            assert_eq!(paths(data.path(), &all, threads), expected);
-        }
-        let (told, wrong) = all.left_out().unwrap();
-        assert!(wrong && told.starts_with("data.replaced-20261121T101112Z: left out"), "{told}");
-    }
-
-    #[test]
-    fn what_is_selected() {
-        let data = tree();
-        let some = Select::new(
-            data.path(),
-            &["*.csv".into(), "a/**/y.json".into()],
-            &["b".into()],
-            &[data.path().join("a.d")],
-            true,
-        )
-        .unwrap();
-        let expected = [".", "a", "a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "b.replaced-now"];
-        assert_eq!(paths(data.path(), &some, 2), expected);
-        for pattern in ["a", "a/", "/a", "./a/", data.path().join("a").to_str().unwrap()] {
-            let select = Select::new(data.path(), &[pattern.into()], &[], &[], true).unwrap();
-            let found = paths(data.path(), &select, 1);
-            for (path, taken) in [("a/x.csv", true), ("a/deep/er/y.json", true), ("a b", false), ("b/w.csv", false)] {
-                assert_eq!(found.contains(&path.into()), taken, "{pattern}: {found:?}");
-            }
-            assert_eq!(select.unmet(), [], "{pattern}");
-        }
-        for pattern in ["a[", "", "/", ".", "./", "..", "a/../b", "!a"] {
-            let said = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap_err();
-            assert_eq!(said.kind(), crate::error::Kind::Usage, "{pattern}");
-        }
-        for pattern in ["./a", "/a", "a/", data.path().join("a").to_str().unwrap()] {
-            let select = Select::new(data.path(), &[], &[pattern.into()], &[], true).unwrap();
-            let found = paths(data.path(), &select, 1);
-            assert!(
-                found.contains(&"b/w.csv".into()) && !found.iter().any(|p| p.starts_with("a/")),
-                "{pattern}: {found:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn entries_are_walked_again_as_in_the_whole_walk() {
-        let data = tree();
-        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
-        let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
-        for threads in [0, 2] {
-            let walker = Walker { threads, now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &all, &stop) };
-            let paths = ["a/deep", "a/gone", "a/x.csv", "a b", "b", "gone/x"].map(|path| EntryPath::new(path).unwrap());
-            let mut found = Vec::new();
-            let take = |met: Met| {
-                found.extend(matches!(met, Met::Entry(_)).then(|| met.path().to_string()));
-                Ok(())
-            };
-            walker.some(&paths, take).unwrap();
-            assert_eq!(found, ["a/deep", "a/deep/er", "a/deep/er/y.json", "a/x.csv", "a b", "b", "b/w.csv"]);
-        }
-    }
-
-    #[test]
-    fn no_filter_hides_that_a_restore_was_not_finished() {
-        for (include, exclude) in [(&[][..], &[][..]), (&["*.csv".to_owned()], &[]), (&[], &[".*".to_owned()])] {
-            let data = tree();
-            let select = Select::new(data.path(), include, exclude, &[], true).unwrap();
-            // A file of that name that may be anybody's.
-            fs::write(data.path().join("a").join(MARKER), "some text").unwrap();
-            assert!(paths(data.path(), &select, 1).contains(&"a/x.csv".into()));
-            let (root, stop) = (open(data.path()).unwrap(), AtomicBool::new(false));
-            let walker = Walker { now: || 0, restored_from: Some("/v"), ..Walker::quiet(&root, &select, &stop) };
-            // A folder that was a restore's target by itself.
-            marker::tests::write_all(&data.path().join("a"));
-            for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
-                let said = said.unwrap_err();
-                assert!(said.why().contains("there is a/.lastgood-in-place"), "{said}");
-                assert!(
-                    said.advice().unwrap().contains("restore --vault /v --in-place")
-                        && said.advice().unwrap().contains("/a` goes")
-                );
-            }
-            // A marker that was copied there says nothing about this folder.
-            let later = data.path().join("later");
-            marker::tests::make_later(&later);
-            fs::copy(data.path().join("a").join(MARKER), later.join(MARKER)).unwrap();
-            fs::remove_file(data.path().join("a").join(MARKER)).unwrap();
-            walker.whole(|_| Ok(())).unwrap();
-            fs::remove_file(later.join(MARKER)).unwrap();
-            marker::tests::write_all(data.path());
-            for said in [walker.whole(|_| Ok(())), walker.some(&[EntryPath::new("a").unwrap()], |_| Ok(()))] {
-                assert!(said.unwrap_err().to_string().contains("has not been finished"));
-            }
-        }
-    }
-
-    #[test]
-    fn the_command_that_ends_it_is_of_the_directory_whatever_it_is_called() {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().join("my\ndata");
-        std::fs::create_dir(&data).unwrap();
-        marker::tests::write_all(&data);
-        let said = check_finished(&data, &open(&data).unwrap(), "/my vault").unwrap_err();
-        let advice = said.advice().unwrap();
-        assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata'` goes"), "{said:?}");
-    }
-
-    #[test]
-    fn sockets_are_skipped_and_missing_data_is_an_error() {
-        let data = tempfile::tempdir().unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(data.path().join("s")).unwrap();
-        let all = Select::new(Path::new("data"), &[], &[], &[], true).unwrap();
-        assert_eq!(paths(data.path(), &all, 1), [".", "s: it is a socket"]);
-        let said = open(&data.path().join("none")).unwrap_err().to_string();
-        assert!(said.contains("does not exist") && said.contains("lastgood restore"), "{said}");
-        let said = open(&data.path().join("s")).unwrap_err().to_string();
-        assert!(said.contains("not a directory"), "{said}");
-        marker::tests::write_all(data.path());
-        let said = check_finished(data.path(), &open(data.path()).unwrap(), "/v").unwrap_err();
-        assert!(said.to_string().contains("has not been finished"), "{said}");
-    }
-}
+mod tests;
