@@ -5,17 +5,18 @@ mod database;
 mod ends;
 mod judged;
 mod large;
+mod put;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::carry::Carry;
 use super::dedup::BlockIndex;
 use super::index::IndexWriter;
-use super::merge::{MAX_LINKS, content_mark, link_name};
+use super::merge::link_name;
 use super::message::{CapturedFile, ReadEvent, Why};
 use super::packer::{PackWriter, Packer};
 use super::parent::Parent;
-use super::writer::{PutError, SnapshotWriter, WrittenHunks, is_beside};
+use super::writer::{SnapshotWriter, WrittenHunks};
 use crate::error::{Error, Result};
 use crate::fs::beneath::FileIdentity;
 use crate::monitor::Context;
@@ -23,13 +24,11 @@ use crate::path::EntryPath;
 use crate::source::extra::Extra;
 use crate::source::found::SourceEntry;
 use crate::source::select::Select;
-use crate::sqlite::side_files::database_of;
 use crate::store::Staging;
-use crate::vault::entry::{CaptureMethod, Entry, EntryKind, Extent, padding};
+use crate::vault::entry::{Entry, EntryKind, Extent, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::root::{DatabaseRecord, PackBook, Problem, Stale};
-use crate::vault::tar;
 
 /// Smallest file, in bytes, that is looked up among this run's blocks: for a smaller one, a separate extent would
 /// cost as much.
@@ -39,6 +38,7 @@ static ZEROS: [u8; 512] = [0; 512];
 use self::carried::{Lacking, TOLD};
 use self::judged::Judged;
 pub use self::judged::MANY;
+use self::put::entry_header;
 
 /// Puts a snapshot together from what the readers send.
 pub struct Assembly<'a> {
@@ -380,60 +380,6 @@ impl<'a> Assembly<'a> {
         self.lacking.problems.insert(path.clone(), Problem::new(path.clone(), why));
     }
 
-    /// Gives an entry, whose extents cover only its content, its header and padding. The known entry's header is used
-    /// again if it is the same.
-    fn place(&mut self, mut entry: Box<Entry>, known: Option<&Entry>) -> Result<Box<Entry>> {
-        let header = entry_header(&entry)?;
-        let content = std::mem::take(&mut entry.extents);
-        entry.header = header.len() as u64;
-        let same =
-            |known: &&Entry| known.header == entry.header && entry_header(known).is_ok_and(|known| known == header);
-        // A database may be known although packs are lost, perhaps including the one with its header.
-        let there = |extents: &Vec<Extent>| extents.iter().all(|extent| self.base.has_extent(extent));
-        entry.extents = match known.filter(same).map(Entry::header_extents).filter(there) {
-            Some(extents) => extents,
-            None => vec![self.data.append(&[&header])?],
-        };
-        content.into_iter().for_each(|extent| extent.push(&mut entry.extents));
-        Extent::zeros(padding(entry.size)).push(&mut entry.extents);
-        Ok(entry)
-    }
-
-    /// Adds an entry, preceded by the side files whose place is before it.
-    fn add(&mut self, entry: Box<Entry>) -> Result<()> {
-        self.add_held(Some(&entry.path))?;
-        if entry.kind != EntryKind::File
-            && let Some(held) = self.held.remove(&entry.path)
-        {
-            // A side file of a database that is carried over has this path.
-            let (path, folder) = (entry.path, entry.kind == EntryKind::Folder);
-            self.put(held)?;
-            self.refused = folder.then(|| path.clone()).or(self.refused.take());
-            self.failed(path, "a file of a database that is carried over has its place in the snapshot".into());
-            return Ok(());
-        }
-        // Only a file can belong to a database, whatever the name.
-        let file = entry.kind == EntryKind::File;
-        let database = database_of(entry.path.bytes()).filter(|_| file).unwrap_or_default();
-        // It was listed as a file of its own, and its database was taken with everything that belongs to it.
-        if !database.is_empty() && self.databases.iter().any(|path| path.bytes() == database) {
-            // The side file in its place does not have the content of this file's other names.
-            self.first.take_if(|(path, ..)| *path == entry.path);
-            return Ok(());
-        }
-        self.put(entry)
-    }
-
-    fn add_held(&mut self, before: Option<&EntryPath>) -> Result<()> {
-        while let Some(first) = self.held.first_entry()
-            && before.is_none_or(|path| first.key() < path)
-        {
-            let held = first.remove();
-            self.put(held)?;
-        }
-        Ok(())
-    }
-
     /// Returns what is to be reported when all is done.
     pub fn outcome(mut self) -> Assembled {
         if self.lacking.stale.len() > TOLD {
@@ -462,86 +408,4 @@ impl<'a> Assembly<'a> {
     pub fn pack(&self, id: PackId) -> Option<PackInfo> {
         self.stored.get(&id).or_else(|| self.carried.get(&id)).copied()
     }
-
-    fn put(&mut self, mut entry: Box<Entry>) -> Result<()> {
-        if let Some(refused) = self.refused.as_ref().filter(|refused| entry.path.is_in(refused)) {
-            let why = format!("the folder {refused} could not be recorded");
-            self.failed(entry.path, why);
-            return Ok(());
-        }
-        if let (Some(link), Some(hash)) = (&mut entry.link, &entry.hash) {
-            // Older programs gave a group a name that another file may have as well.
-            let mark = content_mark(hash);
-            if !link.ends_with(&mark) {
-                link.push('-');
-                link.push_str(&mark);
-            }
-        }
-        if entry.kind == EntryKind::File
-            && let Some(database) = database_of(entry.path.bytes())
-            && let Some((_, sides)) = self.beside.iter().find(|(path, _)| path.bytes() == database)
-            && !sides.contains(&entry.path)
-        {
-            // SQLite would take it for the database's own, and its content is from another time.
-            return Ok(());
-        }
-        match self.writer.put(&entry, &mut self.index) {
-            Ok(()) => {}
-            Err(PutError::Failed(why)) => return Err(why),
-            Err(PutError::Entry(why)) if entry.xattrs.is_empty() => {
-                if entry.kind == EntryKind::Folder {
-                    self.refused = Some(entry.path.clone());
-                }
-                self.failed(entry.path, why);
-                return Ok(());
-            }
-            // The content of the entry, or what is in the folder, is worth more than its attributes.
-            Err(PutError::Entry(why)) => {
-                let why = format!("its extended attributes are not in the snapshot: {why}");
-                self.without_attributes(&entry.path, why);
-                entry.xattrs.clear();
-                // The next backup must not take it for complete.
-                entry.racy = true;
-                entry.extents = entry.content_extents();
-                let bare = self.place(entry, None)?;
-                return self.put(bare);
-            }
-        }
-        self.watch(&entry);
-        self.judged.leaves += u64::from(entry.kind != EntryKind::Folder);
-        let inhabits = |mount: &&EntryPath| entry.path.is_in(mount) && entry.path != **mount;
-        self.judged.inhabited.extend(self.base.unmounted.iter().filter(inhabits).cloned());
-        if is_beside(&entry, &self.raw) {
-            self.writer.count_beside(entry.size);
-        }
-        if let Some(database) = &entry.database {
-            self.beside.retain(|(path, _)| entry.path.bytes().starts_with(path.bytes()));
-            self.beside.push((entry.path.clone(), entry.sides()));
-            if database.taken == CaptureMethod::Raw {
-                self.raw.retain(|path| entry.path.bytes().starts_with(path.bytes()));
-                self.raw.push(entry.path.clone());
-            }
-            let why = self.reasons.get(&entry.path).filter(|_| database.taken == CaptureMethod::Raw).cloned();
-            let (path, check) = (entry.path.clone(), database.check.clone());
-            let size = Some(entry.size);
-            self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check, size });
-        }
-        if let Some((path, file, identity)) = self.first.take() {
-            if path != entry.path {
-                self.first = Some((path, file, identity));
-            } else if self.links.len() < MAX_LINKS && !is_with_sides(&entry) {
-                self.links.entry(file).or_insert(FirstLink { identity, entry });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a database was taken with side files: then another name of the same file has different content.
-fn is_with_sides(entry: &Entry) -> bool {
-    entry.database.as_ref().is_some_and(|database| database.wal.is_some() || database.journal.is_some())
-}
-
-fn entry_header(entry: &Entry) -> Result<Vec<u8>> {
-    tar::header(entry).map_err(|why| Error::failed(format!("write the tar header of {}", entry.path), why))
 }
