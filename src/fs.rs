@@ -98,6 +98,11 @@ pub fn read_named(path: &Path, most: usize) -> io::Result<(Vec<u8>, Stat)> {
     }
 }
 
+/// Whether this is a regular file, and not a symlink to one.
+pub fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
 /// Whether this is a folder, and not a symlink to one.
 pub fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory

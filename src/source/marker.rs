@@ -14,7 +14,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fchmod, fstat, openat, renameat, statat, statx};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, StatxFlags, fchmod, fstat, openat, renameat, statat, statx};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -23,7 +23,7 @@ use crate::command::RestoreCommand;
 use crate::fs::beneath::born;
 use crate::fs::filesystem::is_mount;
 use crate::fs::rename::rename;
-use crate::fs::{Folder, SAFE, Spot, open_file, what};
+use crate::fs::{Folder, SAFE, Spot, is_file, open_file, what};
 use crate::path::EntryPath;
 use crate::vault::root::SnapshotName;
 
@@ -335,10 +335,6 @@ impl Unclear {
         let advice = "It says what a restore has not finished: let it be read.";
         Unclear { why: format!("cannot be read: {}", why.into()), advice }
     }
-}
-
-fn is_file(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
 }
 
 /// Marks a folder as one in which this restore is under way, in addition to what its marker says already. The new

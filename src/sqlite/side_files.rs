@@ -7,14 +7,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::AtomicBool;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, openat, statat};
 use rustix::io::Errno;
 
 use super::fd_registry;
 use super::header::{self, MAGIC};
 use crate::fs::beneath::Directory;
 use crate::fs::times::{mtime, nanos};
-use crate::fs::{Spot, open_file, read_some};
+use crate::fs::{Spot, is_file, open_file, read_some};
 use crate::path::EntryPath;
 use crate::vault::entry::Side;
 
@@ -49,7 +49,7 @@ pub fn databases(folder: &OwnedFd, names: &[Vec<u8>], stats: &[Result<Stat, Errn
     let file = |name: &[u8]| {
         let at = names.binary_search_by(|n| n.as_slice().cmp(name)).ok()?;
         let stat = stats.get(at)?.as_ref().ok()?;
-        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then_some(stat)
+        is_file(stat).then_some(stat)
     };
     for name in names {
         let Some(database) = database_of(name).filter(|database| file(database).is_some()) else { continue };
@@ -115,7 +115,7 @@ pub fn looks_so(
     stop: &AtomicBool,
     are: fn(&[u8]) -> bool,
 ) -> bool {
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_size == 0 {
+    if !is_file(stat) || stat.st_size == 0 {
         return false;
     }
     let held = fd_registry::lock_inode(stat.st_dev, stat.st_ino, stop);
@@ -180,18 +180,12 @@ pub fn looks(stat: &Stat) -> StatFingerprint {
     [stat.st_size, times[0], times[1], stat.st_ino as i64, stat.st_dev as i64, stat.st_nlink as i64]
 }
 
-/// Whether this is a regular file.
-pub fn is_file(stat: &Stat) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-}
-
 /// The first bytes of side files: a hot journal, and write-ahead logs of both byte orders.
 pub(crate) const MARKS: [&[u8]; 3] =
     [&[0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7], &[0x37, 0x7f, 0x06, 0x82], &[0x37, 0x7f, 0x06, 0x83]];
 
 /// Whether a file begins with one of `marks`; a file that cannot be read counts as one that does.
 pub(crate) fn may_begin_with(file: &Spot, marks: &[&[u8]]) -> bool {
-    let is_file = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !file.look().is_ok_and(|stat| stat.as_ref().is_some_and(is_file)) {
         return false;
     }

@@ -26,10 +26,11 @@ use super::at::DatabaseLocation;
 use super::fd_registry::{self, try_lock_inode};
 use super::header::Header;
 use super::locks::{self, LockHolder, OPEN, READING, held};
-use super::side_files::{Id, id, is_file};
+use super::side_files::{Id, id};
 use super::wal_index::{self, IndexFit};
 use crate::fs::beneath::Directory;
 use crate::fs::holders::{Locks, has_open, open_files};
+use crate::fs::is_file;
 use crate::path::EntryPath;
 
 /// How long a list of locks is good enough for a first look.

@@ -15,6 +15,7 @@ use super::scan::{Interrupted, PASSES, Scanner};
 use crate::backup::message::{CapturedDatabase, CapturedFile, Disconnected, ReadEvent, ScanResult, SettledLayer, Why};
 use crate::backup::parent::Parent;
 use crate::fs::beneath::{Directory, FileIdentity};
+use crate::fs::is_file;
 use crate::fs::times::mtime;
 use crate::monitor::{Context, Moment};
 use crate::source::extra::extra_of_file;
@@ -154,7 +155,7 @@ impl<'a> DatabaseReader<'a> {
             self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
             let now = DatabaseLocation::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
             opened = match now {
-                Ok((Some(now), at)) if crate::sqlite::side_files::is_file(&now) => {
+                Ok((Some(now), at)) if is_file(&now) => {
                     taking.at = Arc::new(at);
                     match fd_registry::lock_inode(now.st_dev, now.st_ino, self.ctx.stop) {
                         // A replacement is read in the way that was asked for.

@@ -11,9 +11,10 @@ use super::super::handle::{has_moved, lock_shared, system_errno};
 use super::super::header::Header;
 use super::super::{at_rest, locks, system_calls};
 use super::{AccessMode, BeginError, IN_USE_HERE, LOCKED, Live, failed};
+use crate::fs::is_file;
 use crate::sqlite::error::{Meaning, ReadError, classify};
 use crate::sqlite::fd_registry::{self, try_lock_inode};
-use crate::sqlite::side_files::{Id, id, is_file};
+use crate::sqlite::side_files::{Id, id};
 
 impl Live<'_> {
     /// The status of a file beside the database; `None` if there is none. SQLite will find the file by its path, which

@@ -17,8 +17,8 @@ use crate::backup::message::{CapturedDatabase, CapturedFile, Disconnected, ReadE
 use crate::backup::pages::reader::{DatabaseCapture, DatabaseReader, identity_of};
 use crate::backup::pages::scan::PASSES;
 use crate::fs::holders::has_open;
-use crate::fs::read_some;
 use crate::fs::times::{mtime, wait_a_tick};
+use crate::fs::{is_file, read_some};
 use crate::monitor::Moment;
 use crate::path::EntryPath;
 use crate::source::extra::extra_of_file;
@@ -129,7 +129,7 @@ fn refused(why: Errno) -> ReadError {
 /// Returns the status of a database or of a side file, if it exists; SQLite ignores anything else with that name.
 fn look(at: &DatabaseLocation, ending: &str) -> Result<Option<Stat>, ReadError> {
     match at.status(ending) {
-        Ok(found) => Ok(found.filter(crate::sqlite::side_files::is_file)),
+        Ok(found) => Ok(found.filter(is_file)),
         Err(why) => Err(ReadError::Failed(format!("{}: {why}", at.path_beside(ending).display()))),
     }
 }
@@ -286,7 +286,7 @@ impl DatabaseReader<'_> {
             let file = opened.as_ref().map_or(database, |opened| &opened.file);
             let stat = fstat(file).map_err(cannot)?;
             as_found &= looks(&stat) == looks(found);
-            if !crate::sqlite::side_files::is_file(&stat) {
+            if !is_file(&stat) {
                 as_found = false;
                 continue;
             }
