@@ -6,29 +6,31 @@
 //! [`folders`] that it went through, and takes what was moved meanwhile. Packs that may be damaged are [`doubted`],
 //! and not built upon. Each stage is one or several threads, the channels between them hold little, and nothing holds
 //! the whole of a snapshot.
+//!
+//! The modules are listed in the order of flow: what a backup starts from, the capture, reading, assembly, the commit.
 
-pub mod assemble;
-pub mod block;
-pub mod capture;
-pub mod carry;
-pub mod commit;
+pub mod options;
+pub mod lost;
 pub mod doubted;
-pub mod index;
-pub mod large;
+pub mod parent;
+pub mod unread;
+pub mod capture;
 pub mod merge;
-pub mod packer;
-pub mod pages;
 pub mod patch;
 pub mod read;
-pub mod rescue;
-pub mod suspect;
-pub mod unread;
-pub mod writer;
-pub mod dedup;
-pub mod lost;
 pub mod message;
-pub mod options;
-pub mod parent;
+pub mod large;
+pub mod block;
+pub mod pages;
+pub mod assemble;
+pub mod carry;
+pub mod dedup;
+pub mod writer;
+pub mod index;
+pub mod packer;
+pub mod suspect;
+pub mod commit;
+pub mod rescue;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
