@@ -17,7 +17,7 @@ use super::message::{CapturedFile, ReadEvent, Why};
 use super::packer::{PackWriter, Packer};
 use super::parent::Parent;
 use super::writer::{SnapshotWriter, WrittenHunks};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::fs::beneath::FileIdentity;
 use crate::monitor::Context;
 use crate::path::EntryPath;
@@ -179,7 +179,11 @@ impl<'a> Assembly<'a> {
                 ReadEvent::Stays(path) => self.stays(&path),
                 ReadEvent::Adopt(found, known, extra, identity) => self.adopt(found, known, extra, identity)?,
                 ReadEvent::Link(found, identity) => self.link(found, identity)?,
-                ReadEvent::Broken => return Err(Error::failed("read the data directory", "a thread ended in a panic")),
+                ReadEvent::Broken => {
+                    return Err(
+                        Error::failed("read the data directory", "a thread ended in a panic").code(Code::Internal)
+                    );
+                }
                 ReadEvent::Later(path, why) => _ = self.later.insert(path, why),
                 ReadEvent::Shrank => self.shrank = true,
                 ReadEvent::Other(found, known, extra) => self.other(found, known, extra)?,
@@ -201,7 +205,8 @@ impl<'a> Assembly<'a> {
                     return Err(Error::failed(
                         "put the snapshot together",
                         "content without a file came from a reader",
-                    ));
+                    )
+                    .code(Code::Internal));
                 }
             }
         }
@@ -408,4 +413,9 @@ impl<'a> Assembly<'a> {
     pub fn pack(&self, id: PackId) -> Option<PackInfo> {
         self.stored.get(&id).or_else(|| self.carried.get(&id)).copied()
     }
+}
+
+/// The error that a reader stopped in the middle of a file without saying why.
+fn ended_early() -> Error {
+    Error::failed("put the snapshot together", "a reader ended in the middle of a file").code(Code::Internal)
 }

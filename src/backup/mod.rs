@@ -49,7 +49,7 @@ pub use self::options::BackupOptions;
 use self::options::{absolute, doing};
 use self::packer::with_packer;
 use self::parent::Parent;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::{filesystem, lock};
 use crate::monitor::{Context, Moment};
@@ -153,6 +153,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<B
                 lost.missing.extend(more);
                 if lost.missing.len() == known {
                     return Err(Error::failed(doing(options), "packs vanish from the vault while they are written")
+                        .code(Code::Vanishing)
                         .hint("Something else deletes objects there: a lifecycle rule, a cleanup script. Stop it."));
                 }
             }
@@ -227,7 +228,9 @@ fn attempt(
     });
     let mut base = found?;
     if let Some(read) = read {
-        *doubts = Some(read.map_err(|_| Error::failed("read the doubts", "a thread of it ended early"))?);
+        *doubts = Some(
+            read.map_err(|_| Error::failed("read the doubts", "a thread of it ended early").code(Code::Internal))?,
+        );
     }
     let doubts = doubts.get_or_insert_default();
     while doubted::closed(vault, &base, lost, warn) || doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use zstd::zstd_safe::CParameter;
 
 pub use self::pack_writer::PackWriter;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
 use crate::store::{self, Staging, Store};
 use crate::vault::hex::{Hex, PackId};
@@ -130,7 +130,7 @@ impl PackerShared {
     /// Does a thread's work. If it panics, whoever waits for the thread's results is told.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            self.breaks(Error::failed("store a pack", "a thread ended in a panic"));
+            self.breaks(Error::failed("store a pack", "a thread ended in a panic").code(Code::Internal));
         }
     }
 
@@ -250,7 +250,7 @@ fn compress_all(
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(content.len()));
         if let Err(why) = compressor.compress_to_buffer(&content, &mut out) {
-            shared.breaks(Error::failed("compress a frame", why));
+            shared.breaks(Error::failed("compress a frame", why).code(Code::Internal));
             continue;
         }
         let length = content.len() as u32;
@@ -266,7 +266,7 @@ fn compress_all(
         // A buffer that nobody waits for is simply freed.
         let _ = emptied.try_send(content);
         if whole && packs.send(pack).is_err() {
-            shared.breaks(Error::failed("store a pack", "the storing threads ended early"));
+            shared.breaks(storing_ended());
         }
     }
 }
@@ -310,6 +310,11 @@ fn store_all(packs: &Receiver<Arc<OpenPack>>, staging: &dyn Staging, shared: &Pa
             }
         }
     }
+}
+
+/// The error that no thread is left to store a pack.
+fn storing_ended() -> Error {
+    Error::failed("store a pack", "the storing threads ended early").code(Code::Internal)
 }
 
 /// Stores a pack. If that fails, the pack keeps its frames.
@@ -375,7 +380,9 @@ impl Packer<'_> {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if self.shared.broken.load(Ordering::Relaxed) {
-            return Err(Error::failed("go on storing the index", "a thread that stores packs ended early"));
+            return Err(
+                Error::failed("go on storing the index", "a thread that stores packs ended early").code(Code::Internal)
+            );
         }
         state.pending.retain(|_, kind| *kind == PackKind::Index);
         state.error = None;
@@ -385,7 +392,7 @@ impl Packer<'_> {
         drop(state);
         for pack in unsaved {
             if self.packs.send(pack).is_err() {
-                return Err(Error::failed("store a pack", "the storing threads ended early"));
+                return Err(storing_ended());
             }
         }
         Ok(stored)

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use super::lost::LostPacks;
 use super::suspect::{EarlierSuspect, Measure};
 use super::unread;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::path::EntryPath;
 use crate::source::place::Terms;
 use crate::vault::entry::{Entry, Extent, known_pages};
@@ -144,7 +144,9 @@ impl<'v> Parent<'v> {
                 Vec::new()
             }
             Ok(Err(why)) => return Err(why),
-            Err(_) => return Err(Error::failed("list the checkpoints", "a thread of it ended early")),
+            Err(_) => {
+                return Err(Error::failed("list the checkpoints", "a thread of it ended early").code(Code::Internal));
+            }
         };
         let mut base = Parent {
             vault,

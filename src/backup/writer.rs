@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::index::IndexWriter;
 use super::merge::content_mark;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::path::EntryPath;
 use crate::sqlite::side_files::database_of;
 use crate::vault::entry::{Entry, EntryKind};
@@ -87,7 +87,7 @@ impl SnapshotWriter {
     pub fn put(&mut self, entry: &Entry, index: &mut IndexWriter) -> Result<(), PutError> {
         let wrong = |why: &str| {
             let doing = format!("put {} into the snapshot", entry.path);
-            Err(PutError::Failed(Error::failed(doing, format!("{why}; this is a fault of lastgood"))))
+            Err(PutError::Failed(fault(doing, why)))
         };
         if let Some(side) = self.open.first().filter(|side| **side < entry.path) {
             return wrong(&format!("{side}, which belongs to a database before it, is missing"));
@@ -108,7 +108,8 @@ impl SnapshotWriter {
         }
         // Checks that refuse only this entry come first: this one already records the path, beside all that came before.
         let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder);
-        let missing = missing.map_err(|why| PutError::Failed(Error::failed("write the snapshot", why)))?;
+        let missing =
+            missing.map_err(|why| PutError::Failed(Error::failed("write the snapshot", why).code(Code::Internal)))?;
         if let Some(missing) = missing.first() {
             return wrong(&format!("the folder {missing} is missing"));
         }
@@ -212,7 +213,9 @@ impl SnapshotWriter {
                 Some(hunk) if has(hunk.frame.pack) => read(hunk)?,
                 Some(_) => Vec::new(),
                 None => match self.builder.finish() {
-                    Some(hunk) => parse(&hunk.bytes).map_err(|why| Error::failed("end a checkpoint", why))?,
+                    Some(hunk) => {
+                        parse(&hunk.bytes).map_err(|why| Error::failed("end a checkpoint", why).code(Code::Internal))?
+                    }
                     None => Vec::new(),
                 },
             };
@@ -241,7 +244,7 @@ impl SnapshotWriter {
     /// # Errors
     /// Fails if the snapshot is incomplete, which readers would refuse, or if the store fails.
     pub fn finish(&mut self, index: &mut IndexWriter) -> Result<WrittenHunks> {
-        let wrong = |why: String| Err(Error::failed("end the snapshot", format!("{why}; this is a fault of lastgood")));
+        let wrong = |why: String| Err(fault("end the snapshot", &why));
         if let Some(side) = self.open.first() {
             return wrong(format!("{side}, which belongs to a database, is missing"));
         }
@@ -255,6 +258,11 @@ impl SnapshotWriter {
         let (hunks, reached, until) = (self.hunks.clone(), self.reached.clone(), self.tree.last());
         Ok(WrittenHunks { hunks, reached, totals: self.totals, until })
     }
+}
+
+/// The error that readers would refuse what lastgood was about to write.
+fn fault(doing: impl Into<String>, why: &str) -> Error {
+    Error::failed(doing, format!("{why}; this is a fault of lastgood")).code(Code::Internal)
 }
 
 /// Counts how many of these entries, which start between units, form whole units whose packs are all there.

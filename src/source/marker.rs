@@ -20,6 +20,7 @@ use rustix::process::geteuid;
 
 use super::select::is_ours;
 use crate::command::RestoreCommand;
+use crate::error::Code;
 use crate::fs::beneath::born;
 use crate::fs::filesystem::is_mount;
 use crate::fs::rename::rename;
@@ -302,6 +303,8 @@ fn is_aside(path: &Path) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unclear {
     why: String,
+    /// The code of the error that there is one.
+    pub code: Code,
     /// The advice to the user.
     pub advice: &'static str,
 }
@@ -314,26 +317,37 @@ impl fmt::Display for Unclear {
 
 impl Unclear {
     fn foreign(stat: &Stat) -> Self {
-        Unclear { why: format!("is {}, which no restore makes", what(stat)), advice: "Remove or rename it." }
+        let why = format!("is {}, which no restore makes", what(stat));
+        Unclear { why, code: Code::Failed, advice: "Remove or rename it." }
     }
 
     fn torn() -> Self {
         let why = "is empty, cut off or not a restore's: what it says of one that was not finished is not known";
         let advice = "Whoever wrote it was stopped before anything was moved, or is no restore: remove it.";
-        Unclear { why: why.into(), advice }
+        Unclear { why: why.into(), code: Code::Failed, advice }
     }
 
     fn closed(stat: &Stat, why: Errno) -> Self {
         let (why, owner, mode) = (io::Error::from(why), stat.st_uid, stat.st_mode & 0o7777);
+        let code = code(&why);
         let why = format!("cannot be read: {why} (it belongs to user {owner}, mode {mode:o})");
         let advice =
             "It says what a restore has not finished. Run this as its owner or as root, or have them `chmod 644` it.";
-        Unclear { why, advice }
+        Unclear { why, code, advice }
     }
 
     fn unreadable(why: impl Into<io::Error>) -> Self {
         let advice = "It says what a restore has not finished: let it be read.";
-        Unclear { why: format!("cannot be read: {}", why.into()), advice }
+        let why = why.into();
+        Unclear { why: format!("cannot be read: {why}"), code: code(&why), advice }
+    }
+}
+
+/// Returns the code of a failed system call.
+fn code(why: &io::Error) -> Code {
+    match why.kind() {
+        io::ErrorKind::PermissionDenied => Code::PermissionDenied,
+        _ => Code::Failed,
     }
 }
 

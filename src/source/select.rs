@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::found::SourceEntry;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::path::EntryPath;
 use crate::vault::entry::EntryKind;
 
@@ -148,13 +148,15 @@ impl Patterns {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
             let anchored = anchor(pattern, data)?;
-            let wrong = |e: globset::Error| Error::usage(format!("read the pattern {pattern:?}"), e.kind());
+            let wrong = |e: globset::Error| {
+                Error::usage(format!("read the pattern {pattern:?}"), e.kind()).code(Code::BadSetting)
+            };
             for glob in [format!("{anchored}/**"), anchored] {
                 set.add(GlobBuilder::new(&glob).literal_separator(true).build().map_err(wrong)?);
             }
         }
         Ok(Patterns {
-            set: set.build().map_err(|e| Error::usage("read the patterns", e.kind()))?,
+            set: set.build().map_err(|e| Error::usage("read the patterns", e.kind()).code(Code::BadSetting))?,
             texts: patterns.to_vec(),
             met: patterns.iter().map(|_| AtomicBool::new(false)).collect(),
             all_met: AtomicBool::new(patterns.is_empty()),
@@ -208,6 +210,7 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
         () => return Ok(format!("**/{name}")),
     };
     Err(Error::usage(format!("read the pattern {pattern:?}"), why)
+        .code(Code::BadSetting)
         .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
 }
 

@@ -22,7 +22,7 @@ use super::found::SourceEntry;
 use super::listing::{names, status};
 use super::marker::{MARKER, Unclear, Unfinished};
 use super::select::Select;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::filesystem::is_mount;
 use crate::fs::times;
@@ -214,8 +214,8 @@ impl Drop for ListingGuard<'_> {
 pub fn open(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
     Directory::open(data).map_err(|why| match why {
-        Errno::NOENT => Error::failed(doing(), "it does not exist").hint(MISSING),
-        Errno::NOTDIR => Error::failed(doing(), "it is not a directory"),
+        Errno::NOENT => Error::failed(doing(), "it does not exist").code(Code::NoData).hint(MISSING),
+        Errno::NOTDIR => Error::failed(doing(), "it is not a directory").code(Code::NoData),
         why => Error::io(doing(), &why.into()),
     })
 }
@@ -416,7 +416,7 @@ impl WalkShared<'_> {
         }
         loop {
             if ahead.broken {
-                return Err(Error::failed("read the data directory", "a thread ended in a panic"));
+                return Err(Error::failed("read the data directory", "a thread ended in a panic").code(Code::Internal));
             }
             match ahead.listed.remove(path) {
                 Some(Some(listing)) => {

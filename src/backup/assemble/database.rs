@@ -3,11 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Assembly;
 use super::large::Incoming;
+use super::{Assembly, ended_early};
 use crate::backup::message::{CapturedDatabase, CapturedFile, PageBlocks, ReadEvent, ScanResult, SettledLayer, Why};
 use crate::backup::pages::compaction::credit;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vault::entry::{CaptureMethod, Entry, Extent, Map, MapForm, MapFrame, PackUse, PageMap, known_pages};
 use crate::vault::hex::PackId;
 use crate::vault::layers::compact::{blocks_of_layers, compact_layers, suffix_to_compact};
@@ -72,7 +72,7 @@ impl Assembly<'_> {
                     return Ok(());
                 }
                 Some(ReadEvent::Failed(path, why, size)) => return self.unreadable(path, why, size),
-                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+                _ => return Err(ended_early()),
             }
         }
     }
@@ -169,7 +169,7 @@ impl Assembly<'_> {
                     self.unreadable(path, why, size)?;
                     return Ok(None);
                 }
-                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+                _ => return Err(ended_early()),
             }
         }
     }

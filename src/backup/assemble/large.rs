@@ -1,8 +1,8 @@
 //! Assembles a large file: its blocks are looked up, stored if they are new, and recorded in a map.
 
-use super::Assembly;
+use super::{Assembly, ended_early};
 use crate::backup::message::{CapturedFile, ReadEvent};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::vault::entry::{Entry, Map, MapForm, MapFrame};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::list::{self, List};
@@ -55,7 +55,7 @@ impl Assembly<'_> {
                 Some(ReadEvent::Failed(path, why, size)) => {
                     return self.unreadable(path, why, size);
                 }
-                _ => return Err(Error::failed("put the snapshot together", "a reader ended in the middle of a file")),
+                _ => return Err(ended_early()),
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::{Assembly, FirstLink};
 use crate::backup::merge::{MAX_LINKS, content_mark};
 use crate::backup::writer::{PutError, is_beside};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::path::EntryPath;
 use crate::sqlite::side_files::database_of;
 use crate::vault::entry::{CaptureMethod, Entry, EntryKind, Extent, padding};
@@ -145,5 +145,6 @@ fn is_with_sides(entry: &Entry) -> bool {
 }
 
 pub(super) fn entry_header(entry: &Entry) -> Result<Vec<u8>> {
-    tar::header(entry).map_err(|why| Error::failed(format!("write the tar header of {}", entry.path), why))
+    let doing = || format!("write the tar header of {}", entry.path);
+    tar::header(entry).map_err(|why| Error::failed(doing(), why).code(Code::Internal))
 }

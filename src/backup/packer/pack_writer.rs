@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{CompressJob, OpenPack, PACK_CONTENT, PACK_LIMIT, Packer, lock};
-use crate::error::{Error, Result};
+use super::{CompressJob, OpenPack, PACK_CONTENT, PACK_LIMIT, Packer, lock, storing_ended};
+use crate::error::{Code, Error, Result};
 use crate::vault::entry::Extent;
 use crate::vault::frame::FrameRef;
 use crate::vault::hex::Hash;
@@ -58,11 +58,11 @@ impl<'p> PackWriter<'p> {
     pub fn frame(&mut self, content: &[u8]) -> Result<FrameRef> {
         if content.is_empty() || content.len() > MAX_FRAME {
             let why = format!("it has {} bytes, and a frame has 1 to {MAX_FRAME}", content.len());
-            return Err(Error::failed("store an index frame", why));
+            return Err(Error::failed("store an index frame", why).code(Code::Internal));
         }
         let Extent { offset, length, pack } = self.append(&[content])?;
         self.end_frame()?;
-        let pack = pack.ok_or_else(|| Error::failed("store an index frame", "it has no pack"))?;
+        let pack = pack.ok_or_else(|| Error::failed("store an index frame", "it has no pack").code(Code::Internal))?;
         Ok(FrameRef { pack, offset, length, hash: Hash::of(content) })
     }
 
@@ -110,7 +110,7 @@ impl<'p> PackWriter<'p> {
         };
         let job = CompressJob { pack: pack.clone(), place, content };
         if self.packer.jobs.send(job).is_err() {
-            return Err(Error::failed("compress a frame", "the compressing threads ended early"));
+            return Err(Error::failed("compress a frame", "the compressing threads ended early").code(Code::Internal));
         }
         self.packer.shared.check(self.kind)
     }
@@ -124,7 +124,7 @@ impl<'p> PackWriter<'p> {
             frames.missing == 0
         };
         if whole && self.packer.packs.send(pack).is_err() {
-            return Err(Error::failed("store a pack", "the storing threads ended early"));
+            return Err(storing_ended());
         }
         Ok(())
     }

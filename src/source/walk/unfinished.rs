@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::path::EntryPath;
 use crate::source::marker::{self, MARKER, Unclear, Unfinished};
@@ -29,7 +29,9 @@ pub fn check_above(data: &Path) -> Result<()> {
     let (doing, shown) = (format!("read the data directory {}", data.display()), folder.display());
     let again = unfinished.command(None, &folder, &EntryPath::root());
     let why = format!("a restore into {shown}, around it, has not been finished (there is {MARKER})");
-    Err(Error::failed(doing, why).hint(format!("`{again}`, with the vault that it was of, goes to its end.")))
+    Err(Error::failed(doing, why)
+        .code(Code::Unfinished)
+        .hint(format!("`{again}`, with the vault that it was of, goes to its end.")))
 }
 
 /// The error that a folder, the data directory itself or one in it, is half restored.
@@ -42,12 +44,16 @@ pub(super) fn half_restored(
     let doing = format!("read the data directory {}", data.display());
     let unfinished = match said {
         Ok(unfinished) => unfinished,
-        Err(unclear) if folder.is_root() => return Error::failed(doing, unclear.to_string()).hint(unclear.advice),
-        Err(unclear) => return Error::failed(doing, format!("{folder}: {unclear}")).hint(unclear.advice),
+        Err(unclear) if folder.is_root() => {
+            return Error::failed(doing, unclear.to_string()).code(unclear.code).hint(unclear.advice);
+        }
+        Err(unclear) => {
+            return Error::failed(doing, format!("{folder}: {unclear}")).code(unclear.code).hint(unclear.advice);
+        }
     };
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
     let again = unfinished.command(Some(vault), data, folder);
     let again = format!("`{again}` goes to its end. If it was of another vault, name that one.");
-    Error::failed(doing, why).hint(again)
+    Error::failed(doing, why).code(Code::Unfinished).hint(again)
 }
