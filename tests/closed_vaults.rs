@@ -166,11 +166,11 @@ fn nothing_is_built_upon_what_may_not_be_read() {
     let told = asked(&["doctor", "data"]).unwrap();
     assert!(told.ended(1).text().contains("may not be read"), "{told:?}");
     let ran = asked(&["backup", "data"]).unwrap();
-    ran.ended(0).says("is of the user 0").says("stored anew").says("chgrp -R GROUP");
+    ran.ended(0).says("is of the user 0").says("stored again").says("chgrp -R GROUP");
     asked(&["restore", "home/all"]).unwrap().ended(0);
     // Owners are only given by root.
     assert_eq!(fs::read(world.path("home/all/large")).unwrap(), noise(7, 300_000));
-    assert!(!asked(&["backup", "data"]).unwrap().ended(0).stderr.contains("stored anew"));
+    assert!(!asked(&["backup", "data"]).unwrap().ended(0).stderr.contains("stored again"));
 
     // A folder of the vault: whose it is, and what to do.
     for folder in ["packs", "snapshots"] {

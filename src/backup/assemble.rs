@@ -329,7 +329,10 @@ impl<'a> Assembly<'a> {
                 return Ok(None);
             }
             if known.mtime == content.found.mtime {
-                self.warn(format!("{} was changed without its time changing; it is stored anew", content.found.path));
+                self.warn(format!(
+                    "{} has changed although its modification time has not; it is stored again",
+                    content.found.path
+                ));
             }
         }
         self.judged.live += 1;

@@ -100,7 +100,8 @@ impl Capture<'_> {
                 if let Some(written) = assembly.checkpoint()? {
                     // Packs that are missing now will be found missing at the end too.
                     if let CommitOutcome::NoCheckpoint(why) = self.run.commit(assembly, packer, written, true)? {
-                        (self.warn)(format!("where this backup is cut off, the next one begins anew: {why}"));
+                        let what = "no checkpoint could be written, and if this backup is cut off the next one begins from the start";
+                        (self.warn)(format!("{what}: {why}"));
                         takes_checkpoints = false;
                     }
                 }
@@ -270,8 +271,7 @@ impl Capture<'_> {
             assembly.warn(format!("{folder}: {NEVER_RESTS}; what was moved in it may be missing"));
         }
         for path in &to_take.remounted {
-            let what =
-                "another filesystem came to be there while the snapshot was taken; what had been read stays in it";
+            let what = "another filesystem has been there since it was listed; what had been read before stays in the snapshot";
             assembly.warn(format!("{path}: {what}"));
         }
         if let Some(name) = self.remote {

@@ -180,7 +180,7 @@ impl<'a> Carry<'a> {
         for hunk in self.sources[at].hunks_of(path) {
             let Some(entries) = self.sources[at].read(hunk)? else {
                 let why =
-                    format!("what the vault says of it from {} on is damaged", self.sources[at].hunks[hunk].first);
+                    format!("its entries in the vault are damaged from {} on", self.sources[at].hunks[hunk].first);
                 done.lost.push(Problem::new(path.clone(), why));
                 continue;
             };

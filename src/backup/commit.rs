@@ -294,12 +294,12 @@ pub const MAX_LABEL: usize = 1024;
 /// # Errors
 /// Fails if there are more than [`MAX_LABELS`], or if one is nameless or longer than [`MAX_LABEL`].
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
-    let wrong = |why: &str| Err(Error::usage("take the labels", why).code(Code::BadSetting));
+    let wrong = |why: &str| Err(Error::usage("label the snapshot", why).code(Code::BadSetting));
     if labels.len() > MAX_LABELS {
-        return wrong(&format!("there may be at most {MAX_LABELS}"));
+        return wrong(&format!("a snapshot has at most {MAX_LABELS} labels"));
     }
     if labels.iter().any(|(key, value)| key.is_empty() || key.len() + value.len() > MAX_LABEL) {
-        return wrong(&format!("a label needs a name, and name and value together may have at most {MAX_LABEL} bytes"));
+        return wrong(&format!("a label needs a name, and its name and value together have at most {MAX_LABEL} bytes"));
     }
     Ok(())
 }

@@ -171,7 +171,8 @@ impl<'b> BlockIndex<'b> {
             Ok(())
         });
         if let Err(why) = read {
-            self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}"));
+            self.warnings
+                .push(format!("blocks of an earlier snapshot cannot be looked up, and are stored again: {why}"));
         }
         if refs.iter().all(|frame| self.numbers.contains_key(&frame.hash)) {
             return refs.first().and_then(|first| self.numbers.get(&first.hash)).copied();
@@ -192,7 +193,8 @@ impl<'b> BlockIndex<'b> {
         let runs = match tree::read_map_frame(&self.base.packs, &frame, &mut self.decoder) {
             Ok(runs) => runs,
             Err(why) => {
-                self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}"));
+                self.warnings
+                    .push(format!("blocks of an earlier snapshot cannot be looked up, and are stored again: {why}"));
                 return;
             }
         };
@@ -229,7 +231,9 @@ impl<'b> BlockIndex<'b> {
                         map.blocks().map(|frames| self.register(frames));
                     }
                 }
-                Err(why) => self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}")),
+                Err(why) => self
+                    .warnings
+                    .push(format!("blocks of an earlier snapshot cannot be looked up, and are stored again: {why}")),
             }
         }
         (0..self.frames.len() as u32).for_each(|number| self.sample_frame(number));
@@ -247,7 +251,9 @@ impl<'b> BlockIndex<'b> {
                     }
                 }
             }
-            Err(why) => self.warnings.push(format!("blocks of an earlier snapshot are stored anew: {why}")),
+            Err(why) => self
+                .warnings
+                .push(format!("blocks of an earlier snapshot cannot be looked up, and are stored again: {why}")),
         }
         if self.samples.len() > SAMPLES {
             self.sample_mask = self.sample_mask << 1 | 1;

@@ -62,7 +62,7 @@ pub fn closed(vault: &Vault, base: &Parent, lost: &mut LostPacks, warn: impl Fn(
     let closed: Vec<_> = closed.filter(|(id, _)| lost.closed.insert(*id)).collect();
     let Some((_, why)) = closed.first() else { return false };
     let hint = if let store::StoreError::Denied { hint, .. } = why { hint } else { "" };
-    let what = "nothing is built upon it, and what it holds is stored anew";
+    let what = "nothing is built upon it, and what it holds is stored again";
     let text = format!("{why}{}; {what}. {hint}", in_all(closed.len()));
     lost.told.push(text.clone());
     warn(text);
@@ -88,7 +88,7 @@ pub fn glance(vault: &Vault, base: &Parent, tested: &Doubts, ctx: &Context) -> O
         Ok(Ok(())) => return None,
         Ok(Err(why)) => why,
         Err(why) => {
-            tracing::debug!("{} could not be looked at: {}", pack.name(), why.what());
+            tracing::debug!("a part of {} could not be read for its test: {}", pack.name(), why.what());
             return None;
         }
     };
@@ -104,7 +104,7 @@ pub fn met(vault: &Vault, base: &Parent) -> Vec<(PackInfo, Tested)> {
 
 /// Reads a pack whole, because of `why`, and returns it if it is damaged.
 fn damaged(vault: &Vault, pack: PackInfo, why: &str) -> Option<(PackInfo, Tested)> {
-    tracing::info!("{} is read whole: {why}", pack.name());
+    tracing::info!("{} is read whole, since a part of it looks damaged: {why}", pack.name());
     match state::test(&*vault.store, &pack) {
         Ok(tested) => (!tested.is_sound()).then_some((pack, tested)),
         Err(why) => {

@@ -150,7 +150,7 @@ impl<'a> Large<'a> {
     fn content(&mut self, size: u64, holes: bool) -> Result<io::Result<u64>, Disconnected> {
         if size > MAX_SIZE {
             return Ok(Err(io::Error::other(format!(
-                "it says that it has {size} bytes, and more than {MAX_SIZE} are not read"
+                "its size is given as {size} bytes, and files of more than {MAX_SIZE} bytes are not read"
             ))));
         }
         if !holes {

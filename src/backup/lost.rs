@@ -31,7 +31,7 @@ impl LostPacks {
 
     /// Adds a damaged pack. Returns the warning about it, unless it is known already.
     pub fn add(&mut self, pack: &PackInfo, tested: &Tested) -> Option<String> {
-        let what = "what it holds is stored anew, and nothing is built upon it; `lastgood verify` names the snapshots that it hurts";
+        let what = "what it holds is stored again, and nothing is built upon it; `lastgood verify` names the snapshots that need it";
         let text = format!("{}; {what}", told(pack, &tested.state));
         self.damaged.insert(pack.id).then(|| {
             self.told.push(text.clone());

@@ -41,7 +41,7 @@ impl CapturedFile {
     pub fn came_to_be_a_database(&mut self, has_log: bool) {
         if has_log {
             self.torn = true;
-            self.note = Some("a log of SQLite's came to lie beside it while it was read".into());
+            self.note = Some("SQLite put a log beside it while it was read".into());
         }
     }
 }

@@ -162,7 +162,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<B
                     .hint("Let the app, or a restore, finish what it does there, and run this again."));
             }
             Attempt::Exchanged => {
-                ctx.monitor.warn("the data directory's path does not lead to it any more: this begins again");
+                ctx.monitor.warn("another directory has taken the data directory's place: the backup begins again");
                 exchanged = true;
             }
         }
@@ -212,8 +212,7 @@ fn attempt(
     };
     unlocked.into_iter().for_each(warn);
     if !lost.missing.is_empty() {
-        let what =
-            "packs are missing in the vault; what they held is stored anew. `lastgood verify` tells whom it hurts";
+        let what = "packs are missing in the vault: what they held is stored again. `lastgood verify` names the snapshots that need them";
         warn(format!("{} {what}", lost.missing.len()));
     }
     let data = absolute(&options.data);

@@ -140,7 +140,7 @@ impl<'v> Parent<'v> {
             Ok(Ok(names)) => names,
             // Checkpoints only save work, and this user may not be allowed to list them.
             Ok(Err(why)) if why.kind() != Kind::Unreachable => {
-                warn(format!("no checkpoint is built upon: {why}"));
+                warn(format!("no checkpoint is built upon, since checkpoints cannot be listed: {why}"));
                 Vec::new()
             }
             Ok(Err(why)) => return Err(why),

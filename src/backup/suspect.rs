@@ -163,7 +163,7 @@ fn accepted(now: &Now, measure: &Measure, since: &[EarlierSuspect], why: String)
         let used = last.changed > i64::try_from(first.started.as_nanosecond()).unwrap_or(i64::MAX);
         if chain.len() >= ACCEPTED_IN && long && used {
             return CaptureVerdict::Accepted(format!(
-                "this was suspect since {} and is used: it is taken for what it is meant to be ({why})",
+                "snapshots have looked suspect since {}, and the data is in use: this one is accepted as meant ({why})",
                 first.started
             ));
         }

@@ -81,7 +81,7 @@ pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &Atomi
 
 /// The note that a directory cannot be locked.
 pub fn not_locked(folder: &Path, why: &Errno) -> String {
-    let what = "a backup and a restore of it at the same time are not kept apart";
+    let what = "nothing keeps a backup and a restore of it from running at the same time";
     format!("{} cannot be locked ({why}): {what}", folder.display())
 }
 

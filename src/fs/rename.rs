@@ -90,7 +90,9 @@ pub fn give_name(file: impl AsFd, from: (&Folder, &OsStr), to: (&Folder, &OsStr)
 pub(crate) fn leave(from: (&Folder, &OsStr)) -> bool {
     match from.0.remove_file(from.1) {
         Ok(()) | Err(Errno::NOENT) => {}
-        Err(why) => tracing::debug!("{} stays behind: {why}", from.0.path().join(from.1).display()),
+        Err(why) => {
+            tracing::debug!("{} could not be removed, and stays behind: {why}", from.0.path().join(from.1).display())
+        }
     }
     true
 }

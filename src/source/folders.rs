@@ -191,7 +191,7 @@ impl Folders {
                 Ok(()) => self.tail.clear(),
                 Err(why) => {
                     self.full = true;
-                    tracing::debug!("records of folders stay in memory: {why}");
+                    tracing::debug!("no temporary file takes the records of folders, which stay in memory: {why}");
                 }
             }
         }
@@ -213,7 +213,7 @@ impl Folders {
     /// # Errors
     /// A temporary file that cannot be read; those of `take`.
     pub fn each(self, mut take: impl FnMut(FolderRecord) -> crate::error::Result<()>) -> crate::error::Result<()> {
-        let doing = || "read what was remembered of the data directory's folders";
+        let doing = || "read the records of the data directory's folders from a temporary file";
         let file = match self.file {
             Some(mut file) => {
                 file.rewind().doing(doing)?;

@@ -322,8 +322,8 @@ impl Unclear {
     }
 
     fn torn() -> Self {
-        let why = "is empty, cut off or not a restore's: what it says of one that was not finished is not known";
-        let advice = "Whoever wrote it was stopped before anything was moved, or is no restore: remove it.";
+        let why = "is empty, cut off or not a restore's, so nobody knows which restore was not finished";
+        let advice = "Remove it: a restore that left it like this had not moved anything yet.";
         Unclear { why: why.into(), code: Code::Failed, advice }
     }
 
@@ -337,7 +337,7 @@ impl Unclear {
     }
 
     fn unreadable(why: impl Into<io::Error>) -> Self {
-        let advice = "It says what a restore has not finished: let it be read.";
+        let advice = "It says what a restore has not finished: make it readable.";
         let why = why.into();
         Unclear { why: format!("cannot be read: {why}"), code: code(&why), advice }
     }
@@ -416,7 +416,7 @@ fn write(via: &Arc<Folder>, made: Option<&[u8]>, unfinished: &Unfinished) -> io:
         text.extend([FOLDER, made, b"\0"].concat());
     }
     if text.len() as u64 > LONGEST {
-        return Err(io::Error::other("the paths that it would have to name are too many"));
+        return Err(io::Error::other("the marker would have to name too many paths"));
     }
     match via.remove_file(DRAFT) {
         Err(Errno::NOENT) => {}

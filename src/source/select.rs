@@ -109,7 +109,7 @@ impl Select {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let what = "left out, as what a restore moved aside or did not finish, by the name";
+        let what = "left out, since by its name a restore moved it aside or did not finish it";
         let what = format!("{}{more}: {what}; to have such a folder in snapshots, rename it", named.join(", "));
         Some((what, wrong))
     }
@@ -122,7 +122,7 @@ impl Select {
         let exclude = self.exclude.unmet().map(|pattern| ("exclude", pattern));
         let tell = |(option, pattern): (&str, &str)| {
             let comma = if has_comma(pattern) {
-                format!("; the comma is a part of it: several are given as --{option} A --{option} B, or as {{A,B}}")
+                format!("; the comma is part of the pattern: give several as --{option} A --{option} B, or as {{A,B}}")
             } else {
                 String::new()
             };
@@ -203,7 +203,7 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
     let why = match () {
         () if name.is_empty() || name == "." => "it means everything or nothing",
         () if name.split('/').any(|part| part == "." || part == "..") => "`.` and `..` match no path",
-        () if name.starts_with('!') => "there are no exceptions; use --include and --exclude together",
+        () if name.starts_with('!') => "`!` makes no exception; use --include and --exclude together",
         () if name.len() < text.len() || name.contains('/') || text.len() < pattern.trim_end_matches('/').len() => {
             return Ok(name.to_owned());
         }

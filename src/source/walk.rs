@@ -38,6 +38,9 @@ const AHEAD: usize = 32_768;
 pub const MISSING: &str =
     "Name the directory (`lastgood backup DIR`, or LASTGOOD_DATA). If it was lost, `lastgood restore` brings it back.";
 
+/// The advice about a data directory that is a file.
+const NOT_A_DIRECTORY: &str = "Name the directory that holds the data (`lastgood backup DIR`, or LASTGOOD_DATA).";
+
 /// Something that the walk meets.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Met {
@@ -127,7 +130,9 @@ impl Walker<'_> {
     pub fn whole(self, mut take: impl FnMut(Met) -> Result<()>) -> Result<()> {
         self.with(true, |shared| {
             let listing = shared.list(&EntryPath::root());
-            let listing = listing.map_err(|why| Error::io("list the data directory", &why.into()))?;
+            let listing = listing.map_err(|why| {
+                Error::io(format!("list the data directory {}", shared.root.path().display()), &why.into())
+            })?;
             descend(shared, listing, &mut take)
         })
     }
@@ -215,7 +220,7 @@ pub fn open(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
     Directory::open(data).map_err(|why| match why {
         Errno::NOENT => Error::failed(doing(), "it does not exist").code(Code::NoData).hint(MISSING),
-        Errno::NOTDIR => Error::failed(doing(), "it is not a directory").code(Code::NoData),
+        Errno::NOTDIR => Error::failed(doing(), "it is not a directory").code(Code::NoData).hint(NOT_A_DIRECTORY),
         why => Error::io(doing(), &why.into()),
     })
 }
@@ -292,7 +297,7 @@ impl WalkShared<'_> {
         let own = Unfinished::read_own(fd).ok().flatten();
         if self.tells && own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
             let path = folder.join(MARKER.as_bytes());
-            self.monitor.warn(&format!("{path} is of a restore into another folder, and taken as data"));
+            self.monitor.warn(&format!("{path} was written by a restore into another folder: it is taken as data"));
         }
         own.map(Ok)
     }

@@ -106,7 +106,7 @@ impl Assembly<'_> {
         }
         self.add_held(Some(&entry.path))?;
         if !self.writer.has_place_for(&entry.path) {
-            self.failed(entry.path, "the folder that it was in is lost".into());
+            self.failed(entry.path, "its folder in the older snapshot is lost".into());
             return Ok(());
         }
         // Other names of the file that was read under this name have different content.

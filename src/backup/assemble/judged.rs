@@ -51,7 +51,7 @@ impl Assembly<'_> {
     pub fn mostly_changed(&self) -> Option<String> {
         let ComparedFiles { same, changed } = self.judged.known;
         (same + changed >= MANY && changed > same).then(|| {
-            format!("{changed} of {} known files have another content than in the last snapshot", same + changed)
+            format!("{changed} of {} known files have other content than in the last snapshot", same + changed)
         })
     }
 

@@ -246,7 +246,7 @@ impl Estimate {
         let room = self.room.take_if(|room| *room < self.new)?;
         let [new, room] = [self.new, room].map(|bytes| bytes.div_ceil(1 << 20));
         Some(format!(
-            "files that are new, or what others have grown by, come to {new} MiB so far, and {room} MiB are free where the vault is: \
+            "new files, and what others have grown by, come to {new} MiB so far, and {room} MiB are free where the vault is: \
              unless they compress well, this backup will not fit"
         ))
     }

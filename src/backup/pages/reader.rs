@@ -169,7 +169,7 @@ impl<'a> DatabaseReader<'a> {
                 Ok((None, _)) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                     return Ok(Ok(ReadEvent::Later(found.path.clone(), Why::Gone)));
                 }
-                Ok(_) => Err(ReadError::Failed("something that is no file has its place".into())),
+                Ok(_) => Err(ReadError::Failed("what has its name now is not a file".into())),
                 Err(why) => Err(ReadError::Failed(why.to_string())),
             };
         }
@@ -184,7 +184,7 @@ impl<'a> DatabaseReader<'a> {
         let swept = self.passes(&mut source, taking)?;
         let ended = swept.and_then(|()| source.ended(taking));
         if let Some(why) = source.unknown.take() {
-            let what = format!("{}: it could not be checked: {why}", taking.found.path);
+            let what = format!("{} could not be checked: {why}", taking.found.path);
             self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
         }
         Ok(ended.map(|ended| ReadEvent::DatabaseEnd(Box::new(ended))))
@@ -257,7 +257,10 @@ impl<'a> DatabaseReader<'a> {
             }
             Interrupted::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
             Interrupted::Unknown(why) => {
-                let what = format!("{}: blocks of an earlier snapshot are stored anew: {why}", taking.found.path);
+                let what = format!(
+                    "{}: blocks of an earlier snapshot cannot be looked up, and are stored again: {why}",
+                    taking.found.path
+                );
                 self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
                 (stack.map.block, format!("what it is compared with cannot be read, again and again: {why}"))
             }

@@ -33,7 +33,7 @@ impl Parent<'_> {
             Ok(problems) => wanted.extend(problems.into_iter().map(|problem: Problem| problem.path).take(MISSED)),
             // The list only saves reading.
             Err(why) if why.kind() == Kind::Damage => {
-                warn(format!("what the snapshot {parent} lacks is not known: {why}"));
+                warn(format!("the list of what the snapshot {parent} lacks cannot be read: {why}"));
             }
             Err(why) => return Err(why),
         }
@@ -63,7 +63,7 @@ impl Parent<'_> {
                     match tree::read_hunk(&reader, &hunks[at], &mut decoder) {
                         Ok(entries) => read = Some((at, entries)),
                         Err(why) if why.kind() == Kind::Damage => {
-                            warn(format!("what the snapshot {name} says of {path} is not used: {why}"));
+                            warn(format!("what the snapshot {name} has of {path} cannot be used: {why}"));
                             left.push(path);
                             continue;
                         }
@@ -105,7 +105,9 @@ impl Parent<'_> {
         match read() {
             Ok(found) => self.torn_reads = found,
             Err(why) if why.kind() == Kind::Damage => {
-                warn(format!("what the snapshot {name} read while it changed is not used: {why}"));
+                warn(format!(
+                    "what was read of files while they changed, for the snapshot {name}, cannot be used: {why}"
+                ));
             }
             Err(why) => return Err(why),
         }

@@ -41,7 +41,10 @@ impl<'b> Stream<'b> {
                 // Nothing can be stored there either.
                 Err(why) if why.kind() == Kind::Unreachable => return Err(why),
                 Err(why) => {
-                    warn(format!("what the parent says from {} on is read anew: {why}", hunk.first));
+                    warn(format!(
+                        "entries of the parent snapshot from {} on cannot be read from the vault, and are taken as new: {why}",
+                        hunk.first
+                    ));
                     continue;
                 }
             };

@@ -26,7 +26,7 @@ use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 
 /// Why a database that is recognized only by its side files is taken raw.
-const ENCRYPTED: &str = "it does not begin as a database, and what lies beside it is one's: it is encrypted";
+const ENCRYPTED: &str = "it does not begin like a database, but a log of a database lies beside it: it is encrypted";
 
 /// Reads a file. A small one is returned as one event; of a large one or a database, everything but the end has been
 /// sent into the channel when this returns.

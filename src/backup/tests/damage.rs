@@ -96,7 +96,7 @@ fn what_lay_in_a_lost_pack_is_stored_anew() {
         world.write("c", b"new");
         let second = world.backup();
         assert_eq!((second.state, second.parent), (SnapshotState::Complete, Some(first.snapshot)));
-        assert!(second.warnings.iter().any(|w| w.contains("anew")), "{:?}", second.warnings);
+        assert!(second.warnings.iter().any(|w| w.contains("stored again")), "{:?}", second.warnings);
         assert!(world.content(second.snapshot, "a") == noise(1, 5_000_000));
         assert_eq!(world.content(second.snapshot, "b"), noise(2, 100));
         let third = world.backup();

@@ -129,7 +129,7 @@ fn no_filter_hides_that_a_restore_was_not_finished() {
             assert!(said.why().contains("there is a/.lastgood-in-place"), "{said}");
             assert!(
                 said.advice().unwrap().contains("restore --vault /v --in-place")
-                    && said.advice().unwrap().contains("/a` goes")
+                    && said.advice().unwrap().contains("/a` finishes")
             );
         }
         // A marker that was copied there says nothing about this folder.
@@ -154,7 +154,7 @@ fn the_command_that_ends_it_is_of_the_directory_whatever_it_is_called() {
     marker::tests::write_all(&data);
     let said = check_finished(&data, &open(&data).unwrap(), "/my vault").unwrap_err();
     let advice = said.advice().unwrap();
-    assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata'` goes"), "{said:?}");
+    assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata'` finishes"), "{said:?}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub fn check_above(data: &Path) -> Result<()> {
     let why = format!("a restore into {shown}, around it, has not been finished (there is {MARKER})");
     Err(Error::failed(doing, why)
         .code(Code::Unfinished)
-        .hint(format!("`{again}`, with the vault that it was of, goes to its end.")))
+        .hint(format!("`{again}`, with the vault that it restored from, finishes it.")))
 }
 
 /// The error that a folder, the data directory itself or one in it, is half restored.
@@ -54,6 +54,6 @@ pub(super) fn half_restored(
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
     let again = unfinished.command(Some(vault), data, folder);
-    let again = format!("`{again}` goes to its end. If it was of another vault, name that one.");
+    let again = format!("`{again}` finishes it. If it restored from another vault, name that one.");
     Error::failed(doing, why).code(Code::Unfinished).hint(again)
 }
