@@ -22,7 +22,7 @@ pub enum Moment {
     /// All of a file has been read, and it has not yet been compared with what it was.
     Read,
     /// All of a database has been read, and it is not yet known whether it stood still meanwhile.
-    Swept,
+    Scanned,
     /// A folder is about to be looked at once more, at the end of a capture.
     Looking,
     /// The findings so far are about to be committed, as a checkpoint or as the snapshot.

@@ -45,12 +45,12 @@ pub struct Assembly<'a> {
     data: PackWriter<'a>,
     /// Writes hunks, maps and lists.
     pub index: IndexWriter<'a>,
-    seen: BlockIndex<'a>,
+    block_index: BlockIndex<'a>,
     writer: SnapshotWriter,
     /// The first name of each file that has several, by device and inode.
     links: HashMap<(u64, u64), FirstLink>,
     /// Path, device and inode, and identity of the next entry to be put, if its file has several names.
-    first: Option<(EntryPath, (u64, u64), FileIdentity)>,
+    pending_link: Option<(EntryPath, (u64, u64), FileIdentity)>,
     /// Entries that are to be looked at once more after all others.
     later: BTreeMap<EntryPath, Why>,
     /// Whether a file is smaller than when it was listed.
@@ -62,7 +62,7 @@ pub struct Assembly<'a> {
     /// Entries that so far are missing, carried over or torn.
     pub lacking: Lacking,
     /// The previous such records of entries that a round takes again.
-    aside: Lacking,
+    lacking_before: Lacking,
     /// The counts by which the snapshot is judged.
     pub judged: Judged,
     /// Carries over what cannot be read.
@@ -89,7 +89,7 @@ pub struct Assembly<'a> {
     /// The raw ones among these databases.
     raw: Vec<EntryPath>,
     /// Side files of raw databases, until their place in path order comes.
-    held: BTreeMap<EntryPath, Box<Entry>>,
+    waiting_sides: BTreeMap<EntryPath, Box<Entry>>,
     /// Why databases were taken raw, until that is recorded.
     reasons: HashMap<EntryPath, String>,
     base: &'a Parent<'a>,
@@ -136,16 +136,16 @@ impl<'a> Assembly<'a> {
         Ok(Assembly {
             data: PackWriter::new(packer, PackKind::Data),
             index: IndexWriter::new(packer, base),
-            seen: BlockIndex::new(base)?,
+            block_index: BlockIndex::new(base)?,
             writer: SnapshotWriter::default(),
             links: HashMap::new(),
-            first: None,
+            pending_link: None,
             later: BTreeMap::new(),
             shrank: false,
             refused: None,
             read_bytes: 0,
             lacking: Lacking::default(),
-            aside: Lacking::default(),
+            lacking_before: Lacking::default(),
             judged: Judged::default(),
             carry: Some(Carry::new(base, select)),
             carried: PackBook::new(),
@@ -158,7 +158,7 @@ impl<'a> Assembly<'a> {
             databases: Vec::new(),
             beside: Vec::new(),
             raw: Vec::new(),
-            held: BTreeMap::new(),
+            waiting_sides: BTreeMap::new(),
             reasons: HashMap::new(),
             base,
             packer,
@@ -171,9 +171,9 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// Fails if the store does.
-    pub fn take(&mut self, mut parts: impl Iterator<Item = ReadEvent>) -> Result<()> {
-        while let Some(part) = parts.next() {
-            match part {
+    pub fn take(&mut self, mut events: impl Iterator<Item = ReadEvent>) -> Result<()> {
+        while let Some(event) = events.next() {
+            match event {
                 ReadEvent::Keep(entry) => self.keep(entry)?,
                 ReadEvent::Written(entry) => self.written(entry)?,
                 ReadEvent::Stays(path) => self.stays(&path),
@@ -188,8 +188,8 @@ impl<'a> Assembly<'a> {
                 ReadEvent::Shrank => self.shrank = true,
                 ReadEvent::Other(found, known, extra) => self.other(found, known, extra)?,
                 ReadEvent::File(content, bytes, known, sampled) => self.file(*content, &bytes, known, sampled)?,
-                ReadEvent::Begin(known, sampled) => self.large(known, sampled, &mut parts)?,
-                ReadEvent::Database(known, sampled) => self.database(known, sampled, &mut parts)?,
+                ReadEvent::Begin(known, sampled) => self.large(known, sampled, &mut events)?,
+                ReadEvent::Database(known, sampled) => self.database(known, sampled, &mut events)?,
                 ReadEvent::Warn(what) => self.warn(what),
                 ReadEvent::Failed(path, why, size) => self.unreadable(path, why, size)?,
                 ReadEvent::Blocks(..)
@@ -247,7 +247,7 @@ impl<'a> Assembly<'a> {
             self.judged.live += 1;
             self.judged.known.count(true);
         }
-        self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
+        self.pending_link = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, known.hash);
         // The file's own size differs if part of the database is in its WAL.
         entry.size = known.size;
@@ -289,13 +289,13 @@ impl<'a> Assembly<'a> {
         {
             entry.extents = known.content_extents();
         } else if bytes.len() >= WORTH_FINDING {
-            let found = self.seen.recent(&hash, bytes.len() as u32);
+            let found = self.block_index.recent(&hash, bytes.len() as u32);
             match found {
                 Some(extent) => entry.extents = vec![extent],
                 None => {
                     let whole = self.whole(&entry, bytes)?;
                     let content = Extent { offset: whole.offset + entry_header(&entry)?.len() as u64, ..whole };
-                    self.seen.remember(hash, Extent { length: bytes.len() as u64, ..content });
+                    self.block_index.remember(hash, Extent { length: bytes.len() as u64, ..content });
                     entry.header = content.offset - whole.offset;
                     entry.extents = vec![whole];
                     return self.add_read(entry, Vec::new(), torn);
@@ -340,7 +340,7 @@ impl<'a> Assembly<'a> {
             self.judged.known.count(known.hash == Some(content.hash));
         }
         let CapturedFile { found, extra, hash, identity, .. } = content;
-        self.first = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
+        self.pending_link = identity.map(|identity| (found.path.clone(), (found.device, found.inode), identity));
         let mut entry = self.entry_of(found, extra, Some(hash));
         entry.racy |= content.racy;
         Ok(Some(entry))

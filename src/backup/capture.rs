@@ -92,8 +92,8 @@ impl Capture<'_> {
         let (clock, ctx) = (Instant::now(), self.ctx);
         let (mut secured, mut takes_checkpoints) = (Instant::now(), true);
         ctx.monitor.begin("backup", None);
-        let folders = self.through(&Pass::Whole, |parts| {
-            assembly.take(parts)?;
+        let folders = self.run_pass(&Pass::Whole, |events| {
+            assembly.take(events)?;
             let due = takes_checkpoints && secured.elapsed() >= self.run.options.checkpoint_every;
             if due && packer.stored_bytes() <= self.run.may_keep() {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
@@ -110,11 +110,11 @@ impl Capture<'_> {
             ctx.check(&doing(self.run.options))
         })?;
         let written = assembly.finish()?;
-        self.settle(assembly, folders, written, clock.elapsed())
+        self.look_again(assembly, folders, written, clock.elapsed())
     }
 
     /// Looks at all folders once more, and takes what is lacking.
-    fn settle(
+    fn look_again(
         &self,
         assembly: &mut Assembly,
         mut folders: Folders,
@@ -136,7 +136,7 @@ impl Capture<'_> {
                     // A change during the last look must not count as a change during this one.
                     std::thread::sleep(Duration::from_nanos(TICK as u64));
                 }
-                folders = self.look(folders, &mut later, &mut to_take)?;
+                folders = self.recheck_folders(folders, &mut later, &mut to_take)?;
                 if to_take.restless.is_empty() {
                     break;
                 }
@@ -158,7 +158,7 @@ impl Capture<'_> {
             let taken = to_take.paths();
             let enough = done.rounds == ROUNDS || rounds_took > ROUNDS_TIME.max(capture / 10);
             if taken.is_empty() || done.rounds > 0 && enough {
-                self.tell(assembly, &to_take, &later, &done, clock.elapsed());
+                self.report(assembly, &to_take, &later, &done, clock.elapsed());
                 let unread = later.iter().filter(|(path, why)| **why == Why::Unread && to_take.lacking.contains(*path));
                 let unread: Vec<_> = unread.map(|(path, _)| path.clone()).collect();
                 if !unread.is_empty() {
@@ -173,11 +173,11 @@ impl Capture<'_> {
             later.retain(|path, _| !path.is_in_one_of(&taken));
             let reader = assembly.begin_again(&taken, &written)?;
             let pass = Pass::Round { taken: &taken, new: &to_take.newborn, written: &written, reader: &reader };
-            let new = self.through(&pass, |parts| {
-                assembly.take(parts)?;
+            let new = self.run_pass(&pass, |events| {
+                assembly.take(events)?;
                 self.ctx.check(&doing(self.run.options))
             })?;
-            folders = self.joined(folders, new)?;
+            folders = self.join_records(folders, new)?;
             written = assembly.finish()?;
             rounds_took += round.elapsed();
         }
@@ -186,8 +186,8 @@ impl Capture<'_> {
     /// Carries over entries that exist but could never be read, or reports them as missing.
     fn close(&self, assembly: &mut Assembly, written: &WrittenHunks, unread: &[EntryPath]) -> Result<WrittenHunks> {
         let reader = assembly.begin_again(&[], written)?;
-        self.through(&Pass::Close { unread, written, reader: &reader }, |parts| {
-            assembly.take(parts)?;
+        self.run_pass(&Pass::Close { unread, written, reader: &reader }, |events| {
+            assembly.take(events)?;
             self.ctx.check(&doing(self.run.options))
         })?;
         assembly.finish()
@@ -199,9 +199,9 @@ impl Capture<'_> {
     }
 
     /// Looks at all folders, one after the other, and at the entries in `later`.
-    fn look(&self, folders: Folders, later: &mut Later, to_take: &mut ToTake) -> Result<Folders> {
+    fn recheck_folders(&self, folders: Folders, later: &mut Later, to_take: &mut ToTake) -> Result<Folders> {
         let BackupOptions { trust, .. } = self.run.options;
-        let look = FolderRecheck {
+        let recheck = FolderRecheck {
             root: self.root,
             select: self.select,
             window: trust.window,
@@ -216,15 +216,15 @@ impl Capture<'_> {
         folders.each(|record| {
             self.ctx.check(&doing(self.run.options))?;
             self.ctx.monitor.reached(Moment::Looking, &record.path);
-            looked.push(&look.at(record, to_take));
+            looked.push(&recheck.recheck_folder(record, to_take));
             Ok(())
         })?;
         later.retain(|path, why| {
             // Its folder's record holds what was listed; that may have been back for a while, and gone again before
             // it is looked at here.
-            look.left(path, to_take);
+            recheck.note_left(path, to_take);
             let now = self.root.stat_at(path).ok().and_then(|stat| SourceEntry::new(path.clone(), &stat));
-            let Some(now) = now.filter(|now| self.select.takes(now)) else { return true };
+            let Some(now) = now.filter(|now| self.select.selects(now)) else { return true };
             let newborn = self.is_newborn(&now);
             match why {
                 // A file that is saved all the time: what was read is one of its states.
@@ -239,7 +239,7 @@ impl Capture<'_> {
     }
 
     /// Returns the records of the folders after a round.
-    fn joined(&self, folders: Folders, new: Folders) -> Result<Folders> {
+    fn join_records(&self, folders: Folders, new: Folders) -> Result<Folders> {
         let mut joined = Folders::default();
         folders.each(|record| match new.has(&record.path) {
             true => Ok(()),
@@ -256,7 +256,7 @@ impl Capture<'_> {
         Ok(joined)
     }
 
-    fn tell(&self, assembly: &mut Assembly, to_take: &ToTake, later: &Later, done: &LookedAgain, took: Duration) {
+    fn report(&self, assembly: &mut Assembly, to_take: &ToTake, later: &Later, done: &LookedAgain, took: Duration) {
         let gone = |(path, why): &(&EntryPath, &Why)| **why == Why::Gone && self.root.stat_at(path).is_err();
         let vanished: Vec<_> = later.iter().filter(gone).map(|(path, _)| path).collect();
         let first: Vec<_> = vanished.iter().take(NAMED).map(|path| path.to_string()).collect();

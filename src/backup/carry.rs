@@ -92,7 +92,7 @@ impl<'a> Carry<'a> {
     ///
     /// # Errors
     /// Fails if the store does.
-    pub fn told(&mut self) -> Result<Option<KnownGaps<'_>>> {
+    pub fn known_gaps(&mut self) -> Result<Option<KnownGaps<'_>>> {
         Ok(if self.find(0)? {
             self.sources.first().map(|source| KnownGaps { started: source.started, lacks: &source.lacks })
         } else {
@@ -197,7 +197,7 @@ impl<'a> Carry<'a> {
                     continue;
                 }
                 let recorded = entry.sides();
-                if !self.select.takes_path(&entry.path, entry.kind) {
+                if !self.select.selects_path(&entry.path, entry.kind) {
                     sides.extend(recorded.into_iter().map(|side| (side, false)));
                     passed = (entry.kind == EntryKind::Folder).then_some(entry.path);
                     continue;

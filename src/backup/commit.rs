@@ -35,13 +35,13 @@ pub struct BackupRun<'a> {
     /// Filesystems that are mounted below it. `None` if that is not known.
     pub mounts: Option<Vec<Mount>>,
     /// The parts of files that were taken over unread.
-    pub left: UnreadParts,
+    pub unread: UnreadParts,
     /// When the run began, by the store's clock.
     pub started: Timestamp,
     /// Where its packs are kept until a root names them.
     pub staging: &'a dyn Staging,
     /// Bytes that were free when it began, if that is known.
-    pub room: Option<u64>,
+    pub free: Option<u64>,
 }
 
 /// How an attempt to commit ended.
@@ -81,7 +81,7 @@ impl BackupRun<'_> {
     /// stay in the vault, even if no later backup has a use for them since their files are gone by then; the other half
     /// is left for the backups that do without them.
     pub fn may_keep(&self) -> u64 {
-        self.room.map_or(u64::MAX, |room| room / 2)
+        self.free.map_or(u64::MAX, |free| free / 2)
     }
 
     /// Commits what was `written`: a snapshot, or a checkpoint that covers a part of it.
@@ -197,7 +197,7 @@ impl BackupRun<'_> {
                 .clone()
                 .or_else(|| self.base.measure.as_ref().map(|m| m.mounts.clone()))
                 .unwrap_or_default(),
-            unread: Some(self.left.parts()),
+            unread: Some(self.unread.parts()),
             covers,
             totals,
             hunks,

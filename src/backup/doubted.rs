@@ -64,7 +64,7 @@ pub fn closed(vault: &Vault, base: &Parent, lost: &mut LostPacks, warn: impl Fn(
     let hint = if let store::StoreError::Denied { hint, .. } = why { hint } else { "" };
     let what = "nothing is built upon it, and what it holds is stored again";
     let text = format!("{why}{}; {what}. {hint}", in_all(closed.len()));
-    lost.told.push(text.clone());
+    lost.warnings.push(text.clone());
     warn(text);
     true
 }

@@ -62,7 +62,7 @@ pub(super) struct Large<'a> {
     path: &'a EntryPath,
     to: &'a Sender<Vec<ReadEvent>>,
     /// Bytes that were read and are not part of a block yet.
-    held: Vec<u8>,
+    uncut: Vec<u8>,
     hash: blake3::Hasher,
     ctx: &'a Context<'a>,
 }
@@ -75,7 +75,7 @@ impl<'a> Large<'a> {
         to: &'a Sender<Vec<ReadEvent>>,
         ctx: &'a Context<'a>,
     ) -> Self {
-        Large { file, path, to, held: Vec::new(), hash: blake3::Hasher::new(), ctx }
+        Large { file, path, to, uncut: Vec::new(), hash: blake3::Hasher::new(), ctx }
     }
 
     fn send(&self, part: ReadEvent) -> Result<(), Disconnected> {
@@ -95,7 +95,7 @@ impl<'a> Large<'a> {
                 Err(why) => return Ok(Err(why)),
             };
             self.hash.reset();
-            self.held.clear();
+            self.uncut.clear();
             let trusted = trusts_holes(self.file, &stat, began);
             let read = match &grown {
                 Some((_, length, _)) => self.content(*length, trusted)?,
@@ -204,26 +204,26 @@ impl<'a> Large<'a> {
             if self.ctx.stop.load(std::sync::atomic::Ordering::Relaxed) {
                 return Ok(Err(io::Error::new(io::ErrorKind::Interrupted, "it was told to stop")));
             }
-            let room = (PIECE as u64).min(length - read) as usize;
-            let begin = self.held.len();
-            self.held.resize(begin + room, 0);
+            let wanted = (PIECE as u64).min(length - read) as usize;
+            let begin = self.uncut.len();
+            self.uncut.resize(begin + wanted, 0);
             let got = loop {
-                match self.file.read_at(&mut self.held[begin..], at + read) {
+                match self.file.read_at(&mut self.uncut[begin..], at + read) {
                     Ok(got) => break got,
                     Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
                     Err(why) => return Ok(Err(why)),
                 }
             };
-            self.held.truncate(begin + got);
+            self.uncut.truncate(begin + got);
             self.ctx.monitor.reached(Moment::Reading, self.path);
-            self.hash.update(&self.held[begin..]);
+            self.hash.update(&self.uncut[begin..]);
             read += got as u64;
             let end = got == 0 || read == length;
-            let lengths = block::cut(&self.held, end);
+            let lengths = block::cut(&self.uncut, end);
             let cut: usize = lengths.iter().sum();
             if cut > 0 {
-                let rest = self.held.split_off(cut);
-                let bytes = std::mem::replace(&mut self.held, rest);
+                let rest = self.uncut.split_off(cut);
+                let bytes = std::mem::replace(&mut self.uncut, rest);
                 let mut from = 0;
                 let hashed = |length: usize| {
                     from += length;

@@ -19,7 +19,7 @@ pub struct LostPacks {
     /// Packs that this user may not read.
     pub closed: HashSet<PackId>,
     /// Warnings that were given about damaged and closed packs.
-    pub told: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl LostPacks {
@@ -34,7 +34,7 @@ impl LostPacks {
         let what = "what it holds is stored again, and nothing is built upon it; `lastgood verify` names the snapshots that need it";
         let text = format!("{}; {what}", told(pack, &tested.state));
         self.damaged.insert(pack.id).then(|| {
-            self.told.push(text.clone());
+            self.warnings.push(text.clone());
             text
         })
     }

@@ -38,7 +38,7 @@ pub struct CapturedFile {
 
 impl CapturedFile {
     /// Marks a file that was read alone as torn if a log now lies beside it, since it is incomplete without that.
-    pub fn came_to_be_a_database(&mut self, has_log: bool) {
+    pub fn became_database(&mut self, has_log: bool) {
         if has_log {
             self.torn = true;
             self.note = Some("SQLite put a log beside it while it was read".into());
@@ -158,7 +158,7 @@ pub struct CapturedDatabase {
     /// Whether the blocks that were sent lie over the known entry's blocks.
     pub over_known: bool,
     /// The sum of all passes.
-    pub swept: ScanResult,
+    pub scanned: ScanResult,
 }
 
 /// Everything needed to read the layer that a pass left behind.

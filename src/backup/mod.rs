@@ -145,7 +145,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<B
                 doubts.doubt(vault, &damaged, (Finding::Backup, &doubted::user(options)), ctx.random);
                 for what in doubts.warnings() {
                     ctx.monitor.warn(&what);
-                    lost.told.push(what);
+                    lost.warnings.push(what);
                 }
             }
             Attempt::Absent(more) => {
@@ -183,7 +183,7 @@ enum Attempt {
 /// How a capture ended.
 enum CaptureOutcome {
     /// It went as far as the commit.
-    Told(CommitOutcome),
+    Ended(CommitOutcome),
     /// Packs that it may have built upon are damaged.
     Damaged(Vec<(PackInfo, Tested)>),
     /// It is a capture of another directory.
@@ -204,8 +204,8 @@ fn attempt(
     let all_mounted = filesystem::mounted().ok();
     let mounted = all_mounted.as_deref().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
-    let place = place::place(&options.data, &options.boot, &root, remote.is_some(), mounted)?;
-    let early = Mutex::new(lost.told.clone());
+    let place = place::identify(&options.data, &options.boot, &root, remote.is_some(), mounted)?;
+    let early = Mutex::new(lost.warnings.clone());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
         early.lock().unwrap_or_else(PoisonError::into_inner).push(what);
@@ -253,19 +253,10 @@ fn attempt(
     }
     base.filters = Filters { include: options.include.clone(), exclude: options.exclude.clone() };
     let staging = &*vault.store.staging();
-    let mut room = vault.store.room(rescue::KEPT);
-    let free = room.as_ref().map(|room| room.free);
-    let run = BackupRun {
-        vault,
-        options,
-        base: &base,
-        place,
-        mounts,
-        left: Default::default(),
-        started,
-        staging,
-        room: free,
-    };
+    let mut reserved = vault.store.room(rescue::KEPT);
+    let free = reserved.as_ref().map(|reserved| reserved.free);
+    let run =
+        BackupRun { vault, options, base: &base, place, mounts, unread: Default::default(), started, staging, free };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, vault: &url, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;
@@ -286,20 +277,20 @@ fn attempt(
                     return Ok((CaptureOutcome::Damaged(damaged), settled));
                 }
                 // The space reserved for a last checkpoint is the snapshot's now: little is left to be written.
-                drop(room.take());
-                Ok((CaptureOutcome::Told(run.commit(&mut assembly, packer, written, false)?), settled))
+                drop(reserved.take());
+                Ok((CaptureOutcome::Ended(run.commit(&mut assembly, packer, written, false)?), settled))
             });
             if let Err(why) = &taken {
-                rescue::rescue(&run, &mut assembly, packer, room.take(), why, ctx);
+                rescue::rescue(&run, &mut assembly, packer, reserved.take(), why, ctx);
             }
             let (ended, settled) = taken?;
             Ok((ended, assembly.outcome(), settled))
         })
     })?;
     let committed = match ended {
-        CaptureOutcome::Told(CommitOutcome::Committed(committed)) => committed,
-        CaptureOutcome::Told(CommitOutcome::NoCheckpoint(why)) => return Err(why),
-        CaptureOutcome::Told(CommitOutcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
+        CaptureOutcome::Ended(CommitOutcome::Committed(committed)) => committed,
+        CaptureOutcome::Ended(CommitOutcome::NoCheckpoint(why)) => return Err(why),
+        CaptureOutcome::Ended(CommitOutcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
         CaptureOutcome::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         CaptureOutcome::Exchanged => return Ok(Attempt::Exchanged),
     };

@@ -130,12 +130,12 @@ impl PackerShared {
     /// Does a thread's work. If it panics, whoever waits for the thread's results is told.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            self.breaks(Error::failed("store a pack", "a thread ended in a panic").code(Code::Internal));
+            self.record_broken(Error::failed("store a pack", "a thread ended in a panic").code(Code::Internal));
         }
     }
 
     /// Records that a thread cannot go on.
-    fn breaks(&self, why: Error) {
+    fn record_broken(&self, why: Error) {
         self.broken.store(true, Ordering::Relaxed);
         self.fail(why, PackKind::Index);
     }
@@ -195,7 +195,7 @@ pub struct Packer<'p> {
     pack_size: u64,
     /// Most packs at the same time: the ones that are being stored, one data pack and one index pack that are being
     /// filled.
-    most: usize,
+    max_pending: usize,
     random: &'p (dyn Fn(&mut [u8]) -> Result<()> + Sync),
 }
 
@@ -225,7 +225,7 @@ pub fn with_packer<T>(
             scope.spawn(move || shared.guard(|| store_all(&packs, store, shared)));
         }
         drop((to_compress, to_store, emptied));
-        work(&Packer { jobs, packs, shared, buffers, pack_size, most: uploads + 2, random: ctx.random })
+        work(&Packer { jobs, packs, shared, buffers, pack_size, max_pending: uploads + 2, random: ctx.random })
     })
 }
 
@@ -239,7 +239,7 @@ fn compress_all(
     let mut compressor = match compressor(level) {
         Ok(compressor) => Some(compressor),
         Err(why) => {
-            shared.breaks(why);
+            shared.record_broken(why);
             None
         }
     };
@@ -250,7 +250,7 @@ fn compress_all(
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(content.len()));
         if let Err(why) = compressor.compress_to_buffer(&content, &mut out) {
-            shared.breaks(Error::failed("compress a frame", why).code(Code::Internal));
+            shared.record_broken(Error::failed("compress a frame", why).code(Code::Internal));
             continue;
         }
         let length = content.len() as u32;
@@ -266,7 +266,7 @@ fn compress_all(
         // A buffer that nobody waits for is simply freed.
         let _ = emptied.try_send(content);
         if whole && packs.send(pack).is_err() {
-            shared.breaks(storing_ended());
+            shared.record_broken(storing_ended());
         }
     }
 }
@@ -414,7 +414,7 @@ impl Packer<'_> {
         let mut state = lock(&self.shared.state);
         // At most one pack of each kind is open, so the others are on their way to the store and become durable
         // without this thread.
-        while state.pending.len() >= self.most && !self.shared.failed.load(Ordering::Relaxed) {
+        while state.pending.len() >= self.max_pending && !self.shared.failed.load(Ordering::Relaxed) {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.pending.insert(Hex(id), kind);

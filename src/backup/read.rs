@@ -74,9 +74,9 @@ pub struct ReadContext<'a> {
 /// one per batch, in the order of the steps.
 pub fn start<'s, 'e: 's>(
     scope: &'s std::thread::Scope<'s, 'e>,
-    desk: ReadContext<'e>,
+    reading: ReadContext<'e>,
 ) -> (StepQueue, Receiver<Receiver<Vec<ReadEvent>>>) {
-    let ctx = desk.ctx;
+    let ctx = reading.ctx;
     let (jobs, to_do) = bounded::<ReadJob>(ctx.threads);
     let (order, in_order) = bounded(2 * ctx.threads + 2);
     for _ in 0..ctx.threads {
@@ -84,7 +84,7 @@ pub fn start<'s, 'e: 's>(
         scope.spawn(move || {
             for ReadJob { steps, to } in to_do {
                 // If the receiver is gone, its thread has failed and reports that itself.
-                if catch_unwind(AssertUnwindSafe(|| take_steps(desk, steps, &to))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| take_steps(reading, steps, &to))).is_err() {
                     let _ = to.send(vec![ReadEvent::Broken]);
                 }
             }
@@ -132,19 +132,19 @@ impl StepQueue {
     }
 }
 
-fn take_steps(desk: ReadContext, steps: Vec<MergeStep>, to: &Sender<Vec<ReadEvent>>) -> Result<(), Disconnected> {
-    let mut parts = Vec::with_capacity(steps.len());
+fn take_steps(reading: ReadContext, steps: Vec<MergeStep>, to: &Sender<Vec<ReadEvent>>) -> Result<(), Disconnected> {
+    let mut events = Vec::with_capacity(steps.len());
     for step in steps {
-        if let Some(part) = take_step(desk, step, to, &mut parts)? {
-            parts.push(part);
+        if let Some(event) = take_step(reading, step, to, &mut events)? {
+            events.push(event);
         }
     }
-    to.send(parts).map_err(|_| Disconnected)
+    to.send(events).map_err(|_| Disconnected)
 }
 
 /// Takes one step. Its result follows everything in `before`, which follows everything already sent into the channel.
 fn take_step(
-    desk: ReadContext,
+    reading: ReadContext,
     step: MergeStep,
     to: &Sender<Vec<ReadEvent>>,
     before: &mut Vec<ReadEvent>,
@@ -152,17 +152,17 @@ fn take_step(
     Ok(Some(match step {
         MergeStep::Keep(entry) => ReadEvent::Keep(entry),
         MergeStep::Written(entry) => ReadEvent::Written(entry),
-        MergeStep::Instead(step, written) => match take_step(desk, *step, to, before)? {
+        MergeStep::Instead(step, written) => match take_step(reading, *step, to, before)? {
             Some(failed @ (ReadEvent::Failed(..) | ReadEvent::Later(..))) => {
-                before.extend(Some(failed).filter(|part| matches!(part, ReadEvent::Later(..))));
+                before.extend(Some(failed).filter(|event| matches!(event, ReadEvent::Later(..))));
                 before.push(ReadEvent::Stays(written.path.clone()));
                 ReadEvent::Written(written)
             }
-            part => return Ok(part),
+            event => return Ok(event),
         },
-        MergeStep::Link(found) => match desk.root.identity_at(&found.path) {
+        MergeStep::Link(found) => match reading.root.identity_at(&found.path) {
             Ok(identity) => ReadEvent::Link(found, identity),
-            Err(why) => gone_or_failed(desk, found, why),
+            Err(why) => gone_or_failed(reading, found, why),
         },
         MergeStep::Stays(path) => ReadEvent::Stays(path),
         MergeStep::Part => return Ok(None),
@@ -171,52 +171,52 @@ fn take_step(
         MergeStep::Adopt(found, entry) if found.role == Role::Side => {
             // A side file of a database that is taken over stays with it, even if its app has just removed it.
             let kept = || Extra { xattrs: entry.xattrs.clone(), ..Extra::default() };
-            let extra = extra_of(desk.root, &found.path, found.kind).unwrap_or_else(|_| kept());
+            let extra = extra_of(reading.root, &found.path, found.kind).unwrap_or_else(|_| kept());
             ReadEvent::Adopt(found, entry, extra, None)
         }
-        MergeStep::Adopt(found, entry) => match adopted(desk, &found) {
+        MergeStep::Adopt(found, entry) => match adopted(reading, &found) {
             Ok((mut extra, identity)) => {
                 if found.kind == EntryKind::Symlink {
-                    before.extend(replaced(desk, &found, &mut extra));
+                    before.extend(replaced(reading, &found, &mut extra));
                 }
                 ReadEvent::Adopt(found, entry, extra, identity)
             }
-            Err(_) => look_at(desk, found, Some(entry), false, to, before)?,
+            Err(_) => look_at(reading, found, Some(entry), false, to, before)?,
         },
-        MergeStep::Read(found, known) => look_at(desk, found, known, false, to, before)?,
-        MergeStep::Sample(found, known) => look_at(desk, found, Some(known), true, to, before)?,
+        MergeStep::Read(found, known) => look_at(reading, found, known, false, to, before)?,
+        MergeStep::Sample(found, known) => look_at(reading, found, Some(known), true, to, before)?,
     }))
 }
 
-fn adopted(desk: ReadContext, found: &SourceEntry) -> Result<(Extra, Option<FileIdentity>), Errno> {
-    let extra = extra_of(desk.root, &found.path, found.kind)?;
-    let identity = if found.linked { Some(desk.root.identity_at(&found.path)?) } else { None };
+fn adopted(reading: ReadContext, found: &SourceEntry) -> Result<(Extra, Option<FileIdentity>), Errno> {
+    let extra = extra_of(reading.root, &found.path, found.kind)?;
+    let identity = if found.linked { Some(reading.root.identity_at(&found.path)?) } else { None };
     Ok((extra, identity))
 }
 
 /// Marks an entry as racy, and returns an event to look at it again, if something else had the name when its
 /// attributes, or a symlink's target, were read; for a folder the walk reports that. The metadata of one inode and
 /// the content of another must not be taken for one entry by a later backup, which may find the first one unchanged.
-fn replaced(desk: ReadContext, found: &SourceEntry, extra: &mut Extra) -> Option<ReadEvent> {
-    if !desk.numbers_tell {
+fn replaced(reading: ReadContext, found: &SourceEntry, extra: &mut Extra) -> Option<ReadEvent> {
+    if !reading.numbers_tell {
         return None;
     }
-    let now = || desk.root.stat_at(&found.path).ok().map(|now| now.st_ino);
+    let now = || reading.root.stat_at(&found.path).ok().map(|now| now.st_ino);
     let inode = extra.inode.or_else(now).filter(|inode| *inode != found.inode)?;
     extra.racy = true;
     (found.kind != EntryKind::Folder).then(|| ReadEvent::Later(found.path.clone(), Why::Read(inode)))
 }
 
 /// The event for an entry that is no longer there.
-fn gone(desk: ReadContext, found: SourceEntry) -> ReadEvent {
-    ReadEvent::Later(found.path, if found.mtime >= desk.began { Why::NewAndGone } else { Why::Gone })
+fn gone(reading: ReadContext, found: SourceEntry) -> ReadEvent {
+    ReadEvent::Later(found.path, if found.mtime >= reading.began { Why::NewAndGone } else { Why::Gone })
 }
 
 /// The event for an entry that cannot be looked at. If its name is gone, it was deleted, which is no problem; if a
 /// folder above it was moved away, the look at the end shows that.
-fn gone_or_failed(desk: ReadContext, found: SourceEntry, why: Errno) -> ReadEvent {
-    match desk.root.stat_at(&found.path) {
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => gone(desk, found),
+fn gone_or_failed(reading: ReadContext, found: SourceEntry, why: Errno) -> ReadEvent {
+    match reading.root.stat_at(&found.path) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => gone(reading, found),
         _ => ReadEvent::Failed(found.path, why.to_string(), found.size),
     }
 }
@@ -224,7 +224,7 @@ fn gone_or_failed(desk: ReadContext, found: SourceEntry, why: Errno) -> ReadEven
 /// Looks at an entry. The side files of a database come with it; if it turns out not to be a database, or cannot be
 /// taken as one, they are looked at later.
 fn look_at(
-    desk: ReadContext,
+    reading: ReadContext,
     found: SourceEntry,
     known: Option<Box<Entry>>,
     sampled: bool,
@@ -232,17 +232,17 @@ fn look_at(
     before: &mut Vec<ReadEvent>,
 ) -> Result<ReadEvent, Disconnected> {
     let sides: Vec<_> = crate::source::found::sides(&found).collect();
-    let part = look(desk, found, known, sampled, to, before)?;
+    let event = look(reading, found, known, sampled, to, before)?;
     // Side files are of no use without a database that can be read.
-    if !matches!(part, ReadEvent::DatabaseEnd(_) | ReadEvent::Failed(..)) {
+    if !matches!(event, ReadEvent::DatabaseEnd(_) | ReadEvent::Failed(..)) {
         before.extend(sides.into_iter().map(|side| ReadEvent::Later(side, Why::Unread)));
     }
-    Ok(part)
+    Ok(event)
 }
 
 /// Looks at an entry as what it was found to be or, if something else has taken its place, as what it is now.
 fn look(
-    desk: ReadContext,
+    reading: ReadContext,
     mut found: SourceEntry,
     known: Option<Box<Entry>>,
     sampled: bool,
@@ -250,18 +250,18 @@ fn look(
     before: &mut Vec<ReadEvent>,
 ) -> Result<ReadEvent, Disconnected> {
     for _ in 0..AGAIN {
-        desk.ctx.monitor.reached(Moment::Opening, &found.path);
-        let began = (desk.trust.now)();
+        reading.ctx.monitor.reached(Moment::Opening, &found.path);
+        let began = (reading.trust.now)();
         let why = match found.kind {
-            EntryKind::File => match read_file(desk, &found, &known, sampled, to, before)? {
-                Ok(part) => return Ok(part),
+            EntryKind::File => match read_file(reading, &found, &known, sampled, to, before)? {
+                Ok(event) => return Ok(event),
                 Err(why) => why,
             },
-            kind => match extra_of(desk.root, &found.path, kind) {
+            kind => match extra_of(reading.root, &found.path, kind) {
                 Ok(mut extra) => {
                     // The number of a deleted inode may be given to a new one at once.
-                    extra.racy = kind == EntryKind::Symlink && desk.trust.is_racy(found.mtime, began);
-                    before.extend(replaced(desk, &found, &mut extra));
+                    extra.racy = kind == EntryKind::Symlink && reading.trust.is_racy(found.mtime, began);
+                    before.extend(replaced(reading, &found, &mut extra));
                     return Ok(ReadEvent::Other(found, known, extra));
                 }
                 Err(why) => why,
@@ -280,22 +280,22 @@ fn look(
             return Ok(ReadEvent::Other(found, known, Extra { refused: Some(why), ..Extra::default() }));
         }
         // It is no longer what it was: a link was swapped, or a name was given up and taken again.
-        if !replaced && matches!(desk.root.stat_at(&found.path), Err(Errno::NOENT)) {
+        if !replaced && matches!(reading.root.stat_at(&found.path), Err(Errno::NOENT)) {
             // On a remote filesystem, access to a deleted file may be refused before it is seen to be gone.
-            return Ok(gone(desk, found));
+            return Ok(gone(reading, found));
         }
         if !replaced {
             return Ok(ReadEvent::Failed(found.path, why.to_string(), found.size));
         }
-        let now = match desk.root.stat_at(&found.path) {
+        let now = match reading.root.stat_at(&found.path) {
             Ok(stat) => SourceEntry::new(found.path.clone(), &stat),
-            Err(why) => return Ok(gone_or_failed(desk, found, why)),
+            Err(why) => return Ok(gone_or_failed(reading, found, why)),
         };
         match now {
             // The entries of a new folder were not walked.
             Some(now) if now.kind == EntryKind::Folder => return Ok(ReadEvent::Later(now.path, Why::Unread)),
             Some(now) => {
-                if desk.numbers_tell && now.inode != found.inode {
+                if reading.numbers_tell && now.inode != found.inode {
                     // The record of its folder holds what was listed: if that is back at the end, it is still not
                     // what was read.
                     before.push(ReadEvent::Later(now.path.clone(), Why::Read(now.inode)));
@@ -303,7 +303,7 @@ fn look(
                 found = now;
             }
             // Its place is taken by something that snapshots do not hold.
-            None => return Ok(gone(desk, found)),
+            None => return Ok(gone(reading, found)),
         }
     }
     Ok(ReadEvent::Failed(found.path, "it is replaced again and again".into(), found.size))

@@ -31,7 +31,7 @@ pub fn rescue(
     run: &BackupRun,
     assembly: &mut Assembly,
     packer: &Packer,
-    kept: Option<FreeSpace>,
+    reserved: Option<FreeSpace>,
     why: &Error,
     ctx: &Context,
 ) {
@@ -40,7 +40,7 @@ pub fn rescue(
     if !stopped && (!why.of_store() || matches!(why.kind(), Kind::Damage | Kind::Unreachable)) {
         return;
     }
-    drop(kept);
+    drop(reserved);
     match checkpoint(run, assembly, packer) {
         Ok(Some(until)) => ctx.monitor.warn(&format!(
             "what was stored until then, up to {until}, is kept: the next backup of this directory goes on from there"
@@ -63,7 +63,7 @@ fn checkpoint(run: &BackupRun, assembly: &mut Assembly, packer: &Packer) -> Resu
     if assembly.stored.is_empty() {
         return Ok(None);
     }
-    let full = run.vault.store.room(0).is_some_and(|room| room.free < FULL);
+    let full = run.vault.store.room(0).is_some_and(|space| space.free < FULL);
     if full && run.base.covered.is_some() {
         return Ok(None);
     }

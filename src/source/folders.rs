@@ -293,11 +293,11 @@ impl ToTake {
 
 impl FolderRecheck<'_> {
     /// Checks a folder. Returns its record for the next recheck.
-    pub fn at(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
+    pub fn recheck_folder(&self, record: FolderRecord, out: &mut ToTake) -> FolderRecord {
         let Some(now) = self.folder(&record.path) else {
             // The folder went away, or a folder above it did, which shows there: its captured content did exist. If
             // something is there now, it is a name in the folder around it, and is checked with that folder.
-            self.left(&record.path, out);
+            self.note_left(&record.path, out);
             return record;
         };
         if now.device != record.device {
@@ -318,7 +318,7 @@ impl FolderRecheck<'_> {
         out.listed += 1;
         self.list_again(&record.path, known, out).unwrap_or_else(|_| {
             // A folder that cannot be listed any more was captured as well as it could be.
-            self.left(&record.path, out);
+            self.note_left(&record.path, out);
             record
         })
     }
@@ -330,7 +330,7 @@ impl FolderRecheck<'_> {
     }
 
     /// Records the nearest folder around an entry that still exists, if the entry may have left it during this recheck.
-    pub fn left(&self, path: &EntryPath, out: &mut ToTake) {
+    pub fn note_left(&self, path: &EntryPath, out: &mut ToTake) {
         let mut above = path.folder().unwrap_or_default();
         loop {
             if let Some(now) = self.folder(&above) {
@@ -378,7 +378,7 @@ impl FolderRecheck<'_> {
             // If another filesystem was mounted there already, its own record tells.
             let mount = was.is_some() && now.kind == EntryKind::Folder && now.device != found.device;
             let side = now.kind == EntryKind::File && databases.is_side(name);
-            if same || mount || side || !self.select.takes(&now) {
+            if same || mount || side || !self.select.selects(&now) {
                 continue;
             }
             let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);

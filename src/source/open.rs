@@ -32,7 +32,7 @@ fn open(root: &Directory, path: &EntryPath, stop: &AtomicBool) -> Result<OwnedFd
 ///
 /// # Errors
 /// As `open`; `LOOP` for a symlink.
-pub fn open_held(root: &Directory, found: &SourceEntry, stop: &AtomicBool) -> Result<LockedFile, Errno> {
+pub fn open_under_lock(root: &Directory, found: &SourceEntry, stop: &AtomicBool) -> Result<LockedFile, Errno> {
     let hold = fd_registry::lock_inode(found.device, found.inode, stop)?;
     fd_registry::open(hold, stop, || open(root, &found.path, stop))
 }

@@ -35,7 +35,13 @@ use crate::vault::root::{Root, SourceIdentity};
 ///
 /// # Errors
 /// A directory that cannot be looked at.
-pub fn place(data: &Path, boot: &str, root: &Directory, remote: bool, mounted: &[Mounted]) -> Result<SourceIdentity> {
+pub fn identify(
+    data: &Path,
+    boot: &str,
+    root: &Directory,
+    remote: bool,
+    mounted: &[Mounted],
+) -> Result<SourceIdentity> {
     let doing = || format!("read the data directory {}", data.display());
     let stat = statx(root.folder(), "", AtFlags::EMPTY_PATH, FileIdentity::FLAGS).doing(doing)?;
     let born = born(&stat).map(|(seconds, part)| crate::fs::times::nanos(seconds, part.into()));

@@ -54,18 +54,18 @@ impl Select {
     }
 
     /// Whether an entry, and what is below it, may be in the snapshot.
-    pub fn takes(&self, found: &SourceEntry) -> bool {
+    pub fn selects(&self, found: &SourceEntry) -> bool {
         let here = || found.kind != EntryKind::Folder || !self.folders.contains(&(found.device, found.inode));
         self.exclude.meet(&found.path);
         self.include.iter().for_each(|include| include.meet(&found.path));
         if found.kind == EntryKind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
             self.ours().insert(found.path.clone());
         }
-        self.takes_path(&found.path, found.kind) && here()
+        self.selects_path(&found.path, found.kind) && here()
     }
 
     /// Whether an entry of this kind, and what is below it, may be in the snapshot according to its path.
-    pub fn takes_path(&self, path: &EntryPath, kind: EntryKind) -> bool {
+    pub fn selects_path(&self, path: &EntryPath, kind: EntryKind) -> bool {
         if self.excludes(path) {
             return false;
         }
@@ -76,9 +76,9 @@ impl Select {
     }
 
     /// Whether a file with this path may be in the snapshot, and all folders above it.
-    pub fn takes_file(&self, path: &EntryPath) -> bool {
-        path.folders().filter(|folder| !folder.is_root()).all(|folder| self.takes_path(&folder, EntryKind::Folder))
-            && self.takes_path(path, EntryKind::File)
+    pub fn selects_file(&self, path: &EntryPath) -> bool {
+        path.folders().filter(|folder| !folder.is_root()).all(|folder| self.selects_path(&folder, EntryKind::Folder))
+            && self.selects_path(path, EntryKind::File)
     }
 
     /// Whether a folder above a path is excluded.

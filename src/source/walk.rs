@@ -90,7 +90,7 @@ struct WalkShared<'a> {
     monitor: &'a dyn Monitor,
     restored_from: Option<&'a str>,
     /// Whether this walk issues the warnings about folders: some of them may be walked again later.
-    tells: bool,
+    warns: bool,
     ahead: Mutex<Ahead>,
     changed: Condvar,
 }
@@ -179,7 +179,7 @@ impl Walker<'_> {
         })
     }
 
-    fn with(self, tells: bool, work: impl FnOnce(&WalkShared) -> Result<()>) -> Result<()> {
+    fn with(self, warns: bool, work: impl FnOnce(&WalkShared) -> Result<()>) -> Result<()> {
         let Walker { root, select, threads, now, stop, monitor, restored_from } = self;
         let shared = WalkShared {
             root,
@@ -188,7 +188,7 @@ impl Walker<'_> {
             stop,
             monitor,
             restored_from,
-            tells,
+            warns,
             ahead: Mutex::default(),
             changed: Condvar::new(),
         };
@@ -228,7 +228,7 @@ pub fn open(data: &Path) -> Result<Directory> {
 fn descend(shared: &WalkShared, listing: Listing, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
     let mut open = Vec::new();
     shared.enter(listing, &mut open, take)?;
-    shared.go(&mut open, take)
+    shared.walk_open(&mut open, take)
 }
 
 impl Met {
@@ -251,7 +251,7 @@ impl WalkShared<'_> {
     }
 
     /// Walks everything that is left of the open folders.
-    fn go(&self, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
+    fn walk_open(&self, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         while let Some(folder) = open.last_mut() {
             match folder.next() {
                 Some(met) => self.child(met, open, take)?,
@@ -268,7 +268,7 @@ impl WalkShared<'_> {
             met => return take(met),
         };
         let alone = open.is_empty();
-        match self.take(&folder.path)? {
+        match self.listing_of(&folder.path)? {
             Ok(listing) => self.enter(listing, open, take)?,
             // The folder went away, or something else has its place: the folder around it is checked again at the end.
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => take(Met::Listed(FolderRecord::unlisted(folder)))?,
@@ -278,7 +278,7 @@ impl WalkShared<'_> {
                 take(Met::Failed(path, format!("its entries could not be listed: {why}")))?;
             }
         }
-        if alone { self.go(open, take) } else { Ok(()) }
+        if alone { self.walk_open(open, take) } else { Ok(()) }
     }
 
     /// Reads a restore's marker in a folder with these names, whatever else of the folder is taken. Any folder may have
@@ -295,7 +295,7 @@ impl WalkShared<'_> {
             return Unfinished::read(fd).transpose();
         }
         let own = Unfinished::read_own(fd).ok().flatten();
-        if self.tells && own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
+        if self.warns && own.is_none() && matches!(Unfinished::read(fd), Ok(Some(_))) {
             let path = folder.join(MARKER.as_bytes());
             self.monitor.warn(&format!("{path} was written by a restore into another folder: it is taken as data"));
         }
@@ -355,12 +355,12 @@ impl WalkShared<'_> {
                 Some(found) if databases.is_side(name) && found.kind == EntryKind::File => {
                     children.push(Met::Entry(SourceEntry { role: Role::Side, ..found }));
                 }
-                Some(found) if self.select.takes(&found) => {
+                Some(found) if self.select.selects(&found) => {
                     let role = databases.role(name);
                     children.push(Met::Entry(SourceEntry { role, ..found }));
                 }
                 Some(_) => {}
-                None => children.push(Met::Skipped(path, what(stat.st_mode))),
+                None => children.push(Met::Skipped(path, why_skipped(stat.st_mode))),
             }
         }
         self.monitor.reached(Moment::Listed, folder);
@@ -413,7 +413,7 @@ impl WalkShared<'_> {
     ///
     /// # Errors
     /// A thread that ended in a panic.
-    fn take(&self, path: &EntryPath) -> Result<std::result::Result<Listing, Errno>> {
+    fn listing_of(&self, path: &EntryPath) -> Result<std::result::Result<Listing, Errno>> {
         let mut ahead = self.lock();
         if ahead.waiting.remove(path) {
             drop(ahead);
@@ -444,7 +444,7 @@ impl WalkShared<'_> {
     }
 }
 
-fn what(mode: u32) -> &'static str {
+fn why_skipped(mode: u32) -> &'static str {
     match FileType::from_raw_mode(mode) {
         FileType::Socket => "it is a socket",
         FileType::BlockDevice | FileType::CharacterDevice => "it is a device",

@@ -62,7 +62,7 @@ impl Assembly<'_> {
     /// Puts what the newest good snapshot has at `path`, with everything that belongs to it. Returns whether it had
     /// anything there.
     fn carry_over(&mut self, path: &EntryPath, why: &str) -> Result<bool> {
-        self.add_held(Some(path))?;
+        self.add_waiting_sides(Some(path))?;
         // The own entry of a folder that cannot be listed was put just now.
         let below = self.writer.last() == *path;
         // An entry without a place in the tree is missing, and must not keep the snapshot from being taken.
@@ -101,16 +101,16 @@ impl Assembly<'_> {
             // This holds even if the file was not a database when its log was taken as a file.
             let file = database_of(entry.path.bytes()).and_then(|path| EntryPath::new(path).ok());
             file.into_iter().for_each(|path| self.is_whole(path));
-            self.held.insert(entry.path.clone(), entry);
+            self.waiting_sides.insert(entry.path.clone(), entry);
             return Ok(());
         }
-        self.add_held(Some(&entry.path))?;
+        self.add_waiting_sides(Some(&entry.path))?;
         if !self.writer.has_place_for(&entry.path) {
             self.failed(entry.path, "its folder in the older snapshot is lost".into());
             return Ok(());
         }
         // Other names of the file that was read under this name have different content.
-        self.first.take_if(|(path, ..)| *path == entry.path);
+        self.pending_link.take_if(|(path, ..)| *path == entry.path);
         let path = entry.path.clone();
         let database = entry.database.is_some();
         self.add(entry)?;
@@ -134,22 +134,23 @@ impl Assembly<'_> {
             let database = database_of(entry.path.bytes()).filter(|_| side).and_then(|path| EntryPath::new(path).ok());
             entry.path.and_folders().chain(database).any(|path| stale.contains_key(&path))
         };
-        if is_stale(&self.aside.stale) && !is_stale(&self.lacking.stale) {
+        if is_stale(&self.lacking_before.stale) && !is_stale(&self.lacking.stale) {
             return Ok(());
         }
-        self.lacking.torn.extend(self.aside.torn.remove_entry(&entry.path));
-        self.lacking.torn_reads.extend(self.aside.torn_reads.remove_entry(&entry.path));
-        self.lacking.problems.extend(self.aside.problems.remove_entry(&entry.path));
+        self.lacking.torn.extend(self.lacking_before.torn.remove_entry(&entry.path));
+        self.lacking.torn_reads.extend(self.lacking_before.torn_reads.remove_entry(&entry.path));
+        self.lacking.problems.extend(self.lacking_before.problems.remove_entry(&entry.path));
         self.add(entry)
     }
 
     /// Records that what is at `path` stays as it was written.
     pub(super) fn stays(&mut self, path: &EntryPath) {
         let below = |at: &EntryPath| at.is_in(path);
-        let back: Vec<_> = self.aside.stale.range(path.clone()..).map(|(at, _)| at.clone()).take_while(below).collect();
-        self.lacking.stale.extend(back.iter().filter_map(|at| self.aside.stale.remove_entry(at)));
+        let back: Vec<_> =
+            self.lacking_before.stale.range(path.clone()..).map(|(at, _)| at.clone()).take_while(below).collect();
+        self.lacking.stale.extend(back.iter().filter_map(|at| self.lacking_before.stale.remove_entry(at)));
         // It had been carried over with the folder that it is in.
-        let with = path.folder().and_then(|folder| folder.nearest_in(&self.aside.stale));
+        let with = path.folder().and_then(|folder| folder.nearest_in(&self.lacking_before.stale));
         if let Some(with) = with.filter(|_| !self.lacking.stale.contains_key(path)) {
             self.lacking.stale.insert(path.clone(), Stale { path: path.clone(), ..with.clone() });
         }
@@ -162,20 +163,20 @@ impl Assembly<'_> {
         if let Some(why) = torn {
             let known = self.carry.as_mut().map_or(Ok(false), |carry| carry.has_file(&path))?;
             // Other names of the file do not have the content that is carried over.
-            let first = if known { self.first.take() } else { None };
+            let first = if known { self.pending_link.take() } else { None };
             if known && self.carry_over(&path, &why)? {
                 let all = sides.into_iter().map(Box::new).chain([entry]);
                 self.lacking.torn_reads.extend(all.map(|entry| (entry.path.clone(), entry)));
                 return Ok(());
             }
-            self.first = self.first.take().or(first);
+            self.pending_link = self.pending_link.take().or(first);
             // A database without any good version stays unsound, as long as there is no good snapshot at all.
             if entry.database.is_none() || self.carry.as_ref().is_some_and(Carry::exists) {
                 self.lacking.torn.insert(path.clone(), Problem::new(path.clone(), why.clone()));
             }
             self.warn(format!("{path}: {why}; taken as it stood, {} bytes", entry.size));
         }
-        self.held.extend(sides.into_iter().map(|side| (side.path.clone(), Box::new(side))));
+        self.waiting_sides.extend(sides.into_iter().map(|side| (side.path.clone(), Box::new(side))));
         self.add(entry)
     }
 
@@ -200,7 +201,7 @@ impl Assembly<'_> {
             return Ok(false);
         }
         let Some(carry) = &mut self.carry else { return Ok(true) };
-        let Some(before) = carry.told()? else { return Ok(true) };
+        let Some(before) = carry.known_gaps()? else { return Ok(true) };
         for lack in self.lacking.torn.values_mut().chain(self.lacking.problems.values_mut()) {
             lack.since = before.since(&lack.path);
         }

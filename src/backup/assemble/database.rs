@@ -41,11 +41,11 @@ impl Assembly<'_> {
         &mut self,
         known: Option<Box<Entry>>,
         sampled: bool,
-        parts: &mut impl Iterator<Item = ReadEvent>,
+        events: &mut impl Iterator<Item = ReadEvent>,
     ) -> Result<()> {
         let mut laying = Laying::default();
         loop {
-            match parts.next() {
+            match events.next() {
                 Some(ReadEvent::Pages(blocks)) => self.pages(&mut laying, &blocks)?,
                 Some(ReadEvent::Settle(reply)) => {
                     let settled = self.settle(&mut laying)?;
@@ -55,7 +55,7 @@ impl Assembly<'_> {
                 Some(ReadEvent::Again) => laying = Laying::default(),
                 Some(ReadEvent::Side) => {
                     // Without one of its files the database cannot be taken: its reader has reported why.
-                    let Some(side) = self.side(parts)? else { return Ok(()) };
+                    let Some(side) = self.side(events)? else { return Ok(()) };
                     laying.sides.push(*side);
                 }
                 Some(ReadEvent::SidesAgain) => laying.sides.clear(),
@@ -142,11 +142,11 @@ impl Assembly<'_> {
     }
 
     /// Takes a side file of a raw database. `None` if the database could not be read.
-    fn side(&mut self, parts: &mut impl Iterator<Item = ReadEvent>) -> Result<Option<Box<Entry>>> {
+    fn side(&mut self, events: &mut impl Iterator<Item = ReadEvent>) -> Result<Option<Box<Entry>>> {
         let mut file = Incoming::default();
-        self.seen.begin(None);
+        self.block_index.begin(None);
         loop {
-            match parts.next() {
+            match events.next() {
                 Some(ReadEvent::Blocks(bytes, blocks)) => {
                     self.read_bytes += bytes.len() as u64;
                     self.blocks(&mut file, &bytes, &blocks)?;
@@ -181,14 +181,14 @@ impl Assembly<'_> {
         sampled: bool,
         ended: CapturedDatabase,
     ) -> Result<()> {
-        let CapturedDatabase { content, mut database, why, over_known, swept } = ended;
+        let CapturedDatabase { content, mut database, why, over_known, scanned } = ended;
         // A side file that came and went while it was looked for was not taken.
         let taken = |ending: &str| laying.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
         if database.taken == CaptureMethod::Raw {
             database.wal = database.wal.filter(|_| taken("-wal"));
             database.journal = database.journal.filter(|_| taken("-journal"));
         }
-        self.read_bytes += swept.read;
+        self.read_bytes += scanned.read;
         self.end_layer(&mut laying)?;
         let path = content.found.path.clone();
         if let Some(why) = why.as_ref().filter(|_| !content.torn) {
@@ -213,7 +213,7 @@ impl Assembly<'_> {
         let below = known.as_deref().filter(|_| over_known);
         entry.map = Some(match below.and_then(|known| known.map.as_ref()) {
             Some(map) if laying.layers.is_empty() && below.is_some_and(|known| known.size == entry.size) => map.clone(),
-            _ => self.page_map(laying, below, &entry, &swept)?,
+            _ => self.page_map(laying, below, &entry, &scanned)?,
         });
         let entry = self.place(entry, known.as_deref())?;
         self.reasons.extend(why.map(|why| (entry.path.clone(), why)));
@@ -221,9 +221,9 @@ impl Assembly<'_> {
     }
 
     /// Returns the map of a database whose new layers lie over the layers of `below`.
-    fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, swept: &ScanResult) -> Result<Map> {
+    fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, scanned: &ScanResult) -> Result<Map> {
         let known = below.and_then(known_pages);
-        let block = swept.block;
+        let block = scanned.block;
         let mut layers = match known.zip(below) {
             Some((known, below)) => self.folded(known, below.size)?,
             None => Vec::new(),
@@ -237,7 +237,7 @@ impl Assembly<'_> {
             let used = uses.entry(pack).or_insert(PackUse { pack, live: 0, stored: 0 });
             (used.live, used.stored) = (used.live + blocks, used.stored + blocks);
         }
-        for (pack, blocks) in &swept.freed {
+        for (pack, blocks) in &scanned.freed {
             if let Some(used) = uses.get_mut(pack) {
                 used.live = used.live.saturating_sub(*blocks);
             }
@@ -251,7 +251,7 @@ impl Assembly<'_> {
         packs.extend(index);
         let layers = layers.into_iter().map(|layer| layer.frames).collect();
         let blocks = entry.size.div_ceil(u64::from(block));
-        let saved = known.map_or(0, |known| credit(known.credit, swept.changed, swept.moved, blocks));
+        let saved = known.map_or(0, |known| credit(known.credit, scanned.changed, scanned.moved, blocks));
         Ok(Map { form: MapForm::Pages(PageMap { block, layers, live, credit: saved }), packs })
     }
 

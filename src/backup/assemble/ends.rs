@@ -59,7 +59,7 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// Fails if readers would refuse the snapshot, or if the store fails.
     pub fn finish(&mut self) -> Result<WrittenHunks> {
-        self.add_held(None)?;
+        self.add_waiting_sides(None)?;
         self.writer.finish(&mut self.index)
     }
 
@@ -97,7 +97,7 @@ impl<'a> Assembly<'a> {
         self.writer = SnapshotWriter::default();
         self.links.clear();
         let again = |path: &EntryPath| path.is_in_one_of(taken);
-        self.aside = self.lacking.take(again);
+        self.lacking_before = self.lacking.take(again);
         self.unread.retain(|path, _| !again(path));
         self.database_records.clear();
         self.judged.sizes.clear();

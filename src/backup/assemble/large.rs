@@ -24,26 +24,26 @@ impl Assembly<'_> {
         &mut self,
         known: Option<Box<Entry>>,
         sampled: bool,
-        parts: &mut impl Iterator<Item = ReadEvent>,
+        events: &mut impl Iterator<Item = ReadEvent>,
     ) -> Result<()> {
         let map = MapBuilder::default;
-        self.seen.begin(known.as_deref());
+        self.block_index.begin(known.as_deref());
         let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
         loop {
-            match parts.next() {
+            match events.next() {
                 Some(ReadEvent::Blocks(bytes, blocks)) => {
                     self.read_bytes += bytes.len() as u64;
                     self.blocks(&mut file, &bytes, &blocks)?;
                 }
                 Some(ReadEvent::Hole(length)) => self.hole(&mut file, length)?,
                 Some(ReadEvent::Again) => {
-                    self.seen.begin(file.known.as_deref());
+                    self.block_index.begin(file.known.as_deref());
                     file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
                 Some(ReadEvent::Later(path, why)) => _ = self.later.insert(path, why),
                 Some(ReadEvent::Shrank) => self.shrank = true,
                 Some(ReadEvent::End(content)) => {
-                    for warning in self.seen.warnings() {
+                    for warning in self.block_index.warnings() {
                         self.warn(warning);
                     }
                     return self.large_end(file, content);
@@ -70,11 +70,11 @@ impl Assembly<'_> {
         for (length, hash) in blocks {
             let block = &bytes[at..at + *length as usize];
             at += block.len();
-            let extent = match self.seen.find(hash, *length) {
+            let extent = match self.block_index.find(hash, *length) {
                 Some(extent) => extent,
                 None => {
                     let extent = self.data.append(&[block])?;
-                    self.seen.remember(*hash, extent);
+                    self.block_index.remember(*hash, extent);
                     extent
                 }
             };
@@ -86,7 +86,7 @@ impl Assembly<'_> {
 
     pub(super) fn map_part(&mut self, file: &mut Incoming, part: Option<MapPart>) -> Result<()> {
         let Some(part) = part else { return Ok(()) };
-        let frame = match self.seen.frame(&Hash::of(&part.bytes)) {
+        let frame = match self.block_index.frame(&Hash::of(&part.bytes)) {
             Some(frame) => frame,
             None => self.index.store(&part.bytes)?,
         };

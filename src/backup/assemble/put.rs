@@ -32,13 +32,13 @@ impl Assembly<'_> {
 
     /// Adds an entry, preceded by the side files whose place is before it.
     pub(super) fn add(&mut self, entry: Box<Entry>) -> Result<()> {
-        self.add_held(Some(&entry.path))?;
+        self.add_waiting_sides(Some(&entry.path))?;
         if entry.kind != EntryKind::File
-            && let Some(held) = self.held.remove(&entry.path)
+            && let Some(side) = self.waiting_sides.remove(&entry.path)
         {
             // A side file of a database that is carried over has this path.
             let (path, folder) = (entry.path, entry.kind == EntryKind::Folder);
-            self.put(held)?;
+            self.put(side)?;
             self.refused = folder.then(|| path.clone()).or(self.refused.take());
             self.failed(path, "a file of a database that is carried over has its place in the snapshot".into());
             return Ok(());
@@ -49,18 +49,18 @@ impl Assembly<'_> {
         // It was listed as a file of its own, and its database was taken with everything that belongs to it.
         if !database.is_empty() && self.databases.iter().any(|path| path.bytes() == database) {
             // The side file in its place does not have the content of this file's other names.
-            self.first.take_if(|(path, ..)| *path == entry.path);
+            self.pending_link.take_if(|(path, ..)| *path == entry.path);
             return Ok(());
         }
         self.put(entry)
     }
 
-    pub(super) fn add_held(&mut self, before: Option<&EntryPath>) -> Result<()> {
-        while let Some(first) = self.held.first_entry()
+    pub(super) fn add_waiting_sides(&mut self, before: Option<&EntryPath>) -> Result<()> {
+        while let Some(first) = self.waiting_sides.first_entry()
             && before.is_none_or(|path| first.key() < path)
         {
-            let held = first.remove();
-            self.put(held)?;
+            let side = first.remove();
+            self.put(side)?;
         }
         Ok(())
     }
@@ -128,9 +128,9 @@ impl Assembly<'_> {
             let size = Some(entry.size);
             self.database_records.push(DatabaseRecord { path, taken: database.taken, why, check, size });
         }
-        if let Some((path, file, identity)) = self.first.take() {
+        if let Some((path, file, identity)) = self.pending_link.take() {
             if path != entry.path {
-                self.first = Some((path, file, identity));
+                self.pending_link = Some((path, file, identity));
             } else if self.links.len() < MAX_LINKS && !is_with_sides(&entry) {
                 self.links.entry(file).or_insert(FirstLink { identity, entry });
             }

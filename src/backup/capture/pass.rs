@@ -45,7 +45,7 @@ pub(super) enum Pass<'a> {
 impl Capture<'_> {
     /// Sends entries through walk, merge and readers; `take` gets the results, batch by batch, in path order. Returns
     /// the folders that were listed.
-    pub(super) fn through(
+    pub(super) fn run_pass(
         &self,
         pass: &Pass,
         mut take: impl FnMut(&mut dyn Iterator<Item = ReadEvent>) -> Result<()>,
@@ -68,7 +68,7 @@ impl Capture<'_> {
                     send_written(written, reader, &known_to)
                 }
             });
-            let desk = ReadContext {
+            let reading = ReadContext {
                 root: self.root,
                 select: self.select,
                 began: self.began,
@@ -78,7 +78,7 @@ impl Capture<'_> {
                 trust: options.trust,
                 ctx: self.ctx,
             };
-            let (feed, in_order) = read::start(scope, desk);
+            let (feed, in_order) = read::start(scope, reading);
             let walker = scope.spawn(move || self.walk(pass, known.into_iter().flatten(), feed, over));
             if self.ctx.monitor.wants_total() && matches!(pass, Pass::Whole) {
                 scope.spawn(move || self.count(over));
@@ -122,7 +122,7 @@ impl Capture<'_> {
         mut feed: StepQueue,
         over: &AtomicBool,
     ) -> Result<Folders> {
-        let BackupRun { options, base, left, .. } = self.run;
+        let BackupRun { options, base, unread: still_unread, .. } = self.run;
         let BackupOptions { verify_content, sqlite, check, trust, .. } = **options;
         let rule = Rule { verify_content, sample: trust.sample, turn: base.turn, sqlite, check };
         let used = sqlite::usage::UsageFinder::default();
@@ -139,11 +139,11 @@ impl Capture<'_> {
         match pass {
             Pass::Whole => {
                 let due = base.due(base.turn, trust.at_least);
-                let mut merge = Merge::new(known, rule).with_missed(base.missed()).reading(due, left.clone());
+                let mut merge = Merge::new(known, rule).with_missed(base.missed()).reading(due, still_unread.clone());
                 if sqlite {
                     merge = merge.asking(&elsewhere);
                 }
-                let mut estimate = Estimate { room: self.run.room, new: 0 };
+                let mut estimate = Estimate { free: self.run.free, new: 0 };
                 walker.whole(|met| {
                     match met {
                         Met::Entry(found) => {
@@ -229,7 +229,7 @@ impl Capture<'_> {
 /// Estimates whether new content fits into the vault, judging by sizes.
 struct Estimate {
     /// Bytes that were free when the backup began. `None` if that is unknown, or after the warning.
-    room: Option<u64>,
+    free: Option<u64>,
     /// Bytes of new files, plus the growth of others.
     new: u64,
 }
@@ -243,10 +243,10 @@ impl Estimate {
         }
         let more = found.size.saturating_sub(known.as_ref().map_or(0, |known| known.size));
         self.new = self.new.saturating_add(more);
-        let room = self.room.take_if(|room| *room < self.new)?;
-        let [new, room] = [self.new, room].map(|bytes| bytes.div_ceil(1 << 20));
+        let free = self.free.take_if(|free| *free < self.new)?;
+        let [new, free] = [self.new, free].map(|bytes| bytes.div_ceil(1 << 20));
         Some(format!(
-            "new files, and what others have grown by, come to {new} MiB so far, and {room} MiB are free where the vault is: \
+            "new files, and what others have grown by, come to {new} MiB so far, and {free} MiB are free where the vault is: \
              unless they compress well, this backup will not fit"
         ))
     }

@@ -105,7 +105,7 @@ impl<'a> CarrySource<'a> {
             // It cannot tell either if that hunk is damaged.
             let readable = self.last.as_ref().is_none_or(|(_, entries)| entries.is_some());
             let taken = |kind| {
-                let takes = |select: &Select| select.takes_path(path, kind) && !select.excludes_above(path);
+                let takes = |select: &Select| select.selects_path(path, kind) && !select.excludes_above(path);
                 self.select.as_ref().is_none_or(takes)
             };
             let knows = readable
@@ -115,7 +115,7 @@ impl<'a> CarrySource<'a> {
             return Ok(if knows { Has::Nothing } else { Has::Unknown });
         };
         // A file that belonged to a database would be taken for another database's.
-        if !select.takes_path(path, entry.kind) || self.is_side(path)? {
+        if !select.selects_path(path, entry.kind) || self.is_side(path)? {
             return Ok(Has::Nothing);
         }
         if entry.kind == EntryKind::Folder {

@@ -34,7 +34,7 @@ impl<'p> PackWriter<'p> {
     /// Fails if the store failed at an earlier pack.
     pub fn append(&mut self, parts: &[&[u8]]) -> Result<Extent> {
         debug_assert!(parts.iter().any(|part| !part.is_empty()), "an extent of nothing");
-        let pack = self.pack()?;
+        let pack = self.open_pack()?;
         let offset = self.position;
         for part in parts {
             let mut rest = *part;
@@ -76,7 +76,7 @@ impl<'p> PackWriter<'p> {
     }
 
     /// Returns the pack to append to: the current one, or a new one if that is full.
-    fn pack(&mut self) -> Result<Arc<OpenPack>> {
+    fn open_pack(&mut self) -> Result<Arc<OpenPack>> {
         self.packer.shared.check(self.kind)?;
         if let Some(pack) = &self.pack {
             let (compressed, done) =

@@ -72,7 +72,7 @@ impl KnownBlocks {
     ///
     /// # Errors
     /// Fails if the store does, or if the layers are damaged.
-    pub fn block(&mut self, block: u64) -> Result<Option<Placed>> {
+    pub fn take_block(&mut self, block: u64) -> Result<Option<Placed>> {
         while let Some(next) = self.peek()? {
             if next.block > block {
                 return Ok(None);
@@ -88,7 +88,7 @@ impl KnownBlocks {
     /// Returns the next block that was not asked for yet, without taking it.
     ///
     /// # Errors
-    /// As [`KnownBlocks::block`].
+    /// As [`KnownBlocks::take_block`].
     pub fn peek(&mut self) -> Result<Option<Placed>> {
         while self.next.is_none() {
             self.next = self.batch.next();

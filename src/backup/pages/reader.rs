@@ -88,7 +88,7 @@ pub(crate) struct DatabaseCapture<'a> {
     found: &'a SourceEntry,
     known: Option<&'a Entry>,
     /// The sum of all passes since the last start.
-    swept: ScanResult,
+    scanned: ScanResult,
     over_known: bool,
     /// How often it was started again because what it was compared with did not fit.
     restarts: u32,
@@ -114,8 +114,8 @@ impl<'a> DatabaseReader<'a> {
             Err(_) => return Ok(Err(ReadError::Replaced)),
         };
         let mut taking =
-            DatabaseCapture { at, found, known, swept: ScanResult::default(), over_known: false, restarts: 0 };
-        let failed = |trouble: ReadError| ReadEvent::Failed(found.path.clone(), trouble.to_string(), found.size);
+            DatabaseCapture { at, found, known, scanned: ScanResult::default(), over_known: false, restarts: 0 };
+        let failed = |why: ReadError| ReadEvent::Failed(found.path.clone(), why.to_string(), found.size);
         let raw = match how {
             ReadMethod::Live(_) => None,
             ReadMethod::Raw(why) => Some(why),
@@ -124,16 +124,16 @@ impl<'a> DatabaseReader<'a> {
             ReadMethod::Live(hold) => Live::open(taking.at.clone(), hold, options()),
             ReadMethod::Raw(why) => Err(ReadError::Raw(why.into())),
         };
-        if let Err(trouble) = &opened
-            && !matches!(trouble, ReadError::Raw(_) | ReadError::Busy(_))
+        if let Err(why) = &opened
+            && !matches!(why, ReadError::Raw(_) | ReadError::Busy(_))
         {
-            return Ok(Err(trouble.clone()));
+            return Ok(Err(why.clone()));
         }
         begin()?;
         for _ in 0..AGAIN {
             let taken = match opened {
                 Ok(live) => self.live(live, &mut taking)?,
-                Err(trouble) => Err(trouble),
+                Err(why) => Err(why),
             };
             let taken = match taken {
                 Err(ReadError::Raw(why)) => {
@@ -150,7 +150,7 @@ impl<'a> DatabaseReader<'a> {
                 Ok(part) => return Ok(Ok(part)),
                 // Another file has taken its place: that file is the database now.
                 Err(ReadError::Replaced) => {}
-                Err(trouble) => return Ok(Ok(failed(trouble))),
+                Err(why) => return Ok(Ok(failed(why))),
             }
             self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
             let now = DatabaseLocation::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
@@ -181,8 +181,8 @@ impl<'a> DatabaseReader<'a> {
         // A database that was found damaged is checked until it is sound again.
         let check = self.settings.check.or(damaged.map(|check| check.kind));
         let mut source = Through { live, trust: self.settings.trust, check, found: None, unknown: None, seen: None };
-        let swept = self.passes(&mut source, taking)?;
-        let ended = swept.and_then(|()| source.ended(taking));
+        let scanned = self.passes(&mut source, taking)?;
+        let ended = scanned.and_then(|()| source.ended(taking));
         if let Some(why) = source.unknown.take() {
             let what = format!("{} could not be checked: {why}", taking.found.path);
             self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
@@ -199,16 +199,16 @@ impl<'a> DatabaseReader<'a> {
         let mut stack = self.stack(taking);
         let mut number = 1;
         loop {
-            let swept = match self.sweeper().sweep(source, &stack, number) {
-                Ok(swept) => swept,
+            let scanned = match self.scanner().scan(source, &stack, number) {
+                Ok(scanned) => scanned,
                 Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
                     Ok(()) => continue,
-                    Err(trouble) => return Ok(Err(trouble)),
+                    Err(why) => return Ok(Err(why)),
                 },
             };
-            let steady = swept.steady;
-            taking.add(swept);
-            self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
+            let steady = scanned.steady;
+            taking.add(scanned);
+            self.ctx.monitor.reached(Moment::Scanned, &taking.found.path);
             if steady {
                 return Ok(Ok(()));
             }
@@ -220,7 +220,7 @@ impl<'a> DatabaseReader<'a> {
         }
     }
 
-    fn sweeper(&self) -> Scanner<'a> {
+    fn scanner(&self) -> Scanner<'a> {
         Scanner { base: self.base, key: &self.settings.key, to: self.to, ctx: self.ctx }
     }
 
@@ -246,12 +246,12 @@ impl<'a> DatabaseReader<'a> {
         number: &mut u32,
     ) -> Result<Result<(), ReadError>, Disconnected> {
         let (block, again) = match cut {
-            Interrupted::Over => return Err(Disconnected),
-            Interrupted::Trouble(trouble) => return Ok(Err(trouble)),
+            Interrupted::Disconnected => return Err(Disconnected),
+            Interrupted::Failed(why) => return Ok(Err(why)),
             Interrupted::Changed if *number == LIVE_PASSES => return Ok(Err(ReadError::Busy(live::ELSEWHERE.into()))),
             Interrupted::Changed => {
                 self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
-                (taking.swept, *number) = (ScanResult::default(), *number + 1);
+                (taking.scanned, *number) = (ScanResult::default(), *number + 1);
                 *stack = self.stack(taking);
                 return Ok(Ok(()));
             }
@@ -270,7 +270,7 @@ impl<'a> DatabaseReader<'a> {
             return Ok(Err(ReadError::Failed(again)));
         }
         self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
-        (taking.over_known, taking.swept, *number) = (false, ScanResult::default(), 1);
+        (taking.over_known, taking.scanned, *number) = (false, ScanResult::default(), 1);
         *stack = Stack::empty(&self.base.packs, block);
         Ok(Ok(()))
     }
@@ -282,21 +282,21 @@ impl<'a> DatabaseReader<'a> {
         let SettledLayer { layer, packs } = settled.recv().map_err(|_| Disconnected)?;
         stack.own = Some(self.base.packs.with(packs));
         stack.map.layers.extend(layer);
-        stack.size = taking.swept.size;
+        stack.size = taking.scanned.size;
         Ok(())
     }
 }
 
 impl DatabaseCapture<'_> {
-    fn add(&mut self, swept: ScanResult) {
-        let all = &mut self.swept;
-        for (pack, blocks) in swept.freed {
+    fn add(&mut self, scanned: ScanResult) {
+        let all = &mut self.scanned;
+        for (pack, blocks) in scanned.freed {
             *all.freed.entry(pack).or_default() += blocks;
         }
-        all.changed += swept.changed;
-        all.moved += swept.moved;
-        all.read += swept.read;
-        (all.steady, all.size, all.block, all.hash) = (swept.steady, swept.size, swept.block, swept.hash);
+        all.changed += scanned.changed;
+        all.moved += scanned.moved;
+        all.read += scanned.read;
+        (all.steady, all.size, all.block, all.hash) = (scanned.steady, scanned.size, scanned.block, scanned.hash);
     }
 }
 
@@ -375,8 +375,8 @@ impl Through<'_> {
     fn ended(&mut self, taking: &mut DatabaseCapture) -> Result<CapturedDatabase, ReadError> {
         let nothing = || ReadError::Failed("it was not read".into());
         let seen = self.seen.take().ok_or_else(nothing)?;
-        let swept = std::mem::take(&mut taking.swept);
-        let hash = swept.hash.ok_or_else(nothing)?;
+        let scanned = std::mem::take(&mut taking.scanned);
+        let hash = scanned.hash.ok_or_else(nothing)?;
         let failed = |why: Errno| ReadError::Failed(why.to_string());
         let found = SourceEntry::new(taking.found.path.clone(), &seen.stat).ok_or(ReadError::Replaced)?;
         let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
@@ -385,7 +385,7 @@ impl Through<'_> {
             .any(|stat| self.trust.is_racy(mtime(stat), seen.began))
             || seen.pending;
         let content = CapturedFile {
-            found: SourceEntry { size: swept.size, ..found },
+            found: SourceEntry { size: scanned.size, ..found },
             extra: extra_of_file(&self.live.file()),
             hash,
             racy,
@@ -399,6 +399,6 @@ impl Through<'_> {
             journal: seen.journal.as_ref().map(side_of),
             check: self.found.take(),
         };
-        Ok(CapturedDatabase { content, database, why: None, over_known: taking.over_known, swept })
+        Ok(CapturedDatabase { content, database, why: None, over_known: taking.over_known, scanned })
     }
 }

@@ -35,9 +35,9 @@ const PIECE: u64 = 1 << 20;
 #[derive(Debug)]
 pub enum Interrupted {
     /// The receiver is gone.
-    Over,
+    Disconnected,
     /// The database cannot be read.
-    Trouble(ReadError),
+    Failed(ReadError),
     /// It could not be read to its end because its side files came or went.
     Changed,
     /// Its blocks have another size than the ones it was compared with; this is the size in bytes.
@@ -48,13 +48,13 @@ pub enum Interrupted {
 
 impl From<Disconnected> for Interrupted {
     fn from(_: Disconnected) -> Self {
-        Interrupted::Over
+        Interrupted::Disconnected
     }
 }
 
 impl From<ReadError> for Interrupted {
     fn from(why: ReadError) -> Self {
-        Interrupted::Trouble(why)
+        Interrupted::Failed(why)
     }
 }
 
@@ -117,7 +117,7 @@ impl Scanner<'_> {
     ///
     /// # Errors
     /// Returns why the pass ended early.
-    pub fn sweep(&self, source: &mut dyn PageSource, stack: &Stack, number: u32) -> Result<ScanResult, Interrupted> {
+    pub fn scan(&self, source: &mut dyn PageSource, stack: &Stack, number: u32) -> Result<ScanResult, Interrupted> {
         std::thread::scope(|scope| {
             let mut pass = ScanState {
                 known: KnownBlocks::start(scope, stack),
@@ -136,7 +136,7 @@ impl Scanner<'_> {
                 let done = self.slice(source, &state, &mut pass);
                 let ended = source.end();
                 let whole = match (done, &ended) {
-                    (Err(Interrupted::Trouble(trouble)), Ok(false)) if !matches!(trouble, ReadError::Stopped) => {
+                    (Err(Interrupted::Failed(why)), Ok(false)) if !matches!(why, ReadError::Stopped) => {
                         return Err(Interrupted::Changed);
                     }
                     (done, _) => done?,
@@ -153,7 +153,7 @@ impl Scanner<'_> {
     fn finish(&self, mut pass: ScanState) -> Result<ScanResult, Interrupted> {
         // Known blocks beyond the file's present end are no longer used.
         while let Some(placed) = pass.known.peek().map_err(unknown)? {
-            pass.known.block(placed.block).map_err(unknown)?;
+            pass.known.take_block(placed.block).map_err(unknown)?;
             self.free(&mut pass.out, placed.extent.pack);
         }
         if pass.out.steady && pass.out.hash.is_none() {
@@ -223,7 +223,7 @@ impl Scanner<'_> {
             for n in 0..pieces {
                 let (from, back) = &hashed[(n % threads) as usize];
                 let Ok(mut piece) = from.recv() else {
-                    done = Err(Interrupted::Trouble(ReadError::Failed("a reading thread ended early".into())));
+                    done = Err(Interrupted::Failed(ReadError::Failed("a reading thread ended early".into())));
                     break;
                 };
                 done = self.piece(source, state, pass, &mut piece);
@@ -283,10 +283,10 @@ impl Scanner<'_> {
         piece: &mut HashedPiece,
     ) -> Result<bool, Interrupted> {
         if self.ctx.stop.load(Ordering::Relaxed) {
-            return Err(Interrupted::Trouble(ReadError::Stopped));
+            return Err(Interrupted::Failed(ReadError::Stopped));
         }
         if let Some(why) = piece.failed.take() {
-            return Err(Interrupted::Trouble(ReadError::Failed(why.to_string())));
+            return Err(Interrupted::Failed(ReadError::Failed(why.to_string())));
         }
         let block = u64::from(state.block);
         pass.out.read += piece.bytes.len() as u64;
@@ -326,7 +326,7 @@ impl Scanner<'_> {
     }
 
     fn compare(&self, pass: &mut ScanState, number: u64, bytes: &[u8], tag: Tag) -> Result<(), Interrupted> {
-        let known = pass.known.block(number).map_err(unknown)?;
+        let known = pass.known.take_block(number).map_err(unknown)?;
         if let Some(known) = known {
             let there = self.base.has_extent(&known.extent);
             if there && known.tag == tag && known.extent.length == bytes.len() as u64 {
@@ -364,6 +364,6 @@ fn pages(state: &DatabaseState, block: u64) -> std::ops::Range<u32> {
 fn unknown(why: Error) -> Interrupted {
     match why.kind() {
         Kind::Damage => Interrupted::Unknown(why.to_string()),
-        _ => Interrupted::Trouble(ReadError::Failed(why.to_string())),
+        _ => Interrupted::Failed(ReadError::Failed(why.to_string())),
     }
 }

@@ -16,7 +16,7 @@ use crate::fs::times::{mtime, settled};
 use crate::monitor::Moment;
 use crate::path::EntryPath;
 use crate::source::found::SourceEntry;
-use crate::source::open::open_held;
+use crate::source::open::open_under_lock;
 use crate::source::stable::{compare, is_beyond_its_size};
 use crate::sqlite::error::ReadError;
 use crate::sqlite::fd_registry::LockedFile;
@@ -31,37 +31,37 @@ const ENCRYPTED: &str = "it does not begin like a database, but a log of a datab
 /// Reads a file. A small one is returned as one event; of a large one or a database, everything but the end has been
 /// sent into the channel when this returns.
 pub(super) fn read_file(
-    desk: ReadContext,
+    reading: ReadContext,
     found: &SourceEntry,
     known: &Option<Box<Entry>>,
     sampled: bool,
     to: &Sender<Vec<ReadEvent>>,
     before: &mut Vec<ReadEvent>,
 ) -> Result<Result<ReadEvent, Errno>, Disconnected> {
-    let (path, ctx) = (&found.path, desk.ctx);
+    let (path, ctx) = (&found.path, reading.ctx);
     // Variables are dropped in reverse order of declaration: the file is closed before its lock is released.
     let hold;
     let (file, stat);
-    LockedFile { file, stat, hold } = match open_held(desk.root, found, desk.ctx.stop) {
+    LockedFile { file, stat, hold } = match open_under_lock(reading.root, found, reading.ctx.stop) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };
     let Some(opened) = SourceEntry::new(path.clone(), &stat).filter(|opened| opened.kind == EntryKind::File) else {
         return Ok(Err(Errno::LOOP));
     };
-    if desk.numbers_tell && (opened.device, opened.inode) != (found.device, found.inode) {
+    if reading.numbers_tell && (opened.device, opened.inode) != (found.device, found.inode) {
         // It was replaced; or folders were exchanged for a moment, and this file belongs to another name.
         before.push(ReadEvent::Later(path.clone(), Why::Read(opened.inode)));
     }
     ctx.monitor.reached(Moment::Opened, path);
     let mut first = [0; 100];
-    let begins = if desk.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
+    let begins = if reading.databases.enabled { read_some(&file, 0, &mut first).unwrap_or(0) } else { 0 };
     // An encrypted database does not say that it is one, but the side files that SQLite leaves show it. If a file's
     // size is 0, SQLite reads nothing, whatever is in it.
     let plain = opened.size > 0 && Header::parse(&first[..begins]).is_some();
     let pages = begins == first.len() && opened.size.is_multiple_of(SMALLEST_PAGE.into());
     let own = (opened.device, opened.inode);
-    let encrypted = || !plain && pages && side_files::has_log(desk.root, path, own, ctx.stop);
+    let encrypted = || !plain && pages && side_files::has_log(reading.root, path, own, ctx.stop);
     if plain || encrypted() {
         drop(file);
         let mut begin = || {
@@ -69,8 +69,14 @@ pub(super) fn read_file(
             first.push(ReadEvent::Database(known.clone(), sampled));
             to.send(first).map_err(|_| Disconnected)
         };
-        let reader =
-            DatabaseReader { root: desk.root, base: desk.base, select: desk.select, settings: desk.databases, to, ctx };
+        let reader = DatabaseReader {
+            root: reading.root,
+            base: reading.base,
+            select: reading.select,
+            settings: reading.databases,
+            to,
+            ctx,
+        };
         let how = match plain {
             true => ReadMethod::Live(hold),
             false => {
@@ -82,7 +88,7 @@ pub(super) fn read_file(
         return match reader.take(&opened, known.as_deref(), how, &mut begin)? {
             Ok(part) => {
                 if let ReadEvent::DatabaseEnd(ended) = &part
-                    && desk.numbers_tell
+                    && reading.numbers_tell
                     && ended.content.found.inode != found.inode
                 {
                     // Earlier events have been sent already; this one only concerns the look at the end.
@@ -91,14 +97,14 @@ pub(super) fn read_file(
                 Ok(Ok(part))
             }
             Err(ReadError::Replaced) => Ok(Err(Errno::NOENT)),
-            Err(trouble) => Ok(Ok(ReadEvent::Failed(path.clone(), trouble.to_string(), opened.size))),
+            Err(why) => Ok(Ok(ReadEvent::Failed(path.clone(), why.to_string(), opened.size))),
         };
     }
     let holes = opened.sparse && !matches!(seek(&file, SeekFrom::Hole(0)), Ok(at) if at >= opened.size);
     if opened.size <= SMALL && !holes {
-        match read_small(&file, path, desk) {
+        match read_small(&file, path, reading) {
             Ok(Some((mut content, bytes))) => {
-                content.came_to_be_a_database(encrypted());
+                content.became_database(encrypted());
                 ctx.monitor.advance(bytes.len() as u64);
                 before.extend(aftermath(&file, found, known.as_deref(), &content));
                 return Ok(Ok(ReadEvent::File(Box::new(content), bytes, known.clone(), sampled)));
@@ -114,9 +120,9 @@ pub(super) fn read_file(
     let mut first = std::mem::take(before);
     first.push(ReadEvent::Begin(known.clone(), sampled));
     to.send(first).map_err(|_| Disconnected)?;
-    Ok(Ok(match Large::new(&file, path, to, ctx).read(desk.trust)? {
+    Ok(Ok(match Large::new(&file, path, to, ctx).read(reading.trust)? {
         Ok(mut content) => {
-            content.came_to_be_a_database(encrypted());
+            content.became_database(encrypted());
             before.extend(aftermath(&file, found, known.as_deref(), &content));
             ReadEvent::End(content)
         }
@@ -142,11 +148,11 @@ fn aftermath(file: &File, listed: &SourceEntry, known: Option<&Entry>, content: 
 pub(super) fn read_small(
     file: &File,
     path: &EntryPath,
-    desk: ReadContext,
+    reading: ReadContext,
 ) -> io::Result<Option<(CapturedFile, Vec<u8>)>> {
     let mut grown: Option<(Stat, Vec<u8>)> = None;
     for last in [false, true] {
-        let (stat, began) = settled(file, desk.trust.now)?;
+        let (stat, began) = settled(file, reading.trust.now)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if size > SMALL {
             return Ok(None);
@@ -159,7 +165,7 @@ pub(super) fn read_small(
         }
         let read = read.min(length);
         bytes.truncate(read);
-        desk.ctx.monitor.reached(Moment::Read, path);
+        reading.ctx.monitor.reached(Moment::Read, path);
         let after = fstat(file)?;
         let happened = compare(&stat, &after, read as u64);
         let torn = happened.as_ref().is_some_and(|happened| happened.torn);
@@ -172,7 +178,7 @@ pub(super) fn read_small(
         }
         if last || !torn {
             let hash = Hash::of(&bytes);
-            let racy = happened.is_some() || desk.trust.is_file_racy(file, mtime(&stat), began);
+            let racy = happened.is_some() || reading.trust.is_file_racy(file, mtime(&stat), began);
             return Ok(Some((finish(file, path, &stat, read as u64, racy, hash, happened)?, bytes)));
         }
         if happened.is_some_and(|happened| happened.grew) {

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Runs `work` with a context that reads `data`.
-fn at_desk<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
+fn with_context<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
     let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
@@ -28,7 +28,7 @@ fn at_desk<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
     };
     let root = Directory::open(data).unwrap();
     let select = Select::new(data, &[], &[], &[], true).unwrap();
-    let desk = ReadContext {
+    let reading = ReadContext {
         root: &root,
         select: &select,
         began: i64::MAX,
@@ -38,7 +38,7 @@ fn at_desk<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
         trust: Trust::default(),
         ctx: &ctx,
     };
-    work(desk)
+    work(reading)
 }
 
 /// Returns the event for a path that was listed as a file of `size` bytes.
@@ -46,7 +46,7 @@ fn looked(data: &Path, name: &str, size: u64) -> ReadEvent {
     let stat = rustix::fs::stat(data.join("file")).unwrap();
     let found = SourceEntry { size, ..SourceEntry::new(EntryPath::new(name).unwrap(), &stat).unwrap() };
     let (to, from) = bounded(4);
-    at_desk(data, |desk| take_steps(desk, vec![MergeStep::Read(found, None)], &to).unwrap());
+    with_context(data, |reading| take_steps(reading, vec![MergeStep::Read(found, None)], &to).unwrap());
     // It may be preceded by paths to look at once more.
     from.recv().unwrap().pop().unwrap()
 }
@@ -58,7 +58,7 @@ fn a_small_file_that_becomes_large_before_it_is_read_is_not_read_as_a_small_one(
     // The clock has moved on when it is read.
     file.set_len(1 << 40).unwrap();
     let path = EntryPath::new("file").unwrap();
-    let read = at_desk(data.path(), |desk| read_small(&file, &path, desk));
+    let read = with_context(data.path(), |reading| read_small(&file, &path, reading));
     assert!(read.unwrap().is_none());
 }
 
@@ -69,7 +69,7 @@ fn a_file_that_does_not_know_its_size_is_read_to_its_end() {
     assert_eq!(stat.st_size, 0);
     let found = SourceEntry::new(EntryPath::new("boot_id").unwrap(), &stat).unwrap();
     let (to, from) = bounded(8);
-    at_desk(data, |desk| take_steps(desk, vec![MergeStep::Read(found, None)], &to).unwrap());
+    with_context(data, |reading| take_steps(reading, vec![MergeStep::Read(found, None)], &to).unwrap());
     drop(to);
     let expected = fs::read(data.join("boot_id")).unwrap();
     let parts: Vec<_> = from.iter().flatten().collect();

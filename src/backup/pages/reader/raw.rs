@@ -173,7 +173,7 @@ impl DatabaseReader<'_> {
             let is_taken = |name: PathBuf| {
                 let below = name.strip_prefix(self.root.path()).ok();
                 let path = below.and_then(|below| EntryPath::new(below.as_os_str().as_bytes()).ok());
-                path.is_some_and(|path| self.select.takes_file(&path))
+                path.is_some_and(|path| self.select.selects_file(&path))
             };
             let another_name =
                 || stat.st_nlink > 1 && pid.into_iter().flat_map(|pid| names_in_use(pid, &stat)).any(is_taken);
@@ -199,13 +199,13 @@ impl DatabaseReader<'_> {
     ) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
         match self.read_raw(why, locked, taking) {
             Ok(part) => Ok(Ok(part)),
-            Err(Stopped::Over) => Err(Disconnected),
-            Err(Stopped::Trouble(trouble)) => Ok(Err(trouble)),
+            Err(RawError::Disconnected) => Err(Disconnected),
+            Err(RawError::Failed(why)) => Ok(Err(why)),
         }
     }
 
-    fn read_raw(&self, why: String, locked: bool, taking: &mut DatabaseCapture) -> Result<ReadEvent, Stopped> {
-        taking.swept = ScanResult::default();
+    fn read_raw(&self, why: String, locked: bool, taking: &mut DatabaseCapture) -> Result<ReadEvent, RawError> {
+        taking.scanned = ScanResult::default();
         let mut source = open_raw(&taking.at, self.ctx.stop)?;
         let mut stack = self.stack(taking);
         let mut number = 1;
@@ -222,16 +222,16 @@ impl DatabaseReader<'_> {
             }
             // This is asked before and after: a program that came in between may have changed what had been read.
             let used = self.used(&source, &taking.at)?;
-            let swept = match self.sweeper().sweep(&mut source, &stack, number) {
-                Ok(swept) => swept,
+            let scanned = match self.scanner().scan(&mut source, &stack, number) {
+                Ok(scanned) => scanned,
                 Err(cut) => {
                     self.cut(cut, &mut stack, taking, &mut number)??;
                     continue;
                 }
             };
-            let steady = swept.steady;
-            taking.add(swept);
-            self.ctx.monitor.reached(Moment::Swept, &taking.found.path);
+            let steady = scanned.steady;
+            taking.add(scanned);
+            self.ctx.monitor.reached(Moment::Scanned, &taking.found.path);
             let sides = self.sides(taking, &source.file, &before)?;
             let after = DatabaseStats::of(&taking.at)?;
             let used_after = self.used(&source, &taking.at)?;
@@ -260,7 +260,7 @@ impl DatabaseReader<'_> {
 
     /// Sends the side files of a database, which is open as `database`. Reports whether each was as it had been
     /// found.
-    fn sides(&self, taking: &DatabaseCapture, database: &File, set: &DatabaseStats) -> Result<bool, Stopped> {
+    fn sides(&self, taking: &DatabaseCapture, database: &File, set: &DatabaseStats) -> Result<bool, RawError> {
         let mut as_found = true;
         for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
             let Some(found) = found else { continue };
@@ -301,21 +301,21 @@ impl DatabaseReader<'_> {
 }
 
 /// Why a raw read ended early.
-enum Stopped {
+enum RawError {
     /// The receiver is gone.
-    Over,
-    Trouble(ReadError),
+    Disconnected,
+    Failed(ReadError),
 }
 
-impl From<Disconnected> for Stopped {
+impl From<Disconnected> for RawError {
     fn from(_: Disconnected) -> Self {
-        Stopped::Over
+        RawError::Disconnected
     }
 }
 
-impl From<ReadError> for Stopped {
+impl From<ReadError> for RawError {
     fn from(why: ReadError) -> Self {
-        Stopped::Trouble(why)
+        RawError::Failed(why)
     }
 }
 
@@ -348,8 +348,8 @@ fn ended(
     set: &DatabaseStats,
     taking: &mut DatabaseCapture,
 ) -> Result<ReadEvent, ReadError> {
-    let swept = std::mem::take(&mut taking.swept);
-    let hash = swept.hash.ok_or_else(|| ReadError::Failed("it was not read".into()))?;
+    let scanned = std::mem::take(&mut taking.scanned);
+    let hash = scanned.hash.ok_or_else(|| ReadError::Failed("it was not read".into()))?;
     let found = SourceEntry::new(taking.found.path.clone(), &set.database).ok_or(ReadError::Replaced)?;
     let extra = extra_of_file(file);
     let recent = |stat: &Stat| trust.is_file_racy(file, mtime(stat), began);
@@ -362,7 +362,7 @@ fn ended(
         check: torn.map(|torn| DatabaseCheck { kind: CheckKind::Quick, failed: Some(torn.into()) }),
     };
     let identity = identity_of(file, &set.database).map_err(refused)?;
-    let found = SourceEntry { size: swept.size, ..found };
+    let found = SourceEntry { size: scanned.size, ..found };
     let note = torn.map(str::to_owned);
     let content = CapturedFile { found, extra, hash, racy, torn: note.is_some(), note, identity };
     Ok(ReadEvent::DatabaseEnd(Box::new(CapturedDatabase {
@@ -370,6 +370,6 @@ fn ended(
         database,
         why: Some(why),
         over_known: taking.over_known,
-        swept,
+        scanned,
     })))
 }
