@@ -147,7 +147,7 @@ fn a_file_that_never_rests_is_torn_until_a_state_of_it_is_known_and_then_as_it_w
 }
 
 #[test]
-fn what_lasts_is_told_when_it_begins_and_after_a_day_a_week_and_a_month() {
+fn a_lasting_gap_is_news_when_it_begins_and_after_a_day_a_week_and_a_month() {
     // It is torn if there is no good snapshot with it, and carried over if there is.
     for carried in [false, true] {
         let mut world = World::new();

@@ -1,4 +1,4 @@
-//! What is stored of a tree of files, and what of it is read and sent again.
+//! How a tree of files is stored, and how little of it is read and sent again.
 
 use super::*;
 

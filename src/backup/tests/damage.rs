@@ -85,7 +85,7 @@ fn checkpoints_that_cannot_be_written_keep_nobody_from_a_backup() {
 }
 
 #[test]
-fn what_lay_in_a_lost_pack_is_stored_anew() {
+fn content_of_a_lost_pack_is_stored_again() {
     for folder in ["packs/", "index/"] {
         let world = World::new();
         world.write("a", &noise(1, 5_000_000));

@@ -19,16 +19,16 @@ mod looks;
 mod moved;
 
 /// An action for a moment and a path; returns whether it is done.
-type Deed = Box<dyn FnMut(Moment, &str) -> bool + Send>;
+type Action = Box<dyn FnMut(Moment, &str) -> bool + Send>;
 
 /// Performs an action until that reports that it is done.
-struct App(Mutex<Option<Deed>>);
+struct App(Mutex<Option<Action>>);
 
 impl Monitor for App {
     fn reached(&self, moment: Moment, path: &EntryPath) {
-        let mut deed = self.0.lock().unwrap();
-        if deed.as_mut().is_some_and(|deed| deed(moment, &path.to_string())) {
-            *deed = None;
+        let mut action = self.0.lock().unwrap();
+        if action.as_mut().is_some_and(|action| action(moment, &path.to_string())) {
+            *action = None;
         }
     }
 }
@@ -39,10 +39,10 @@ impl World {
         &mut self,
         at: Moment,
         path: &'static str,
-        mut deed: impl FnMut(PathBuf) + Send + 'static,
+        mut action: impl FnMut(PathBuf) + Send + 'static,
     ) -> BackupReport {
         let report = self.try_backup_while(at, path, move |data| {
-            deed(data);
+            action(data);
             true
         });
         report.unwrap()
@@ -52,11 +52,11 @@ impl World {
         &mut self,
         at: Moment,
         path: &'static str,
-        mut deed: impl FnMut(PathBuf) -> bool + Send + 'static,
+        mut action: impl FnMut(PathBuf) -> bool + Send + 'static,
     ) -> Result<BackupReport> {
         let data = self.data.path().to_path_buf();
-        let deed: Deed = Box::new(move |moment, now| (moment, now) == (at, path) && deed(data.clone()));
-        let app = Arc::new(App(Mutex::new(Some(deed))));
+        let action: Action = Box::new(move |moment, now| (moment, now) == (at, path) && action(data.clone()));
+        let app = Arc::new(App(Mutex::new(Some(action))));
         self.monitor = app.clone();
         let report = self.try_backup();
         if report.is_ok() {
@@ -81,13 +81,13 @@ fn a_panic_of_any_thread_ends_the_run_with_an_error() {
         let mut world = World::new();
         (0..5).for_each(|n| world.write(&format!("f/{n}"), &noise(n, 400_000)));
         world.write("other", b"x");
-        let deed: Deed = Box::new(move |now, path| {
+        let action: Action = Box::new(move |now, path| {
             if now == moment && path.starts_with('f') {
                 panic!("on purpose");
             }
             false
         });
-        world.monitor = Arc::new(Unguarded(Mutex::new(deed)));
+        world.monitor = Arc::new(Unguarded(Mutex::new(action)));
         match world.try_backup() {
             Err(said) => {
                 let said = said.to_string();
@@ -104,12 +104,12 @@ fn a_panic_of_any_thread_ends_the_run_with_an_error() {
 }
 
 /// Does something at every moment, from several threads at once.
-struct Unguarded(Mutex<Deed>);
+struct Unguarded(Mutex<Action>);
 
 impl Monitor for Unguarded {
     fn reached(&self, moment: Moment, path: &EntryPath) {
-        let mut deed = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        deed(moment, &path.to_string());
+        let mut action = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        action(moment, &path.to_string());
     }
 }
 

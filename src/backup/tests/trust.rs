@@ -1,4 +1,4 @@
-//! Which files are taken over without being read, and when each has its turn to be read all the same.
+//! Files that are taken over without being read, and when each of them has its turn to be read all the same.
 
 use super::*;
 

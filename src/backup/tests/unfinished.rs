@@ -42,7 +42,7 @@ fn next_reads(world: &World) -> u64 {
 }
 
 #[test]
-fn what_is_stored_when_a_pack_cannot_be_is_gone_on_from() {
+fn the_next_backup_goes_on_from_what_was_stored_before_a_pack_failed() {
     // How much goes into a pack depends on how fast frames are compressed. So names tell in which order packs were
     // begun, the one that fails is chosen by its number, and what the packs before it hold is counted.
     let number = |name: &str| u64::from_str_radix(&name["packs/".len()..][..16], 16).unwrap();
@@ -122,7 +122,7 @@ impl Monitor for StopsAt {
 }
 
 #[test]
-fn a_backup_that_is_told_to_stop_is_gone_on_from() {
+fn the_next_backup_goes_on_from_one_that_was_told_to_stop() {
     // A store that gives up when it is told to, and one that does not.
     for gives_up in [true, false] {
         let mut world = twenty();

@@ -79,7 +79,7 @@ fn what_is_restored_again_is_finished() {
 }
 
 #[test]
-fn what_is_no_whole_marker_says_nothing() {
+fn a_marker_that_is_cut_off_or_foreign_says_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let marker = folder.path().join(MARKER);
     let at = Arc::new(Folder::open(folder.path()).unwrap());

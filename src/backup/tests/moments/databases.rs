@@ -135,7 +135,7 @@ fn what_lies_beside_each_name_of_a_database_is_taken_with_that_name() {
 }
 
 #[test]
-fn names_of_a_database_beside_which_nothing_lies_have_one_content() {
+fn names_of_a_database_without_side_files_have_one_content() {
     let scratch = tempfile::tempdir().unwrap();
     let app = rusqlite::Connection::open(scratch.path().join("a.db")).unwrap();
     let setup = "pragma journal_mode = wal; create table t(x); pragma wal_checkpoint(truncate);";

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn numbers_that_come_again_make_no_links() {
+fn inode_numbers_that_are_used_again_make_no_links() {
     let mut world = World::new();
     for n in 0..40 {
         world.write(&format!("a/{n}"), format!("old {n}").as_bytes());
@@ -91,7 +91,7 @@ fn a_file_that_is_written_to_and_then_replaced_while_it_is_read_is_no_mixture() 
 }
 
 #[test]
-fn a_symlink_is_known_again_only_once_its_times_tell() {
+fn a_symlink_is_trusted_only_once_its_times_can_be() {
     let mut world = World::new();
     symlink("target", world.data.path().join("link")).unwrap();
     let report = world.backup();

@@ -1,4 +1,4 @@
-//! What the look at the end of a capture finds, and what it does not wait for.
+//! The look at the end of a capture: entries that it finds, and changes that it does not wait for.
 
 use super::*;
 
@@ -9,27 +9,27 @@ fn what_is_born_while_it_is_captured_does_not_keep_it_from_ending() {
     let mut count = 0;
     // Whenever a folder is listed, a new file appears in it and in the folder above.
     let data = world.data.path().to_path_buf();
-    let deed: Deed = Box::new(move |moment, _| {
+    let action: Action = Box::new(move |moment, _| {
         if moment == Moment::Listed || moment == Moment::Committing {
             count += 1;
             fs::write(data.join(format!("a/new {count}")), "new").unwrap();
         }
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     assert!(report.good && report.looked_again.rounds <= 1, "{report:?}");
     assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
 }
 
 #[test]
-fn a_folder_that_never_rests_is_told() {
+fn a_capture_ends_although_a_folder_never_rests() {
     let mut world = World::new();
     (0..5).for_each(|n| world.write(&format!("here/{n}"), b"x"));
     world.write("there/x", b"x");
     let data = world.data.path().to_path_buf();
     let mut away = false;
-    let deed: Deed = Box::new(move |moment, path| {
+    let action: Action = Box::new(move |moment, path| {
         if moment == Moment::Listing && path != "." {
             let (from, to) = if away { ("there/moved", "here/moved") } else { ("here/moved", "there/moved") };
             if !data.join(from).exists() {
@@ -41,7 +41,7 @@ fn a_folder_that_never_rests_is_told() {
         }
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     // It ends, and what stayed where it was is in the snapshot.
     assert!(report.looked_again.rounds <= 3);
@@ -50,17 +50,17 @@ fn a_folder_that_never_rests_is_told() {
 }
 
 #[test]
-fn a_file_that_is_saved_anew_all_the_time_lets_it_end() {
+fn a_file_that_is_saved_again_all_the_time_lets_the_capture_end() {
     let mut world = World::new();
     world.write("status.json", b"saved");
     (0..30).for_each(|n| world.write(&format!("f/{n}"), b"x"));
     let data = world.data.path().to_path_buf();
-    let deed: Deed = Box::new(move |_, _| {
+    let action: Action = Box::new(move |_, _| {
         fs::write(data.join("status.new"), "saved").unwrap();
         fs::rename(data.join("status.new"), data.join("status.json")).unwrap();
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     assert!(report.good && report.looked_again.rounds == 0, "{report:?}");
     assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
@@ -68,7 +68,7 @@ fn a_file_that_is_saved_anew_all_the_time_lets_it_end() {
 }
 
 /// Moves a file from the first of these names to the next one, and so on, each time that a backup comes to a moment.
-fn goes_about(steps: &'static [(Moment, &'static str, &'static str, &'static str)]) -> (World, BackupReport) {
+fn moving_file(steps: &'static [(Moment, &'static str, &'static str, &'static str)]) -> (World, BackupReport) {
     let mut world = World::new();
     ["a", "b", "c"].iter().for_each(|folder| world.write(&format!("{folder}/stays"), b"x"));
     world.write("b/file", b"there all the time");
@@ -104,13 +104,13 @@ fn what_moves_past_the_look_at_the_end_is_found_by_the_next_one() {
         ],
     ];
     for steps in all {
-        let (world, report) = goes_about(steps);
+        let (world, report) = moving_file(steps);
         assert!(report.good, "{report:?}");
         assert!(world.paths(&report).contains(&"a/file".into()), "{report:?}");
         assert_eq!(world.content(report.snapshot, "a/file"), b"there all the time");
     }
     // It comes back where it was listed, after it was gone when it was to be read and after the first look.
-    let (world, report) = goes_about(&[
+    let (world, report) = moving_file(&[
         (Opening, "b/file", "b/file", "a/file"),
         (Looking, "a", "a/file", "b/file"),
         (Looking, "c", "b/file", "a/file"),
@@ -120,12 +120,12 @@ fn what_moves_past_the_look_at_the_end_is_found_by_the_next_one() {
 }
 
 #[test]
-fn a_folder_is_told_out_of_which_a_file_moves_during_every_look() {
+fn a_folder_out_of_which_a_file_moves_during_every_look_is_reported() {
     let mut world = World::new();
     ["a", "b", "c"].iter().for_each(|folder| world.write(&format!("{folder}/stays"), b"x"));
     world.write("b/file", b"there all the time");
     let data = world.data.path().to_path_buf();
-    let deed: Deed = Box::new(move |moment, path| {
+    let action: Action = Box::new(move |moment, path| {
         let (from, to) = match (moment, path) {
             (Moment::Opening, "b/file") => ("b/file", "a/file"),
             (Moment::Looking, "a") => ("a/file", "c/file"),
@@ -135,18 +135,18 @@ fn a_folder_is_told_out_of_which_a_file_moves_during_every_look() {
         fs::rename(data.join(from), data.join(to)).unwrap();
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     assert!(report.good && report.looked_again.rounds == 0, "{report:?}");
     assert!(report.warnings.iter().any(|what| what.starts_with(&format!("c: {NEVER_RESTS}"))), "{report:?}");
 }
 
 #[test]
-fn folders_in_which_nothing_old_moves_are_not_told_of() {
+fn folders_in_which_nothing_old_moves_are_not_reported() {
     let mut world = World::new();
     ["log", "state"].iter().for_each(|folder| (0..5).for_each(|n| world.write(&format!("{folder}/{n}"), b"x")));
     let (data, mut n) = (world.data.path().to_path_buf(), 0);
-    let deed: Deed = Box::new(move |moment, _| {
+    let action: Action = Box::new(move |moment, _| {
         // A file that was listed, and is gone when it is read, may have been moved.
         if moment != Moment::Looking {
             return false;
@@ -159,7 +159,7 @@ fn folders_in_which_nothing_old_moves_are_not_told_of() {
         fs::remove_file(data.join("state/lock")).unwrap();
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     assert!(report.good && report.looked_again.rounds <= 1, "{report:?}");
     assert!(!report.warnings.iter().any(|what| what.contains(NEVER_RESTS)), "{report:?}");
@@ -232,7 +232,7 @@ fn files_that_are_saved_by_another_name_give_no_warning() {
     (0..20).for_each(|n| world.write(&format!("s/{n}"), b"x"));
     std::thread::sleep(Duration::from_millis(50));
     let (data, mut n) = (world.data.path().to_path_buf(), 0);
-    let deed: Deed = Box::new(move |_, _| {
+    let action: Action = Box::new(move |_, _| {
         n += 1;
         // At every moment, one file is half saved.
         let (last, now) = (data.join(format!("s/{}.tmp", (n - 1) % 20)), data.join(format!("s/{}.tmp", n % 20)));
@@ -245,7 +245,7 @@ fn files_that_are_saved_by_another_name_give_no_warning() {
         fs::rename(link, data.join("s/current")).unwrap();
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     let other = |what: &&String| !what.contains("taken as it stood");
     assert!(report.good && !report.warnings.iter().any(|what| other(&what)), "{report:?}");

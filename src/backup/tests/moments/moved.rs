@@ -1,4 +1,4 @@
-//! What is moved or exchanged while the walk and the readers are at work.
+//! Files and folders that are moved or exchanged while the walk and the readers are at work.
 
 use super::*;
 
@@ -118,13 +118,13 @@ fn files_of_folders_that_were_exchanged_for_a_moment_are_their_own() {
         (0..4).for_each(|n| world.write(&format!("{name}/{n}"), format!("{name} {n}").as_bytes()));
     }
     let data = world.data.path().to_path_buf();
-    let deed: Deed = Box::new(move |moment, path| {
+    let action: Action = Box::new(move |moment, path| {
         if path == "one/2" && (moment == Moment::Opening || moment == Moment::Opened) {
             exchange(data.join("one"), data.join("two"));
         }
         path == "one/2" && moment == Moment::Opened
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     for name in ["one", "two"] {
         (0..4).for_each(|n| {
@@ -161,7 +161,7 @@ fn what_was_something_else_only_while_it_was_read_is_taken() {
     world.write("zz/last", b"x");
     let data = world.data.path().to_path_buf();
     let (away, mut moved) = (data.join("a/f"), false);
-    let deed: Deed = Box::new(move |moment, path| {
+    let action: Action = Box::new(move |moment, path| {
         if (moment, path) == (Moment::Opening, "f") && !moved {
             // Its folder has been listed, and so has the other one.
             fs::rename(data.join("f"), &away).unwrap();
@@ -174,7 +174,7 @@ fn what_was_something_else_only_while_it_was_read_is_taken() {
         }
         false
     });
-    world.monitor = Arc::new(App(Mutex::new(Some(deed))));
+    world.monitor = Arc::new(App(Mutex::new(Some(action))));
     let report = world.backup();
     assert!(report.good, "{report:?}");
     assert_eq!(world.content(report.snapshot, "f"), b"there all the time", "{report:?}");
