@@ -150,7 +150,7 @@ pub fn read_some(file: &File, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
 /// # Errors
 /// A path that cannot be looked at.
 pub fn is_mount_at(folder: impl AsFd, path: &Path) -> rustix::io::Result<Option<bool>> {
-    let told = statx(folder, path, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-    let says = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
-    Ok(says.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
+    let stat = statx(folder, path, AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
+    let says = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+    Ok(says.then(|| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
 }

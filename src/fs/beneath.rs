@@ -119,16 +119,16 @@ impl Directory {
     /// As [`Directory::open_at`].
     pub fn identity_at(&self, path: &EntryPath) -> Result<FileIdentity, Errno> {
         let (above, name) = self.parent(path)?;
-        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS)?;
-        Ok(FileIdentity::of(&said))
+        let stat = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS)?;
+        Ok(FileIdentity::of(&stat))
     }
 
     /// When what is at `path` was made, in seconds and ns since 1970; `None` if its filesystem does not tell, or
     /// nothing is there.
     pub fn born_at(&self, path: &EntryPath) -> Option<(i64, u32)> {
         let (above, name) = self.parent(path).ok()?;
-        let said = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
-        said.ok().and_then(|said| born(&said))
+        let stat = statx(&above, OsStr::from_bytes(&name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
+        stat.ok().and_then(|stat| born(&stat))
     }
 
     /// Returns a path that leads to `path` through the descriptor of its folder, for system calls that take only paths,
@@ -208,18 +208,18 @@ impl FileIdentity {
     pub const FLAGS: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
     /// The identity of the file that `statx` describes.
-    pub fn of(said: &Statx) -> FileIdentity {
-        let born = born(said);
+    pub fn of(stat: &Statx) -> FileIdentity {
+        let born = born(stat);
         let looks = [
-            i64::try_from(said.stx_size).unwrap_or(i64::MAX),
-            said.stx_mtime.tv_sec,
-            said.stx_mtime.tv_nsec.into(),
-            said.stx_ctime.tv_sec,
-            said.stx_ctime.tv_nsec.into(),
+            i64::try_from(stat.stx_size).unwrap_or(i64::MAX),
+            stat.stx_mtime.tv_sec,
+            stat.stx_mtime.tv_nsec.into(),
+            stat.stx_ctime.tv_sec,
+            stat.stx_ctime.tv_nsec.into(),
         ];
         FileIdentity {
-            device: (said.stx_dev_major, said.stx_dev_minor),
-            inode: said.stx_ino,
+            device: (stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
             looks: born.is_none().then_some(looks),
             born,
         }
@@ -235,9 +235,9 @@ impl FileIdentity {
 }
 
 /// When the file that `statx` describes was made, in seconds and ns since 1970; `None` if its filesystem does not tell.
-pub fn born(said: &Statx) -> Option<(i64, u32)> {
-    let known = said.stx_mask & StatxFlags::BTIME.bits() != 0;
-    known.then_some((said.stx_btime.tv_sec, said.stx_btime.tv_nsec))
+pub fn born(stat: &Statx) -> Option<(i64, u32)> {
+    let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    known.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
 }
 
 #[cfg(test)]

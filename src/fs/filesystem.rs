@@ -125,7 +125,7 @@ const ZFS: u32 = 0x2FC1_2FC1;
 /// Whether a file's filesystem may report a hole where an app has written something that has not reached the disk yet:
 /// OpenZFS did until 2.2.2, for some seconds after the write (its issue 15526).
 pub fn may_invent_holes(file: impl AsFd) -> bool {
-    fstatfs(file).is_ok_and(|said| said.f_type as u32 == ZFS)
+    fstatfs(file).is_ok_and(|statfs| statfs.f_type as u32 == ZFS)
 }
 
 /// Filesystems of this machine that write a file's pages out and protect them against writing meanwhile, so that the
@@ -157,7 +157,7 @@ const OVERLAY: u32 = 0x794C_7630;
 
 /// Whether a file or folder is on an overlay of filesystems.
 pub fn is_overlay(file: impl AsFd) -> bool {
-    fstatfs(file).is_ok_and(|said| said.f_type as u32 == OVERLAY)
+    fstatfs(file).is_ok_and(|statfs| statfs.f_type as u32 == OVERLAY)
 }
 
 /// Whether a store into a file through a shared memory map moves the file's times, at the latest when what was stored
@@ -168,8 +168,8 @@ pub fn is_overlay(file: impl AsFd) -> bool {
 /// another machine, or of another program, learns of a store when it is sent there, and moves its own time then: there
 /// a store shows late, but is not lost.
 pub fn shows_stores(file: impl AsFd) -> bool {
-    let Ok(said) = fstatfs(&file) else { return false };
-    let kind = said.f_type as u32;
+    let Ok(statfs) = fstatfs(&file) else { return false };
+    let kind = statfs.f_type as u32;
     match kind {
         // The file lies on another filesystem, which the overlay does not name. The overlay passes on whether that
         // filesystem can tell where on its disk a file is; filesystems in memory cannot.
@@ -203,8 +203,8 @@ fn is_on_a_disk(file: impl AsFd) -> bool {
 /// # Errors
 /// An error of the system.
 pub fn free(folder: &Path) -> io::Result<Option<u64>> {
-    let told = statvfs(folder)?;
-    Ok((told.f_blocks > 0).then(|| told.f_bavail.saturating_mul(told.f_frsize)))
+    let statvfs = statvfs(folder)?;
+    Ok((statvfs.f_blocks > 0).then(|| statvfs.f_bavail.saturating_mul(statvfs.f_frsize)))
 }
 
 /// Whether a filesystem is mounted at a folder.

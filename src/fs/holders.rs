@@ -109,8 +109,8 @@ impl Locks {
 
     /// The device of the filesystem that an open file is on.
     fn filesystem(&self, file: impl AsFd) -> Option<Device> {
-        let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
-        let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+        let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_fd().as_raw_fd())).ok()?;
+        let mount = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
         self.mounts.get(&mount.trim().parse().ok()?).copied()
     }
 }
@@ -229,8 +229,8 @@ mod tests {
     fn a_lock_is_of_the_file_on_its_filesystem_that_its_process_has_open() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let (stat, fd) = (fstat(&file).unwrap(), file.as_file().as_raw_fd());
-        let said = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
-        let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+        let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        let mount = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
         let mut other = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let (own, inode) = (device(&stat), stat.st_ino);
         let holders = |mounts: &str| {
@@ -261,8 +261,8 @@ mod tests {
         let inodes = [&first, &second].map(|file| fstat(file).unwrap().st_ino);
         // The file still exists, so that no other file gets its number, and is not open.
         let second = second.into_temp_path();
-        let said = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.as_file().as_raw_fd())).unwrap();
-        let mount = said.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+        let fdinfo = fs::read_to_string(format!("/proc/self/fdinfo/{}", first.as_file().as_raw_fd())).unwrap();
+        let mount = fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
         let lock = |inode| format!("1: POSIX ADVISORY READ {} 00:fedc:{inode} 0 EOF\n", process::id());
         let list = || Locks::parse(&inodes.map(lock).concat(), &format!("{mount} 1 0:{} / / rw", 0xfedc));
         let locks = list();

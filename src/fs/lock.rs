@@ -46,7 +46,7 @@ pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &Atomi
         LockKind::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
     let began = Instant::now();
-    let mut told = false;
+    let mut warned = false;
     loop {
         match flock(folder.folder(), wanted) {
             Ok(()) => return Ok(None),
@@ -57,10 +57,10 @@ pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &Atomi
             return Err(Error::failed(doing(), "it was told to stop").code(Code::Stopped));
         }
         let who = || holder(folder.folder()).unwrap_or_else(|| "another process".to_owned());
-        if !told && began.elapsed() >= TELL {
+        if !warned && began.elapsed() >= TELL {
             let name = folder.path().display();
             tracing::warn!("{name} is locked by {}: waiting up to {} s for it", who(), patience.as_secs());
-            told = true;
+            warned = true;
         }
         if began.elapsed() >= patience {
             let who = who();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_can_be_stopped() {
+    fn waiting_for_a_lock_can_be_stopped() {
         let folder = tempfile::tempdir().unwrap();
         let (a, b) = (Directory::open(folder.path()).unwrap(), Directory::open(folder.path()).unwrap());
         let stop = AtomicBool::new(true);

@@ -381,8 +381,8 @@ impl FolderRecheck<'_> {
             if same || mount || side || !self.select.selects(&now) {
                 continue;
             }
-            let said = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
-            let born = || said().ok().and_then(|said| born(&said));
+            let now_stat = || statx(&folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW, FileIdentity::FLAGS);
+            let born = || now_stat().ok().and_then(|stat| born(&stat));
             let new = now.kind != EntryKind::Folder && is_newborn(&now, born(), self.began, self.now);
             match was {
                 None if new => _ = out.newborn.insert(now.path),

@@ -87,9 +87,9 @@ impl Unfinished {
     pub fn read_own(folder: impl AsFd) -> Result<Option<Self>, Unclear> {
         // On a filesystem that does not tell when a folder was made, nothing shows that the marker is another folder's.
         let own = made(&folder).ok().flatten();
-        let said = Self::load(folder)?;
+        let marker = Self::load(folder)?;
         let is_own = |(_, written_for): &MarkerContent| own.is_none() || *written_for == own;
-        Ok(said.filter(is_own).map(|(unfinished, _)| unfinished))
+        Ok(marker.filter(is_own).map(|(unfinished, _)| unfinished))
     }
 
     /// Reads a folder's marker, and which folder it was written for, unless an older program has left that out.
@@ -110,10 +110,10 @@ impl Unfinished {
         let mut text = Vec::new();
         match file.take(LONGEST + 1).read_to_end(&mut text) {
             Ok(_) if text.len() as u64 <= LONGEST => {
-                let said = Self::parse(&text).ok_or_else(Unclear::torn)?;
+                let unfinished = Self::parse(&text).ok_or_else(Unclear::torn)?;
                 let (_, records) = records(&text).ok_or_else(Unclear::torn)?;
                 let written_for = records.iter().find_map(|record| record.strip_prefix(FOLDER));
-                Ok(Some((said, written_for.map(<[u8]>::to_vec))))
+                Ok(Some((unfinished, written_for.map(<[u8]>::to_vec))))
             }
             Ok(_) => Err(Unclear::torn()),
             Err(why) => Err(Unclear::unreadable(why)),
@@ -255,8 +255,8 @@ fn records(text: &[u8]) -> Option<(bool, Vec<&[u8]>)> {
 /// When a folder was made, which no copy of it shares; `None` if its filesystem does not tell. Inode numbers do not
 /// last everywhere: an overlay makes some up each time that it is mounted.
 fn made(folder: impl AsFd) -> io::Result<Option<Vec<u8>>> {
-    let told = statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
-    Ok(born(&told).map(|(seconds, nanos)| format!("{seconds}.{nanos:09}").into_bytes()))
+    let stat = statx(folder, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    Ok(born(&stat).map(|(seconds, nanos)| format!("{seconds}.{nanos:09}").into_bytes()))
 }
 
 /// Finds a restore that was not finished into a folder around a data directory, and was about that directory or

@@ -20,7 +20,7 @@ pub struct Select {
     /// Device and inode of the folders that are not walked.
     folders: Vec<(u64, u64)>,
     /// Folders that were left out because of their names.
-    ours: Mutex<BTreeSet<EntryPath>>,
+    restore_leftovers: Mutex<BTreeSet<EntryPath>>,
     /// Whether databases are recognised by their content.
     pub sqlite: bool,
 }
@@ -48,7 +48,7 @@ impl Select {
             include: if include.is_empty() { None } else { Some(Patterns::new(include, data)?) },
             exclude: Patterns::new(exclude, data)?,
             folders: folders.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
-            ours: Mutex::default(),
+            restore_leftovers: Mutex::default(),
             sqlite,
         })
     }
@@ -59,7 +59,7 @@ impl Select {
         self.exclude.meet(&found.path);
         self.include.iter().for_each(|include| include.meet(&found.path));
         if found.kind == EntryKind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
-            self.ours().insert(found.path.clone());
+            self.restore_leftovers().insert(found.path.clone());
         }
         self.selects_path(&found.path, found.kind) && here()
     }
@@ -91,20 +91,20 @@ impl Select {
         self.exclude.set.is_match(path.as_path())
     }
 
-    fn ours(&self) -> MutexGuard<'_, BTreeSet<EntryPath>> {
+    fn restore_leftovers(&self) -> MutexGuard<'_, BTreeSet<EntryPath>> {
         // The set is whole between any two statements.
-        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+        self.restore_leftovers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells which folders were left out because of their names, and whether somebody should see to it: only what
     /// begins with the program's own name is certain to come from a restore.
     pub fn left_out(&self) -> Option<(String, bool)> {
-        let ours = self.ours();
+        let leftovers = self.restore_leftovers();
         let doubtful = |path: &&EntryPath| !path.name().starts_with(OWN.as_bytes());
-        let wrong = ours.iter().any(|path| doubtful(&path));
-        let (first, others): (Vec<_>, Vec<_>) = ours.iter().partition(doubtful);
+        let wrong = leftovers.iter().any(|path| doubtful(&path));
+        let (first, others): (Vec<_>, Vec<_>) = leftovers.iter().partition(doubtful);
         let named: Vec<_> = first.into_iter().chain(others).take(NAMED).map(EntryPath::to_string).collect();
-        let more = match ours.len().checked_sub(named.len())? {
+        let more = match leftovers.len().checked_sub(named.len())? {
             0 if named.is_empty() => return None,
             0 => String::new(),
             more => format!(" and {more} more"),

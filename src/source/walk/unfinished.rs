@@ -14,7 +14,7 @@ use crate::source::marker::{self, MARKER, Unclear, Unfinished};
 /// A restore was not finished, or nobody knows.
 pub fn check_finished(data: &Path, root: &Directory, vault: &str) -> Result<()> {
     match Unfinished::read(root.folder()).transpose() {
-        Some(said) => Err(half_restored((data, vault), &EntryPath::root(), &said)),
+        Some(marker_content) => Err(half_restored((data, vault), &EntryPath::root(), &marker_content)),
         None => Ok(()),
     }
 }
@@ -38,11 +38,11 @@ pub fn check_above(data: &Path) -> Result<()> {
 pub(super) fn half_restored(
     (data, vault): (&Path, &str),
     folder: &EntryPath,
-    said: &Result<Unfinished, Unclear>,
+    marker_content: &Result<Unfinished, Unclear>,
 ) -> Error {
     let marker = folder.join(MARKER.as_bytes());
     let doing = format!("read the data directory {}", data.display());
-    let unfinished = match said {
+    let unfinished = match marker_content {
         Ok(unfinished) => unfinished,
         Err(unclear) if folder.is_root() => {
             return Error::failed(doing, unclear.to_string()).code(unclear.code).hint(unclear.advice);
