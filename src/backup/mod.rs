@@ -205,10 +205,10 @@ fn attempt(
     let mounted = all_mounted.as_deref().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
     let place = place::identify(&options.data, &options.boot, &root, remote.is_some(), mounted)?;
-    let early = Mutex::new(lost.warnings.clone());
+    let early_warnings = Mutex::new(lost.warnings.clone());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
-        early.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+        early_warnings.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     };
     unlocked.into_iter().for_each(warn);
     if !lost.missing.is_empty() {
@@ -260,34 +260,34 @@ fn attempt(
     let began = (options.trust.now)();
     let capture = Capture { run: &run, vault: &url, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;
-    let (ended, assembled, settled) = std::thread::scope(|scope| {
+    let (outcome, assembled, looked_again) = std::thread::scope(|scope| {
         // This runs while the directory is read, since it takes a request.
         let looking = (!looked).then(|| scope.spawn(|| doubted::glance(vault, &base, doubts, ctx)));
         with_packer(staging, options.level, ctx, |packer| {
             let mut assembly = Assembly::new(&base, select, (packer, staging), ctx)?;
-            let taken = capture.take(&mut assembly, packer).and_then(|(written, settled)| {
+            let taken = capture.take(&mut assembly, packer).and_then(|(written, looked_again)| {
                 ctx.monitor.reached(Moment::Committing, &EntryPath::root());
                 if !root.is_at(&options.data) {
-                    return Ok((CaptureOutcome::Exchanged, settled));
+                    return Ok((CaptureOutcome::Exchanged, looked_again));
                 }
                 let mut damaged = doubted::met(vault, &base);
                 // If it panicked, it found nothing.
                 damaged.extend(looking.and_then(|looking| looking.join().ok().flatten()));
                 if !damaged.is_empty() {
-                    return Ok((CaptureOutcome::Damaged(damaged), settled));
+                    return Ok((CaptureOutcome::Damaged(damaged), looked_again));
                 }
                 // The space reserved for a last checkpoint is the snapshot's now: little is left to be written.
                 drop(reserved.take());
-                Ok((CaptureOutcome::Ended(run.commit(&mut assembly, packer, written, false)?), settled))
+                Ok((CaptureOutcome::Ended(run.commit(&mut assembly, packer, written, false)?), looked_again))
             });
             if let Err(why) = &taken {
                 rescue::rescue(&run, &mut assembly, packer, reserved.take(), why, ctx);
             }
-            let (ended, settled) = taken?;
-            Ok((ended, assembly.outcome(), settled))
+            let (outcome, looked_again) = taken?;
+            Ok((outcome, assembly.outcome(), looked_again))
         })
     })?;
-    let committed = match ended {
+    let committed = match outcome {
         CaptureOutcome::Ended(CommitOutcome::Committed(committed)) => committed,
         CaptureOutcome::Ended(CommitOutcome::NoCheckpoint(why)) => return Err(why),
         CaptureOutcome::Ended(CommitOutcome::Absent(packs)) => return Ok(Attempt::Absent(packs)),
@@ -297,7 +297,7 @@ fn attempt(
     for (what, wrong) in select.unmet().into_iter().chain(select.left_out()) {
         if wrong { warn(what) } else { tracing::info!("{}", what.escape_debug()) }
     }
-    let mut warnings = early.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut warnings = early_warnings.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(assembled.warnings);
     Ok(Attempt::Done(Box::new(BackupReport {
         snapshot: committed.name,
@@ -312,7 +312,7 @@ fn attempt(
         read_bytes: assembled.read_bytes,
         uploaded_bytes: committed.uploaded_bytes,
         new_packs: committed.totals.new_packs,
-        looked_again: settled,
+        looked_again,
         warnings,
         news: committed.news,
         notices: committed.notices,

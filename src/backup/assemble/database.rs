@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::large::Incoming;
+use super::large::IncomingFile;
 use super::{Assembly, ended_early};
 use crate::backup::message::{CapturedDatabase, CapturedFile, PageBlocks, ReadEvent, ScanResult, SettledLayer, Why};
 use crate::backup::pages::compaction::credit;
@@ -17,7 +17,7 @@ use crate::vault::pages::{LayerBuilder, Placed};
 
 /// A database that is being assembled.
 #[derive(Default)]
-struct Laying {
+struct IncomingDatabase {
     builder: Option<LayerBuilder>,
     /// Frames of the layer that is being written.
     frames: Vec<MapFrame>,
@@ -43,24 +43,24 @@ impl Assembly<'_> {
         sampled: bool,
         events: &mut impl Iterator<Item = ReadEvent>,
     ) -> Result<()> {
-        let mut laying = Laying::default();
+        let mut incoming = IncomingDatabase::default();
         loop {
             match events.next() {
-                Some(ReadEvent::Pages(blocks)) => self.pages(&mut laying, &blocks)?,
+                Some(ReadEvent::Pages(blocks)) => self.pages(&mut incoming, &blocks)?,
                 Some(ReadEvent::Settle(reply)) => {
-                    let settled = self.settle(&mut laying)?;
+                    let settled = self.settle(&mut incoming)?;
                     // If the reader is gone, it has failed and reports that itself.
                     let _ = reply.send(settled);
                 }
-                Some(ReadEvent::Again) => laying = Laying::default(),
+                Some(ReadEvent::Again) => incoming = IncomingDatabase::default(),
                 Some(ReadEvent::Side) => {
                     // Without one of its files the database cannot be taken: its reader has reported why.
                     let Some(side) = self.side(events)? else { return Ok(()) };
-                    laying.sides.push(*side);
+                    incoming.sides.push(*side);
                 }
-                Some(ReadEvent::SidesAgain) => laying.sides.clear(),
+                Some(ReadEvent::SidesAgain) => incoming.sides.clear(),
                 Some(ReadEvent::Warn(what)) => self.warn(what),
-                Some(ReadEvent::DatabaseEnd(ended)) => return self.database_end(laying, known, sampled, *ended),
+                Some(ReadEvent::DatabaseEnd(ended)) => return self.database_end(incoming, known, sampled, *ended),
                 Some(ReadEvent::Later(path, why)) => {
                     self.later.insert(path, why);
                     if !matches!(why, Why::Read(_)) {
@@ -77,7 +77,7 @@ impl Assembly<'_> {
         }
     }
 
-    fn pages(&mut self, laying: &mut Laying, part: &PageBlocks) -> Result<()> {
+    fn pages(&mut self, incoming: &mut IncomingDatabase, part: &PageBlocks) -> Result<()> {
         if part.bytes.is_empty() {
             return Ok(());
         }
@@ -87,34 +87,34 @@ impl Assembly<'_> {
             let length = left.length.min(u64::from(part.size));
             let extent = Extent { length, ..left };
             left = Extent { offset: left.offset + length, length: left.length - length, ..left };
-            let builder = laying.builder.get_or_insert_with(|| LayerBuilder::new(part.size));
+            let builder = incoming.builder.get_or_insert_with(|| LayerBuilder::new(part.size));
             let done = builder.push(&Placed { block: *block, extent, tag: *tag });
-            self.layer_part(laying, done)?;
+            self.layer_part(incoming, done)?;
         }
         if let Some(pack) = whole.pack {
-            *laying.put.entry(pack).or_default() += part.blocks.len() as u64;
+            *incoming.put.entry(pack).or_default() += part.blocks.len() as u64;
         }
         Ok(())
     }
 
-    fn layer_part(&mut self, laying: &mut Laying, part: Option<MapPart>) -> Result<()> {
+    fn layer_part(&mut self, incoming: &mut IncomingDatabase, part: Option<MapPart>) -> Result<()> {
         if let Some(part) = part {
             let frame = self.index.store(&part.bytes)?;
-            laying.frames.push(MapFrame { frame, content: part.content });
+            incoming.frames.push(MapFrame { frame, content: part.content });
         }
         Ok(())
     }
 
     /// Ends the layer that is being written. Returns whether it has any blocks.
-    fn end_layer(&mut self, laying: &mut Laying) -> Result<bool> {
-        let part = laying.builder.as_mut().and_then(LayerBuilder::finish);
-        self.layer_part(laying, part)?;
-        let frames = std::mem::take(&mut laying.frames);
+    fn end_layer(&mut self, incoming: &mut IncomingDatabase) -> Result<bool> {
+        let part = incoming.builder.as_mut().and_then(LayerBuilder::finish);
+        self.layer_part(incoming, part)?;
+        let frames = std::mem::take(&mut incoming.frames);
         if frames.is_empty() {
             return Ok(false);
         }
         let layer = self.layer(frames)?;
-        laying.layers.push(layer);
+        incoming.layers.push(layer);
         Ok(true)
     }
 
@@ -130,8 +130,9 @@ impl Assembly<'_> {
     }
 
     /// Makes what was sent so far a layer, and durable, so that a reader can compare with it.
-    fn settle(&mut self, laying: &mut Laying) -> Result<SettledLayer> {
-        let layer = if self.end_layer(laying)? { laying.layers.last().map(|layer| layer.frames.clone()) } else { None };
+    fn settle(&mut self, incoming: &mut IncomingDatabase) -> Result<SettledLayer> {
+        let layer =
+            if self.end_layer(incoming)? { incoming.layers.last().map(|layer| layer.frames.clone()) } else { None };
         self.data.flush()?;
         self.index.flush()?;
         let stored = self.packer.drain()?;
@@ -143,7 +144,7 @@ impl Assembly<'_> {
 
     /// Takes a side file of a raw database. `None` if the database could not be read.
     fn side(&mut self, events: &mut impl Iterator<Item = ReadEvent>) -> Result<Option<Box<Entry>>> {
-        let mut file = Incoming::default();
+        let mut file = IncomingFile::default();
         self.block_index.begin(None);
         loop {
             match events.next() {
@@ -176,20 +177,20 @@ impl Assembly<'_> {
 
     fn database_end(
         &mut self,
-        mut laying: Laying,
+        mut incoming: IncomingDatabase,
         known: Option<Box<Entry>>,
         sampled: bool,
         ended: CapturedDatabase,
     ) -> Result<()> {
         let CapturedDatabase { content, mut database, why, over_known, scanned } = ended;
         // A side file that came and went while it was looked for was not taken.
-        let taken = |ending: &str| laying.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
+        let taken = |ending: &str| incoming.sides.iter().any(|side| side.path.bytes().ends_with(ending.as_bytes()));
         if database.taken == CaptureMethod::Raw {
             database.wal = database.wal.filter(|_| taken("-wal"));
             database.journal = database.journal.filter(|_| taken("-journal"));
         }
         self.read_bytes += scanned.read;
-        self.end_layer(&mut laying)?;
+        self.end_layer(&mut incoming)?;
         let path = content.found.path.clone();
         if let Some(why) = why.as_ref().filter(|_| !content.torn) {
             self.warn(format!("{path} is taken raw, unchecked: {why}"));
@@ -198,7 +199,7 @@ impl Assembly<'_> {
             self.warn(format!("{path} failed its check: {what}"));
         }
         let raw = database.taken == CaptureMethod::Raw;
-        let untouched = laying.layers.is_empty() && over_known && !raw;
+        let untouched = incoming.layers.is_empty() && over_known && !raw;
         let mut checked = known.clone();
         if let Some(checked) = &mut checked {
             checked.database = Some(database.clone());
@@ -206,14 +207,16 @@ impl Assembly<'_> {
         let torn = content.torn.then(|| content.note.clone().unwrap_or_default());
         self.databases.retain(|base| path.bytes().starts_with(base.bytes()));
         self.databases.push(path.clone());
-        let sides = std::mem::take(&mut laying.sides);
+        let sides = std::mem::take(&mut incoming.sides);
         // If a sampled database is unchanged, its entry stays; only the result of its check is new.
         let Some(mut entry) = self.read(content, checked.as_deref(), sampled && untouched)? else { return Ok(()) };
         entry.database = Some(database);
         let below = known.as_deref().filter(|_| over_known);
         entry.map = Some(match below.and_then(|known| known.map.as_ref()) {
-            Some(map) if laying.layers.is_empty() && below.is_some_and(|known| known.size == entry.size) => map.clone(),
-            _ => self.page_map(laying, below, &entry, &scanned)?,
+            Some(map) if incoming.layers.is_empty() && below.is_some_and(|known| known.size == entry.size) => {
+                map.clone()
+            }
+            _ => self.page_map(incoming, below, &entry, &scanned)?,
         });
         let entry = self.place(entry, known.as_deref())?;
         self.reasons.extend(why.map(|why| (entry.path.clone(), why)));
@@ -221,19 +224,25 @@ impl Assembly<'_> {
     }
 
     /// Returns the map of a database whose new layers lie over the layers of `below`.
-    fn page_map(&mut self, laying: Laying, below: Option<&Entry>, entry: &Entry, scanned: &ScanResult) -> Result<Map> {
+    fn page_map(
+        &mut self,
+        incoming: IncomingDatabase,
+        below: Option<&Entry>,
+        entry: &Entry,
+        scanned: &ScanResult,
+    ) -> Result<Map> {
         let known = below.and_then(known_pages);
         let block = scanned.block;
         let mut layers = match known.zip(below) {
-            Some((known, below)) => self.folded(known, below.size)?,
+            Some((known, below)) => self.compacted_layers(known, below.size)?,
             None => Vec::new(),
         };
-        layers.extend(laying.layers);
+        layers.extend(incoming.layers);
         let mut uses: HashMap<PackId, PackUse> = HashMap::new();
         for used in known.iter().flat_map(|known| &known.live) {
             uses.insert(used.pack, *used);
         }
-        for (pack, blocks) in laying.put {
+        for (pack, blocks) in incoming.put {
             let used = uses.entry(pack).or_insert(PackUse { pack, live: 0, stored: 0 });
             (used.live, used.stored) = (used.live + blocks, used.stored + blocks);
         }
@@ -256,7 +265,7 @@ impl Assembly<'_> {
     }
 
     /// Returns the layers of an entry's map; if there are many, the newest ones are compacted into one.
-    fn folded(&mut self, known: &PageMap, size: u64) -> Result<Vec<FinishedLayer>> {
+    fn compacted_layers(&mut self, known: &PageMap, size: u64) -> Result<Vec<FinishedLayer>> {
         let packs = &self.base.packs;
         let first = suffix_to_compact(&blocks_of_layers(packs, known)?).unwrap_or(known.layers.len());
         let mut layers = Vec::new();

@@ -10,7 +10,7 @@ use crate::vault::map::{MapBuilder, MapPart};
 
 /// A large file that is being assembled.
 #[derive(Default)]
-pub(super) struct Incoming {
+pub(super) struct IncomingFile {
     pub(super) known: Option<Box<Entry>>,
     pub(super) sampled: bool,
     pub(super) map: MapBuilder,
@@ -28,7 +28,7 @@ impl Assembly<'_> {
     ) -> Result<()> {
         let map = MapBuilder::default;
         self.block_index.begin(known.as_deref());
-        let mut file = Incoming { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
+        let mut file = IncomingFile { known, sampled, map: map(), frames: Vec::new(), packs: Vec::new() };
         loop {
             match events.next() {
                 Some(ReadEvent::Blocks(bytes, blocks)) => {
@@ -38,7 +38,7 @@ impl Assembly<'_> {
                 Some(ReadEvent::Hole(length)) => self.hole(&mut file, length)?,
                 Some(ReadEvent::Again) => {
                     self.block_index.begin(file.known.as_deref());
-                    file = Incoming { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
+                    file = IncomingFile { map: map(), frames: Vec::new(), packs: Vec::new(), ..file };
                 }
                 Some(ReadEvent::Later(path, why)) => _ = self.later.insert(path, why),
                 Some(ReadEvent::Shrank) => self.shrank = true,
@@ -60,12 +60,12 @@ impl Assembly<'_> {
         }
     }
 
-    pub(super) fn hole(&mut self, file: &mut Incoming, length: u64) -> Result<()> {
+    pub(super) fn hole(&mut self, file: &mut IncomingFile, length: u64) -> Result<()> {
         let part = file.map.push_hole(length);
         self.map_part(file, part)
     }
 
-    pub(super) fn blocks(&mut self, file: &mut Incoming, bytes: &[u8], blocks: &[(u32, Hash)]) -> Result<()> {
+    pub(super) fn blocks(&mut self, file: &mut IncomingFile, bytes: &[u8], blocks: &[(u32, Hash)]) -> Result<()> {
         let mut at = 0;
         for (length, hash) in blocks {
             let block = &bytes[at..at + *length as usize];
@@ -84,7 +84,7 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    pub(super) fn map_part(&mut self, file: &mut Incoming, part: Option<MapPart>) -> Result<()> {
+    pub(super) fn map_part(&mut self, file: &mut IncomingFile, part: Option<MapPart>) -> Result<()> {
         let Some(part) = part else { return Ok(()) };
         let frame = match self.block_index.frame(&Hash::of(&part.bytes)) {
             Some(frame) => frame,
@@ -99,7 +99,7 @@ impl Assembly<'_> {
         Ok(())
     }
 
-    pub(super) fn large_end(&mut self, mut file: Incoming, content: CapturedFile) -> Result<()> {
+    pub(super) fn large_end(&mut self, mut file: IncomingFile, content: CapturedFile) -> Result<()> {
         let torn = content.note.clone().filter(|_| content.torn);
         let Some(mut entry) = self.read(content, file.known.as_deref(), file.sampled)? else { return Ok(()) };
         let same = |k: &&Entry| k.hash == entry.hash && k.size == entry.size && known_blocks(k).is_some();
@@ -116,7 +116,7 @@ impl Assembly<'_> {
     }
 
     /// Ends the map of a file whose blocks have all come.
-    pub(super) fn block_map(&mut self, mut file: Incoming) -> Result<Map> {
+    pub(super) fn block_map(&mut self, mut file: IncomingFile) -> Result<Map> {
         let part = file.map.finish();
         self.map_part(&mut file, part)?;
         let (mut packs, index) = (file.packs, &mut self.index);

@@ -113,7 +113,7 @@ impl<'a> DatabaseReader<'a> {
             Ok(at) => Arc::new(at),
             Err(_) => return Ok(Err(ReadError::Replaced)),
         };
-        let mut taking =
+        let mut capture =
             DatabaseCapture { at, found, known, scanned: ScanResult::default(), over_known: false, restarts: 0 };
         let failed = |why: ReadError| ReadEvent::Failed(found.path.clone(), why.to_string(), found.size);
         let raw = match how {
@@ -121,7 +121,7 @@ impl<'a> DatabaseReader<'a> {
             ReadMethod::Raw(why) => Some(why),
         };
         let mut opened = match how {
-            ReadMethod::Live(hold) => Live::open(taking.at.clone(), hold, options()),
+            ReadMethod::Live(hold) => Live::open(capture.at.clone(), hold, options()),
             ReadMethod::Raw(why) => Err(ReadError::Raw(why.into())),
         };
         if let Err(why) = &opened
@@ -132,17 +132,17 @@ impl<'a> DatabaseReader<'a> {
         begin()?;
         for _ in 0..AGAIN {
             let taken = match opened {
-                Ok(live) => self.live(live, &mut taking)?,
+                Ok(live) => self.live(live, &mut capture)?,
                 Err(why) => Err(why),
             };
             let taken = match taken {
                 Err(ReadError::Raw(why)) => {
                     self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
-                    self.raw(why, false, &mut taking)?
+                    self.raw(why, false, &mut capture)?
                 }
                 Err(ReadError::Busy(why)) => {
                     self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
-                    self.raw(why, true, &mut taking)?
+                    self.raw(why, true, &mut capture)?
                 }
                 taken => taken,
             };
@@ -156,11 +156,11 @@ impl<'a> DatabaseReader<'a> {
             let now = DatabaseLocation::beneath(self.root, &found.path).and_then(|at| Ok((at.status("")?, at)));
             opened = match now {
                 Ok((Some(now), at)) if is_file(&now) => {
-                    taking.at = Arc::new(at);
+                    capture.at = Arc::new(at);
                     match fd_registry::lock_inode(now.st_dev, now.st_ino, self.ctx.stop) {
                         // A replacement is read in the way that was asked for.
                         Ok(_) if raw.is_some() => Err(ReadError::Raw(raw.unwrap_or_default().into())),
-                        Ok(hold) => Live::open(taking.at.clone(), hold, options()),
+                        Ok(hold) => Live::open(capture.at.clone(), hold, options()),
                         Err(Errno::TIMEDOUT) => return Ok(Ok(ReadEvent::Later(found.path.clone(), Why::Unread))),
                         Err(_) => Err(ReadError::Stopped),
                     }
@@ -176,15 +176,15 @@ impl<'a> DatabaseReader<'a> {
         Ok(Ok(failed(ReadError::Failed("it is replaced again and again".into()))))
     }
 
-    fn live(&self, live: Live, taking: &mut DatabaseCapture) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
-        let damaged = taking.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
+    fn live(&self, live: Live, capture: &mut DatabaseCapture) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
+        let damaged = capture.known.and_then(|k| k.database.as_ref()?.check.as_ref()).filter(|c| c.failed.is_some());
         // A database that was found damaged is checked until it is sound again.
         let check = self.settings.check.or(damaged.map(|check| check.kind));
         let mut source = Through { live, trust: self.settings.trust, check, found: None, unknown: None, seen: None };
-        let scanned = self.passes(&mut source, taking)?;
-        let ended = scanned.and_then(|()| source.ended(taking));
+        let scanned = self.passes(&mut source, capture)?;
+        let ended = scanned.and_then(|()| source.ended(capture));
         if let Some(why) = source.unknown.take() {
-            let what = format!("{} could not be checked: {why}", taking.found.path);
+            let what = format!("{} could not be checked: {why}", capture.found.path);
             self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
         }
         Ok(ended.map(|ended| ReadEvent::DatabaseEnd(Box::new(ended))))
@@ -194,21 +194,21 @@ impl<'a> DatabaseReader<'a> {
     fn passes(
         &self,
         source: &mut dyn PageSource,
-        taking: &mut DatabaseCapture,
+        capture: &mut DatabaseCapture,
     ) -> Result<Result<(), ReadError>, Disconnected> {
-        let mut stack = self.stack(taking);
+        let mut stack = self.stack(capture);
         let mut number = 1;
         loop {
             let scanned = match self.scanner().scan(source, &stack, number) {
                 Ok(scanned) => scanned,
-                Err(cut) => match self.cut(cut, &mut stack, taking, &mut number)? {
+                Err(cut) => match self.cut(cut, &mut stack, capture, &mut number)? {
                     Ok(()) => continue,
                     Err(why) => return Ok(Err(why)),
                 },
             };
             let steady = scanned.steady;
-            taking.add(scanned);
-            self.ctx.monitor.reached(Moment::Scanned, &taking.found.path);
+            capture.add(scanned);
+            self.ctx.monitor.reached(Moment::Scanned, &capture.found.path);
             if steady {
                 return Ok(Ok(()));
             }
@@ -216,7 +216,7 @@ impl<'a> DatabaseReader<'a> {
                 return Ok(Err(ReadError::Busy(live::ELSEWHERE.into())));
             }
             number += 1;
-            self.settle(&mut stack, taking)?;
+            self.settle(&mut stack, capture)?;
         }
     }
 
@@ -225,13 +225,13 @@ impl<'a> DatabaseReader<'a> {
     }
 
     /// Returns the known pages to compare with.
-    fn stack(&self, taking: &mut DatabaseCapture) -> Stack<'a> {
-        let map = taking.known.and_then(known_pages);
-        taking.over_known = map.is_some();
+    fn stack(&self, capture: &mut DatabaseCapture) -> Stack<'a> {
+        let map = capture.known.and_then(known_pages);
+        capture.over_known = map.is_some();
         let Some(map) = map else { return Stack::empty(&self.base.packs, 0) };
         Stack {
             map: map.clone(),
-            size: taking.known.map_or(0, |known| known.size),
+            size: capture.known.map_or(0, |known| known.size),
             victims: victims(map),
             ..Stack::empty(&self.base.packs, map.block)
         }
@@ -242,7 +242,7 @@ impl<'a> DatabaseReader<'a> {
         &self,
         cut: Interrupted,
         stack: &mut Stack<'a>,
-        taking: &mut DatabaseCapture,
+        capture: &mut DatabaseCapture,
         number: &mut u32,
     ) -> Result<Result<(), ReadError>, Disconnected> {
         let (block, again) = match cut {
@@ -251,38 +251,38 @@ impl<'a> DatabaseReader<'a> {
             Interrupted::Changed if *number == LIVE_PASSES => return Ok(Err(ReadError::Busy(live::ELSEWHERE.into()))),
             Interrupted::Changed => {
                 self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
-                (taking.scanned, *number) = (ScanResult::default(), *number + 1);
-                *stack = self.stack(taking);
+                (capture.scanned, *number) = (ScanResult::default(), *number + 1);
+                *stack = self.stack(capture);
                 return Ok(Ok(()));
             }
             Interrupted::Resized(block) => (block, "the size of its pages changes again and again".to_owned()),
             Interrupted::Unknown(why) => {
                 let what = format!(
                     "{}: blocks of an earlier snapshot cannot be looked up, and are stored again: {why}",
-                    taking.found.path
+                    capture.found.path
                 );
                 self.to.send(vec![ReadEvent::Warn(what)]).map_err(|_| Disconnected)?;
                 (stack.map.block, format!("what it is compared with cannot be read, again and again: {why}"))
             }
         };
-        taking.restarts += 1;
-        if taking.restarts > RESTARTS {
+        capture.restarts += 1;
+        if capture.restarts > RESTARTS {
             return Ok(Err(ReadError::Failed(again)));
         }
         self.to.send(vec![ReadEvent::Again]).map_err(|_| Disconnected)?;
-        (taking.over_known, taking.scanned, *number) = (false, ScanResult::default(), 1);
+        (capture.over_known, capture.scanned, *number) = (false, ScanResult::default(), 1);
         *stack = Stack::empty(&self.base.packs, block);
         Ok(Ok(()))
     }
 
     /// Turns what a pass has sent into a layer that the next pass is compared with.
-    fn settle(&self, stack: &mut Stack<'a>, taking: &DatabaseCapture) -> Result<(), Disconnected> {
+    fn settle(&self, stack: &mut Stack<'a>, capture: &DatabaseCapture) -> Result<(), Disconnected> {
         let (reply, settled) = bounded(1);
         self.to.send(vec![ReadEvent::Settle(reply)]).map_err(|_| Disconnected)?;
         let SettledLayer { layer, packs } = settled.recv().map_err(|_| Disconnected)?;
         stack.own = Some(self.base.packs.with(packs));
         stack.map.layers.extend(layer);
-        stack.size = taking.scanned.size;
+        stack.size = capture.scanned.size;
         Ok(())
     }
 }
@@ -372,13 +372,13 @@ impl PageSource for Through<'_> {
 }
 
 impl Through<'_> {
-    fn ended(&mut self, taking: &mut DatabaseCapture) -> Result<CapturedDatabase, ReadError> {
+    fn ended(&mut self, capture: &mut DatabaseCapture) -> Result<CapturedDatabase, ReadError> {
         let nothing = || ReadError::Failed("it was not read".into());
         let seen = self.seen.take().ok_or_else(nothing)?;
-        let scanned = std::mem::take(&mut taking.scanned);
+        let scanned = std::mem::take(&mut capture.scanned);
         let hash = scanned.hash.ok_or_else(nothing)?;
         let failed = |why: Errno| ReadError::Failed(why.to_string());
-        let found = SourceEntry::new(taking.found.path.clone(), &seen.stat).ok_or(ReadError::Replaced)?;
+        let found = SourceEntry::new(capture.found.path.clone(), &seen.stat).ok_or(ReadError::Replaced)?;
         let racy = [Some(&seen.stat), seen.wal.as_ref(), seen.journal.as_ref()]
             .into_iter()
             .flatten()
@@ -399,6 +399,6 @@ impl Through<'_> {
             journal: seen.journal.as_ref().map(side_of),
             check: self.found.take(),
         };
-        Ok(CapturedDatabase { content, database, why: None, over_known: taking.over_known, scanned })
+        Ok(CapturedDatabase { content, database, why: None, over_known: capture.over_known, scanned })
     }
 }

@@ -195,58 +195,58 @@ impl DatabaseReader<'_> {
         &self,
         why: String,
         locked: bool,
-        taking: &mut DatabaseCapture,
+        capture: &mut DatabaseCapture,
     ) -> Result<Result<ReadEvent, ReadError>, Disconnected> {
-        match self.read_raw(why, locked, taking) {
+        match self.read_raw(why, locked, capture) {
             Ok(part) => Ok(Ok(part)),
             Err(RawError::Disconnected) => Err(Disconnected),
             Err(RawError::Failed(why)) => Ok(Err(why)),
         }
     }
 
-    fn read_raw(&self, why: String, locked: bool, taking: &mut DatabaseCapture) -> Result<ReadEvent, RawError> {
-        taking.scanned = ScanResult::default();
-        let mut source = open_raw(&taking.at, self.ctx.stop)?;
-        let mut stack = self.stack(taking);
+    fn read_raw(&self, why: String, locked: bool, capture: &mut DatabaseCapture) -> Result<ReadEvent, RawError> {
+        capture.scanned = ScanResult::default();
+        let mut source = open_raw(&capture.at, self.ctx.stop)?;
+        let mut stack = self.stack(capture);
         let mut number = 1;
         loop {
             let now = self.settings.trust.now;
             let began = now();
-            let mut before = DatabaseStats::of(&taking.at)?;
+            let mut before = DatabaseStats::of(&capture.at)?;
             // Each file may just have been written to.
             if before.all().fold(false, |waited, stat| wait_a_tick(stat, now()) | waited) {
-                before = DatabaseStats::of(&taking.at)?;
+                before = DatabaseStats::of(&capture.at)?;
             }
             if id(&before.database) != source.hold.id() {
                 return Err(ReadError::Replaced.into());
             }
             // This is asked before and after: a program that came in between may have changed what had been read.
-            let used = self.used(&source, &taking.at)?;
+            let used = self.used(&source, &capture.at)?;
             let scanned = match self.scanner().scan(&mut source, &stack, number) {
                 Ok(scanned) => scanned,
                 Err(cut) => {
-                    self.cut(cut, &mut stack, taking, &mut number)??;
+                    self.cut(cut, &mut stack, capture, &mut number)??;
                     continue;
                 }
             };
             let steady = scanned.steady;
-            taking.add(scanned);
-            self.ctx.monitor.reached(Moment::Scanned, &taking.found.path);
-            let sides = self.sides(taking, &source.file, &before)?;
-            let after = DatabaseStats::of(&taking.at)?;
-            let used_after = self.used(&source, &taking.at)?;
+            capture.add(scanned);
+            self.ctx.monitor.reached(Moment::Scanned, &capture.found.path);
+            let sides = self.sides(capture, &source.file, &before)?;
+            let after = DatabaseStats::of(&capture.at)?;
+            let used_after = self.used(&source, &capture.at)?;
             let stable = steady && sides && before.looks() == after.looks() && used == used_after;
             if !stable && number < PASSES {
                 number += 1;
                 self.to.send(vec![ReadEvent::SidesAgain]).map_err(|_| Disconnected)?;
-                self.settle(&mut stack, taking)?;
+                self.settle(&mut stack, capture)?;
                 continue;
             }
             let torn = match () {
                 () if !stable => Some("it was written to while it was read, again and again, and may be torn"),
                 () if used == Used::Elsewhere => Some(ELSEWHERE),
                 () if (locked || matches!(used, Used::Alone(_)))
-                    && !source.logged(&taking.at, &before, used, self.ctx.stop) =>
+                    && !source.logged(&capture.at, &before, used, self.ctx.stop) =>
                 {
                     Some(
                         "another program keeps it locked, and no log lies beside it: it may hold half of a transaction",
@@ -254,17 +254,17 @@ impl DatabaseReader<'_> {
                 }
                 () => None,
             };
-            return Ok(ended(why, torn, began, self.settings.trust, &source.file, &before, taking)?);
+            return Ok(ended(why, torn, began, self.settings.trust, &source.file, &before, capture)?);
         }
     }
 
     /// Sends the side files of a database, which is open as `database`. Reports whether each was as it had been
     /// found.
-    fn sides(&self, taking: &DatabaseCapture, database: &File, set: &DatabaseStats) -> Result<bool, RawError> {
+    fn sides(&self, capture: &DatabaseCapture, database: &File, set: &DatabaseStats) -> Result<bool, RawError> {
         let mut as_found = true;
         for (suffix, found) in [("-journal", &set.journal), ("-wal", &set.wal)] {
             let Some(found) = found else { continue };
-            let path = [taking.found.path.bytes(), suffix.as_bytes()].concat();
+            let path = [capture.found.path.bytes(), suffix.as_bytes()].concat();
             let path = EntryPath::new(path).map_err(ReadError::Failed)?;
             let cannot = |why: Errno| ReadError::Failed(format!("{path}: {why}"));
             // A side file that is a link to the database is locked and open already.
@@ -272,7 +272,7 @@ impl DatabaseReader<'_> {
                 true => None,
                 false => {
                     let hold = fd_registry::lock_inode(found.st_dev, found.st_ino, self.ctx.stop).map_err(not_held)?;
-                    match fd_registry::open(hold, self.ctx.stop, || taking.at.open(suffix, OFlags::RDONLY)) {
+                    match fd_registry::open(hold, self.ctx.stop, || capture.at.open(suffix, OFlags::RDONLY)) {
                         Ok(opened) => Some(opened),
                         Err(Errno::NOENT | Errno::TIMEDOUT) => {
                             as_found = false;
@@ -346,11 +346,11 @@ fn ended(
     trust: Trust,
     file: &File,
     set: &DatabaseStats,
-    taking: &mut DatabaseCapture,
+    capture: &mut DatabaseCapture,
 ) -> Result<ReadEvent, ReadError> {
-    let scanned = std::mem::take(&mut taking.scanned);
+    let scanned = std::mem::take(&mut capture.scanned);
     let hash = scanned.hash.ok_or_else(|| ReadError::Failed("it was not read".into()))?;
-    let found = SourceEntry::new(taking.found.path.clone(), &set.database).ok_or(ReadError::Replaced)?;
+    let found = SourceEntry::new(capture.found.path.clone(), &set.database).ok_or(ReadError::Replaced)?;
     let extra = extra_of_file(file);
     let recent = |stat: &Stat| trust.is_file_racy(file, mtime(stat), began);
     let racy = torn.is_some() || set.all().any(recent);
@@ -369,7 +369,7 @@ fn ended(
         content,
         database,
         why: Some(why),
-        over_known: taking.over_known,
+        over_known: capture.over_known,
         scanned,
     })))
 }
