@@ -262,7 +262,9 @@ impl SnapshotWriter {
 
 /// The error that readers would refuse what lastgood was about to write.
 fn fault(doing: impl Into<String>, why: &str) -> Error {
-    Error::failed(doing, format!("{why}; this is a fault of lastgood")).code(Code::Internal)
+    Error::failed(doing, format!("{why}; this is a fault of lastgood"))
+        .code(Code::Internal)
+        .hint("Please report it. The snapshots before are as they were.")
 }
 
 /// Counts how many of these entries, which start between units, form whole units whose packs are all there.
