@@ -153,15 +153,21 @@ fn pages_name_only_variables_that_there_are() {
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
-/// The first code in the first cell of the rows that stand below a heading of a page.
-fn firsts(name: &str, heading: &str) -> BTreeSet<String> {
+/// The rows that stand below a heading of a page.
+fn rows_below(name: &str, heading: &str) -> Vec<Vec<String>> {
     let mut page = page(name);
     let (_, below) =
         page.text.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("{name} has no {heading}"));
     page.text = below.split("\n## ").next().unwrap().to_owned();
     let rows = page.rows();
     assert!(!rows.is_empty(), "{heading} has no table");
-    rows.iter().map(|row| code(&row[0]).first().map_or_else(|| row[0].clone(), |code| (*code).to_owned())).collect()
+    rows
+}
+
+/// The first code in the first cell of the rows that stand below a heading of a page.
+fn firsts(name: &str, heading: &str) -> BTreeSet<String> {
+    let first = |row: &Vec<String>| code(&row[0]).first().map_or_else(|| row[0].clone(), |code| (*code).to_owned());
+    rows_below(name, heading).iter().map(first).collect()
 }
 
 #[test]
@@ -221,6 +227,20 @@ fn kinds_and_codes_of_errors_and_results_of_runs_are_those_of_the_program() {
 }
 
 #[test]
+fn every_code_of_an_error_leads_to_a_page_that_says_what_to_do() {
+    // `links.rs` shows that the page is there.
+    let rows = rows_below("exit-codes-and-errors.md", "Codes of errors");
+    let leads = |row: &&Vec<String>| {
+        let [_, meaning, what_to_do] = &row[..] else { return false };
+        !meaning.is_empty() && !what_to_do.starts_with('[') && what_to_do.contains(".md")
+    };
+    let lost: Vec<_> = rows.iter().filter(|row| !leads(row)).map(|row| &row[0]).collect();
+    assert!(lost.is_empty(), "nothing says what to do about {lost:?}");
+    // Whoever begins with the message finds the table.
+    assert!(page("troubleshooting.md").text.contains("(exit-codes-and-errors.md#codes-of-errors)"));
+}
+
+#[test]
 fn messages_in_troubleshooting_are_those_of_the_program() {
     // Literals that go on in the next line, as the program writes them.
     let source: String = sources().join("\n").split("\\\n").map(str::trim_start).collect();
@@ -230,7 +250,7 @@ fn messages_in_troubleshooting_are_those_of_the_program() {
     let messages: Vec<&str> = rows.iter().flat_map(|row| code(&row[0])).filter(|text| !others.contains(text)).collect();
     let missing: Vec<_> = messages.iter().filter(|text| !source.contains(**text)).collect();
     assert!(missing.is_empty(), "the program does not say {missing:?}");
-    assert!(messages.len() > 20, "only {} messages", messages.len());
+    assert!(messages.len() > 40, "only {} messages", messages.len());
 }
 
 #[test]
