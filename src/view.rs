@@ -1,28 +1,28 @@
 //! Reports and listings as text for people. The functions are pure, so that tests read the texts too.
 
 mod doctor;
+mod lists;
 mod preview;
+mod verify;
 
 use std::fmt::Write;
 use std::path::Path;
 
 use crate::command::RestoreCommand;
-use crate::inspect::{Change, Difference, ListedSnapshot, Shown};
 use crate::path::escape;
 use crate::replicas::backup::ReplicaReport;
-use crate::replicas::verify::Verified;
 use crate::replicas::{self, InitReport};
-use crate::report::RunSummary;
 use crate::store::Traffic;
-use crate::vault::entry::{CaptureMethod, EntryKind};
+use crate::vault::entry::CaptureMethod;
 use crate::vault::root::{DatabaseRecord, Problem, SnapshotName, SnapshotState, Stale};
-use crate::verify::{self, Looked};
 use crate::{backup, restore};
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 
 pub use self::doctor::{doctor, stopping};
+pub use self::lists::{difference, entry, list_head, listed, run, run_in_full, runs_head};
 pub use self::preview::preview;
+pub use self::verify::{verified, verify};
 use crate::replicas::copy::Copied;
 use crate::text::printable;
 
@@ -115,19 +115,6 @@ pub fn copied(done: &Copied) -> String {
     }
     for hurt in &report.hurt {
         line(&mut text, format_args!("  NOT WHOLE  {}: {}", named(&hurt.snapshot), printable(&hurt.why)));
-    }
-    text
-}
-
-/// Describes what was verified in each of several vaults.
-pub fn verified(vaults: &[Verified]) -> String {
-    let mut text = String::new();
-    for Verified { vault, report, error, .. } in vaults {
-        line(&mut text, format_args!("{}:", printable(vault)));
-        match report {
-            Some(report) => text.push_str(&verify(report)),
-            None => line(&mut text, format_args!("NOT VERIFIED: {}", printable(error.as_deref().unwrap_or_default()))),
-        }
     }
     text
 }
@@ -261,162 +248,6 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
     text
 }
 
-/// Returns the header line of `runs`.
-pub fn runs_head() -> String {
-    format!("{:<16}  {:<20}  {:<8}  {:<17}  {:<12}  {}", "ID", "TIME (UTC)", "ACTION", "RESULT", "BY", "ABOUT")
-}
-
-/// Returns the line of a run from the summary of its report.
-pub fn run(summary: &RunSummary) -> String {
-    let text = |field: &Option<String>| field.as_deref().map(printable).unwrap_or_default();
-    let started = text(&summary.started).parse().map(time).unwrap_or_default();
-    let about = text(if summary.error.is_some() { &summary.error } else { &summary.snapshot });
-    let (id, action, result, way) =
-        (text(&summary.run), text(&summary.action), text(&summary.result), text(&summary.way));
-    format!("{id:<16}  {started:<20}  {action:<8}  {result:<17}  {way:<12}  {about}")
-}
-
-/// Returns a run's report as indented JSON, for people.
-pub fn run_in_full(report: &serde_json::Value) -> String {
-    let text = serde_json::to_string_pretty(report).unwrap_or_default();
-    text.lines().map(|line| printable(line) + "\n").collect()
-}
-
-/// Describes what was verified.
-pub fn verify(report: &verify::VerifyReport) -> String {
-    let mut text = String::new();
-    let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
-    let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
-    let verdict = match report.damage.len() {
-        0 => "no damage".to_owned(),
-        n => format!("{n} DAMAGED"),
-    };
-    let checkpoints = match report.checkpoints {
-        0 => String::new(),
-        n => format!(", {}", count_of(n as usize, "checkpoint")),
-    };
-    let snapshots = format!("{snapshots} snapshots{checkpoints}");
-    line(&mut text, format_args!("Verified {snapshots}, {objects} objects, {bytes}, in {took}: {verdict}"));
-    for damage in &report.damage {
-        line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
-        for snapshot in &damage.snapshots {
-            line(&mut text, format_args!("    hurts {}", named(snapshot)));
-        }
-    }
-    if let Some(newest) = report.newest_good.filter(|_| !report.damage.is_empty()) {
-        let hurt = match newest.hurt {
-            true => "is HURT: the next backup stores anew what it has lost, as far as it is still there",
-            false => "is not hurt",
-        };
-        line(&mut text, format_args!("  {}, the newest good snapshot, {hurt}", named(&newest.snapshot)));
-    }
-    if report.unused > 0 {
-        let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));
-        let of = "no snapshot or checkpoint names: of a backup that is under way, or of some that broke off";
-        line(&mut text, format_args!("  {packs}, {bytes}, that {of}"));
-    }
-    for doubt in &report.doubts {
-        for doubted in &doubt.packs {
-            let state = match doubted.state {
-                Looked::Damaged => "is damaged",
-                Looked::Sound => "is sound",
-                Looked::Unnamed => "is named by no snapshot",
-            };
-            line(&mut text, format_args!("  {} stands: {} {state}", printable(&doubt.object), doubted.name));
-        }
-    }
-    for gap in report.gaps.iter().take(PROBLEMS) {
-        line(&mut text, format_args!("  not here: {}, which a later snapshot was made from", named(gap)));
-    }
-    if report.gaps.len() > PROBLEMS {
-        line(&mut text, format_args!("  not here: {} more; --json names them all", report.gaps.len() - PROBLEMS));
-    }
-    if let Some(first) = report.databases.first() {
-        let failed = report.databases.iter().filter(|database| database.failed.is_some()).count();
-        let verdict = if failed == 0 { "all sound".to_owned() } else { format!("{failed} FAILED") };
-        let (count, snapshot) = (count_of(report.databases.len(), "database"), named(&first.snapshot));
-        line(&mut text, format_args!("Restored and checked {count} of {snapshot}: {verdict}"));
-        for database in &report.databases {
-            if let Some(why) = &database.failed {
-                line(&mut text, format_args!("  {}: {}", name(database.path.bytes()), printable(why)));
-            }
-        }
-    }
-    text
-}
-
-/// Returns the header line of a list of snapshots.
-pub fn list_head() -> String {
-    format!(
-        "{:16}  {:20}  {:8}  {:8}  {:>11}  {:>11}  {:>11}",
-        "ID", "TIME (UTC)", "REASON", "STATE", "ENTRIES", "SIZE", "ADDED"
-    )
-}
-
-/// Returns the line of a snapshot in a list.
-pub fn listed(listed: &ListedSnapshot) -> String {
-    let Some(root) = &listed.root else {
-        let why = printable(listed.damage.as_deref().unwrap_or_default());
-        return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
-    };
-    let reason = root.reason.to_string();
-    // If a complete snapshot has a database that failed its check, this is what counts.
-    let unsound = root.state == SnapshotState::Complete && root.failed_checks > 0;
-    let state = match (unsound, root.good && !root.whole) {
-        (true, _) => "unsound".to_owned(),
-        (_, true) => "stale".to_owned(),
-        _ => root.state.to_string(),
-    };
-    let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
-    let entries = HumanCount(root.entries).to_string();
-    let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
-    let created = time(listed.created);
-    format!("{:16}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id.id)
-}
-
-/// Returns the line of an entry, as `ls -l` shows it.
-pub fn entry(entry: &Shown) -> String {
-    let target = entry.target.as_ref().map(|t| format!(" -> {}", name(&t.0))).unwrap_or_default();
-    let (mode, name) = (permissions(entry.kind, entry.mode), name(entry.path.bytes()));
-    let stale = entry.stale_since.map(|since| format!("  (as of {})", time(since))).unwrap_or_default();
-    format!("{mode} {:5} {:5} {:>12} {} {name}{target}{stale}", entry.uid, entry.gid, entry.size, time(entry.mtime))
-}
-
-/// Returns the line of a difference between snapshots.
-pub fn difference(difference: &Difference) -> String {
-    let sign = match difference.change {
-        Change::Added => '+',
-        Change::Removed => '-',
-        Change::Modified => 'M',
-    };
-    let slash = if difference.kind == EntryKind::Folder && !difference.path.is_root() { "/" } else { "" };
-    let what: Vec<_> = difference.what.iter().map(|what| what.name()).collect();
-    let what = if what.is_empty() { String::new() } else { format!("  ({})", what.join(", ")) };
-    format!("{sign} {}{slash}{what}", name(difference.path.bytes()))
-}
-
-fn permissions(kind: EntryKind, mode: u32) -> String {
-    let mut text = String::with_capacity(10);
-    text.push(match kind {
-        EntryKind::File => '-',
-        EntryKind::Folder => 'd',
-        EntryKind::Symlink => 'l',
-        EntryKind::Fifo => 'p',
-    });
-    for (shift, special, letter) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
-        let bits = mode >> shift;
-        text.push(if bits & 4 != 0 { 'r' } else { '-' });
-        text.push(if bits & 2 != 0 { 'w' } else { '-' });
-        text.push(match (bits & 1 != 0, mode & special != 0) {
-            (false, false) => '-',
-            (true, false) => 'x',
-            (true, true) => letter,
-            (false, true) => letter.to_ascii_uppercase(),
-        });
-    }
-    text
-}
-
 /// Returns a name from a snapshot on one line: bytes that are not text and characters that act on a terminal are escaped, so that
 /// every name has one spelling.
 fn name(bytes: &[u8]) -> String {
@@ -479,20 +310,6 @@ fn line(text: &mut String, line: std::fmt::Arguments) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn permissions_look_as_in_ls() {
-        for (kind, mode, text) in [
-            (EntryKind::File, 0o4755, "-rwsr-xr-x"),
-            (EntryKind::File, 0o4644, "-rwSr--r--"),
-            (EntryKind::Folder, 0o1777, "drwxrwxrwt"),
-            (EntryKind::Folder, 0o2750, "drwxr-s---"),
-            (EntryKind::Symlink, 0o777, "lrwxrwxrwx"),
-            (EntryKind::Fifo, 0, "p---------"),
-        ] {
-            assert_eq!(permissions(kind, mode), text);
-        }
-    }
 
     #[test]
     fn names_do_no_harm_and_have_one_spelling() {

@@ -1,32 +1,30 @@
 //! Checks of the data directory: whether a backup can read it, and whether a restore can bring it back.
 
+mod restore_target;
+mod unfinished;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::{io, slice};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
+use self::restore_target::{space, target};
+use self::unfinished::{COMPLETES, above, broken};
 use super::check::{DoctorCheck, DoctorSettings};
 use super::notes::{CheckFindings, CheckRecorder, GoodSnapshot};
-use super::space::{existing, free, size, writable};
+use super::space::{existing, size};
 use super::walk::{WalkSummary, walk};
 use crate::command::RestoreCommand;
 use crate::fs::Folder;
-use crate::fs::filesystem::{is_mount, remote};
+use crate::fs::filesystem::remote;
 use crate::fs::location::lies_in;
 use crate::path::EntryPath;
-use crate::restore::target::{self, is_exchangeable};
-use crate::restore::{apart, killed, mounts};
-use crate::source::marker::{self, MARKER, Unfinished};
+use crate::restore::{apart, killed};
+use crate::source::marker::MARKER;
 use crate::vault::root::SnapshotName;
 
 /// The most entries that cannot be read and are named.
 const NAMED: usize = 3;
-
-/// The advice for an interrupted restore of another directory.
-const COMPLETES: &str = "This completes it, with the vault that it was restored from. No backup is taken before.";
 
 /// The input of the checks of the data directory.
 pub struct DataCheckInput {
@@ -174,69 +172,6 @@ fn content(about: &DataCheckInput, seen: &WalkSummary) -> DoctorCheck {
     DoctorCheck::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
 }
 
-/// Finds a restore that has not finished filling the directory or a volume in it: no backup is taken as long as that is so.
-fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
-    // If the mounts are not known, the check of a restore says why.
-    let volumes = mounts::below(&about.at).unwrap_or_default();
-    let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
-    let said = |folder: &EntryPath| Unfinished::at(&about.at.join(folder.as_path())).transpose();
-    let (folder, said) = folders.find_map(|folder| said(&folder).map(|said| (folder, said)))?;
-    let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
-    if is_being_restored(&about.at.join(folder.as_path())) {
-        let advice = "No backup is taken until it has ended, nor should the app be started. Look again then.";
-        return Some(DoctorCheck::warning("directory", format!("a restore into {it} is at work")).advice(advice));
-    }
-    let unfinished = match said {
-        Ok(unfinished) => unfinished,
-        Err(unclear) if folder.is_root() => {
-            return Some(DoctorCheck::problem("directory", unclear.to_string()).advice(unclear.advice));
-        }
-        Err(unclear) => {
-            return Some(DoctorCheck::problem("directory", format!("{it}: {unclear}")).advice(unclear.advice));
-        }
-    };
-    let of = match (unfinished.is_all(), folder.is_root()) {
-        (false, _) => format!("a restore of {unfinished}"),
-        (true, true) => "a restore in place".to_owned(),
-        (true, false) => "a restore of it".to_owned(),
-    };
-    let check = DoctorCheck::problem("directory", format!("{it} is broken: {of} was cut off ({MARKER} is there)"));
-    let aside = unfinished.was_there(&about.at.join(folder.as_path()));
-    let aside = match &aside[..] {
-        [] if unfinished.aside.is_empty() => "what was there is in a folder lastgood.replaced-* in it".to_owned(),
-        [] => "nothing has been moved aside yet".to_owned(),
-        aside => {
-            let aside: Vec<_> = aside.iter().map(|at| at.display().to_string()).collect();
-            format!("what was there is in {}", aside.join(" and "))
-        }
-    };
-    let (command, lost) = match (about.vault_with(unfinished.snapshot), unfinished.snapshot) {
-        (Some(vault), _) => (unfinished.command(Some(vault), &about.at, &folder), String::new()),
-        (None, Some(name)) if about.vault().is_some() => {
-            let lost = format!(" with the newest good snapshot, since no vault here has {}, which it was of", name.id);
-            (RestoreCommand { snapshot: None, ..unfinished.command(about.vault(), &about.at, &folder) }, lost)
-        }
-        _ => return Some(check.advice(format!("No vault here has a good snapshot that would complete it; {aside}."))),
-    };
-    Some(check.advice(format!("This completes it{lost}; {aside}:")).run(command.to_string()))
-}
-
-/// Finds a restore into a folder around the directory that has not finished, and so has left the directory or what it holds
-/// incomplete.
-fn above(about: &DataCheckInput) -> Option<DoctorCheck> {
-    let (folder, unfinished) = marker::above(&about.at)?;
-    let found =
-        format!("it is broken: a restore into {}, around it, was cut off ({MARKER} is there)", folder.display());
-    let again = unfinished.command(None, &folder, &EntryPath::root());
-    Some(DoctorCheck::problem("directory", found).advice(COMPLETES).run(again.to_string()))
-}
-
-/// Whether a restore that is running holds the lock of a folder.
-fn is_being_restored(folder: &Path) -> bool {
-    let tried = Folder::open(folder).and_then(|folder| folder.readable());
-    tried.is_ok_and(|held| flock(held, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK))
-}
-
 /// Checks whether all that was looked at can be read.
 fn readable(seen: &WalkSummary) -> DoctorCheck {
     let name = "readable";
@@ -294,111 +229,14 @@ fn apart(about: &DataCheckInput) -> Option<DoctorCheck> {
     })
 }
 
-/// Checks whether a restore can replace the directory; returns also where it would make the new one.
-fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
-    let name = "restore";
-    let exists = about.at.is_dir();
-    let mount = exists && is_mount(&about.at).unwrap_or(false);
-    let found =
-        target::RestoreTarget::check(&about.data, target::ReplaceMode { in_place: mount, around_mounts: true }, &[]);
-    let found = match found {
-        Ok(found) => found,
-        Err(why) => return (DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
-    };
-    if let Some(first) = found.kept().first() {
-        let found = format!(
-            "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
-        );
-        let check = DoctorCheck::warning(name, found);
-        let check = match about.at.join(first.as_path()).is_dir() {
-            true => {
-                let alone =
-                    RestoreCommand { paths: vec![first.clone()], around_mounts: false, ..about.command() }.to_string();
-                let advice = "The first of these fills everything around it, the second what is on it:";
-                check.advice(advice).run(about.command().to_string()).run(alone)
-            }
-            false => {
-                let alone = "What is mounted by itself is restored to another folder and copied from there.";
-                let advice = format!("{alone} This fills everything around it:");
-                check.advice(advice).run(about.command().to_string())
-            }
-        };
-        return (check, Some(about.at.clone()));
-    }
-    let parent = about.at.parent().unwrap_or(Path::new("/"));
-    let (beside, inside) = (writable(existing(parent)), writable(&about.at));
-    let change = |why: &io::Error| match why.kind() {
-        io::ErrorKind::ReadOnlyFilesystem => "It is mounted read-only: mount it so that it can be written to.",
-        _ => "Run it as a user who may write there, or change its owner or mode.",
-    };
-    match (mount, beside) {
-        (true, _) if inside.is_ok() => {
-            let found = "it is a mount point, which cannot be exchanged: a restore with --in-place fills it";
-            (DoctorCheck::ok(name, found), Some(about.at.clone()))
-        }
-        (true, _) => {
-            let advice = inside.as_ref().err().map(change).unwrap_or_default();
-            (DoctorCheck::problem(name, "it is a mount point that cannot be written to").advice(advice), None)
-        }
-        (false, Ok(())) => {
-            let beside = parent.display();
-            let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
-                // Whether folders can be moved there cannot be found out without moving one.
-                true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
-                false if exists && !is_exchangeable(&about.at).unwrap_or(true) => {
-                    format!(
-                        "would be made beside it, in {beside}, and moved into it: a folder of a container's image stays itself"
-                    )
-                }
-                false if exists => format!("would be made beside it, in {beside}, and take its place"),
-                false => format!("would be made in {beside}"),
-            };
-            (DoctorCheck::ok(name, found), Some(parent.to_owned()))
-        }
-        (false, Err(why)) if inside.is_ok() => {
-            let found = format!("nothing can be put beside it in {} ({why})", parent.display());
-            let in_place = RestoreCommand { in_place: true, ..about.command() };
-            let check =
-                DoctorCheck::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());
-            (check, Some(about.at.clone()))
-        }
-        (false, Err(why)) => {
-            let found = format!("{} cannot be written to: {why}", parent.display());
-            (DoctorCheck::problem(name, found).advice(change(&why)), None)
-        }
-    }
-}
-
-/// Checks whether the restored data fits where it is made, beside what is there now.
-fn space(about: &DataCheckInput, staging: &Path, seen: Option<&WalkSummary>) -> DoctorCheck {
-    let name = "space";
-    let free = match free(staging) {
-        Ok(Some(free)) => free,
-        Ok(None) => return DoctorCheck::skipped(name, format!("the filesystem of {} does not say", staging.display())),
-        Err(why) => return DoctorCheck::skipped(name, format!("not known: {why}")),
-    };
-    match (about.good.as_ref().map(|(_, good)| good.bytes), seen.filter(|seen| seen.whole)) {
-        (Some(bytes), _) => fits(free, bytes, "the newest good snapshot"),
-        (None, Some(seen)) if seen.entries > 0 => fits(free, seen.bytes, "what is there now"),
-        _ => DoctorCheck::ok(name, format!("{} free", size(free))),
-    }
-}
-
-fn fits(free: u64, bytes: u64, what: &str) -> DoctorCheck {
-    let found = format!("{} free; {what} takes {}", size(free), size(bytes));
-    match free < bytes {
-        false => DoctorCheck::ok("space", found),
-        true => DoctorCheck::problem("space", found).advice(
-            "A restore builds the new directory beside the old one. Free some space, or restore to another place: \
-             `lastgood restore DIR`.",
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use rustix::fs::{FlockOperation, flock};
+
     use super::*;
     use crate::doctor::check::CheckStatus;
+    use crate::restore::target::is_exchangeable;
+    use crate::source::marker::{self, Unfinished};
     use crate::vault::hex::Hex;
 
     fn about(at: &Path, good: Option<u64>) -> DataCheckInput {

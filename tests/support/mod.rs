@@ -7,6 +7,7 @@ pub mod cloud_run;
 pub mod compare;
 pub mod database;
 pub mod database_process;
+pub mod doctor;
 pub mod fuse;
 pub mod google_python_client;
 pub mod http;

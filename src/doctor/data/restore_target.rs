@@ -1,0 +1,113 @@
+//! Checks whether a restore can replace the data directory, and whether what it brings back fits.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{DataCheckInput, kind};
+use crate::command::RestoreCommand;
+use crate::doctor::check::DoctorCheck;
+use crate::doctor::space::{existing, free, size, writable};
+use crate::doctor::walk::WalkSummary;
+use crate::fs::filesystem::is_mount;
+use crate::restore::target::{self, is_exchangeable};
+
+/// Checks whether a restore can replace the directory; returns also where it would make the new one.
+pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
+    let name = "restore";
+    let exists = about.at.is_dir();
+    let mount = exists && is_mount(&about.at).unwrap_or(false);
+    let found =
+        target::RestoreTarget::check(&about.data, target::ReplaceMode { in_place: mount, around_mounts: true }, &[]);
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return (DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
+    };
+    if let Some(first) = found.kept().first() {
+        let found = format!(
+            "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
+        );
+        let check = DoctorCheck::warning(name, found);
+        let check = match about.at.join(first.as_path()).is_dir() {
+            true => {
+                let alone =
+                    RestoreCommand { paths: vec![first.clone()], around_mounts: false, ..about.command() }.to_string();
+                let advice = "The first of these fills everything around it, the second what is on it:";
+                check.advice(advice).run(about.command().to_string()).run(alone)
+            }
+            false => {
+                let alone = "What is mounted by itself is restored to another folder and copied from there.";
+                let advice = format!("{alone} This fills everything around it:");
+                check.advice(advice).run(about.command().to_string())
+            }
+        };
+        return (check, Some(about.at.clone()));
+    }
+    let parent = about.at.parent().unwrap_or(Path::new("/"));
+    let (beside, inside) = (writable(existing(parent)), writable(&about.at));
+    let change = |why: &io::Error| match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "It is mounted read-only: mount it so that it can be written to.",
+        _ => "Run it as a user who may write there, or change its owner or mode.",
+    };
+    match (mount, beside) {
+        (true, _) if inside.is_ok() => {
+            let found = "it is a mount point, which cannot be exchanged: a restore with --in-place fills it";
+            (DoctorCheck::ok(name, found), Some(about.at.clone()))
+        }
+        (true, _) => {
+            let advice = inside.as_ref().err().map(change).unwrap_or_default();
+            (DoctorCheck::problem(name, "it is a mount point that cannot be written to").advice(advice), None)
+        }
+        (false, Ok(())) => {
+            let beside = parent.display();
+            let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
+                // Whether folders can be moved there cannot be found out without moving one.
+                true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
+                false if exists && !is_exchangeable(&about.at).unwrap_or(true) => {
+                    format!(
+                        "would be made beside it, in {beside}, and moved into it: a folder of a container's image stays itself"
+                    )
+                }
+                false if exists => format!("would be made beside it, in {beside}, and take its place"),
+                false => format!("would be made in {beside}"),
+            };
+            (DoctorCheck::ok(name, found), Some(parent.to_owned()))
+        }
+        (false, Err(why)) if inside.is_ok() => {
+            let found = format!("nothing can be put beside it in {} ({why})", parent.display());
+            let in_place = RestoreCommand { in_place: true, ..about.command() };
+            let check =
+                DoctorCheck::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());
+            (check, Some(about.at.clone()))
+        }
+        (false, Err(why)) => {
+            let found = format!("{} cannot be written to: {why}", parent.display());
+            (DoctorCheck::problem(name, found).advice(change(&why)), None)
+        }
+    }
+}
+
+/// Checks whether the restored data fits where it is made, beside what is there now.
+pub(super) fn space(about: &DataCheckInput, staging: &Path, seen: Option<&WalkSummary>) -> DoctorCheck {
+    let name = "space";
+    let free = match free(staging) {
+        Ok(Some(free)) => free,
+        Ok(None) => return DoctorCheck::skipped(name, format!("the filesystem of {} does not say", staging.display())),
+        Err(why) => return DoctorCheck::skipped(name, format!("not known: {why}")),
+    };
+    match (about.good.as_ref().map(|(_, good)| good.bytes), seen.filter(|seen| seen.whole)) {
+        (Some(bytes), _) => fits(free, bytes, "the newest good snapshot"),
+        (None, Some(seen)) if seen.entries > 0 => fits(free, seen.bytes, "what is there now"),
+        _ => DoctorCheck::ok(name, format!("{} free", size(free))),
+    }
+}
+
+fn fits(free: u64, bytes: u64, what: &str) -> DoctorCheck {
+    let found = format!("{} free; {what} takes {}", size(free), size(bytes));
+    match free < bytes {
+        false => DoctorCheck::ok("space", found),
+        true => DoctorCheck::problem("space", found).advice(
+            "A restore builds the new directory beside the old one. Free some space, or restore to another place: \
+             `lastgood restore DIR`.",
+        ),
+    }
+}

@@ -1,0 +1,84 @@
+//! Reports of verifications as text for people.
+
+use indicatif::{BinaryBytes, HumanCount};
+
+use super::{PROBLEMS, count_of, line, name, named, took};
+use crate::replicas::verify::Verified;
+use crate::text::printable;
+use crate::verify::{Looked, VerifyReport};
+
+/// Describes what was verified in each of several vaults.
+pub fn verified(vaults: &[Verified]) -> String {
+    let mut text = String::new();
+    for Verified { vault, report, error, .. } in vaults {
+        line(&mut text, format_args!("{}:", printable(vault)));
+        match report {
+            Some(report) => text.push_str(&verify(report)),
+            None => line(&mut text, format_args!("NOT VERIFIED: {}", printable(error.as_deref().unwrap_or_default()))),
+        }
+    }
+    text
+}
+
+/// Describes what was verified.
+pub fn verify(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
+    let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
+    let verdict = match report.damage.len() {
+        0 => "no damage".to_owned(),
+        n => format!("{n} DAMAGED"),
+    };
+    let checkpoints = match report.checkpoints {
+        0 => String::new(),
+        n => format!(", {}", count_of(n as usize, "checkpoint")),
+    };
+    let snapshots = format!("{snapshots} snapshots{checkpoints}");
+    line(&mut text, format_args!("Verified {snapshots}, {objects} objects, {bytes}, in {took}: {verdict}"));
+    for damage in &report.damage {
+        line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
+        for snapshot in &damage.snapshots {
+            line(&mut text, format_args!("    hurts {}", named(snapshot)));
+        }
+    }
+    if let Some(newest) = report.newest_good.filter(|_| !report.damage.is_empty()) {
+        let hurt = match newest.hurt {
+            true => "is HURT: the next backup stores anew what it has lost, as far as it is still there",
+            false => "is not hurt",
+        };
+        line(&mut text, format_args!("  {}, the newest good snapshot, {hurt}", named(&newest.snapshot)));
+    }
+    if report.unused > 0 {
+        let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));
+        let of = "no snapshot or checkpoint names: of a backup that is under way, or of some that broke off";
+        line(&mut text, format_args!("  {packs}, {bytes}, that {of}"));
+    }
+    for doubt in &report.doubts {
+        for doubted in &doubt.packs {
+            let state = match doubted.state {
+                Looked::Damaged => "is damaged",
+                Looked::Sound => "is sound",
+                Looked::Unnamed => "is named by no snapshot",
+            };
+            line(&mut text, format_args!("  {} stands: {} {state}", printable(&doubt.object), doubted.name));
+        }
+    }
+    for gap in report.gaps.iter().take(PROBLEMS) {
+        line(&mut text, format_args!("  not here: {}, which a later snapshot was made from", named(gap)));
+    }
+    if report.gaps.len() > PROBLEMS {
+        line(&mut text, format_args!("  not here: {} more; --json names them all", report.gaps.len() - PROBLEMS));
+    }
+    if let Some(first) = report.databases.first() {
+        let failed = report.databases.iter().filter(|database| database.failed.is_some()).count();
+        let verdict = if failed == 0 { "all sound".to_owned() } else { format!("{failed} FAILED") };
+        let (count, snapshot) = (count_of(report.databases.len(), "database"), named(&first.snapshot));
+        line(&mut text, format_args!("Restored and checked {count} of {snapshot}: {verdict}"));
+        for database in &report.databases {
+            if let Some(why) = &database.failed {
+                line(&mut text, format_args!("  {}: {}", name(database.path.bytes()), printable(why)));
+            }
+        }
+    }
+    text
+}
