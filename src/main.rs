@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use lastgood::error::{Code, Doing, Error, Kind, Result};
 use lastgood::fs::location;
 use lastgood::job::Job;
@@ -145,6 +146,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
     match config.task {
         // A person who asks for it, or a script that goes on only if there is a snapshot, must not believe that it was taken.
         ConfiguredCommand::SwitchedOff { scheduled: false } => Err(Error::failed("take a snapshot", config::OFF)
+            .code(Code::BackupsOff)
             .hint("Unset BACKUP_ENABLED to take it. With `--reason schedule` it is no failure that backups are off.")),
         // A scheduler would retry after a failure.
         ConfiguredCommand::SwitchedOff { scheduled: true } => {
@@ -205,7 +207,11 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
     }
     // The arguments could not be parsed, so they are searched for the one that matters here.
     if code != 0 && std::env::args_os().any(|arg| arg == "--json") {
-        console::write_error(&mut out, Kind::Usage, Code::Usage.word(), why.to_string().trim_end(), None);
+        let code = match why.kind() {
+            ErrorKind::InvalidValue | ErrorKind::ValueValidation => Code::BadSetting,
+            _ => Code::Usage,
+        };
+        console::write_error(&mut out, Kind::Usage, code.word(), why.to_string().trim_end(), None);
     }
     ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage } as u8)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::error::{Code, Error, Result};
 use crate::path::EntryPath;
 
 /// A moment of a backup between two accesses to the data directory, when an app may do anything to it.
@@ -89,7 +90,7 @@ impl Monitor for CollectingMonitor {
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// Fills a buffer with random bytes.
-    pub random: &'a (dyn Fn(&mut [u8]) -> crate::error::Result<()> + Sync),
+    pub random: &'a (dyn Fn(&mut [u8]) -> Result<()> + Sync),
     /// The number of threads for each kind of work that uses all cores.
     pub threads: usize,
     /// The most uploads, and the most reads, in flight at the same time.
@@ -105,9 +106,9 @@ impl Context<'_> {
     ///
     /// # Errors
     /// The work was told to stop.
-    pub fn check(&self, doing: &str) -> crate::error::Result<()> {
+    pub fn check(&self, doing: &str) -> Result<()> {
         if self.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(crate::error::Error::failed(doing, "it was told to stop"));
+            return Err(Error::failed(doing, "it was told to stop").code(Code::Stopped));
         }
         Ok(())
     }
@@ -117,6 +118,6 @@ impl Context<'_> {
 ///
 /// # Errors
 /// The system has none.
-pub fn system_random(buffer: &mut [u8]) -> crate::error::Result<()> {
-    getrandom::fill(buffer).map_err(|e| crate::error::Error::failed("get random bytes", e))
+pub fn system_random(buffer: &mut [u8]) -> Result<()> {
+    getrandom::fill(buffer).map_err(|e| Error::failed("get random bytes", e))
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use lastgood::error::{Doing, Error, Result};
+use lastgood::error::{Code, Doing, Error, Result};
 use lastgood::fs::rename::give_name;
 use lastgood::fs::{Folder, SAFE};
 use rustix::fs::{Mode, OFlags, fsync, openat};
@@ -32,7 +32,9 @@ impl NewFile {
     /// The file exists, or the folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self> {
         let doing = || format!("create {}", path.display());
-        let Some(name) = path.file_name() else { return Err(Error::usage(doing(), "it is not the name of a file")) };
+        let Some(name) = path.file_name() else {
+            return Err(Error::usage(doing(), "it is not the name of a file").code(Code::BadSetting));
+        };
         let folder = Folder::open(path.parent().unwrap_or(Path::new(""))).doing(doing)?;
         if folder.look(name).doing(doing)?.is_some() {
             return Err(exists(path));
@@ -65,6 +67,7 @@ impl NewFile {
 
 fn exists(path: &Path) -> Error {
     Error::usage(format!("create {}", path.display()), "it exists already")
+        .code(Code::AlreadyExists)
         .hint("Name another file, or move that one away first.")
 }
 

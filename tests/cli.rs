@@ -239,14 +239,15 @@ fn wrong_usage_ends_with_2() {
 #[test]
 fn errors_are_json_when_json_was_asked_for() {
     let world = World::new();
-    for (args, code, kind) in [
-        (&["backup", "--vault", "s3://bucket"][..], 2, "usage"),
-        (&["backup"], 1, "failed"),
-        (&["list"], 1, "failed"),
-        (&["frobnicate"], 2, "usage"),
+    for (args, exit, kind, code) in [
+        (&["backup", "--vault", "s3://bucket"][..], 2, "usage", "bad-setting"),
+        (&["backup", "--reason", "boredom"], 2, "usage", "bad-setting"),
+        (&["backup"], 1, "failed", "no-data"),
+        (&["list"], 1, "failed", "no-vault"),
+        (&["frobnicate"], 2, "usage", "usage"),
     ] {
-        let error = world.json(args, code);
-        assert_eq!(error["kind"], kind, "{error}");
+        let error = world.json(args, exit);
+        assert_eq!((&error["kind"], &error["code"]), (&json!(kind), &json!(code)), "{error}");
         assert!(error["error"].is_string() && error.get("hint").is_some(), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use lastgood::error::{Doing, Error, Result};
+use lastgood::error::{Code, Doing, Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::monitor::{LogMonitor, system_random};
 use lastgood::replicas::pool::VaultPool;
@@ -74,7 +74,8 @@ pub fn serve(
                 ending.begin();
                 let (answered, pulled) = both.await;
                 if !told {
-                    return Err(Error::failed("serve", "the thread that runs what is asked for ended early"));
+                    return Err(Error::failed("serve", "the thread that runs what is asked for ended early")
+                        .code(Code::Internal));
                 }
                 return Ok(answered & pulled? & kept.unwrap_or(false));
             }

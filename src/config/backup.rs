@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use lastgood::backup;
-use lastgood::error::{Error, Result};
+use lastgood::error::{Code, Error, Result};
 use lastgood::fs::location::lies_in;
 use lastgood::store::address::{Address, argument};
 use lastgood::vault::CONFIG;
@@ -32,7 +32,8 @@ pub(super) fn labels(given: Vec<(String, String)>) -> Result<BTreeMap<String, St
             return Err(Error::usage(
                 format!("label the snapshot with {key}={value}"),
                 format!("{key} is given twice"),
-            ));
+            )
+            .code(Code::BadSetting));
         }
         labels.insert(key, value);
     }
@@ -54,6 +55,7 @@ pub(super) fn backup_options(
     if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(&at, vault_at)) {
         let why = format!("it is the vault {} or lies in it", vault.display());
         return Err(Error::usage(format!("back up {}", data.display()), why)
+            .code(Code::BadSetting)
             .hint("Keep the vault beside the data directory: `--vault URL`."));
     }
     if !args.init {

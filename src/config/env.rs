@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lastgood::error::{Error, Result};
+use lastgood::error::{Code, Error, Result};
 
 use crate::cli;
 
@@ -44,7 +44,7 @@ impl<'e> Env<'e> {
     /// # Errors
     /// Usage: it is not UTF-8.
     pub fn text(&self, name: &str) -> Result<Option<String>> {
-        let wrong = |_| Error::usage(format!("read {name}"), "it is not UTF-8");
+        let wrong = |_| Error::usage(format!("read {name}"), "it is not UTF-8").code(Code::BadSetting);
         self.get(name).map(|value| value.into_string().map_err(wrong)).transpose()
     }
 
@@ -54,7 +54,9 @@ impl<'e> Env<'e> {
     /// Usage: `parse` says what is wrong with it, or it is not UTF-8.
     pub fn parsed<T>(&self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>> {
         let Some(text) = self.text(name)? else { return Ok(None) };
-        parse(text.trim()).map(Some).map_err(|why| Error::usage(format!("take {name}={text}"), why))
+        parse(text.trim())
+            .map(Some)
+            .map_err(|why| Error::usage(format!("take {name}={text}"), why).code(Code::BadSetting))
     }
 
     /// Returns a variable's value as a whole number.
@@ -84,7 +86,9 @@ impl<'e> Env<'e> {
             match &found {
                 Some((first, before)) if *before != value => {
                     let why = format!("{first} says {before}, and {name} says {value}");
-                    return Err(Error::usage(format!("find out which {what} is meant"), why).hint(hint));
+                    return Err(Error::usage(format!("find out which {what} is meant"), why)
+                        .code(Code::BadSetting)
+                        .hint(hint));
                 }
                 Some(_) => {}
                 None => found = Some((*name, value)),

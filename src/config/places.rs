@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use lastgood::error::{Error, Result};
+use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::{Cloud, PATIENCE};
 use lastgood::report::RunEnvironment;
 use lastgood::store::address::{Address, DEFAULT};
@@ -60,7 +60,7 @@ pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Res
     for given in named {
         let address = address(&given, outside)?;
         if vaults.contains(&address) {
-            return Err(Error::usage(format!("use the vault {address}"), "it is given twice"));
+            return Err(Error::usage(format!("use the vault {address}"), "it is given twice").code(Code::BadSetting));
         }
         vaults.push(address);
     }
@@ -72,7 +72,9 @@ pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Res
                 let doing = || format!("use the bucket {value} of {name}");
                 let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');
                 Address::bucket(bare, PREFIX).map_err(|why| {
-                    Error::usage(doing(), why).hint("It is the name alone; `--vault gs://bucket/prefix` names more.")
+                    Error::usage(doing(), why)
+                        .code(Code::BadSetting)
+                        .hint("It is the name alone; `--vault gs://bucket/prefix` names more.")
                 })?
             }
         });

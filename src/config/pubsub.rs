@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use lastgood::error::{Error, Result};
+use lastgood::error::{Code, Error, Result};
 use lastgood::events::{self, sent};
 use lastgood::gcp::pubsub::{Subscription, Topic};
 use lastgood::subscriber;
@@ -44,13 +44,13 @@ pub fn pulling(
     project: Option<&str>,
     env: &Env,
 ) -> Result<Option<subscriber::SubscriberSettings>> {
-    let subscription = match args.subscription {
-        Some(name) => Some(
-            Subscription::new(&name, project)
-                .map_err(|why| Error::usage(format!("pull from the subscription {name}"), why))?,
-        ),
-        None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
-    };
+    let subscription =
+        match args.subscription {
+            Some(name) => Some(Subscription::new(&name, project).map_err(|why| {
+                Error::usage(format!("pull from the subscription {name}"), why).code(Code::BadSetting)
+            })?),
+            None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
+        };
     Ok(subscription.map(|subscription| subscriber::SubscriberSettings { subscription, hold: args.hold }))
 }
 
@@ -80,9 +80,10 @@ pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str,
     };
     let cli::PublishFlags { topic, service, labels: given, id, timeout } = sending;
     let topic = match topic {
-        Some(name) => {
-            Some(Topic::new(&name, project).map_err(|why| Error::usage(format!("publish to the topic {name}"), why))?)
-        }
+        Some(name) => Some(
+            Topic::new(&name, project)
+                .map_err(|why| Error::usage(format!("publish to the topic {name}"), why).code(Code::BadSetting))?,
+        ),
         None => env.parsed(TOPIC, |name| Topic::new(name, project))?,
     };
     let topic = topic.ok_or_else(|| {
@@ -90,13 +91,17 @@ pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str,
             .hint("Name it: `--topic projects/PROJECT/topics/NAME`, or LASTGOOD_TOPIC.")
     })?;
     if id.as_deref().is_some_and(str::is_empty) {
-        return Err(Error::usage("publish", "the event's id is empty").hint("Without --id it is a random one."));
+        return Err(Error::usage("publish", "the event's id is empty")
+            .code(Code::BadSetting)
+            .hint("Without --id it is a random one."));
     }
     let source = sent::source(host, service.as_deref());
     for (flag, text) in [("--id", id.as_deref().unwrap_or_default()), ("--service", &source)] {
         if text.len() > MAX_ATTRIBUTE {
             let why = format!("{flag} makes an attribute of {} bytes, and Pub/Sub takes {MAX_ATTRIBUTE}", text.len());
-            return Err(Error::usage("publish", why).hint("Say the long part with --message or --label."));
+            return Err(Error::usage("publish", why)
+                .code(Code::BadSetting)
+                .hint("Say the long part with --message or --label."));
         }
     }
     fields.extend(service.map(|service| ("service".into(), service.into())));

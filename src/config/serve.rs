@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobMatcher};
-use lastgood::error::{Error, Result};
+use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::report::RunEnvironment;
 use lastgood::runner::runner::Rules;
@@ -204,7 +204,7 @@ pub(super) fn rules(
 
 /// Parses the pattern of a critical file; returns it as it is given and as it is matched.
 fn pattern(text: String) -> Result<(String, GlobMatcher)> {
-    let wrong = |why: String| Error::usage(format!("look for the critical file {text}"), why);
+    let wrong = |why: String| Error::usage(format!("look for the critical file {text}"), why).code(Code::BadSetting);
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {
         return Err(wrong("it is a path below the data directory, or a pattern for one".into()));
     }

@@ -116,7 +116,7 @@ fn vaults_as_people_configure_them() {
         // The hint about a vault's name does not belong to a project.
         let of_vault = said.advice().is_some_and(|hint| hint.contains("--vault"));
         assert_eq!(of_vault, env[0].0 == "GCS_BUCKET_NAME", "{env:?}: {said}");
-        assert!(said.kind() == Kind::Usage && said.to_string().contains(why), "{env:?}: {said}");
+        assert!(said.word() == "bad-setting" && said.to_string().contains(why), "{env:?}: {said}");
     }
 }
 
