@@ -1,4 +1,7 @@
 //! The command line: clap structs only. What the arguments mean together is settled in `config.rs`.
+//!
+//! Texts below `after_help` that are wrapped here are examples and tables, of at most 80 columns; everything else is one line for
+//! each paragraph, which clap wraps to the width of the terminal.
 
 mod dispatched;
 mod pubsub;
@@ -26,9 +29,15 @@ pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
     name = "lastgood",
     version,
     max_term_width = 100,
-    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 a snapshot that is stale, partial or suspect, has \
-                  a database that failed its check or is not in each of several vaults, or a restore that left something out or took an older snapshot because \
-                  the newest good one cannot be had; 4 damage found in the vault; 5 the vault has no snapshot yet."
+    after_help = "Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  the snapshot is stale, partial or suspect, has a database that failed its
+     check, or is not in each of several vaults; or the restore left something
+     out, or took an older snapshot because the newest good one cannot be had
+  4  damage found in the vault
+  5  the vault has no snapshot yet"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -39,10 +48,10 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Everywhere")]
+#[command(next_help_heading = "Options of all commands")]
 pub struct GlobalFlags {
     /// Where the snapshots are kept: a folder or gs://bucket/prefix; repeatable, the first is preferred
-    /// [env: LASTGOOD_VAULT, with commas; else BACKUP_BUCKET_NAME or GCS_BUCKET_NAME for gs://NAME/lastgood]
+    /// [env: LASTGOOD_VAULT, separated by commas; else BACKUP_BUCKET_NAME or GCS_BUCKET_NAME for gs://NAME/lastgood]
     /// [default: ./backups]
     #[arg(long = "vault", value_name = "URL", global = true)]
     pub vaults: Vec<OsString>,
@@ -58,7 +67,7 @@ pub struct GlobalFlags {
     /// How the log on stderr is written [env: LASTGOOD_LOG_FORMAT] [default: json inside Cloud Run, else text]
     #[arg(long, value_name = "FORMAT", value_enum, global = true)]
     pub log_format: Option<LogFormat>,
-    /// Show no progress bar, on a terminal either
+    /// Show no progress bar, not even on a terminal
     #[arg(long, global = true)]
     pub no_progress: bool,
     #[command(flatten)]
@@ -78,15 +87,15 @@ pub enum LogFormat {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Google Cloud Storage")]
 pub struct CloudFlags {
-    /// How many uploads, and reads, are under way at the same time
+    /// How many uploads, and how many reads, run at the same time
     /// [env: LASTGOOD_PARALLEL] [default: twice the number of cores, from 4 to 6]
     #[arg(long, value_name = "N", global = true, value_parser = parallel)]
     pub parallel: Option<usize>,
-    /// For how long a bucket that does not answer is asked again before it is given up
+    /// How long to retry a bucket that does not answer before giving up
     /// [env: LASTGOOD_STORE_TIMEOUT] [default: 2m]
     #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
     pub store_timeout: Option<Duration>,
-    /// The project that pays for what is asked of a bucket, where its requesters pay [env: LASTGOOD_USER_PROJECT]
+    /// The project to bill for requests to a bucket with requester pays [env: LASTGOOD_USER_PROJECT]
     #[arg(long, value_name = "PROJECT", global = true)]
     pub user_project: Option<String>,
 }
@@ -96,18 +105,18 @@ pub struct CloudFlags {
 pub enum Command {
     /// Make a new, empty vault
     ///
-    /// `lastgood backup` does it by itself in ./backups, and elsewhere with --init. With several vaults, one is made and
-    /// the others become replicas of it; where some exist already, those that do not become replicas of them.
+    /// `lastgood backup` does this by itself in ./backups, and elsewhere with --init. With several vaults, one is made and
+    /// the others become replicas of it; where some exist already, the missing ones become replicas of them.
     Init,
     /// Take a snapshot of a directory
     Backup(BackupArgs),
     /// Put a snapshot back; what is there moves aside
     Restore(RestoreArgs),
-    /// Copy snapshots from one vault to a replica of it, which is made where there is none yet
+    /// Copy snapshots from one vault to a replica of it
     Copy(CopyArgs),
     /// List the snapshots, newest first
     List(ListArgs),
-    /// List what was run, newest first, or show one run's report in full
+    /// List the runs, newest first, or show one run's report in full
     Runs(RunsArgs),
     /// List what is in a snapshot
     Ls(LsArgs),
@@ -119,39 +128,47 @@ pub enum Command {
     Export(ExportArgs),
     /// Check that everything that the snapshots need is there and undamaged
     ///
-    /// Packs that are damaged are doubted in the vault, so that the next backup stores their content anew, and doubts that are
-    /// wrong are lifted; both only where the vault may be written to.
+    /// Damaged packs are recorded in the vault as doubted, so that the next backup stores their content again; doubts that are
+    /// wrong are lifted. Both happen only where the vault may be written to.
     Verify(VerifyArgs),
     /// Find out what stands in the way of a backup or a restore, and what to do about it
     ///
-    /// Looks at the credentials, the buckets and what may be done in them, the vaults with their newest snapshots, and
-    /// the data directory. Writes nothing. Ends with 1 when something would stop a backup or a restore.
+    /// Checks the credentials, the buckets and the permissions in them, the vaults with their newest snapshots, and the data
+    /// directory. Writes nothing. Ends with 1 when something would stop a backup or a restore.
     Doctor(DoctorArgs),
     /// Serve over HTTP: events that ask for backups, a REST interface, health and metrics
     Serve(Box<ServeArgs>),
-    /// Pull events that ask for backups from a Pub/Sub subscription, where nothing can push
+    /// Pull events that ask for backups from a Pub/Sub subscription
+    ///
+    /// This is for machines that nothing can push to.
     Listen(Box<ListenArgs>),
-    /// Publish an event to a Pub/Sub topic: a critical error, or a wish for a backup, a restore or a verification
+    /// Publish an event to a Pub/Sub topic: a critical error, or a request for a backup, a restore or a verification
     #[command(subcommand)]
     Publish(PublishCommand),
-    /// Do what a service asked for that starts a Cloud Run job for it: the job's command
+    /// Carry out one request of a service, as the command of the Cloud Run job that the service starts
     ///
-    /// `lastgood serve --dispatch job=…` starts the job and tells it by LASTGOOD_CLAIM what it is about.
+    /// `lastgood serve --dispatch job=…` starts the job and names the request's claim in LASTGOOD_CLAIM.
     Dispatched(Box<DispatchedArgs>),
 }
 
 /// Arguments of `backup`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lastgood backup                                    ./data into ./backups
-  lastgood backup /srv/app --vault /mnt/v --init     another directory, another vault, which is made where there is none
-  lastgood backup --exclude '*.tmp' --exclude cache  without some of it
-  lastgood backup --reason schedule --json           from a timer, for a program to read
-  lastgood backup --vault gs://b/app --vault /mnt/b  into the first that can be reached; then copied to the other
-  lastgood backup --exit-zero-on partial,suspect     as a job that is run again when it fails
+  # ./data into ./backups
+  lastgood backup
+  # another directory, and another vault, which is made if there is none yet
+  lastgood backup /srv/app --vault /mnt/v --init
+  # without some of the data
+  lastgood backup --exclude '*.tmp' --exclude cache
+  # from a timer, with a report for a program
+  lastgood backup --reason schedule --json
+  # into the first vault that can be reached, then copied to the other
+  lastgood backup --vault gs://b/app --vault /mnt/b
+  # as a job that is run again when it fails
+  lastgood backup --exit-zero-on partial,suspect
 
-With several vaults a snapshot that one of them does not hold ends with 3 (incomplete-copies); those that lack it are named as
-errors on stderr, and in the report.")]
+With several vaults, the exit code is 3 (incomplete-copies) if one of them does not hold the snapshot; stderr and the report \
+name those that lack it.")]
 pub struct BackupArgs {
     /// The directory to take a snapshot of [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
@@ -163,8 +180,8 @@ pub struct BackupArgs {
     pub labels: Vec<(String, String)>,
     #[command(flatten)]
     pub taking: BackupFlags,
-    /// End with 0, too, when the snapshot is one of these: where a failed run would be run again, ten times, for no other
-    /// result
+    /// End with 0 also when the snapshot is one of these, for schedulers that would repeat a failed run again and again, with
+    /// the same result
     #[arg(long, value_name = "RESULT,…", value_enum, value_delimiter = ',', help_heading = "About the snapshot")]
     pub exit_zero_on: Vec<NotGood>,
     #[command(flatten)]
@@ -174,14 +191,14 @@ pub struct BackupArgs {
 /// How snapshots are taken.
 #[derive(Debug, Args)]
 pub struct BackupFlags {
-    /// Make the vault where there is none yet; ./backups is made anyway
+    /// Make the vault if there is none yet; ./backups is made even without this
     #[arg(long, help_heading = "How it is taken")]
     pub init: bool,
-    /// Take only what matches, a folder with all that is in it: a name like '*.db' or uploads at any depth, or a path like
-    /// 'logs/*.log'; repeatable
+    /// Take only what matches, and all that is in a folder that matches: a name like '*.db' or uploads matches at any depth, a
+    /// path like 'logs/*.log' only there; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub include: Vec<String>,
-    /// Leave out what matches, a folder with all that is in it: a name, or a path, likewise; repeatable
+    /// Leave out what matches, by the same rules as --include; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub exclude: Vec<String>,
     /// Read every file again, even those whose size and times say that nothing changed
@@ -197,20 +214,20 @@ pub struct BackupFlags {
     /// [env: LASTGOOD_SERVICE; a service's K_SERVICE, RENDER_SERVICE_NAME or FLY_APP_NAME]
     #[arg(long, value_name = "NAME", help_heading = "About the snapshot")]
     pub service: Option<String>,
-    /// Take SQLite databases as ordinary files, whatever is written to them meanwhile
+    /// Read SQLite databases like ordinary files, even while something writes to them
     #[arg(long, help_heading = "SQLite databases")]
     pub no_sqlite: bool,
     /// Have SQLite check every database that is read [default: quick for critical events, else off]
     #[arg(long, value_name = "HOW", value_enum, conflicts_with = "no_sqlite", help_heading = "SQLite databases")]
     pub check_databases: Option<CheckDatabases>,
-    /// How long to wait for a database that is locked before it is taken raw, or as it was before
+    /// How long to wait for a locked database before it is taken raw, or as it was before
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "SQLite databases")]
     pub busy_timeout: Duration,
     /// How hard zstd compresses, from 1 (fast) to 19 (small)
     #[arg(long, value_name = "N", default_value_t = lastgood::backup::packer::DEFAULT_LEVEL, value_parser = clap::value_parser!(i32).range(1..=19),
           help_heading = "How it is taken")]
     pub level: i32,
-    /// How often a long backup saves its progress, from which the next one goes on if this one is cut off
+    /// How often a long backup saves its progress; if it is cut off, the next one goes on from there
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, help_heading = "How it is taken")]
     pub checkpoint_every: Duration,
 }
@@ -218,14 +235,20 @@ pub struct BackupFlags {
 /// Arguments of `restore`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lastgood restore                                   the newest good snapshot into ./data
-  lastgood restore /srv/app --vault /mnt/backups     another directory, another vault
-  lastgood restore --snapshot 2026-11-20T18:00:00Z   as it was on Friday evening
-  lastgood restore /tmp/look --path uploads          only some of it, somewhere else
-  lastgood restore --if-missing || [ $? = 5 ]        before an app starts; 5: there is no snapshot yet
+  # the newest good snapshot into ./data
+  lastgood restore
+  # another directory, another vault
+  lastgood restore /srv/app --vault /mnt/backups
+  # as it was on Friday evening
+  lastgood restore --snapshot 2026-11-20T18:00:00Z
+  # only some of it, somewhere else
+  lastgood restore /tmp/look --path uploads
+  # before an app starts; exit code 5 means that there is no snapshot yet
+  lastgood restore --if-missing || [ $? = 5 ]
 
-With several vaults the first one is taken that has a good snapshot that fits and can give it back. Where all have it damaged,
-and it was not named by its id, the newest older good snapshot that is whole is restored in its place (exit code 3).")]
+With several vaults, the snapshot comes from the first one that has a good snapshot that fits and can give it back. Where all \
+have it damaged, and it was not named by its id, the newest older good snapshot that is whole is restored in its place (exit \
+code 3).")]
 pub struct RestoreArgs {
     /// The directory to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub target: Option<PathBuf>,
@@ -240,10 +263,11 @@ pub struct RestoreArgs {
     /// Restore what can be read of a damaged snapshot, and list the rest
     #[arg(long)]
     pub skip_damaged: bool,
-    /// Restore only if there is no file in the directory, folders apart; else do nothing and end with 0
+    /// Restore only if there is no file in the directory (folders do not count); otherwise do nothing and end with 0
     #[arg(long, conflicts_with = "paths", help_heading = "When")]
     pub if_missing: bool,
-    /// Restore only if no file in the directory was changed for this long, nor since the snapshot was begun, or there is none
+    /// Restore only if no file in the directory was changed for this long, nor since the snapshot was begun, or if there is
+    /// no file
     #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "paths", help_heading = "When")]
     pub if_older: Option<Duration>,
     /// Say what would be restored, changed and moved aside, and do nothing
@@ -256,13 +280,14 @@ pub struct RestoreArgs {
 /// How a restore replaces what is there.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct RestoreFlags {
-    /// Fill the directory itself, file by file, where it cannot be renamed: a mount point
+    /// Fill the directory itself, file by file, where it cannot be renamed, such as a mount point
     #[arg(long)]
     pub in_place: bool,
     /// Leave what is mounted in the directory as it is, and fill everything around it
     #[arg(long)]
     pub around_mounts: bool,
-    /// Replace it also while programs have files in it open: they go on with the old ones until they are restarted
+    /// Replace the directory even while programs have files in it open: they go on with the old files until they are
+    /// restarted
     #[arg(long)]
     pub while_in_use: bool,
 }
@@ -270,11 +295,14 @@ pub struct RestoreFlags {
 /// Arguments of `copy`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lastgood copy --from ./backups --to gs://bucket/app --init    a replica where there is none yet
-  lastgood copy --from ./backups --to gs://bucket/app           all snapshots that are not there yet
+  # make a replica where there is none yet
+  lastgood copy --from ./backups --to gs://bucket/app --init
+  # all snapshots that are not there yet
+  lastgood copy --from ./backups --to gs://bucket/app
+  # the newest good snapshot only
   lastgood copy --from gs://bucket/app --to /mnt/usb/app --snapshot latest
 
-Only what is missing is sent; a copy that was cut off goes on where it was when it is run again. What is damaged in --from is
+Only what is missing is sent; a copy that was cut off goes on from there when it is run again. What is damaged in --from is \
 taken from another --vault that is a replica and has it; snapshots for which there is none are named and left out (exit code 4).")]
 pub struct CopyArgs {
     /// The vault to copy from
@@ -283,11 +311,11 @@ pub struct CopyArgs {
     /// The vault to copy to, a replica of the other one
     #[arg(long, value_name = "URL")]
     pub to: OsString,
-    /// Make that replica where there is no vault yet; in ./backups it is made anyway
+    /// Make the replica if there is no vault at --to yet; in ./backups it is made even without this
     #[arg(long)]
     pub init: bool,
-    /// Copy only this one: latest, an id or the beginning of one, or a time; repeatable. If it is there, what it has lost
-    /// there is sent again [default: all that are not there]
+    /// Copy only this one: latest, an id or the beginning of one, or a time; repeatable. If the replica has it already, what
+    /// it has lost there is sent again [default: all that are not there]
     #[arg(long = "snapshot", value_name = "SNAPSHOT")]
     pub snapshots: Vec<String>,
 }
@@ -295,7 +323,7 @@ pub struct CopyArgs {
 /// Arguments of `list`.
 #[derive(Debug, Args)]
 pub struct ListArgs {
-    /// List at most so many
+    /// List at most this many
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: usize,
 }
@@ -305,7 +333,7 @@ pub struct ListArgs {
 pub struct RunsArgs {
     /// The run to show: its id or the beginning of it
     pub run: Option<String>,
-    /// List at most so many
+    /// List at most this many
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
 }
@@ -328,9 +356,9 @@ pub struct LsArgs {
 pub struct CatArgs {
     /// Which snapshot: latest, an id or the beginning of one, or a time
     pub snapshot: String,
-    /// The file to write
+    /// The file whose content is written
     pub path: OsString,
-    /// What was read of it while it changed all the time, where the snapshot has an older state of it
+    /// Write what was read while the file kept changing, where the snapshot has an older state of it
     #[arg(long)]
     pub torn: bool,
 }
@@ -338,8 +366,8 @@ pub struct CatArgs {
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Lines begin with + (added), - (removed) or M (modified: what changed stands behind the name). The \
-                        exit code says whether it worked, not whether they differ."
+    after_help = "Lines begin with + (added), - (removed) or M (modified; what changed is in parentheses after the name). \
+                  The exit code says whether the comparison worked, not whether the snapshots differ."
 )]
 pub struct DiffArgs {
     /// The older snapshot
@@ -377,7 +405,7 @@ pub struct VerifyArgs {
 pub struct DoctorArgs {
     /// The data directory [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
-    /// How old the newest good snapshot may be before that is worth a warning
+    /// How old the newest good snapshot may be before doctor warns
     #[arg(long, value_name = "DURATION", default_value = "26h", value_parser = duration)]
     pub max_age: Duration,
 }
@@ -385,9 +413,9 @@ pub struct DoctorArgs {
 /// How databases are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckDatabases {
-    /// As PRAGMA quick_check does: every page, without comparing indexes with tables
+    /// With PRAGMA quick_check: every page, without comparing indexes with tables
     Quick,
-    /// As PRAGMA integrity_check does
+    /// With PRAGMA integrity_check
     Full,
     /// Not at all
     Off,
@@ -396,7 +424,7 @@ pub enum CheckDatabases {
 /// What a snapshot may be instead of all that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NotGood {
-    /// It is good, and some of it could not be read: that is as it was before, or missing
+    /// It is good, but some of it could not be read: that is as it was before, or missing
     Stale,
     /// One of several vaults does not hold it
     IncompleteCopies,
@@ -424,14 +452,14 @@ pub enum ReasonFlag {
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label is KEY=VALUE".into()),
+        _ => Err("it is not KEY=VALUE".into()),
     }
 }
 
-/// How many at the same time.
+/// Parses how many uploads, and how many reads, run at the same time.
 ///
 /// # Errors
-/// Text that says what is wrong with it.
+/// A text that says what is wrong with the value.
 pub fn parallel(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=64) => Ok(number),
@@ -442,17 +470,18 @@ pub fn parallel(text: &str) -> Result<usize, String> {
 /// The longest length of time: it can be added to any time that a clock shows.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// A length of time.
+/// Parses a length of time.
 ///
 /// # Errors
-/// Text that says what is wrong with it.
+/// A text that says what is wrong with the value.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = |e: jiff::Error| format!("{e}; write it as 90s, 10m or 1h30m");
-    let duration: Duration = text.parse::<SignedDuration>().map_err(wrong)?.try_into().map_err(wrong)?;
-    match () {
-        () if duration.is_zero() => Err("it must be longer than nothing".into()),
-        () if duration > CENTURY => Err("it must not be longer than a hundred years".into()),
-        () => Ok(duration),
+    let Ok(duration) = text.parse::<SignedDuration>() else {
+        return Err("it is not a length of time such as 90s, 10m or 1h30m".into());
+    };
+    match Duration::try_from(duration) {
+        Ok(duration) if duration > CENTURY => Err("it must not be longer than a hundred years".into()),
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("it must be longer than 0".into()),
     }
 }
 
@@ -480,7 +509,11 @@ mod tests {
         assert!(label("=b").is_err() && label("a").is_err());
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert!(duration("876001h").is_err() && duration("9223372036854775807s").is_err());
-        assert!(duration("0s").is_err() && duration("-5m").is_err() && duration("ten").is_err());
+        for (text, wrong) in
+            [("0s", "longer than 0"), ("-5m", "longer than 0"), ("ten", "1h30m"), ("2", "1h30m"), ("", "1h30m")]
+        {
+            assert!(duration(text).is_err_and(|why| why.contains(wrong)), "{text}");
+        }
         assert_eq!(percent("2.5%"), Ok(2.5));
         assert!(percent("0").is_err() && percent("101").is_err() && percent("NaN").is_err());
         let read = |args: &[&str]| match Cli::try_parse_from(args).unwrap().command {

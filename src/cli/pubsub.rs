@@ -12,17 +12,22 @@ use super::{RunFlags, duration, label};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lastgood listen --subscription projects/shop/subscriptions/backups
-  lastgood listen /srv/app --subscription backups --vault gs://bucket/app     with GOOGLE_CLOUD_PROJECT set
+  # with GOOGLE_CLOUD_PROJECT set
+  lastgood listen /srv/app --subscription backups --vault gs://bucket/app
+  # make a subscription that suits
+  gcloud pubsub subscriptions create NAME --topic TOPIC --ack-deadline 600 \\
+    --min-retry-delay 60s --max-retry-delay 600s
 
-Messages are what `lastgood serve` takes, too: CloudEvents, or JSON and attributes with an action or a severity. A message is
-acknowledged when its run is over, or when it will never be served, which is logged as an error. It is given back when another
-try may succeed: then the subscription's retry policy says when it comes again, and its dead-letter policy how often. One
-that suits is made by `gcloud pubsub subscriptions create NAME --topic TOPIC --ack-deadline 600 --min-retry-delay 60s
---max-retry-delay 600s`; pulling needs the role roles/pubsub.subscriber on it. Whoever may publish to the topic may ask for
-a backup and, with --allow-restore, for a restore: that is IAM's decision.
+Messages are those that `lastgood serve` takes, too: CloudEvents, or JSON and attributes with an action or a severity. A \
+message is acknowledged when its run is over, or when it will never be served, which is logged as an error. It is given back \
+when another try may succeed: then the subscription's retry policy says when it comes again, and its dead-letter policy how \
+often.
 
-It ends with 1 when the subscription cannot be pulled from at the start; one that goes away later is waited for. SIGTERM ends it
-within 10 seconds.")]
+Pulling needs the role roles/pubsub.subscriber on the subscription. Whoever may publish to the topic may ask for a backup and, \
+with --allow-restore, for a restore: that is IAM's decision.
+
+The exit code is 1 when the subscription cannot be pulled from at the start; one that goes away later is waited for. SIGTERM \
+ends it within 10 seconds.")]
 pub struct ListenArgs {
     /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
     /// Cloud Run]
@@ -40,8 +45,8 @@ pub struct PullFlags {
     /// [env: LASTGOOD_SUBSCRIPTION]
     #[arg(long, value_name = "NAME", help_heading = "Pub/Sub")]
     pub subscription: Option<String>,
-    /// How long at most a message that could not be served is held before it is given back; what the subscription's retry
-    /// policy says comes after that
+    /// The longest that a message is held after it could not be served; then it is given back, and the subscription's retry
+    /// policy applies
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Pub/Sub")]
     pub hold: Duration,
 }
@@ -49,14 +54,17 @@ pub struct PullFlags {
 /// What to publish.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
-  lastgood publish critical --topic projects/shop/topics/backups --message 'disk full'
-  trap 'lastgood publish critical --topic backups --message \"$0 failed at line $LINENO\"' ERR
+  lastgood publish critical --topic projects/shop/topics/backups \\
+    --message 'disk full'
+  # in a script of bash, when a command fails
+  trap 'lastgood publish critical --topic backups \\
+    --message \"$0 failed at line $LINENO\"' ERR
 
-An event is a CloudEvent in binary mode: attributes that begin with ce-, and JSON as data. Its id is random, so that a message
-which is delivered twice is served once. The message's id is printed when Pub/Sub has taken it; otherwise the exit code is 1,
-after the time of --timeout at the latest. Needed is the role roles/pubsub.publisher on the topic.")]
+An event is a CloudEvent in binary mode: attributes that begin with ce-, and JSON as data. Its id is random, so that a message \
+that is delivered twice is served once. The message's id is printed when Pub/Sub has taken the message; otherwise the exit \
+code is 1, after --timeout at the latest. Publishing needs the role roles/pubsub.publisher on the topic.")]
 pub enum PublishCommand {
-    /// Tell of an app's critical error, which asks for a backup
+    /// Report an app's critical error, which asks for a backup
     Critical {
         /// What happened; kept with the snapshot, up to 8 KiB of it
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -80,9 +88,9 @@ pub enum PublishCommand {
         #[command(flatten)]
         sending: PublishFlags,
     },
-    /// Ask for a restore, which is done only by a service that allows it, and within 15 minutes
+    /// Ask for a restore, which only a service that allows restores does, and only within 15 minutes
     Restore {
-        /// Which snapshot: latest, an id or the beginning of one, or a time [default: what the service restores: latest]
+        /// Which snapshot: latest, an id or the beginning of one, or a time [default: latest]
         #[arg(long)]
         snapshot: Option<String>,
         #[command(flatten)]
@@ -96,13 +104,13 @@ pub struct PublishFlags {
     /// The topic: projects/PROJECT/topics/NAME, or NAME where GOOGLE_CLOUD_PROJECT is set [env: LASTGOOD_TOPIC]
     #[arg(long, value_name = "NAME")]
     pub topic: Option<String>,
-    /// The app that it is about
+    /// The app that the event is about
     #[arg(long, value_name = "NAME")]
     pub service: Option<String>,
-    /// What else there is to say: a label of the snapshot; repeatable
+    /// A label that is kept with the snapshot; repeatable
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
     pub labels: Vec<(String, String)>,
-    /// The event's id: what is published again from this host for the same service under the same id is the same event
+    /// The event's id: an event published again from this host, for the same service and with the same id, is the same event
     /// [default: a random one]
     #[arg(long, value_name = "ID")]
     pub id: Option<String>,

@@ -5,17 +5,17 @@ use clap::{Args, ValueEnum};
 /// Who is told how a run ended.
 #[derive(Debug, Args)]
 pub struct ResultFlags {
-    /// Publish how each run ended to this Pub/Sub topic, as a CloudEvent with the run's report; a topic's own name does where
-    /// the project is known [env: LASTGOOD_RESULTS_TOPIC]
-    #[arg(long, value_name = "projects/P/topics/T", help_heading = "Who is told")]
+    /// Publish how each run ended to this Pub/Sub topic, as a CloudEvent with the run's report; the topic's name alone is
+    /// enough where the project is known [env: LASTGOOD_RESULTS_TOPIC]
+    #[arg(long, value_name = "projects/P/topics/T", help_heading = "Notifications")]
     pub results_topic: Option<String>,
-    /// Post how each run ended to this URL, as JSON with a `text` as Slack shows it. It is tried for 15 s, before a run is
-    /// answered, and never changes what a run came to. Others see flags in the list of processes: the variable is the better
-    /// place for a secret URL [env: LASTGOOD_WEBHOOK]
-    #[arg(long, value_name = "URL", help_heading = "Who is told")]
+    /// Post how each run ended to this URL, as JSON with a `text` that Slack shows. It is tried for 15 s, before the run is
+    /// answered, and never changes the run's result. Other users see options in the list of processes: give a secret URL by
+    /// the variable [env: LASTGOOD_WEBHOOK]
+    #[arg(long, value_name = "URL", help_heading = "Notifications")]
     pub webhook: Option<String>,
-    /// What is posted [env: LASTGOOD_WEBHOOK_ON] [default: all]
-    #[arg(long, value_name = "WHICH", value_enum, help_heading = "Who is told")]
+    /// Which results are posted [env: LASTGOOD_WEBHOOK_ON] [default: all]
+    #[arg(long, value_name = "WHICH", value_enum, help_heading = "Notifications")]
     pub webhook_on: Option<WebhookOn>,
 }
 
@@ -24,6 +24,6 @@ pub struct ResultFlags {
 pub enum WebhookOn {
     /// Every result
     All,
-    /// What failed, and what is not complete or not good
+    /// Runs that failed, and snapshots that are not complete or not good
     Failure,
 }

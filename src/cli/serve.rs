@@ -13,59 +13,63 @@ use super::{BackupFlags, DispatchFlags, PullFlags, RestoreFlags, ResultFlags, du
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  lastgood serve --listen 127.0.0.1:8080                  for programs on this machine
+  # for programs on this machine
+  lastgood serve --listen 127.0.0.1:8080
+  # for Cloud Scheduler, Pub/Sub and Eventarc
   lastgood serve --auth oidc --auth-audience https://backup.example.com \\
-    --auth-email scheduler@project.iam.gserviceaccount.com    for Cloud Scheduler, Pub/Sub, Eventarc
+    --auth-email scheduler@project.iam.gserviceaccount.com
+  # for callers with a token, which may download snapshots
   LASTGOOD_TOKEN=… lastgood serve --auth token --allow-download
 
-Events are posted to / or /events, and to /events/backup, /events/critical, /events/restore and /events/verify; what else is
-served, /openapi.json tells. With --subscription, events are pulled, too. SIGTERM ends it within 10 seconds. Requests choose what to do, why, with which labels and, for a
-restore, which snapshot; everything else is said here.")]
+Events are posted to / or /events, and to /events/backup, /events/critical, /events/restore and /events/verify; \
+/openapi.json describes all routes. With --subscription, events are pulled, too. A request chooses what to do, why, with which \
+labels and, for a restore, which snapshot; everything else is set by the options above. SIGTERM ends the service within 10 \
+seconds.")]
 pub struct ServeArgs {
     /// The directory to take snapshots of, and to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside
     /// Cloud Run]
     pub data: Option<PathBuf>,
-    /// Where to listen [default: 0.0.0.0:$PORT, and 8080 where PORT is not set]
+    /// The address to listen on [default: 0.0.0.0:$PORT, with 8080 where PORT is not set]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Connections at the same time; when there are more, one that asks for nothing is closed, and requests wait
+    /// At most this many connections at the same time; beyond that, an idle one is closed, and requests wait
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = connections)]
     pub connections: usize,
 
-    /// Who may ask; to be said unless it listens on loopback
-    #[arg(long, value_enum, value_name = "HOW", help_heading = "Who may ask")]
+    /// Who may send requests; required unless it listens on loopback
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Access")]
     pub auth: Option<AuthFlag>,
-    /// With --auth oidc: the audience that tokens must be for, to the letter
-    #[arg(long, value_name = "URL", help_heading = "Who may ask")]
+    /// With --auth oidc: the exact audience that tokens must have
+    #[arg(long, value_name = "URL", help_heading = "Access")]
     pub auth_audience: Option<String>,
-    /// With --auth oidc: whose tokens are taken; repeatable
-    #[arg(long = "auth-email", value_name = "ADDRESS", value_delimiter = ',', help_heading = "Who may ask")]
+    /// With --auth oidc: the account whose tokens are accepted; repeatable
+    #[arg(long = "auth-email", value_name = "ADDRESS", value_delimiter = ',', help_heading = "Access")]
     pub auth_emails: Vec<String>,
     /// With --auth oidc: where the keys are that tokens are signed with, if not where Google publishes its own
     #[arg(long, value_name = "URL", hide = true)]
     pub auth_keys_url: Option<String>,
     /// With --auth token: the file that holds the token [env: LASTGOOD_TOKEN is the token itself]
-    #[arg(long, value_name = "FILE", help_heading = "Who may ask")]
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
     pub token_file: Option<PathBuf>,
-    /// With --auth none: everybody who reaches the address may ask, whoever that is
-    #[arg(long, help_heading = "Who may ask")]
+    /// With --auth none: serve everybody who can reach the address, also off loopback
+    #[arg(long, help_heading = "Access")]
     pub insecure: bool,
-    /// Where browsers find the service, behind a proxy that gives it another name: pages of that address may ask for runs, and
-    /// a service on loopback answers to that name, too
-    #[arg(long, value_name = "URL", value_parser = public_url, help_heading = "Who may ask")]
+    /// The address at which browsers find the service, behind a proxy that gives it another name: pages of that address may
+    /// ask for runs, and a service on loopback answers to that name, too
+    #[arg(long, value_name = "URL", value_parser = public_url, help_heading = "Access")]
     pub public_url: Option<Url>,
-    /// Files of snapshots, and whole snapshots, may be had
-    #[arg(long, help_heading = "Who may ask")]
+    /// Allow downloads of files in snapshots and of whole snapshots
+    #[arg(long, help_heading = "Access")]
     pub allow_download: bool,
 
-    /// On Cloud Run: the CPU is always allocated, so that ?wait=false may be asked for
+    /// On Cloud Run: the CPU is always allocated, so that requests may use ?wait=false
     #[arg(long, help_heading = "Runs")]
     pub background: bool,
 
-    /// How old the newest good snapshot may be [default: two intervals, where one is given, else 26h]
+    /// How old the newest good snapshot may be [default: twice --interval if that is given, else 26h]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
     pub max_age: Option<Duration>,
-    /// How often something asks for a backup [env: BACKUP_INTERVAL_MINUTES]
+    /// How often a backup is expected [env: BACKUP_INTERVAL_MINUTES]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
     pub interval: Option<Duration>,
     /// How old the newest file in the directory may be [env: DATA_FRESHNESS] [default: 2h]
@@ -82,19 +86,19 @@ pub struct ServeArgs {
     pub runs: RunFlags,
 }
 
-/// How runs are that others ask for, in whatever way.
+/// How runs are done that others ask for, over HTTP or by messages.
 #[derive(Debug, Args)]
 pub struct RunFlags {
-    /// Events and requests may ask for a restore
-    #[arg(long, help_heading = "Who may ask")]
+    /// Allow events and requests to ask for a restore
+    #[arg(long, help_heading = "Access")]
     pub allow_restore: bool,
-    /// A run that takes longer is ended, and another one may take over what asked for it
+    /// End a run that takes longer than this; another one may then take over its request
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration, help_heading = "Runs")]
     pub run_timeout: Duration,
     /// Critical events within this time after one share the next snapshot
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Runs")]
     pub coalesce: Duration,
-    /// The most snapshots for critical events in an hour
+    /// Take at most this many snapshots for critical events in an hour
     #[arg(long, value_name = "N", default_value = "20", help_heading = "Runs")]
     pub critical_max: NonZeroUsize,
     #[command(flatten, next_help_heading = "Restores")]
@@ -110,21 +114,21 @@ pub struct RunFlags {
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AuthFlag {
-    /// Who shows an ID token that Google has signed
+    /// Callers with an ID token that Google has signed
     Oidc,
-    /// Who shows the token of LASTGOOD_TOKEN or --token-file
+    /// Callers with the token of LASTGOOD_TOKEN or --token-file
     Token,
-    /// Whom Cloud Run lets through; never for restores and downloads
+    /// Callers that Cloud Run lets through; never for restores and downloads
     CloudRun,
-    /// Everybody; off loopback with --insecure
+    /// Everybody; off loopback only with --insecure
     None,
 }
 
 fn public_url(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|why| format!("it is no URL: {why}"))?;
+    let url = Url::parse(text).map_err(|why| format!("it is not a URL: {why}"))?;
     match url.scheme() {
         "https" | "http" => Ok(url),
-        _ => Err("it begins with https:// or http://".into()),
+        _ => Err("it must begin with https:// or http://".into()),
     }
 }
 
