@@ -40,7 +40,7 @@ impl<'t> Console<'t> {
     /// not: if stdout cannot be written to, the log says so.
     pub fn report(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) {
         if let Err(why) = self.answer(done, text) {
-            tracing::error!("{}; what was to be done is done, and the exit code tells of that", printable(&why.what()));
+            tracing::error!("{}; the work itself is over, and the exit code says how it ended", printable(&why.what()));
         }
     }
 

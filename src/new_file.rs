@@ -87,7 +87,10 @@ impl Drop for NewFile {
             && let Err(why) = self.folder.remove_file(&self.tmp)
             && why != Errno::NOENT
         {
-            tracing::warn!("{} stays behind: {why}", self.path.with_file_name(&self.tmp).display());
+            tracing::warn!(
+                "could not remove the temporary file {}: {why}",
+                self.path.with_file_name(&self.tmp).display()
+            );
         }
     }
 }

@@ -1,6 +1,13 @@
-//! Makes text from outside fit to be shown.
+//! Makes text from outside fit to be shown, and numbers of things readable.
+
+use indicatif::HumanCount;
 
 use crate::shell::acts_on_a_terminal;
+
+/// Returns a number of things as people read it: `1 snapshot`, `1,200 snapshots`.
+pub fn count_of(count: u64, what: &str) -> String {
+    format!("{} {what}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+}
 
 /// Puts text from outside on one line: control characters, line ends and characters that turn the direction of text are written
 /// as escapes. A text longer than `most` bytes is cut between characters, and marked as cut.
@@ -47,6 +54,13 @@ pub fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        for (count, text) in [(0, "0 packs"), (1, "1 pack"), (1200, "1,200 packs")] {
+            assert_eq!(count_of(count, "pack"), text);
+        }
+    }
 
     #[test]
     fn what_acts_on_a_terminal_is_made_visible() {

@@ -24,7 +24,7 @@ pub use self::lists::{difference, entry, list_head, listed, run, run_in_full, ru
 pub use self::preview::preview;
 pub use self::verify::{verified, verify};
 use crate::replicas::copy::Copied;
-use crate::text::printable;
+use crate::text::{count_of, printable};
 
 /// The most problems that are written out; the text says how many more there are.
 const PROBLEMS: usize = 20;
@@ -56,7 +56,7 @@ pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) ->
     for held in vaults.iter().filter(|held| held.vault != *vault || held.copied_snapshots > 0) {
         let name = printable(&held.vault);
         let bytes = BinaryBytes(held.copied_bytes);
-        let snapshots = count_of(held.copied_snapshots as usize, "snapshot");
+        let snapshots = count_of(held.copied_snapshots, "snapshot");
         let copied = format!("{bytes} copied to {name}, {snapshots}");
         let what = if held.holds { format!("  and      {copied}") } else { format!("  NOT IN   {name}") };
         line(&mut text, format_args!("{what}"));
@@ -101,14 +101,14 @@ pub fn copied(done: &Copied) -> String {
     if done.made {
         line(&mut text, format_args!("Made a replica of the vault in {to}"));
     }
-    let snapshots = count_of(report.snapshots.len(), "snapshot");
+    let snapshots = count_of(report.snapshots.len() as u64, "snapshot");
     line(&mut text, format_args!("Copied {snapshots} from {from} to {to} in {}", seconds(report.seconds)));
-    let (objects, there) = (objects(report.objects), self::objects(report.objects_there));
+    let (objects, there) = (count_of(report.objects, "object"), count_of(report.objects_there, "object"));
     line(&mut text, format_args!("  new      {objects}, {}", BinaryBytes(report.bytes)));
     if report.objects_there > 0 || report.snapshots_there > 0 {
-        let (bytes, snapshots) = (BinaryBytes(report.bytes_there), report.snapshots_there as usize);
+        let (bytes, snapshots) = (BinaryBytes(report.bytes_there), report.snapshots_there);
         let roots = if snapshots > 0 { format!(", {}", count_of(snapshots, "snapshot")) } else { String::new() };
-        line(&mut text, format_args!("  there    {there}, {bytes}{roots}, and not sent again"));
+        line(&mut text, format_args!("  there    {there}, {bytes}{roots}: not sent again"));
     }
     for lost in &report.not_copied {
         line(&mut text, format_args!("  NOT COPIED {}: {}", named(&lost.snapshot), printable(&lost.why)));
@@ -124,7 +124,7 @@ fn databases(databases: &[DatabaseRecord]) -> String {
     let count = |which: &dyn Fn(&DatabaseRecord) -> bool| databases.iter().filter(|d| which(d)).count();
     let checked = |failed| count(&|d| d.check.as_ref().is_some_and(|check| check.failed.is_some() == failed));
     let (raw, sound, failed) = (count(&|d| d.taken == CaptureMethod::Raw), checked(false), checked(true));
-    let mut text = count_of(databases.len(), "database");
+    let mut text = count_of(databases.len() as u64, "database");
     for (count, what) in [(raw, "raw, unchecked"), (sound, "checked"), (failed, "FAILED THE CHECK")] {
         if count > 0 {
             text.push_str(&format!(", {count} {what}"));
@@ -195,9 +195,9 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
     if let Some(from) = from {
         line(&mut text, format_args!("  from     {}", printable(from)));
     }
-    let (entries, files, bytes) = (entries(report.entries), HumanCount(report.files), BinaryBytes(report.bytes));
+    let (entries, files, bytes) = (entries(report.entries), count_of(report.files, "file"), BinaryBytes(report.bytes));
     let took = took(report.seconds, report.traffic);
-    line(&mut text, format_args!("  holds    {entries}, files among them: {files}, {bytes}; took {took}"));
+    line(&mut text, format_args!("  holds    {entries} ({files}), {bytes}; took {took}"));
     if let Some(aside) = &report.moved_aside {
         line(
             &mut text,
@@ -208,7 +208,7 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
         line(&mut text, format_args!("  stays    {} is as it was: something is mounted there", name(kept.bytes())));
     }
     if report.moved_aside.is_some() {
-        line(&mut text, format_args!("  restart  what ran with it: it goes on with the old files until then"));
+        line(&mut text, format_args!("  restart  programs that use it: they go on with the old files until then"));
     }
     for user in report.in_use.iter().take(IN_USE) {
         let file = path(&user.file);
@@ -272,19 +272,11 @@ fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
 }
 
-fn objects(count: u64) -> String {
-    count_of(count as usize, "object")
-}
-
-fn count_of(count: usize, what: &str) -> String {
-    format!("{} {what}{}", HumanCount(count as u64), if count == 1 { "" } else { "s" })
-}
-
 /// Returns the time that it took and, for a bucket, the number of requests.
 fn took(time: f64, traffic: Option<Traffic>) -> String {
     let Some(Traffic { requests, retries, .. }) = traffic else { return seconds(time) };
-    let again = if retries > 0 { format!(", {retries} of them again") } else { String::new() };
-    format!("{} by {} requests{again}", seconds(time), requests.total())
+    let again = if retries > 0 { format!(", {retries} of them retries") } else { String::new() };
+    format!("{} by {}{again}", seconds(time), count_of(requests.total(), "request"))
 }
 
 fn seconds(seconds: f64) -> String {

@@ -5,6 +5,7 @@ use lastgood::monitor::Context;
 use lastgood::path::EntryPath;
 use lastgood::replicas::pool::VaultPool;
 use lastgood::restore::select;
+use lastgood::text::count_of;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
 use lastgood::{inspect, view};
@@ -23,7 +24,13 @@ pub fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -
     let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
     items.end()?;
     if names.len() > limit {
-        tracing::warn!("{} older snapshots are not listed: --limit {} lists all", names.len() - limit, names.len());
+        let left = names.len() - limit;
+        let are = if left == 1 { "is" } else { "are" };
+        tracing::warn!(
+            "{} {are} not listed: --limit {} lists all",
+            count_of(left as u64, "older snapshot"),
+            names.len()
+        );
     }
     // This is a hint only: it changes nothing in the list.
     let doubts = Doubts::read(&*vault.store);
@@ -32,16 +39,19 @@ pub fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -
         let newest = select::newest_good(vault, &names, "the newest good snapshot").ok();
         let newest =
             match newest.and_then(|newest| Some((newest.name.id, doubts.concern(&*vault.store, &newest.root).ok()?))) {
-                Some((id, true)) => format!("the newest good snapshot, {id}, needs some of them"),
-                Some((id, false)) => format!("the newest good snapshot, {id}, needs none of them"),
-                None => "there is no good snapshot that could be asked for them".into(),
+                Some((id, true)) => format!("the newest good snapshot, {id}, needs what may be damaged"),
+                Some((id, false)) => format!("the newest good snapshot, {id}, needs nothing of that"),
+                None => "whether a good snapshot needs that is not known".into(),
             };
-        tracing::warn!("{doubted} packs may be damaged, as runs found; {newest}. `lastgood verify` names who is hurt");
+        let packs = count_of(doubted as u64, "pack");
+        tracing::warn!(
+            "{packs} may be damaged, as runs found; {newest}. `lastgood verify` names the snapshots that are hurt"
+        );
     }
     if damaged == 0 {
         return Ok(ProgramOutcome::Done);
     }
-    tracing::error!("the roots of {damaged} snapshots are damaged; `lastgood verify` says more");
+    tracing::error!("{} with a damaged root; `lastgood verify` says more", count_of(damaged, "snapshot"));
     Ok(ProgramOutcome::Damage)
 }
 

@@ -44,7 +44,7 @@ pub fn serve(
     let worker = desk.clone();
     // The sender is dropped in a panic, too. A receiver that has gone does not hear of it.
     let work = move || _ = ended.send(worker.work());
-    thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start a thread")?;
+    thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start the thread of the runs")?;
     let done = runtime.block_on(async {
         watch(ending)?;
         // HTTP, pulling or both are served; all end together.
@@ -92,7 +92,7 @@ pub fn serve(
         }
         false => {
             tracing::error!(
-                "ended before all that was asked for was answered and reported in a vault, in the time that there is for it"
+                "ended before all that was asked for was answered and reported in a vault: the time for that was over"
             );
             Ok(ProgramOutcome::Failed)
         }
@@ -104,9 +104,9 @@ fn open(http: HttpConfig, desk: &Arc<Runner>, runtime: &Runtime) -> Result<(TcpL
     let auth = Authorizer::new(http.auth)?;
     let listener = runtime
         .block_on(TcpListener::bind(http.listen))
-        .doing(|| format!("listen at {}", http.listen))
-        .map_err(|why| why.hint("Is another service there? `--listen ADDR` names another address."))?;
-    let address = listener.local_addr().doing(|| "find out the address")?;
+        .doing(|| format!("listen on {}", http.listen))
+        .map_err(|why| why.hint("Is another service listening there? `--listen ADDR` names another address."))?;
+    let address = listener.local_addr().doing(|| "find out the address that it listens on")?;
     tracing::info!("listening on {address}");
     Ok((listener, Arc::new(Server::new(desk.clone(), address, auth, http.settings))))
 }

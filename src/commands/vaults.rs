@@ -78,9 +78,7 @@ impl Commands<'_> {
                     EventOutcome::Before(before) => return served_before(&before, exit_zero_on, console),
                     EventOutcome::Elsewhere { run, .. } => {
                         let why = format!("the run {run} of the same attempt of this task is not over");
-                        return Err(
-                            Error::failed("back up", why).hint("It is tried again by Cloud Run's next attempt.")
-                        );
+                        return Err(Error::failed("back up", why).hint("Cloud Run's next attempt tries again."));
                     }
                 }
             }
@@ -181,7 +179,9 @@ impl Commands<'_> {
                 view::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
                 if let Some(newer) = done.restored.instead_of {
                     let older = done.restored.snapshot;
-                    tracing::error!("{older} was restored, which is older than {newer}: that could not be had whole");
+                    tracing::error!(
+                        "the restored snapshot {older} is older than {newer}, which could not be had whole"
+                    );
                 }
                 let from = (self.0.addresses().len() > 1).then_some(&*done.vault);
                 console.report(done, || view::restore(&done.restored, from, Timestamp::now()));
@@ -248,7 +248,7 @@ impl Commands<'_> {
         ctx: &Context,
     ) -> Result<ProgramOutcome> {
         let mut source = Vault::find(self.0.store(from)?)?.map_err(|store| {
-            let hint = "Check the address after --from, of the vault that is to be copied; if it is on a volume, is that mounted?";
+            let hint = "Check the address after --from. If it is on a volume, is the volume mounted?";
             Vault::missing(&*store).hint(hint)
         })?;
         source.user.host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -260,7 +260,7 @@ impl Commands<'_> {
             Ok(vault) => (vault, false),
             Err(store) if !may_make => {
                 return Err(Vault::missing(&*store).hint(
-                    "Check the address; if it is on a volume, is that mounted? `lastgood copy --init` makes the replica.",
+                    "Check the address after --to. If it is on a volume, is the volume mounted? `lastgood copy --init` makes the replica.",
                 ));
             }
             Err(store) => {

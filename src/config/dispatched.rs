@@ -38,7 +38,7 @@ impl fmt::Debug for DispatchedConfig {
 /// Usage: the name is not that of a job. Also credentials that cannot be used.
 pub fn dispatch(args: cli::DispatchFlags, cloud: &Cloud) -> Result<Option<Dispatch>> {
     let Some(text) = args.dispatch else { return Ok(None) };
-    let wrong = |why: String| Error::usage(format!("take --dispatch {text}"), why).code(Code::BadSetting);
+    let wrong = |why: String| Error::usage(format!("use --dispatch {text}"), why).code(Code::BadSetting);
     let job: Target = text.parse().map_err(wrong)?;
     Ok(Some(Dispatch::new(Starter::new(job, cloud)?, args.dispatch_wait)))
 }
@@ -56,7 +56,7 @@ pub fn dispatched(
     outside: &HostEnvironment,
 ) -> Result<DispatchedConfig> {
     let claim = env.parsed(CLAIM, str::parse)?.ok_or_else(|| {
-        Error::usage("do what a service asked for", format!("{CLAIM} does not say which claim it is about")).hint(
+        Error::usage("carry out what a service asked for", format!("{CLAIM} is not set, which names the claim")).hint(
             "`lastgood serve --dispatch job=…` starts the job and sets it. By hand, `lastgood backup` takes a snapshot.",
         )
     })?;

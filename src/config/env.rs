@@ -56,7 +56,7 @@ impl<'e> Env<'e> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         parse(text.trim())
             .map(Some)
-            .map_err(|why| Error::usage(format!("take {name}={text}"), why).code(Code::BadSetting))
+            .map_err(|why| Error::usage(format!("use {name}={text}"), why).code(Code::BadSetting))
     }
 
     /// Returns a variable's value as a whole number.
@@ -64,7 +64,7 @@ impl<'e> Env<'e> {
     /// # Errors
     /// Usage: it is not a number, or too large.
     pub fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>> {
-        self.parsed(name, |text| text.parse().map_err(|_| "it is not a whole number of its range".into()))
+        self.parsed(name, |text| text.parse().map_err(|_| "it is not a whole number, or too large".into()))
     }
 
     /// Returns a variable's value as a length of time.

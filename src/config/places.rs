@@ -74,7 +74,7 @@ pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Res
                 Address::bucket(bare, PREFIX).map_err(|why| {
                     Error::usage(doing(), why)
                         .code(Code::BadSetting)
-                        .hint("It is the name alone; `--vault gs://bucket/prefix` names more.")
+                        .hint("Give the name alone; `--vault gs://bucket/prefix` names a prefix, too.")
                 })?
             }
         });

@@ -98,10 +98,11 @@ pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str,
     let source = sent::source(host, service.as_deref());
     for (flag, text) in [("--id", id.as_deref().unwrap_or_default()), ("--service", &source)] {
         if text.len() > MAX_ATTRIBUTE {
-            let why = format!("{flag} makes an attribute of {} bytes, and Pub/Sub takes {MAX_ATTRIBUTE}", text.len());
+            let why =
+                format!("{flag} makes an attribute of {} bytes, and Pub/Sub takes at most {MAX_ATTRIBUTE}", text.len());
             return Err(Error::usage("publish", why)
                 .code(Code::BadSetting)
-                .hint("Say the long part with --message or --label."));
+                .hint("Put the long part into --message or --label."));
         }
     }
     fields.extend(service.map(|service| ("service".into(), service.into())));

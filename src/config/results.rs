@@ -41,11 +41,11 @@ pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env
     let wrong = |why| {
         Error::usage("use the URL of --webhook or LASTGOOD_WEBHOOK", why)
             .code(Code::BadSetting)
-            .hint("Give the whole URL, as the service that is told shows it: https://…")
+            .hint("Give the whole URL, as the service that takes the results shows it: https://…")
     };
     let webhook = url.map(|url| Webhook::new(&url, when).map_err(wrong)).transpose()?;
     if webhook.is_none() && args.webhook_on.is_some() {
-        return Err(Error::usage("take --webhook-on", "there is no webhook").hint("Name it by LASTGOOD_WEBHOOK."));
+        return Err(Error::usage("use --webhook-on", "there is no webhook").hint("Set LASTGOOD_WEBHOOK to its URL."));
     }
     let job = env.text("CLOUD_RUN_JOB")?;
     Ok(Notifier::new(notify::source(place, job.as_deref()), topic, webhook))

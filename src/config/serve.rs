@@ -206,7 +206,7 @@ pub(super) fn rules(
 fn pattern(text: String) -> Result<(String, GlobMatcher)> {
     let wrong = |why: String| Error::usage(format!("look for the critical file {text}"), why).code(Code::BadSetting);
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {
-        return Err(wrong("it is a path below the data directory, or a pattern for one".into()));
+        return Err(wrong("it must be a path below the data directory, or a pattern for one".into()));
     }
     let bare = text.strip_prefix("./").unwrap_or(&text);
     let glob = GlobBuilder::new(bare).literal_separator(true).build().map_err(|why| wrong(why.to_string()))?;

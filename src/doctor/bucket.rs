@@ -42,14 +42,14 @@ pub struct BucketCheckInput {
 /// Runs the checks.
 pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
     let unasked = |why: &str| {
-        notes.add(DoctorCheck::skipped("the rest", format!("bucket, permissions, vault: not asked, {why}")))
+        notes.add(DoctorCheck::skipped("the rest", format!("bucket, permissions, vault: not checked, because {why}")))
     };
     let found = match credentials::find(&about.cloud) {
         Ok(found) => found,
         Err(fault) => {
             let (why, hint) = refusal(fault);
             notes.add(DoctorCheck::problem("credentials", why).advice(lost(&about.cloud).unwrap_or(hint)));
-            return unasked("for want of credentials");
+            return unasked("there are no credentials that can be used");
         }
     };
     let limits = RequestTimeouts { stall: STALL, answer: STALL * 2 };
@@ -57,7 +57,7 @@ pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<
         Ok(bucket) => bucket,
         Err(why) => {
             notes.add(DoctorCheck::problem("network", why.what()).advice(why.advice().unwrap_or_default()));
-            return unasked("as it cannot be reached");
+            return unasked("the bucket cannot be reached");
         }
     };
     let (credentials, account) = credentials(about, &bucket, &found);
@@ -71,17 +71,17 @@ pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<
     });
     if let Some(failed) = network(about, &bucket) {
         notes.add(failed);
-        return unasked("as it cannot be reached");
+        return unasked("the bucket cannot be reached");
     }
     notes.add(DoctorCheck::ok("network", format!("{} answers", about.cloud.base())));
     notes.add(clock(bucket.ahead(), bucket.time().err()));
     if !usable {
-        return unasked("for want of credentials");
+        return unasked("there are no credentials that can be used");
     }
     if found != CredentialSource::Emulator {
         if let Err(fault) = tried(|| bucket.sign_in(TOKEN)) {
             notes.add(no_token(&found, fault));
-            return unasked("for want of a token");
+            return unasked("there is no token");
         }
         notes.add(DoctorCheck::ok("token", "one can be had"));
     }
@@ -155,7 +155,7 @@ fn listed(
                 notes.add(failed);
                 notes.add(DoctorCheck::skipped(
                     "the rest",
-                    "permissions, vault: not asked, as the bucket cannot be used",
+                    "permissions, vault: not checked, because the bucket cannot be used",
                 ));
                 return false;
             }
@@ -174,7 +174,7 @@ fn listed(
     let usable = needed.is_empty();
     permissions.into_iter().for_each(|check| notes.add(check));
     if !usable {
-        notes.add(DoctorCheck::skipped("vault", "not looked for, as nothing may be read"));
+        notes.add(DoctorCheck::skipped("vault", "not looked for, because nothing may be read"));
     }
     usable
 }
@@ -240,14 +240,14 @@ fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
     let direction = if ahead.is_positive() { "ahead of" } else { "behind" };
     // The store's time is in whole seconds.
     if off < Duration::from_secs(2) {
-        return DoctorCheck::ok(name, "as the store's");
+        return DoctorCheck::ok(name, "the same as the store's");
     }
     let found = format!("{} {direction} the store's", span(off));
     if off <= OFF {
         return DoctorCheck::ok(name, found);
     }
     DoctorCheck::warning(name, format!("{found}; from 5 min on, nothing works"))
-        .advice("Set it, and see to it that it stays right (`timedatectl set-ntp true`, or the host's).")
+        .advice("Set it, and keep it right (`timedatectl set-ntp true`, here or on the host).")
 }
 
 /// Returns the check for credentials without a token, with what to do.
@@ -278,7 +278,7 @@ fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
             .run(format!("gcloud iam service-accounts keys create FILE --iam-account={account}")),
         "impersonated_service_account" => problem
             .advice(format!(
-                "Who acts as {account} needs roles/iam.serviceAccountTokenCreator on it, and a login that has not expired:"
+                "Whoever acts as {account} needs roles/iam.serviceAccountTokenCreator on it, and a login that has not expired:"
             ))
             .run(format!("gcloud auth application-default login --impersonate-service-account={account}")),
         "external_account" => problem.advice(format!(

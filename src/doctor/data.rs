@@ -219,7 +219,7 @@ fn apart(about: &DataCheckInput) -> Option<DoctorCheck> {
     let advice = "Keep the vault beside the data directory, not around it or in it: `--vault URL`.";
     about.vaults.iter().find_map(|(vault, at)| {
         let found = if lies_in(&about.at, at) {
-            format!("the directory is the vault {vault} or lies in it: neither backup nor restore work")
+            format!("the directory is the vault {vault} or lies in it: neither a backup nor a restore works")
         } else if apart::check(&about.at, &[], slice::from_ref(at)).is_err() {
             format!("the vault {vault} lies in the directory: a restore would move it aside, and is refused")
         } else {

@@ -97,8 +97,8 @@ fn place(folder: &Path, in_cloud_run: bool) -> DoctorCheck {
 fn open(mode: u32, folder: &Path) -> DoctorCheck {
     DoctorCheck::warning("access", format!("everybody on this machine may look into it (mode {mode:04o})"))
         .advice(format!(
-            "It has copies of files that may be closed to them, and what backups store from now on is. If others restore from it, \
-             share it with a group: {}. This closes it:",
+            "It holds copies of files that others may not be allowed to read; what backups store from now on is closed to them. \
+             If others restore from it, share it with a group: {}. This closes it:",
             to_share(folder)
         ))
         .run(format!("chmod go-rwx {}", word(folder)))

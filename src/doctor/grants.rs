@@ -122,8 +122,10 @@ pub fn judge(held: &[String], bucket: &str, member: &Member, project: Option<&st
         let command = member.grant(bucket, role);
         let said = checks.iter().any(|check| check.commands.contains(&command));
         checks.push(match said {
-            true => missing.advice("The last command gives it, too."),
-            false => missing.advice(member.noted("Who may grant roles on the bucket runs:".into())).run(command),
+            true => missing.advice("The last command grants it, too."),
+            false => {
+                missing.advice(member.noted("Somebody who may grant roles on the bucket runs:".into())).run(command)
+            }
         });
     }
     checks.push(too_much(&is_held, bucket, member, project.unwrap_or("PROJECT")));

@@ -86,15 +86,15 @@ impl RunningChecks {
     /// # Errors
     /// The program was told to stop, or the system has no threads.
     pub fn wait(self, ctx: &Context) -> Result<CheckFindings> {
-        let thread = self.thread.doing(|| format!("begin to look at the {}", self.what))?;
+        let thread = self.thread.doing(|| format!("start the checks of the {}", self.what))?;
         while !thread.is_finished() {
-            ctx.check("examine the configuration").inspect_err(|_| self.stop.store(true, Ordering::Relaxed))?;
+            ctx.check("run the checks").inspect_err(|_| self.stop.store(true, Ordering::Relaxed))?;
             let passed = self.began.elapsed();
             if passed > self.limit {
                 self.stop.store(true, Ordering::Relaxed);
             }
             if passed > self.limit + GRACE {
-                let found = format!("no answer for {}: what comes after this was not looked at", span(passed));
+                let found = format!("no answer for {}: what comes after this was not checked", span(passed));
                 let advice = "Is it a network mount whose server is gone? `mount` lists what is mounted; `umount -l` \
                               lets go of what does not answer.";
                 self.notes.add(DoctorCheck::problem("answer", found).advice(advice));

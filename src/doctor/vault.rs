@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::address::argument;
 use crate::store::{self, Store};
+use crate::text::count_of;
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
 use crate::vault::read::PackReader;
@@ -65,7 +66,7 @@ fn doubts(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) {
             None => "",
         };
         let check = DoctorCheck::warning("doubts", format!("{first}{more} may be damaged, as a run found{newest}"));
-        let advice = "The next backup stores anew what damaged packs hold, and restores pass them over. This reads all packs, \
+        let advice = "The next backup stores again what damaged packs hold, and restores pass them over. This reads all packs, \
                       names the snapshots that are hurt, and lifts doubts that are wrong:";
         notes.add(check.advice(advice).run(verify));
     }
@@ -144,9 +145,9 @@ fn snapshots(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) -> c
     notes.add(match passed_over.first() {
         None if !root.whole() => DoctorCheck::warning(
             "snapshots",
-            format!("{count}; the newest, {}, is good and not whole: something could not be read", name.id),
+            format!("{count}; the newest, {}, is good but not whole: something could not be read", name.id),
         )
-        .advice("What could not be read is in it as it was before, or missing. `lastgood runs` has the run, with what and why."),
+        .advice("What could not be read is in it as it was before, or missing. The run's report says what and why: `lastgood runs`."),
         None => DoctorCheck::ok("snapshots", format!("{count}; the newest, {}, is good", name.id)),
         Some(passed) => DoctorCheck::warning(
             "snapshots",
@@ -183,7 +184,7 @@ fn readable(vault: &Vault, root: &Root, notes: &CheckRecorder) -> crate::error::
     let packs = PackReader::for_root(&*vault.store, root)?;
     let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
     if let Some(store::StoreError::Denied { name, why, hint }) = closed.first() {
-        let found = format!("{} packs of it may not be read, as {name}: {why}", closed.len());
+        let found = format!("{} of it cannot be read, such as {name}: {why}", count_of(closed.len() as u64, "pack"));
         notes.add(DoctorCheck::problem("packs", found).advice(hint.clone()));
     }
     Ok(())

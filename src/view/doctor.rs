@@ -3,8 +3,8 @@
 use crate::doctor::check::{CheckStatus, DoctorCheck};
 use crate::doctor::{DoctorReport, DoctorSection, Subject};
 
-use super::{count_of, line};
-use crate::text::printable;
+use super::line;
+use crate::text::{count_of, printable};
 
 /// The width of the text, in columns; commands are never broken.
 const WIDTH: usize = 100;
@@ -69,7 +69,7 @@ fn check(text: &mut String, check: &DoctorCheck, width: usize) {
 }
 
 fn verdict(report: &DoctorReport) -> String {
-    match (report.problems, report.warnings) {
+    match (report.problems as u64, report.warnings as u64) {
         (0, 0) => "Nothing stands in the way of a backup or a restore.".into(),
         (0, warnings) => format!("No problem, and {}.", count_of(warnings, "warning")),
         (problems, 0) => format!("{} to solve.", count_of(problems, "problem")),

@@ -35,7 +35,7 @@ pub fn preview(told: &Preview, vault: &str, while_in_use: bool) -> String {
         line(&mut text, format_args!("  IN USE   {program} (process {}) has {file} open", user.pid));
     }
     if !told.in_use.is_empty() && !while_in_use {
-        line(&mut text, format_args!("  REFUSED  it would be, while that is so; --while-in-use does it all the same"));
+        line(&mut text, format_args!("  REFUSED  while programs use it; --while-in-use restores it all the same"));
     }
     for newer in told.passed_over.iter().take(PASSED_OVER) {
         line(

@@ -1,10 +1,10 @@
 //! Reports of verifications as text for people.
 
-use indicatif::{BinaryBytes, HumanCount};
+use indicatif::BinaryBytes;
 
-use super::{PROBLEMS, count_of, line, name, named, took};
+use super::{PROBLEMS, line, name, named, took};
 use crate::replicas::verify::Verified;
-use crate::text::printable;
+use crate::text::{count_of, printable};
 use crate::verify::{Looked, VerifyReport};
 
 /// Describes what was verified in each of several vaults.
@@ -23,7 +23,7 @@ pub fn verified(vaults: &[Verified]) -> String {
 /// Describes what was verified.
 pub fn verify(report: &VerifyReport) -> String {
     let mut text = String::new();
-    let (snapshots, objects) = (HumanCount(report.snapshots), HumanCount(report.objects));
+    let (snapshots, objects) = (count_of(report.snapshots, "snapshot"), count_of(report.objects, "object"));
     let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
     let verdict = match report.damage.len() {
         0 => "no damage".to_owned(),
@@ -31,10 +31,9 @@ pub fn verify(report: &VerifyReport) -> String {
     };
     let checkpoints = match report.checkpoints {
         0 => String::new(),
-        n => format!(", {}", count_of(n as usize, "checkpoint")),
+        n => format!(", {}", count_of(n, "checkpoint")),
     };
-    let snapshots = format!("{snapshots} snapshots{checkpoints}");
-    line(&mut text, format_args!("Verified {snapshots}, {objects} objects, {bytes}, in {took}: {verdict}"));
+    line(&mut text, format_args!("Verified {snapshots}{checkpoints}, {objects}, {bytes}, in {took}: {verdict}"));
     for damage in &report.damage {
         line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
         for snapshot in &damage.snapshots {
@@ -43,14 +42,14 @@ pub fn verify(report: &VerifyReport) -> String {
     }
     if let Some(newest) = report.newest_good.filter(|_| !report.damage.is_empty()) {
         let hurt = match newest.hurt {
-            true => "is HURT: the next backup stores anew what it has lost, as far as it is still there",
+            true => "is HURT: the next backup stores again what it has lost, as far as it is still there",
             false => "is not hurt",
         };
         line(&mut text, format_args!("  {}, the newest good snapshot, {hurt}", named(&newest.snapshot)));
     }
     if report.unused > 0 {
-        let (packs, bytes) = (count_of(report.unused as usize, "pack"), BinaryBytes(report.unused_bytes));
-        let of = "no snapshot or checkpoint names: of a backup that is under way, or of some that broke off";
+        let (packs, bytes) = (count_of(report.unused, "pack"), BinaryBytes(report.unused_bytes));
+        let of = "no snapshot or checkpoint names: from a backup that is under way, or from backups that were cut off";
         line(&mut text, format_args!("  {packs}, {bytes}, that {of}"));
     }
     for doubt in &report.doubts {
@@ -60,7 +59,7 @@ pub fn verify(report: &VerifyReport) -> String {
                 Looked::Sound => "is sound",
                 Looked::Unnamed => "is named by no snapshot",
             };
-            line(&mut text, format_args!("  {} stands: {} {state}", printable(&doubt.object), doubted.name));
+            line(&mut text, format_args!("  {} stays a doubt: {} {state}", printable(&doubt.object), doubted.name));
         }
     }
     for gap in report.gaps.iter().take(PROBLEMS) {
@@ -72,7 +71,7 @@ pub fn verify(report: &VerifyReport) -> String {
     if let Some(first) = report.databases.first() {
         let failed = report.databases.iter().filter(|database| database.failed.is_some()).count();
         let verdict = if failed == 0 { "all sound".to_owned() } else { format!("{failed} FAILED") };
-        let (count, snapshot) = (count_of(report.databases.len(), "database"), named(&first.snapshot));
+        let (count, snapshot) = (count_of(report.databases.len() as u64, "database"), named(&first.snapshot));
         line(&mut text, format_args!("Restored and checked {count} of {snapshot}: {verdict}"));
         for database in &report.databases {
             if let Some(why) = &database.failed {
