@@ -255,8 +255,8 @@ impl Config {
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
-                let place = doctor::place(data(args.data)?, &vaults, &cloud, args.max_age, outside);
-                ConfiguredCommand::Doctor(Box::new(lastgood::doctor::check::DoctorSettings { backups_off, ..place }))
+                let settings = doctor::doctor_settings(data(args.data)?, &vaults, &cloud, args.max_age, outside);
+                ConfiguredCommand::Doctor(Box::new(lastgood::doctor::check::DoctorSettings { backups_off, ..settings }))
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone())?;

@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     let terminal = Terminal::new(output.progress);
     heap::settle();
     start_log(&terminal, output);
-    tell_of_panics();
+    log_panics();
     let stop = Arc::new(AtomicBool::new(false));
     let mut console = Console::new(out, output, &terminal);
     let outside = HostEnvironment {
@@ -166,8 +166,8 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             match dry_run {
                 true => commands.preview(&options, console, ctx),
                 false => {
-                    let (job, told) = (Job::Restore(options), (config.place, config.notify));
-                    commands.run(job, told, &config.exit_zero_on, console, ctx)
+                    let (job, environment) = (Job::Restore(options), (config.place, config.notify));
+                    commands.run(job, environment, &config.exit_zero_on, console, ctx)
                 }
             }
         }
@@ -186,9 +186,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
             serve::serve(*service, Arc::new(vaults), &cloud, &Shutdown::new(stop.clone()))
         }
-        ConfiguredCommand::Dispatched(mut told) => {
-            (told.rules.threads, told.rules.parallel) = (ctx.threads, ctx.parallel);
-            commands.dispatched(&told, &config.exit_zero_on, console, ctx)
+        ConfiguredCommand::Dispatched(mut dispatched) => {
+            (dispatched.rules.threads, dispatched.rules.parallel) = (ctx.threads, ctx.parallel);
+            commands.dispatched(&dispatched, &config.exit_zero_on, console, ctx)
         }
         ConfiguredCommand::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
         ConfiguredCommand::Doctor(place) => doctor::doctor(&place, console, ctx),
@@ -249,7 +249,7 @@ fn ignores(signal: i32) -> bool {
 }
 
 /// Logs panics. The message that Rust prints by itself would block on a log that nobody reads.
-fn tell_of_panics() {
+fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let trace = Backtrace::capture();
         let trace = if trace.status() == BacktraceStatus::Captured { format!("\n{trace}") } else { String::new() };

@@ -19,7 +19,7 @@ use crate::{backup, restore};
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 
-pub use self::doctor::{doctor, stopping};
+pub use self::doctor::{doctor, problems as doctor_problems};
 pub use self::lists::{difference, entry, list_head, listed, run, run_in_full, runs_head};
 pub use self::preview::preview;
 pub use self::verify::{verified, verify};
@@ -39,9 +39,9 @@ const IN_USE: usize = 5;
 pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) -> String {
     let mut text = String::new();
     let replicas::backup::ReplicatedBackupReport { taken, vault, vaults } = report;
-    for held in vaults.iter().filter(|held| held.made) {
-        let what = if held.vault == *vault { "new vault" } else { "replica of the vault" };
-        line(&mut text, format_args!("Made a {what} in {}", printable(&held.vault)));
+    for replica in vaults.iter().filter(|replica| replica.made) {
+        let what = if replica.vault == *vault { "new vault" } else { "replica of the vault" };
+        line(&mut text, format_args!("Made a {what} in {}", printable(&replica.vault)));
     }
     let good = match (taken.good, taken.whole) {
         (true, true) => "good",
@@ -53,12 +53,12 @@ pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) ->
     line(&mut text, format_args!("  holds    {entries}, {bytes}, of {}", path(data)));
     let (new, took) = (BinaryBytes(taken.uploaded_bytes), took(taken.seconds, taken.traffic));
     line(&mut text, format_args!("  new      {new} written to {} in {took}", printable(vault)));
-    for held in vaults.iter().filter(|held| held.vault != *vault || held.copied_snapshots > 0) {
-        let name = printable(&held.vault);
-        let bytes = BinaryBytes(held.copied_bytes);
-        let snapshots = count_of(held.copied_snapshots, "snapshot");
+    for replica in vaults.iter().filter(|replica| replica.vault != *vault || replica.copied_snapshots > 0) {
+        let name = printable(&replica.vault);
+        let bytes = BinaryBytes(replica.copied_bytes);
+        let snapshots = count_of(replica.copied_snapshots, "snapshot");
         let copied = format!("{bytes} copied to {name}, {snapshots}");
-        let what = if held.holds { format!("  and      {copied}") } else { format!("  NOT IN   {name}") };
+        let what = if replica.holds { format!("  and      {copied}") } else { format!("  NOT IN   {name}") };
         line(&mut text, format_args!("{what}"));
     }
     if !taken.databases.is_empty() {
@@ -74,16 +74,16 @@ pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) ->
 }
 
 /// Says which vaults do not hold a snapshot and why, a line each.
-pub fn not_held(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String> {
-    let line = |held: &ReplicaReport| {
-        let why = held.why.as_ref()?;
-        Some(format!("the vault {} does not hold the snapshot: {}", printable(&held.vault), printable(why)))
+pub fn lacking_vaults(report: &replicas::backup::ReplicatedBackupReport) -> Vec<String> {
+    let line = |replica: &ReplicaReport| {
+        let why = replica.why.as_ref()?;
+        Some(format!("the vault {} does not hold the snapshot: {}", printable(&replica.vault), printable(why)))
     };
     report.vaults.iter().filter_map(line).collect()
 }
 
 /// Says which vaults were made.
-pub fn made(places: &[InitReport]) -> String {
+pub fn init(places: &[InitReport]) -> String {
     let mut text = String::new();
     let other = places.iter().any(|place| !place.made);
     for (at, place) in places.iter().enumerate().filter(|(_, place)| place.made) {
@@ -137,9 +137,9 @@ fn databases(databases: &[DatabaseRecord]) -> String {
 pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
     let mut lines = bad_state(report);
     if report.good {
-        lines.extend(some("could not back up", &report.errors));
+        lines.extend(problem_lines("could not back up", &report.errors));
         lines.extend(stale(&report.stale));
-        lines.extend(some("may be torn:", &report.torn));
+        lines.extend(problem_lines("may be torn:", &report.torn));
     }
     if report.databases.iter().any(DatabaseRecord::failed) {
         lines.push(
@@ -167,7 +167,7 @@ fn more(all: usize) -> String {
 fn bad_state(report: &backup::BackupReport) -> Vec<String> {
     match report.state {
         SnapshotState::Complete => Vec::new(),
-        SnapshotState::Partial => some("could not back up", &report.errors),
+        SnapshotState::Partial => problem_lines("could not back up", &report.errors),
         SnapshotState::Suspect => vec![format!(
             "{}; the snapshot is kept but never restored unasked (--accept-shrink accepts it)",
             printable(report.suspect.as_deref().unwrap_or("it looks like an accident"))
@@ -176,7 +176,7 @@ fn bad_state(report: &backup::BackupReport) -> Vec<String> {
 }
 
 /// Lists problems, a line each, and how many more there are.
-pub fn some(what: &str, problems: &[Problem]) -> Vec<String> {
+pub fn problem_lines(what: &str, problems: &[Problem]) -> Vec<String> {
     let line = |p: &Problem| format!("{what} {}: {}", name(p.path.bytes()), printable(&p.why));
     let mut lines: Vec<_> = problems.iter().take(PROBLEMS).map(line).collect();
     if problems.len() > PROBLEMS {

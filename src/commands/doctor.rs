@@ -15,7 +15,7 @@ use crate::console::Console;
 pub fn doctor(settings: &DoctorSettings, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
     let report = doctor::examine(settings, ctx)?;
     if console.quiet() {
-        view::stopping(&report).iter().for_each(|line| tracing::error!("{line}"));
+        view::doctor_problems(&report).iter().for_each(|line| tracing::error!("{line}"));
     }
     console.answer(&report, || view::doctor(&report))?;
     Ok(if report.problems == 0 { ProgramOutcome::Done } else { ProgramOutcome::Failed })

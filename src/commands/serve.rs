@@ -34,31 +34,32 @@ pub fn serve(
     service: ServiceConfig,
     vaults: Arc<VaultPool>,
     cloud: &Cloud,
-    ending: &Shutdown,
+    shutdown: &Shutdown,
 ) -> Result<ProgramOutcome> {
     let runtime = runtime()?;
     service.rules.backups_off.iter().for_each(|why| tracing::warn!("no snapshot is taken: {why}"));
-    let desk = Arc::new(Runner::new(service.rules, vaults, Arc::new(LogMonitor), system_random, ending.stop().clone()));
-    let door = service.http.map(|http| open(http, &desk, &runtime)).transpose()?;
+    let runner =
+        Arc::new(Runner::new(service.rules, vaults, Arc::new(LogMonitor), system_random, shutdown.stop().clone()));
+    let http = service.http.map(|http| bind(http, &runner, &runtime)).transpose()?;
     let (ended, mut work_ended) = oneshot::channel();
-    let worker = desk.clone();
+    let worker = runner.clone();
     // The sender is dropped in a panic, too. A receiver that has gone does not hear of it.
     let work = move || _ = ended.send(worker.work());
-    thread::Builder::new().name("desk".into()).spawn(work).doing(|| "start the thread of the runs")?;
+    thread::Builder::new().name("runner".into()).spawn(work).doing(|| "start the thread of the runs")?;
     let done = runtime.block_on(async {
-        watch(ending)?;
+        watch(shutdown)?;
         // HTTP, pulling or both are served; all end together.
         let asked = async {
-            match door {
-                Some((listener, server)) => server::serve(listener, server, ending).await,
+            match http {
+                Some((listener, server)) => server::serve(listener, server, shutdown).await,
                 None => true,
             }
         };
         let pulled = async {
             let Some(settings) = &service.pull else { return Ok(true) };
-            let pulled = subscriber::pull(&desk, cloud, settings, ending).await;
+            let pulled = subscriber::pull(&runner, cloud, settings, shutdown).await;
             if pulled.is_err() {
-                ending.begin();
+                shutdown.begin();
             }
             pulled
         };
@@ -67,21 +68,22 @@ pub fn serve(
         let (answered, pulled) = tokio::select! {
             both = &mut both => both,
             // The runner has ended: nothing can be run any more.
-            kept = &mut work_ended => {
+            finished = &mut work_ended => {
                 // A signal sets the flag by itself; the task that begins the shutdown may hear of it later than the runner's
                 // thread does.
-                let told = ending.stop().load(Ordering::Relaxed);
-                ending.begin();
+                let was_stopped = shutdown.stop().load(Ordering::Relaxed);
+                shutdown.begin();
                 let (answered, pulled) = both.await;
-                if !told {
+                if !was_stopped {
                     return Err(Error::failed("serve", "the thread that runs what is asked for ended early")
                         .code(Code::Internal));
                 }
-                return Ok(answered & pulled? & kept.unwrap_or(false));
+                return Ok(answered & pulled? & finished.unwrap_or(false));
             }
         };
-        let kept = tokio::time::timeout(ending.left(), work_ended).await.is_ok_and(|kept| kept.unwrap_or(false));
-        Ok(answered & pulled? & kept)
+        let finished =
+            tokio::time::timeout(shutdown.left(), work_ended).await.is_ok_and(|finished| finished.unwrap_or(false));
+        Ok(answered & pulled? & finished)
     });
     // A task that hangs is not waited for: the process ends.
     runtime.shutdown_timeout(Duration::ZERO);
@@ -100,7 +102,7 @@ pub fn serve(
 }
 
 /// Listens at the address, and creates the server that answers there.
-fn open(http: HttpConfig, desk: &Arc<Runner>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
+fn bind(http: HttpConfig, runner: &Arc<Runner>, runtime: &Runtime) -> Result<(TcpListener, Arc<Server>)> {
     let auth = Authorizer::new(http.auth)?;
     let listener = runtime
         .block_on(TcpListener::bind(http.listen))
@@ -108,7 +110,7 @@ fn open(http: HttpConfig, desk: &Arc<Runner>, runtime: &Runtime) -> Result<(TcpL
         .map_err(|why| why.hint("Is another service listening there? `--listen ADDR` names another address."))?;
     let address = listener.local_addr().doing(|| "find out the address that it listens on")?;
     tracing::info!("listening on {address}");
-    Ok((listener, Arc::new(Server::new(desk.clone(), address, auth, http.settings))))
+    Ok((listener, Arc::new(Server::new(runner.clone(), address, auth, http.settings))))
 }
 
 fn runtime() -> Result<Runtime> {
@@ -118,13 +120,13 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Begins the shutdown at the first SIGTERM or SIGINT.
-fn watch(ending: &Shutdown) -> Result<()> {
+fn watch(shutdown: &Shutdown) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut signals, ending) = (signal(kind).doing(|| "watch for signals")?, ending.clone());
+        let (mut signals, shutdown) = (signal(kind).doing(|| "watch for signals")?, shutdown.clone());
         tokio::spawn(async move {
             if signals.recv().await.is_some() {
                 tracing::info!("told to stop");
-                ending.begin();
+                shutdown.begin();
             }
         });
     }

@@ -40,16 +40,16 @@ impl Commands<'_> {
     /// Makes a vault, and replicas of it.
     ///
     /// # Errors
-    /// A place that cannot be asked; all have a vault already.
+    /// A place cannot be asked, or all places have a vault already.
     pub fn init(&self, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
         let (vault, places) = replicas::init(self.0.sites(true)?, ctx)?;
         let made = serde_json::json!({ "vault": places[0].vault, "id": vault.config.id, "vaults": places });
-        console.report(&made, || view::made(&places));
+        console.report(&made, || view::init(&places));
         Ok(ProgramOutcome::Done)
     }
 
-    /// Runs a job, and tells of it, also whom the configuration names. A backup as a task of a Cloud Run job is run once, however often
-    /// that is tried.
+    /// Runs a job, reports how it ended, and notifies whom the configuration names. A backup as a task of a Cloud Run job is run
+    /// once, however often that is tried.
     ///
     /// # Errors
     /// Those of the job; an attempt of the same task that is not over.
@@ -61,19 +61,19 @@ impl Commands<'_> {
         console: &mut Console,
         ctx: &Context,
     ) -> Result<ProgramOutcome> {
-        let way = if place.execution.is_some() { Channel::CloudRunJob } else { Channel::CommandLine };
-        let cause = Origin { way, events: Vec::new(), place, notify };
+        let channel = if place.execution.is_some() { Channel::CloudRunJob } else { Channel::CommandLine };
+        let origin = Origin { way: channel, events: Vec::new(), place, notify };
         let run = job::new_run(ctx)?;
         let backs_up = job.action() == Action::Backup;
-        let ran = match Claimant::task(run, job.action(), &cause).filter(|_| backs_up) {
+        let ran = match Claimant::task(run, job.action(), &origin).filter(|_| backs_up) {
             None => {
-                let ran = job::run(run, &job, cause, self.0, ctx);
+                let ran = job::run(run, &job, origin, self.0, ctx);
                 ran.notify(ctx);
                 ran
             }
-            Some(asker) => {
-                let work = |before| job::run(run, &job.clone().with_before_commit(before), cause.clone(), self.0, ctx);
-                match once(self.0, &asker, &cause, ctx, work)? {
+            Some(claimant) => {
+                let work = |before| job::run(run, &job.clone().with_before_commit(before), origin.clone(), self.0, ctx);
+                match once(self.0, &claimant, &origin, ctx, work)? {
                     EventOutcome::Now(ran) => *ran,
                     EventOutcome::Before(before) => return served_before(&before, exit_zero_on, console),
                     EventOutcome::Elsewhere { run, .. } => {
@@ -87,10 +87,10 @@ impl Commands<'_> {
             Job::Backup { options, .. } => absolute(&options.data),
             Job::Restore(_) | Job::Verify(_) => PathBuf::new(),
         };
-        self.told(ran, &data, exit_zero_on, console)
+        self.report_run(ran, &data, exit_zero_on, console)
     }
 
-    /// Why a restore is not needed; `None` if it is, as far as can be told before it holds the target: it asks again.
+    /// Returns why a restore is not needed; `None` if it is, as far as can be told before it locks the target: then it asks again.
     ///
     /// # Errors
     /// A target that cannot be looked at; no snapshot, where its time matters.
@@ -104,13 +104,13 @@ impl Commands<'_> {
         let newest = || replicas::restore::newest_of(self.0.sites(false)?, &options.snapshot, ctx);
         let unneeded = only.unneeded(&options.target, there, Timestamp::now(), newest)?;
         if unneeded.is_some() {
-            // A restore would say it itself.
+            // A restore that runs says this itself.
             killed::leftovers(&options.target).iter().for_each(|left| tracing::warn!("{left}"));
         }
         Ok(unneeded)
     }
 
-    /// Tells what a restore would do.
+    /// Reports what a restore would do.
     ///
     /// # Errors
     /// What would keep it from beginning.
@@ -132,13 +132,15 @@ impl Commands<'_> {
     /// Those of the run; no order that can be carried out.
     pub fn dispatched(
         &self,
-        told: &DispatchedConfig,
+        config: &DispatchedConfig,
         exit_zero_on: &[report::Outcome],
         console: &mut Console,
         ctx: &Context,
     ) -> Result<ProgramOutcome> {
-        match remote_worker::run(&told.claim, &told.rules, self.0, ctx)? {
-            WorkerOutcome::Ran(ran) => self.told(*ran, &absolute(&told.rules.backup.data), exit_zero_on, console),
+        match remote_worker::run(&config.claim, &config.rules, self.0, ctx)? {
+            WorkerOutcome::Ran(ran) => {
+                self.report_run(*ran, &absolute(&config.rules.backup.data), exit_zero_on, console)
+            }
             WorkerOutcome::Before(before) => {
                 if let Some(why) = before.report.as_ref().and_then(report::EncodedReport::error) {
                     let why = format!("the run {} ended for good: {}", before.run, printable(why));
@@ -151,14 +153,14 @@ impl Commands<'_> {
                 Ok(ProgramOutcome::Done)
             }
             WorkerOutcome::Nothing(why) => {
-                tracing::warn!("nothing is done under the claim {}: {}", told.claim, printable(&why));
+                tracing::warn!("nothing is done under the claim {}: {}", config.claim, printable(&why));
                 Ok(ProgramOutcome::Done)
             }
         }
     }
 
-    /// Tells of a run, and says what to end with. `data` is the directory of a backup.
-    fn told(
+    /// Reports how a run ended, and returns the exit code. `data` is the directory of a backup.
+    fn report_run(
         &self,
         ran: FinishedJob,
         data: &Path,
@@ -171,12 +173,15 @@ impl Commands<'_> {
         let done = ran.into_output()?;
         match &done {
             JobOutput::Backup(done) => {
-                view::not_good(&done.taken).iter().chain(&view::not_held(done)).for_each(|l| tracing::error!("{l}"));
+                view::not_good(&done.taken)
+                    .iter()
+                    .chain(&view::lacking_vaults(done))
+                    .for_each(|l| tracing::error!("{l}"));
                 console.report(done, || view::backup(done, data));
             }
             JobOutput::Restore(done) => {
                 let left_out = &done.restored.not_restored;
-                view::some("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
+                view::problem_lines("did not restore", left_out).iter().for_each(|line| tracing::error!("{line}"));
                 if let Some(newer) = done.restored.instead_of {
                     let older = done.restored.snapshot;
                     tracing::error!(
@@ -196,7 +201,7 @@ impl Commands<'_> {
                 }
             }
         }
-        Ok(ended(done.outcome(), &done.shortcomings(), exit_zero_on))
+        Ok(exit_outcome(done.outcome(), &done.shortcomings(), exit_zero_on))
     }
 
     /// Lists the runs of the first vault that opens, newest first; or shows one of them.
@@ -287,7 +292,7 @@ impl Commands<'_> {
         Ok(if whole { ProgramOutcome::Done } else { ProgramOutcome::Damage })
     }
 
-    /// The configured vaults that are replicas of `vault`, but those at `known` places. Others are passed over.
+    /// Returns the configured vaults that are replicas of `vault`, without those at `known` places. Others are passed over.
     fn replicas_but(&self, vault: &Vault, known: [&Address; 2]) -> Vec<Vault> {
         let others = self.0.addresses().iter().filter(|address| !known.contains(address));
         let opened = others.filter_map(|address| {
@@ -301,7 +306,7 @@ impl Commands<'_> {
     }
 }
 
-/// Tells of the snapshot that an earlier attempt took, and ends as that did.
+/// Reports the snapshot that an earlier attempt took, and ends as that attempt did.
 fn served_before(
     before: &ServedBefore,
     exit_zero_on: &[report::Outcome],
@@ -320,22 +325,26 @@ fn served_before(
     console.report(&document, || view::run_in_full(&document));
     // A result that is not known is a newer program's; a snapshot was taken.
     let outcome = stored.result.unwrap_or(report::Outcome::Complete);
-    Ok(ended(outcome, &stored.shortcomings(outcome), exit_zero_on))
+    Ok(exit_outcome(outcome, &stored.shortcomings(outcome), exit_zero_on))
 }
 
-/// Tells why nothing had to be restored.
+/// Reports why nothing had to be restored.
 pub fn not_restored(why: &str, console: &mut Console) -> ProgramOutcome {
     let skipped = serde_json::json!({ "snapshot": null, "skipped": why });
     console.report(&skipped, || format!("Nothing was restored: {}\n", printable(why)));
     ProgramOutcome::Done
 }
 
-/// What to end with: 0, also where all that a run is short of may be so.
-fn ended(outcome: report::Outcome, short: &[report::Outcome], exit_zero_on: &[report::Outcome]) -> ProgramOutcome {
+/// Returns the exit code: 0 also if everything that a run fell short of is tolerated.
+fn exit_outcome(
+    outcome: report::Outcome,
+    short: &[report::Outcome],
+    exit_zero_on: &[report::Outcome],
+) -> ProgramOutcome {
     if short.iter().all(|short| exit_zero_on.contains(short)) { ProgramOutcome::Done } else { outcome.into() }
 }
 
-/// What a restore would do.
+/// The report of a restore that was only described.
 #[derive(Serialize)]
 struct DryRunReport {
     /// The vault that it would take the snapshot from.

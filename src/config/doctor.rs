@@ -14,7 +14,7 @@ use super::HostEnvironment;
 const PROXIES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
 /// Returns the settings as they are configured, however they fit together: to say what is wrong with them is the doctor's task.
-pub fn place(
+pub fn doctor_settings(
     data: PathBuf,
     vaults: &[Address],
     cloud: &Cloud,

@@ -40,67 +40,70 @@ pub struct BucketCheckInput {
 }
 
 /// Runs the checks.
-pub fn check_bucket(about: &BucketCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
-    let unasked = |why: &str| {
-        notes.add(DoctorCheck::skipped("the rest", format!("bucket, permissions, vault: not checked, because {why}")))
+pub fn check_bucket(input: &BucketCheckInput, recorder: &CheckRecorder, stop: &Arc<AtomicBool>) {
+    let skip_rest = |why: &str| {
+        recorder
+            .add(DoctorCheck::skipped("the rest", format!("bucket, permissions, vault: not checked, because {why}")))
     };
-    let found = match credentials::find(&about.cloud) {
+    let found = match credentials::find(&input.cloud) {
         Ok(found) => found,
         Err(fault) => {
-            let (why, hint) = refusal(fault);
-            notes.add(DoctorCheck::problem("credentials", why).advice(lost(&about.cloud).unwrap_or(hint)));
-            return unasked("there are no credentials that can be used");
+            let (why, hint) = reason_and_hint(fault);
+            recorder.add(
+                DoctorCheck::problem("credentials", why).advice(relative_path_advice(&input.cloud).unwrap_or(hint)),
+            );
+            return skip_rest("there are no credentials that can be used");
         }
     };
     let limits = RequestTimeouts { stall: STALL, answer: STALL * 2 };
-    let bucket = match GcsBucket::new(&about.cloud, &about.bucket, &about.prefix, limits, stop.clone()) {
+    let bucket = match GcsBucket::new(&input.cloud, &input.bucket, &input.prefix, limits, stop.clone()) {
         Ok(bucket) => bucket,
         Err(why) => {
-            notes.add(DoctorCheck::problem("network", why.what()).advice(why.advice().unwrap_or_default()));
-            return unasked("the bucket cannot be reached");
+            recorder.add(DoctorCheck::problem("network", why.what()).advice(why.advice().unwrap_or_default()));
+            return skip_rest("the bucket cannot be reached");
         }
     };
-    let (credentials, account) = credentials(about, &bucket, &found);
+    let (credentials, account) = credentials(input, &bucket, &found);
     let usable = credentials.outcome == CheckStatus::Ok;
-    notes.add(credentials);
-    notes.add(match &about.cloud.project {
+    recorder.add(credentials);
+    recorder.add(match &input.cloud.project {
         Some(project) => DoctorCheck::ok("project", project),
         None => {
             DoctorCheck::skipped("project", "none is named (GOOGLE_CLOUD_PROJECT, GCP_PROJECT_ID), and none is needed")
         }
     });
-    if let Some(failed) = network(about, &bucket) {
-        notes.add(failed);
-        return unasked("the bucket cannot be reached");
+    if let Some(failed) = network(input, &bucket) {
+        recorder.add(failed);
+        return skip_rest("the bucket cannot be reached");
     }
-    notes.add(DoctorCheck::ok("network", format!("{} answers", about.cloud.base())));
-    notes.add(clock(bucket.ahead(), bucket.time().err()));
+    recorder.add(DoctorCheck::ok("network", format!("{} answers", input.cloud.base())));
+    recorder.add(clock(bucket.ahead(), bucket.time().err()));
     if !usable {
-        return unasked("there are no credentials that can be used");
+        return skip_rest("there are no credentials that can be used");
     }
     if found != CredentialSource::Emulator {
-        if let Err(fault) = tried(|| bucket.sign_in(TOKEN)) {
-            notes.add(no_token(&found, fault));
-            return unasked("there is no token");
+        if let Err(fault) = retried(|| bucket.sign_in(TOKEN)) {
+            recorder.add(no_token(&found, fault));
+            return skip_rest("there is no token");
         }
-        notes.add(DoctorCheck::ok("token", "one can be had"));
+        recorder.add(DoctorCheck::ok("token", "one can be had"));
     }
     let member = Member::of(&found, account.as_deref());
-    if !listed(about, &bucket, &found, &member, notes) {
+    if !check_access(input, &bucket, &found, &member, recorder) {
         return;
     }
     let pace = Backoff {
         first: Duration::from_millis(200),
         longest: Duration::from_secs(1),
-        patience: about.cloud.patience.min(AGAIN),
+        patience: input.cloud.patience.min(AGAIN),
     };
-    vault::check_vault(Box::new(RetryStore::new(bucket, pace, stop.clone())), &about.vault, notes, stop);
+    vault::check_vault(Box::new(RetryStore::new(bucket, pace, stop.clone())), &input.vault, recorder, stop);
 }
 
 /// Says which credentials were found, and whose they are. The metadata server, which is in this machine or nowhere, is asked
 /// whether it is there.
 fn credentials(
-    about: &BucketCheckInput,
+    input: &BucketCheckInput,
     bucket: &GcsBucket,
     found: &CredentialSource,
 ) -> (DoctorCheck, Option<String>) {
@@ -108,7 +111,7 @@ fn credentials(
     let CredentialSource::Metadata { host } = found else {
         return (DoctorCheck::ok(name, found.to_string()), bucket.account());
     };
-    let failed = match tried(|| bucket.sign_in(TOKEN)) {
+    let failed = match retried(|| bucket.sign_in(TOKEN)) {
         Ok(()) => {
             let account = bucket.account();
             let named = account.as_deref().unwrap_or("without a name");
@@ -116,8 +119,8 @@ fn credentials(
             return (DoctorCheck::ok(name, found), account);
         }
         Err(fault) => {
-            let check = DoctorCheck::problem(name, refusal(fault).0);
-            match about.cloud.in_cloud_run {
+            let check = DoctorCheck::problem(name, reason_and_hint(fault).0);
+            match input.cloud.in_cloud_run {
                 true => check.advice(
                     "Is a service account attached (`gcloud run services describe NAME` or `gcloud run jobs describe NAME` \
                      shows it), and is it enabled?",
@@ -135,25 +138,25 @@ fn credentials(
 }
 
 /// Checks the bucket and what may be done in it; returns whether a vault can be looked for.
-fn listed(
-    about: &BucketCheckInput,
+fn check_access(
+    input: &BucketCheckInput,
     bucket: &GcsBucket,
     found: &CredentialSource,
     member: &Member,
-    notes: &CheckRecorder,
+    recorder: &CheckRecorder,
 ) -> bool {
     let name = "bucket";
-    let page = tried(|| bucket.page(SNAPSHOTS, "", None));
+    let page = retried(|| bucket.page(SNAPSHOTS, "", None));
     let forbidden = match page {
         Ok(_) => {
-            notes.add(DoctorCheck::ok(name, format!("gs://{} exists and can be listed", about.bucket)));
+            recorder.add(DoctorCheck::ok(name, format!("gs://{} exists and can be listed", input.bucket)));
             None
         }
         Err(fault) => {
-            let (failed, may_be_there) = unlisted(about, fault, found);
+            let (failed, may_be_there) = unlisted(input, fault, found);
             if !may_be_there {
-                notes.add(failed);
-                notes.add(DoctorCheck::skipped(
+                recorder.add(failed);
+                recorder.add(DoctorCheck::skipped(
                     "the rest",
                     "permissions, vault: not checked, because the bucket cannot be used",
                 ));
@@ -162,25 +165,25 @@ fn listed(
             Some(failed)
         }
     };
-    let permissions = permissions(about, bucket, found, member);
+    let permissions = permissions(input, bucket, found, member);
     let missing: Vec<_> = permissions.iter().filter(|check| check.outcome == CheckStatus::Problem).collect();
     let needed: Vec<_> = missing.iter().map(|check| check.name).filter(|name| *name != grants::MAY_CREATE).collect();
     match forbidden {
         // In this case one permission is missing, and is named once.
-        Some(failed) if !needed.is_empty() => notes.add(DoctorCheck::skipped(name, failed.found)),
-        Some(failed) => notes.add(failed),
+        Some(failed) if !needed.is_empty() => recorder.add(DoctorCheck::skipped(name, failed.found)),
+        Some(failed) => recorder.add(failed),
         None => {}
     }
     let usable = needed.is_empty();
-    permissions.into_iter().for_each(|check| notes.add(check));
+    permissions.into_iter().for_each(|check| recorder.add(check));
     if !usable {
-        notes.add(DoctorCheck::skipped("vault", "not looked for, because nothing may be read"));
+        recorder.add(DoctorCheck::skipped("vault", "not looked for, because nothing may be read"));
     }
     usable
 }
 
 /// Makes a request, and repeats it, though not for long, if its fault may pass.
-fn tried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
+fn retried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
     let began = Instant::now();
     let mut renewed = false;
     loop {
@@ -193,7 +196,7 @@ fn tried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
 }
 
 /// Returns why a request failed, and what to do.
-fn refusal(fault: Fault) -> (String, String) {
+fn reason_and_hint(fault: Fault) -> (String, String) {
     match fault {
         Fault::Refused { why, hint } => (why, hint),
         Fault::Passing { why, .. } | Fault::Token { why } => (why, String::new()),
@@ -204,7 +207,7 @@ fn refusal(fault: Fault) -> (String, String) {
 }
 
 /// Returns what to do about a credentials file that is not where a relative path says.
-fn lost(cloud: &Cloud) -> Option<String> {
+fn relative_path_advice(cloud: &Cloud) -> Option<String> {
     let path: &Path = cloud.credentials.as_deref().filter(|path| path.is_relative() && !path.exists())?;
     let at = std::path::absolute(path).ok()?;
     let cloud_run = if cloud.in_cloud_run { "Or unset it: inside Cloud Run none is needed." } else { "" };
@@ -215,14 +218,14 @@ fn lost(cloud: &Cloud) -> Option<String> {
     ))
 }
 
-fn network(about: &BucketCheckInput, bucket: &GcsBucket) -> Option<DoctorCheck> {
-    let fault = tried(|| bucket.reach()).err()?;
-    let (why, hint) = refusal(fault.clone());
+fn network(input: &BucketCheckInput, bucket: &GcsBucket) -> Option<DoctorCheck> {
+    let fault = retried(|| bucket.reach()).err()?;
+    let (why, hint) = reason_and_hint(fault.clone());
     if !matches!(fault, Fault::Passing { .. }) {
         return Some(DoctorCheck::problem("network", why).advice(hint));
     }
     let NetworkProblem { found, advice } =
-        network_problem(&why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
+        network_problem(&why, input.cloud.base(), input.cloud.emulator.is_some(), input.proxy.as_ref());
     Some(DoctorCheck::problem("network", found).advice(advice))
 }
 
@@ -230,7 +233,7 @@ fn network(about: &BucketCheckInput, bucket: &GcsBucket) -> Option<DoctorCheck> 
 fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
     let name = "clock";
     if let Some(fault) = wrong {
-        let (why, hint) = refusal(fault);
+        let (why, hint) = reason_and_hint(fault);
         return DoctorCheck::problem(name, why).advice(hint);
     }
     let Some(ahead) = ahead else {
@@ -253,7 +256,7 @@ fn clock(ahead: Option<SignedDuration>, wrong: Option<Fault>) -> DoctorCheck {
 /// Returns the check for credentials without a token, with what to do.
 fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
     let passes = matches!(fault, Fault::Passing { .. });
-    let (why, hint) = refusal(fault);
+    let (why, hint) = reason_and_hint(fault);
     // The report has named the file already.
     let reason = why.strip_prefix(&format!("no token with {found}: ")).unwrap_or(&why);
     let problem = DoctorCheck::problem("token", format!("none can be had: {reason}"));
@@ -290,10 +293,10 @@ fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
 }
 
 /// Returns the check for a bucket that cannot be listed, and whether the bucket may be there all the same.
-fn unlisted(about: &BucketCheckInput, fault: Fault, found: &CredentialSource) -> (DoctorCheck, bool) {
+fn unlisted(input: &BucketCheckInput, fault: Fault, found: &CredentialSource) -> (DoctorCheck, bool) {
     let name = "bucket";
-    let bucket = &about.bucket;
-    let project = about.cloud.project.as_deref();
+    let bucket = &input.bucket;
+    let project = input.cloud.project.as_deref();
     if let Fault::Token { why } = &fault {
         let advice = match found {
             CredentialSource::File { r#type, account, .. } if r#type == "service_account" => format!(
@@ -307,10 +310,10 @@ fn unlisted(about: &BucketCheckInput, fault: Fault, found: &CredentialSource) ->
     }
     if let Fault::Passing { why, .. } = &fault {
         let NetworkProblem { found, advice } =
-            network_problem(why, about.cloud.base(), about.cloud.emulator.is_some(), about.proxy.as_ref());
+            network_problem(why, input.cloud.base(), input.cloud.emulator.is_some(), input.proxy.as_ref());
         return (DoctorCheck::problem(name, found).advice(advice), false);
     }
-    let (why, hint) = refusal(fault);
+    let (why, hint) = reason_and_hint(fault);
     let has = |word: &str| why.contains(word);
     let check = DoctorCheck::problem(name, &why);
     if has("there is no bucket") {
@@ -337,7 +340,7 @@ fn unlisted(about: &BucketCheckInput, fault: Fault, found: &CredentialSource) ->
 }
 
 fn permissions(
-    about: &BucketCheckInput,
+    input: &BucketCheckInput,
     bucket: &GcsBucket,
     found: &CredentialSource,
     member: &Member,
@@ -346,11 +349,11 @@ fn permissions(
     if *found == CredentialSource::Emulator {
         return vec![DoctorCheck::skipped(name, "cannot be asked here: an emulator has none")];
     }
-    match tried(|| bucket.test_permissions(&grants::asked())) {
-        Ok(held) => grants::judge(&held, &about.bucket, member, about.cloud.project.as_deref()),
+    match retried(|| bucket.test_permissions(&grants::asked())) {
+        Ok(held) => grants::judge(&held, &input.bucket, member, input.cloud.project.as_deref()),
         Err(Fault::NotFound) => vec![DoctorCheck::skipped(name, "cannot be asked here: the server does not know how")],
         Err(fault) => {
-            let (why, hint) = refusal(fault);
+            let (why, hint) = reason_and_hint(fault);
             vec![DoctorCheck::warning(name, format!("not known: {why}")).advice(hint)]
         }
     }
@@ -377,7 +380,7 @@ mod tests {
 
     #[test]
     fn refusals_of_a_bucket_are_told_apart() {
-        let about = BucketCheckInput {
+        let input = BucketCheckInput {
             vault: vault::VaultCheckInput {
                 name: "gs://b-1/x".into(),
                 max_age: Duration::from_secs(60),
@@ -424,7 +427,7 @@ mod tests {
             (Fault::Token { why: "401 Unauthorized".into() }, false, "revoked", ""),
             (Fault::passing("503 Service Unavailable"), false, "outages", ""),
         ] {
-            let (check, there) = unlisted(&about, fault.clone(), &found);
+            let (check, there) = unlisted(&input, fault.clone(), &found);
             assert!(check.outcome == CheckStatus::Problem && there == answers, "{fault:?}: {check:?}");
             assert!(check.advice.as_ref().unwrap().contains(advice), "{fault:?}: {check:?}");
             assert!(command.is_empty() || check.commands.iter().any(|c| c.contains(command)), "{fault:?}: {check:?}");

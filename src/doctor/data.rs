@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::{io, slice};
 
 use self::restore_target::{space, target};
-use self::unfinished::{COMPLETES, above, broken};
+use self::unfinished::{COMPLETES, unfinished_above, unfinished_restore};
 use super::check::{DoctorCheck, DoctorSettings};
 use super::notes::{CheckFindings, CheckRecorder, GoodSnapshot};
 use super::space::{existing, size};
@@ -37,18 +37,24 @@ pub struct DataCheckInput {
     /// The vault that a restore takes, and its newest good snapshot.
     good: Option<(String, GoodSnapshot)>,
     /// The vaults that could be read, and their snapshots.
-    held: Vec<(String, Vec<SnapshotName>)>,
+    snapshots: Vec<(String, Vec<SnapshotName>)>,
 }
 
 impl DataCheckInput {
     /// Creates the input from the configuration and what the vaults hold.
-    pub fn new(place: &DoctorSettings, vaults: &[(String, CheckFindings)]) -> Self {
-        let folders = place.vaults.iter().filter_map(|vault| Some((vault.shown(), vault.at.clone()?)));
-        let good = vaults.iter().filter_map(|(name, noted)| Some((name.clone(), noted.good?)));
+    pub fn new(settings: &DoctorSettings, vaults: &[(String, CheckFindings)]) -> Self {
+        let folders = settings.vaults.iter().filter_map(|vault| Some((vault.shown(), vault.at.clone()?)));
+        let good = vaults.iter().filter_map(|(name, findings)| Some((name.clone(), findings.good?)));
         // If several vaults have it, the first of them counts.
         let good = good.rev().max_by_key(|(_, good)| good.name);
-        let held = vaults.iter().map(|(name, noted)| (name.clone(), noted.snapshots.clone())).collect();
-        DataCheckInput { data: place.data.clone(), at: place.data_at.clone(), vaults: folders.collect(), good, held }
+        let snapshots = vaults.iter().map(|(name, findings)| (name.clone(), findings.snapshots.clone())).collect();
+        DataCheckInput {
+            data: settings.data.clone(),
+            at: settings.data_at.clone(),
+            vaults: folders.collect(),
+            good,
+            snapshots,
+        }
     }
 
     /// Returns the vault that a restore takes.
@@ -61,7 +67,7 @@ impl DataCheckInput {
         let Some(name) = snapshot else { return self.vault() };
         let takes = self.vault();
         let has = |held: &&(String, Vec<SnapshotName>)| held.1.contains(&name);
-        let mut having = self.held.iter().filter(has).map(|(vault, _)| &**vault);
+        let mut having = self.snapshots.iter().filter(has).map(|(vault, _)| &**vault);
         let first = having.next();
         having.chain(first).find(|vault| Some(*vault) == takes).or(first)
     }
@@ -78,42 +84,42 @@ impl DataCheckInput {
 }
 
 /// Runs the checks.
-pub fn check_data_directory(about: &DataCheckInput, notes: &CheckRecorder, stop: &Arc<AtomicBool>) {
-    let seen = match there(about, stop) {
-        Ok(seen) => {
-            notes.add(content(about, &seen));
-            notes.add(readable(&seen));
-            if let Some(check) = filesystem(&about.at, &seen) {
-                notes.add(check);
+pub fn check_data_directory(input: &DataCheckInput, recorder: &CheckRecorder, stop: &Arc<AtomicBool>) {
+    let walked = match walk_directory(input, stop) {
+        Ok(walked) => {
+            recorder.add(content(input, &walked));
+            recorder.add(readable(&walked));
+            if let Some(check) = filesystem(&input.at, &walked) {
+                recorder.add(check);
             }
-            Some(seen)
+            Some(walked)
         }
         Err(failed) => {
-            notes.add(*failed);
+            recorder.add(*failed);
             None
         }
     };
-    if let Some(check) = apart(about) {
-        notes.add(check);
+    if let Some(check) = apart(input) {
+        recorder.add(check);
     }
-    for left in killed::leftovers(&about.at) {
-        notes.add(DoctorCheck::warning("killed restore", left.to_string()).advice(left.advice()));
+    for left in killed::leftovers(&input.at) {
+        recorder.add(DoctorCheck::warning("killed restore", left.to_string()).advice(left.advice()));
     }
-    let (check, staging) = target(about);
-    notes.add(check);
+    let (check, staging) = target(input);
+    recorder.add(check);
     if let Some(staging) = staging {
-        notes.add(space(about, existing(&staging), seen.as_ref()));
+        recorder.add(space(input, existing(&staging), walked.as_ref()));
     }
 }
 
 /// Walks the directory, if it is one.
-fn there(about: &DataCheckInput, stop: &AtomicBool) -> Result<WalkSummary, Box<DoctorCheck>> {
+fn walk_directory(input: &DataCheckInput, stop: &AtomicBool) -> Result<WalkSummary, Box<DoctorCheck>> {
     let name = "directory";
-    let meta = match about.at.metadata() {
+    let meta = match input.at.metadata() {
         Ok(meta) => meta,
         Err(why) if why.kind() == io::ErrorKind::NotFound => {
             let check = DoctorCheck::problem(name, "it does not exist");
-            return Err(Box::new(match about.restore() {
+            return Err(Box::new(match input.restore() {
                 Some(command) => check
                     .advice("If it is a volume, mount it. If it was lost, this brings the newest good snapshot back:")
                     .run(command),
@@ -130,8 +136,8 @@ fn there(about: &DataCheckInput, stop: &AtomicBool) -> Result<WalkSummary, Box<D
                 .advice("Name the directory: `lastgood doctor DIR`, LASTGOOD_DATA."),
         ));
     }
-    let vaults: Vec<_> = about.vaults.iter().map(|(_, at)| at.as_path()).collect();
-    walk(&about.at, &vaults, stop).map_err(|why| Box::new(unreadable(name, &why)))
+    let vaults: Vec<_> = input.vaults.iter().map(|(_, at)| at.as_path()).collect();
+    walk(&input.at, &vaults, stop).map_err(|why| Box::new(unreadable(name, &why)))
 }
 
 fn unreadable(name: &'static str, why: &io::Error) -> DoctorCheck {
@@ -140,19 +146,19 @@ fn unreadable(name: &'static str, why: &io::Error) -> DoctorCheck {
 }
 
 /// Checks the directory's content.
-fn content(about: &DataCheckInput, seen: &WalkSummary) -> DoctorCheck {
+fn content(input: &DataCheckInput, walked: &WalkSummary) -> DoctorCheck {
     let name = "directory";
-    if let Some(check) = broken(about).or_else(|| above(about)) {
+    if let Some(check) = unfinished_restore(input).or_else(|| unfinished_above(input)) {
         return check;
     }
-    if let Some((folder, unfinished)) = &seen.unfinished {
+    if let Some((folder, unfinished)) = &walked.unfinished {
         let found = format!("{} in it is broken: a restore into it was cut off ({MARKER} is there)", folder.display());
-        let again = unfinished.command(None, &about.at.join(folder), &EntryPath::root());
+        let again = unfinished.command(None, &input.at.join(folder), &EntryPath::root());
         return DoctorCheck::problem(name, found).advice(COMPLETES).run(again.to_string());
     }
-    if seen.entries == 0 {
+    if walked.entries == 0 {
         let found = "it is empty: that is what a volume that is not mounted looks like";
-        return match about.restore() {
+        return match input.restore() {
             Some(command) => {
                 DoctorCheck::problem(name, format!("{found}, and there is a good snapshot of what was in it"))
                     .advice("If it is a volume, mount it. If its content was lost, this brings it back:")
@@ -162,25 +168,25 @@ fn content(about: &DataCheckInput, seen: &WalkSummary) -> DoctorCheck {
                 .advice("If it is a volume, mount it. A backup of an empty directory is not good."),
         };
     }
-    let databases = match seen.databases {
+    let databases = match walked.databases {
         0 => String::new(),
         1 => ", 1 SQLite database".into(),
         n => format!(", {n} SQLite databases"),
     };
-    let entries = if seen.entries == 1 { "1 entry".into() } else { format!("{} entries", seen.entries) };
-    let part = if seen.whole { "" } else { ", and more, which was not looked at" };
-    DoctorCheck::ok(name, format!("{entries}, {}{databases}{part}", size(seen.bytes)))
+    let entries = if walked.entries == 1 { "1 entry".into() } else { format!("{} entries", walked.entries) };
+    let part = if walked.whole { "" } else { ", and more, which was not looked at" };
+    DoctorCheck::ok(name, format!("{entries}, {}{databases}{part}", size(walked.bytes)))
 }
 
 /// Checks whether all that was looked at can be read.
-fn readable(seen: &WalkSummary) -> DoctorCheck {
+fn readable(walked: &WalkSummary) -> DoctorCheck {
     let name = "readable";
-    if seen.unreadable == 0 {
-        return DoctorCheck::ok(name, if seen.whole { "all of it" } else { "all that was looked at" });
+    if walked.unreadable == 0 {
+        return DoctorCheck::ok(name, if walked.whole { "all of it" } else { "all that was looked at" });
     }
     let named: Vec<_> =
-        seen.first_unreadable.iter().take(NAMED).map(|(path, why)| format!("{}: {why}", path.display())).collect();
-    let more = match seen.unreadable.saturating_sub(named.len() as u64) {
+        walked.first_unreadable.iter().take(NAMED).map(|(path, why)| format!("{}: {why}", path.display())).collect();
+    let more = match walked.unreadable.saturating_sub(named.len() as u64) {
         0 => String::new(),
         more => format!("; and {more} more"),
     };
@@ -191,14 +197,14 @@ fn readable(seen: &WalkSummary) -> DoctorCheck {
 }
 
 /// Says what the directory's filesystem means for databases.
-fn filesystem(at: &Path, seen: &WalkSummary) -> Option<DoctorCheck> {
+fn filesystem(at: &Path, walked: &WalkSummary) -> Option<DoctorCheck> {
     let name = "filesystem";
     let kind = match kind(at) {
         Ok(kind) => kind,
         Err(why) => return Some(DoctorCheck::skipped(name, format!("not known: {why}"))),
     };
     let Some(kind) = kind else { return Some(DoctorCheck::ok(name, "local")) };
-    Some(match seen.databases {
+    Some(match walked.databases {
         0 => DoctorCheck::ok(name, format!("{kind}, of another machine or program: fine for files, not for SQLite databases")),
         _ => DoctorCheck::warning(name, format!("SQLite databases are on {kind}, where no lock can be relied on"))
             .advice(
@@ -214,13 +220,13 @@ fn kind(at: &Path) -> io::Result<Option<&'static str>> {
 }
 
 /// Checks whether the vaults and the directory are in each other's way.
-fn apart(about: &DataCheckInput) -> Option<DoctorCheck> {
+fn apart(input: &DataCheckInput) -> Option<DoctorCheck> {
     let name = "apart";
     let advice = "Keep the vault beside the data directory, not around it or in it: `--vault URL`.";
-    about.vaults.iter().find_map(|(vault, at)| {
-        let found = if lies_in(&about.at, at) {
+    input.vaults.iter().find_map(|(vault, at)| {
+        let found = if lies_in(&input.at, at) {
             format!("the directory is the vault {vault} or lies in it: neither a backup nor a restore works")
-        } else if apart::check(&about.at, &[], slice::from_ref(at)).is_err() {
+        } else if apart::check(&input.at, &[], slice::from_ref(at)).is_err() {
             format!("the vault {vault} lies in the directory: a restore would move it aside, and is refused")
         } else {
             return None;
@@ -242,13 +248,13 @@ mod tests {
     fn about(at: &Path, good: Option<u64>) -> DataCheckInput {
         let name = SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([1; 8]) };
         let good = good.map(|bytes| ("gs://b-1/x".to_owned(), GoodSnapshot { name, bytes, uploaded: 1 }));
-        DataCheckInput { data: at.into(), at: at.into(), vaults: Vec::new(), good, held: Vec::new() }
+        DataCheckInput { data: at.into(), at: at.into(), vaults: Vec::new(), good, snapshots: Vec::new() }
     }
 
-    fn checks(about: &DataCheckInput) -> Vec<DoctorCheck> {
-        let notes = CheckRecorder::default();
-        check_data_directory(about, &notes, &Arc::default());
-        notes.get().checks.clone()
+    fn checks(input: &DataCheckInput) -> Vec<DoctorCheck> {
+        let recorder = CheckRecorder::default();
+        check_data_directory(input, &recorder, &Arc::default());
+        recorder.lock().checks.clone()
     }
 
     #[test]
@@ -314,8 +320,8 @@ mod tests {
         let opened = Arc::new(Folder::open(&at).unwrap());
         marker::mark(&opened, &opened, &left).unwrap();
         let command = |held: &[(&str, u8)]| {
-            let held = held.iter().map(|(vault, id)| ((*vault).to_owned(), vec![name(*id)])).collect();
-            let check = broken(&DataCheckInput { held, ..about(&at, Some(10)) }).unwrap();
+            let snapshots = held.iter().map(|(vault, id)| ((*vault).to_owned(), vec![name(*id)])).collect();
+            let check = unfinished_restore(&DataCheckInput { snapshots, ..about(&at, Some(10)) }).unwrap();
             (check.advice.unwrap(), check.commands.concat())
         };
         let snapshot = " --snapshot 0202020202020202 ";
@@ -335,9 +341,9 @@ mod tests {
         for (data, vault, wrong) in
             [("d", "v", None), ("d", "d/v", Some("lies in the directory")), ("v/d", "v", Some("is the vault"))]
         {
-            let mut about = about(&at.join(data), None);
-            about.vaults.push(("v".into(), at.join(vault)));
-            let found = apart(&about).map(|check| check.found);
+            let mut input = about(&at.join(data), None);
+            input.vaults.push(("v".into(), at.join(vault)));
+            let found = apart(&input).map(|check| check.found);
             assert_eq!(found.is_some(), wrong.is_some());
             assert!(found.unwrap_or_default().contains(wrong.unwrap_or_default()), "{data} {vault}");
         }
@@ -358,8 +364,8 @@ mod tests {
         let (real, link) = (folder.path().join("real"), folder.path().join("link"));
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink(&real, &link).unwrap();
-        let about = DataCheckInput { data: link, ..about(&real, None) };
-        let (check, staging) = target(&about);
+        let input = DataCheckInput { data: link, ..about(&real, None) };
+        let (check, staging) = target(&input);
         assert!(
             check.outcome == CheckStatus::Problem && check.found.contains("symbolic link") && staging.is_none(),
             "{check:?}"

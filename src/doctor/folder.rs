@@ -29,24 +29,24 @@ pub struct FolderCheckInput {
 }
 
 /// Runs the checks.
-pub fn check_folder(about: &FolderCheckInput, notes: &CheckRecorder, stop: &AtomicBool) {
-    let folder = about.folder.as_path();
-    let found = place(folder, about.in_cloud_run);
+pub fn check_folder(input: &FolderCheckInput, recorder: &CheckRecorder, stop: &AtomicBool) {
+    let folder = input.folder.as_path();
+    let found = place(folder, input.in_cloud_run);
     let usable = found.outcome != CheckStatus::Problem;
-    notes.add(found);
+    recorder.add(found);
     if !usable && !folder.is_dir() {
-        return notes.add(DoctorCheck::skipped("vault", "not looked for"));
+        return recorder.add(DoctorCheck::skipped("vault", "not looked for"));
     }
     let store = LocalStore::new(folder);
     if let Some(mode) = store.open_to_others() {
-        notes.add(open(mode, folder));
+        recorder.add(open(mode, folder));
     }
     if let Some(unshared) = store.unshared() {
         let advice = format!("As its owner or root: {}.", unshared.commands(folder));
-        notes.add(DoctorCheck::warning("access", unshared.what()).advice(advice));
+        recorder.add(DoctorCheck::warning("access", unshared.what()).advice(advice));
     }
-    vault::check_vault(Box::new(store), &about.vault, notes, stop);
-    notes.add(space(folder, notes));
+    vault::check_vault(Box::new(store), &input.vault, recorder, stop);
+    recorder.add(space(folder, recorder));
 }
 
 fn place(folder: &Path, in_cloud_run: bool) -> DoctorCheck {
@@ -110,14 +110,14 @@ fn in_the_way(folder: &Path) -> Option<&'static str> {
     (!is_folder(&there)).then(|| what(&there))
 }
 
-fn space(folder: &Path, notes: &CheckRecorder) -> DoctorCheck {
+fn space(folder: &Path, recorder: &CheckRecorder) -> DoctorCheck {
     let name = "space";
     let free = match free(existing(folder)) {
         Ok(Some(free)) => free,
         Ok(None) => return DoctorCheck::skipped(name, "the filesystem does not say"),
         Err(why) => return DoctorCheck::skipped(name, format!("not known: {why}")),
     };
-    enough(free, notes.get().good.map(|good| good.uploaded))
+    enough(free, recorder.lock().good.map(|good| good.uploaded))
 }
 
 /// Checks whether `free` bytes are enough for backups like the last one, which wrote `last` bytes.

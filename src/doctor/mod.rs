@@ -74,48 +74,49 @@ pub struct DoctorReport {
 ///
 /// # Errors
 /// It was told to stop. Any other failure is in the report.
-pub fn examine(place: &DoctorSettings, ctx: &Context) -> Result<DoctorReport> {
-    let running: Vec<_> = place.vaults.iter().map(|vault| (vault.shown(), begin(vault, place))).collect();
+pub fn examine(settings: &DoctorSettings, ctx: &Context) -> Result<DoctorReport> {
+    let running: Vec<_> = settings.vaults.iter().map(|vault| (vault.shown(), begin(vault, settings))).collect();
     let found = running.into_iter().map(|(name, running)| Ok((name, running.wait(ctx)?)));
     let mut vaults = found.collect::<Result<Vec<(String, CheckFindings)>>>()?;
     vault::replicas_to_make(&mut vaults);
 
-    let about = data::DataCheckInput::new(place, &vaults);
+    let input = data::DataCheckInput::new(settings, &vaults);
     let mut data =
-        RunningChecks::begin("data", LIMIT, move |notes, stop| data::check_data_directory(&about, notes, stop))
+        RunningChecks::start("data", LIMIT, move |recorder, stop| data::check_data_directory(&input, recorder, stop))
             .wait(ctx)?;
-    data.checks.extend(place.backups_off.as_ref().map(|why| DoctorCheck::problem("backups", why.clone())));
+    data.checks.extend(settings.backups_off.as_ref().map(|why| DoctorCheck::problem("backups", why.clone())));
 
     let together = if vaults.len() > 1 { vault::together(&vaults) } else { Vec::new() };
     let part = |subject, place, checks| DoctorSection { subject, place, checks };
-    let mut parts: Vec<_> = vaults.into_iter().map(|(name, noted)| part(Subject::Vault, name, noted.checks)).collect();
+    let mut parts: Vec<_> =
+        vaults.into_iter().map(|(name, findings)| part(Subject::Vault, name, findings.checks)).collect();
     if !together.is_empty() {
         parts.push(part(Subject::Vaults, String::new(), together));
     }
-    parts.push(part(Subject::Data, place.data_at.display().to_string(), data.checks));
+    parts.push(part(Subject::Data, settings.data_at.display().to_string(), data.checks));
     let count = |wanted| parts.iter().flat_map(|part| &part.checks).filter(|check| check.outcome == wanted).count();
     Ok(DoctorReport { problems: count(CheckStatus::Problem), warnings: count(CheckStatus::Warning), parts })
 }
 
-fn begin(vault: &VaultLocation, place: &DoctorSettings) -> RunningChecks {
-    let in_data = vault.at.as_ref().is_some_and(|at| lies_in(at, &place.data_at));
+fn begin(vault: &VaultLocation, settings: &DoctorSettings) -> RunningChecks {
+    let in_data = vault.at.as_ref().is_some_and(|at| lies_in(at, &settings.data_at));
     let made_unasked = vault.address.is_default() && !in_data;
-    let about = vault::VaultCheckInput { name: vault.shown(), max_age: place.max_age, made_unasked };
+    let input = vault::VaultCheckInput { name: vault.shown(), max_age: settings.max_age, made_unasked };
     match &vault.address {
         Address::Folder(folder) => {
             let folder = vault.at.clone().unwrap_or_else(|| folder.clone());
-            let about = folder::FolderCheckInput { vault: about, folder, in_cloud_run: place.cloud.in_cloud_run };
-            RunningChecks::begin("vault", LIMIT, move |notes, stop| folder::check_folder(&about, notes, stop))
+            let input = folder::FolderCheckInput { vault: input, folder, in_cloud_run: settings.cloud.in_cloud_run };
+            RunningChecks::start("vault", LIMIT, move |recorder, stop| folder::check_folder(&input, recorder, stop))
         }
         Address::Bucket { bucket, prefix } => {
-            let about = bucket::BucketCheckInput {
-                vault: about,
+            let input = bucket::BucketCheckInput {
+                vault: input,
                 bucket: bucket.clone(),
                 prefix: prefix.clone(),
-                cloud: place.cloud.clone(),
-                proxy: place.proxy.clone(),
+                cloud: settings.cloud.clone(),
+                proxy: settings.proxy.clone(),
             };
-            RunningChecks::begin("vault", LIMIT, move |notes, stop| bucket::check_bucket(&about, notes, stop))
+            RunningChecks::start("vault", LIMIT, move |recorder, stop| bucket::check_bucket(&input, recorder, stop))
         }
     }
 }

@@ -48,13 +48,13 @@ pub struct CheckRecorder(Arc<Mutex<CheckFindings>>);
 
 impl CheckRecorder {
     /// Locks the findings, to be read or written.
-    pub fn get(&self) -> MutexGuard<'_, CheckFindings> {
+    pub fn lock(&self) -> MutexGuard<'_, CheckFindings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a check.
     pub fn add(&self, check: DoctorCheck) {
-        self.get().checks.push(check);
+        self.lock().checks.push(check);
     }
 }
 
@@ -62,7 +62,7 @@ impl CheckRecorder {
 pub struct RunningChecks {
     what: &'static str,
     thread: std::io::Result<JoinHandle<()>>,
-    notes: CheckRecorder,
+    recorder: CheckRecorder,
     stop: Arc<AtomicBool>,
     began: Instant,
     limit: Duration,
@@ -70,15 +70,15 @@ pub struct RunningChecks {
 
 impl RunningChecks {
     /// Starts checks, which are to end when the flag, their second argument, is set.
-    pub fn begin(
+    pub fn start(
         what: &'static str,
         limit: Duration,
         checks: impl FnOnce(&CheckRecorder, &Arc<AtomicBool>) + Send + 'static,
     ) -> RunningChecks {
-        let (notes, stop) = (CheckRecorder::default(), Arc::<AtomicBool>::default());
-        let (to, told) = (notes.clone(), stop.clone());
+        let (recorder, stop) = (CheckRecorder::default(), Arc::<AtomicBool>::default());
+        let (to, told) = (recorder.clone(), stop.clone());
         let thread = std::thread::Builder::new().name(what.into()).spawn(move || checks(&to, &told));
-        RunningChecks { what, thread, notes, stop, began: Instant::now(), limit }
+        RunningChecks { what, thread, recorder, stop, began: Instant::now(), limit }
     }
 
     /// Waits until the checks end or their time is over; in the latter case, a check says so.
@@ -97,16 +97,16 @@ impl RunningChecks {
                 let found = format!("no answer for {}: what comes after this was not checked", span(passed));
                 let advice = "Is it a network mount whose server is gone? `mount` lists what is mounted; `umount -l` \
                               lets go of what does not answer.";
-                self.notes.add(DoctorCheck::problem("answer", found).advice(advice));
+                self.recorder.add(DoctorCheck::problem("answer", found).advice(advice));
                 // The thread hangs in a system call; it ends with the program.
-                return Ok(self.notes.get().clone());
+                return Ok(self.recorder.lock().clone());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         if let Err(panic) = thread.join() {
             std::panic::resume_unwind(panic);
         }
-        Ok(self.notes.get().clone())
+        Ok(self.recorder.lock().clone())
     }
 }
 
@@ -122,30 +122,30 @@ mod tests {
     ) -> Result<CheckFindings> {
         let stop = AtomicBool::new(stop);
         let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &SilentMonitor };
-        RunningChecks::begin("vault", limit, checks).wait(&ctx)
+        RunningChecks::start("vault", limit, checks).wait(&ctx)
     }
 
-    fn names(noted: &CheckFindings) -> Vec<&'static str> {
-        noted.checks.iter().map(|check| check.name).collect()
+    fn names(findings: &CheckFindings) -> Vec<&'static str> {
+        findings.checks.iter().map(|check| check.name).collect()
     }
 
     #[test]
     fn what_does_not_come_back_is_left_behind_with_what_was_found() {
         let long = Duration::from_secs(60);
-        let done = wait(long, false, |notes, _| notes.add(DoctorCheck::ok("a", ""))).unwrap();
+        let done = wait(long, false, |recorder, _| recorder.add(DoctorCheck::ok("a", ""))).unwrap();
         assert_eq!(names(&done), ["a"]);
 
-        let told = wait(Duration::from_millis(20), false, |notes, stop| {
+        let told = wait(Duration::from_millis(20), false, |recorder, stop| {
             while !stop.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(1));
             }
-            notes.add(DoctorCheck::skipped("told", ""));
+            recorder.add(DoctorCheck::skipped("told", ""));
         });
         assert_eq!(names(&told.unwrap()), ["told"]);
 
         let began = Instant::now();
-        let gone = wait(Duration::from_millis(20), false, move |notes, _| {
-            notes.add(DoctorCheck::ok("before", ""));
+        let gone = wait(Duration::from_millis(20), false, move |recorder, _| {
+            recorder.add(DoctorCheck::ok("before", ""));
             std::thread::sleep(long);
         });
         assert_eq!(names(&gone.unwrap()), ["before", "answer"]);

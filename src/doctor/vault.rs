@@ -29,36 +29,36 @@ pub struct VaultCheckInput {
 const AHEAD: Duration = Duration::from_secs(300);
 
 /// Runs the checks.
-pub fn check_vault(store: Box<dyn Store>, about: &VaultCheckInput, notes: &CheckRecorder, stop: &AtomicBool) {
+pub fn check_vault(store: Box<dyn Store>, input: &VaultCheckInput, recorder: &CheckRecorder, stop: &AtomicBool) {
     let vault = match Vault::find(store) {
         Ok(Ok(vault)) => vault,
         Ok(Err(store)) => {
-            notes.get().missing = true;
-            notes.add(none(about));
+            recorder.lock().missing = true;
+            recorder.add(none(input));
             if let Err(why) = Vault::check_free(&*store) {
-                notes.add(problem("other files", &why, stop));
+                recorder.add(problem("other files", &why, stop));
             }
             return;
         }
-        Err(why) => return notes.add(problem("vault", &why, stop)),
+        Err(why) => return recorder.add(problem("vault", &why, stop)),
     };
-    notes.get().vault = Some((vault.config.id, vault.config.hash_key));
+    recorder.lock().vault = Some((vault.config.id, vault.config.hash_key));
     let (format, made) = (vault.config.format, vault.config.created.strftime("%Y-%m-%d"));
-    notes.add(DoctorCheck::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
-    if let Err(why) = snapshots(&vault, about, notes) {
-        notes.add(problem("snapshots", &why, stop));
+    recorder.add(DoctorCheck::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
+    if let Err(why) = snapshots(&vault, input, recorder) {
+        recorder.add(problem("snapshots", &why, stop));
     }
-    doubts(&vault, about, notes);
+    doubts(&vault, input, recorder);
 }
 
 /// Warns of doubted packs: a hint at damage that somebody should look into. If there are none, nothing is reported.
-fn doubts(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) {
+fn doubts(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) {
     let mut doubts = Doubts::read(&*vault.store);
     let packs = doubts.packs();
-    let verify = format!("lastgood verify --vault {}", argument(&about.name));
+    let verify = format!("lastgood verify --vault {}", argument(&input.name));
     if let Some(first) = packs.first() {
         let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };
-        let newest = notes.get().good.as_ref().map(|good| good.name);
+        let newest = recorder.lock().good.as_ref().map(|good| good.name);
         let concerned = newest.and_then(|newest| doubts.concern(&*vault.store, &vault.root(newest).ok()?).ok());
         let newest = match concerned {
             Some(true) => "; the newest good snapshot needs it",
@@ -68,10 +68,10 @@ fn doubts(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) {
         let check = DoctorCheck::warning("doubts", format!("{first}{more} may be damaged, as a run found{newest}"));
         let advice = "The next backup stores again what damaged packs hold, and restores pass them over. This reads all packs, \
                       names the snapshots that are hurt, and lifts doubts that are wrong:";
-        notes.add(check.advice(advice).run(verify));
+        recorder.add(check.advice(advice).run(verify));
     }
     for why in doubts.warnings() {
-        notes.add(DoctorCheck::warning("doubts not read", why));
+        recorder.add(DoctorCheck::warning("doubts not read", why));
     }
 }
 
@@ -88,9 +88,9 @@ const NONE: &str = "there is none at this address: no vault.json, and no snapsho
 
 /// Returns the check for an address without a vault. A first backup makes a vault at the default place, and none elsewhere, where
 /// the address may be wrong.
-fn none(about: &VaultCheckInput) -> DoctorCheck {
-    let init = format!("lastgood init --vault {}", argument(&about.name));
-    match about.name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
+fn none(input: &VaultCheckInput) -> DoctorCheck {
+    let init = format!("lastgood init --vault {}", argument(&input.name));
+    match input.name.strip_prefix("gs://").and_then(|rest| rest.split('/').next()) {
         Some(bucket) => DoctorCheck::problem("vault", NONE)
             .advice(
                 "If there should be one, the prefix is wrong: the first command lists the vaults in the bucket. The second \
@@ -98,7 +98,7 @@ fn none(about: &VaultCheckInput) -> DoctorCheck {
             )
             .run(format!("gcloud storage ls 'gs://{bucket}/**vault.json'"))
             .run(init),
-        None if about.made_unasked => DoctorCheck::warning("vault", NONE).advice(
+        None if input.made_unasked => DoctorCheck::warning("vault", NONE).advice(
             "The first `lastgood backup` makes one. If there should be one already: is the address right, is its volume \
              mounted?",
         ),
@@ -114,10 +114,10 @@ pub fn replicas_to_make(vaults: &mut [(String, CheckFindings)]) {
     if vaults.len() < 2 {
         return;
     }
-    let there = vaults.iter().find(|(_, noted)| noted.vault.is_some()).map(|(name, _)| argument(name));
+    let there = vaults.iter().find(|(_, findings)| findings.vault.is_some()).map(|(name, _)| argument(name));
     let all: String = vaults.iter().map(|(name, _)| format!(" --vault {}", argument(name))).collect();
-    for (name, noted) in vaults.iter_mut().filter(|(_, noted)| noted.missing) {
-        let Some(check) = noted.checks.iter_mut().find(|check| check.name == "vault") else { continue };
+    for (name, findings) in vaults.iter_mut().filter(|(_, findings)| findings.missing) {
+        let Some(check) = findings.checks.iter_mut().find(|check| check.name == "vault") else { continue };
         *check = match &there {
             Some(there) => DoctorCheck::warning("vault", NONE)
                 .advice("If there should be one, the address is wrong. This makes a replica of the other vault here:")
@@ -129,20 +129,20 @@ pub fn replicas_to_make(vaults: &mut [(String, CheckFindings)]) {
     }
 }
 
-fn snapshots(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) -> crate::error::Result<()> {
+fn snapshots(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) -> crate::error::Result<()> {
     let names = vault.snapshots()?;
     let Some(newest) = names.last().copied() else {
-        notes.add(DoctorCheck::warning("snapshots", "none yet").advice("Take one: `lastgood backup`."));
+        recorder.add(DoctorCheck::warning("snapshots", "none yet").advice("Take one: `lastgood backup`."));
         return Ok(());
     };
-    notes.get().newest = Some(newest);
-    notes.get().snapshots.clone_from(&names);
+    recorder.lock().newest = Some(newest);
+    recorder.lock().snapshots.clone_from(&names);
     let now = vault.store.now().map_err(|why| why.while_doing("ask for the time"))?;
     let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     let count = names.len();
     let Choice { name, root, passed_over, .. } = select::newest_good(vault, &names, "the newest good snapshot")?;
-    notes.get().good = Some(GoodSnapshot { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
-    notes.add(match passed_over.first() {
+    recorder.lock().good = Some(GoodSnapshot { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
+    recorder.add(match passed_over.first() {
         None if !root.whole() => DoctorCheck::warning(
             "snapshots",
             format!("{count}; the newest, {}, is good but not whole: something could not be read", name.id),
@@ -160,17 +160,17 @@ fn snapshots(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) -> c
         )
         .advice(format!("A restore takes {}, the newest good one. `lastgood list` shows all of them.", name.id)),
     });
-    readable(vault, &root, notes)?;
+    readable(vault, &root, recorder)?;
     let old = age(root.finished);
     let found = format!("the newest good snapshot is {} old", span(old));
     let ahead = Duration::try_from(root.finished.duration_since(now)).unwrap_or_default();
-    notes.add(if ahead > AHEAD {
+    recorder.add(if ahead > AHEAD {
         let found = format!("the newest good snapshot was taken {} from now: a clock was wrong, or is", span(ahead));
         DoctorCheck::warning("age", found).advice("Until then nothing tells whether backups are still taken.")
-    } else if old <= about.max_age {
+    } else if old <= input.max_age {
         DoctorCheck::ok("age", found)
     } else {
-        DoctorCheck::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(about.max_age)))
+        DoctorCheck::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(input.max_age)))
             .advice(
                 "Does what starts the backups (cron, Cloud Scheduler, a timer) still run, and what does its log say? \
              `lastgood backup` takes one now.",
@@ -180,19 +180,19 @@ fn snapshots(vault: &Vault, about: &VaultCheckInput, notes: &CheckRecorder) -> c
 }
 
 /// Checks whether this user may read what the newest good snapshot needs, as far as the store can tell without reading it.
-fn readable(vault: &Vault, root: &Root, notes: &CheckRecorder) -> crate::error::Result<()> {
+fn readable(vault: &Vault, root: &Root, recorder: &CheckRecorder) -> crate::error::Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
     let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
     if let Some(store::StoreError::Denied { name, why, hint }) = closed.first() {
         let found = format!("{} of it cannot be read, such as {name}: {why}", count_of(closed.len() as u64, "pack"));
-        notes.add(DoctorCheck::problem("packs", found).advice(hint.clone()));
+        recorder.add(DoctorCheck::problem("packs", found).advice(hint.clone()));
     }
     Ok(())
 }
 
 /// Checks several vaults together: they are to be replicas of one vault, and each should have every snapshot.
 pub fn together(vaults: &[(String, CheckFindings)]) -> Vec<DoctorCheck> {
-    let open: Vec<_> = vaults.iter().filter_map(|(name, noted)| Some((name, noted, noted.vault?))).collect();
+    let open: Vec<_> = vaults.iter().filter_map(|(name, findings)| Some((name, findings, findings.vault?))).collect();
     let [(first, _, id), rest @ ..] = &open[..] else {
         return vec![DoctorCheck::skipped("replicas", "none of the vaults could be opened")];
     };
@@ -208,11 +208,11 @@ pub fn together(vaults: &[(String, CheckFindings)]) -> Vec<DoctorCheck> {
             )
         }
     });
-    let newest = open.iter().filter(|(.., other)| other == id).max_by_key(|(_, noted, _)| noted.newest);
+    let newest = open.iter().filter(|(.., other)| other == id).max_by_key(|(_, findings, _)| findings.newest);
     let Some((leader, CheckFindings { newest: Some(newest), .. }, _)) = newest else { return checks };
     let behind: Vec<_> = open
         .iter()
-        .filter(|(_, noted, other)| other == id && noted.newest != Some(*newest))
+        .filter(|(_, findings, other)| other == id && findings.newest != Some(*newest))
         .map(|(name, ..)| name)
         .collect();
     checks.push(match behind[..] {
@@ -240,7 +240,7 @@ mod tests {
     use crate::vault::hex::Hex;
     use crate::vault::root::SnapshotName;
 
-    fn noted(id: Option<u8>, seq: Option<u64>) -> CheckFindings {
+    fn findings(id: Option<u8>, seq: Option<u64>) -> CheckFindings {
         let name = |seq| SnapshotName { seq, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([seq as u8; 8]) };
         CheckFindings {
             vault: id.map(|id| (Hex([id; 16]), Hex([0; 32]))),
@@ -261,10 +261,10 @@ mod tests {
         for (hours, outcome) in [(-2, CheckStatus::Warning), (1, CheckStatus::Ok), (3, CheckStatus::Warning)] {
             let now = newest.time + jiff::SignedDuration::from_hours(hours);
             sample.store.set_ahead(now.duration_since(jiff::Timestamp::now()));
-            let about = about("/v");
-            let notes = CheckRecorder::default();
-            check_vault(Box::new(sample.store), &about, &notes, &AtomicBool::new(false));
-            let age = notes.get().checks.iter().find(|check| check.name == "age").cloned().unwrap();
+            let input = about("/v");
+            let recorder = CheckRecorder::default();
+            check_vault(Box::new(sample.store), &input, &recorder, &AtomicBool::new(false));
+            let age = recorder.lock().checks.iter().find(|check| check.name == "age").cloned().unwrap();
             assert_eq!((age.outcome, age.found.contains("from now")), (outcome, hours < 0), "{hours}: {age:?}");
         }
     }
@@ -280,14 +280,15 @@ mod tests {
             (&[(None, None), (Some(2), Some(4))], Skipped, None),
             (&[(None, None), (None, None)], Skipped, None),
         ] {
-            let noted: Vec<_> = vaults.iter().map(|(id, seq)| noted(*id, *seq)).collect();
-            let named: Vec<_> = noted.into_iter().enumerate().map(|(n, noted)| (format!("/v{n}"), noted)).collect();
+            let findings: Vec<_> = vaults.iter().map(|(id, seq)| findings(*id, *seq)).collect();
+            let named: Vec<_> =
+                findings.into_iter().enumerate().map(|(n, findings)| (format!("/v{n}"), findings)).collect();
             let checks = together(&named);
             assert_eq!(checks[0].outcome, replicas, "{vaults:?}: {checks:?}");
             assert_eq!(checks.get(1).map(|check| check.outcome), copies, "{vaults:?}: {checks:?}");
         }
-        let there = ("gs://b-1/x y".to_owned(), noted(Some(1), Some(4)));
-        let checks = together(&[("/a".into(), noted(Some(1), Some(3))), there.clone()]);
+        let there = ("gs://b-1/x y".to_owned(), findings(Some(1), Some(4)));
+        let checks = together(&[("/a".into(), findings(Some(1), Some(3))), there.clone()]);
         assert_eq!(checks[1].commands, ["lastgood copy --from 'gs://b-1/x y' --to /a"]);
 
         // A new vault of its own would be no replica.
@@ -305,9 +306,9 @@ mod tests {
             )
         });
         replicas_to_make(&mut vaults);
-        for (_, noted) in &vaults {
-            assert_eq!(noted.checks[0].commands, ["lastgood init --vault gs://b-2/x --vault gs://b-3/x"]);
-            assert_eq!(noted.checks[0].outcome, Problem);
+        for (_, findings) in &vaults {
+            assert_eq!(findings.checks[0].commands, ["lastgood init --vault gs://b-2/x --vault gs://b-3/x"]);
+            assert_eq!(findings.checks[0].outcome, Problem);
         }
     }
 }

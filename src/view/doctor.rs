@@ -28,7 +28,7 @@ pub fn doctor(report: &DoctorReport) -> String {
 }
 
 /// Returns the checks that found a problem, a line each.
-pub fn stopping(report: &DoctorReport) -> Vec<String> {
+pub fn problems(report: &DoctorReport) -> Vec<String> {
     let mut lines = Vec::new();
     for part in &report.parts {
         for check in part.checks.iter().filter(|check| check.outcome == CheckStatus::Problem) {
@@ -129,7 +129,7 @@ Vault gs://b-1/x
 1 problem to solve, and 2 warnings.
 ";
         assert_eq!(doctor(&report), text);
-        assert_eq!(stopping(&report), ["Vault gs://b-1/x: bucket: gs://b-1 does not exist\\x1b[2J"]);
+        assert_eq!(problems(&report), ["Vault gs://b-1/x: bucket: gs://b-1 does not exist\\x1b[2J"]);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use crate::fs::filesystem::is_mount;
 use crate::restore::target::{self, is_exchangeable};
 
 /// Checks whether a restore can replace the directory; returns also where it would make the new one.
-pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
+pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     let name = "restore";
-    let exists = about.at.is_dir();
-    let mount = exists && is_mount(&about.at).unwrap_or(false);
+    let exists = input.at.is_dir();
+    let mount = exists && is_mount(&input.at).unwrap_or(false);
     let found =
-        target::RestoreTarget::check(&about.data, target::ReplaceMode { in_place: mount, around_mounts: true }, &[]);
+        target::RestoreTarget::check(&input.data, target::ReplaceMode { in_place: mount, around_mounts: true }, &[]);
     let found = match found {
         Ok(found) => found,
         Err(why) => return (DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
@@ -27,23 +27,23 @@ pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
             "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
         );
         let check = DoctorCheck::warning(name, found);
-        let check = match about.at.join(first.as_path()).is_dir() {
+        let check = match input.at.join(first.as_path()).is_dir() {
             true => {
                 let alone =
-                    RestoreCommand { paths: vec![first.clone()], around_mounts: false, ..about.command() }.to_string();
+                    RestoreCommand { paths: vec![first.clone()], around_mounts: false, ..input.command() }.to_string();
                 let advice = "The first of these fills everything around it, the second what is on it:";
-                check.advice(advice).run(about.command().to_string()).run(alone)
+                check.advice(advice).run(input.command().to_string()).run(alone)
             }
             false => {
                 let alone = "What is mounted by itself is restored to another folder and copied from there.";
                 let advice = format!("{alone} This fills everything around it:");
-                check.advice(advice).run(about.command().to_string())
+                check.advice(advice).run(input.command().to_string())
             }
         };
-        return (check, Some(about.at.clone()));
+        return (check, Some(input.at.clone()));
     }
-    let parent = about.at.parent().unwrap_or(Path::new("/"));
-    let (beside, inside) = (writable(existing(parent)), writable(&about.at));
+    let parent = input.at.parent().unwrap_or(Path::new("/"));
+    let (beside, inside) = (writable(existing(parent)), writable(&input.at));
     let change = |why: &io::Error| match why.kind() {
         io::ErrorKind::ReadOnlyFilesystem => "It is mounted read-only: mount it so that it can be written to.",
         _ => "Run it as a user who may write there, or change its owner or mode.",
@@ -51,7 +51,7 @@ pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     match (mount, beside) {
         (true, _) if inside.is_ok() => {
             let found = "it is a mount point, which cannot be exchanged: a restore with --in-place fills it";
-            (DoctorCheck::ok(name, found), Some(about.at.clone()))
+            (DoctorCheck::ok(name, found), Some(input.at.clone()))
         }
         (true, _) => {
             let advice = inside.as_ref().err().map(change).unwrap_or_default();
@@ -59,10 +59,10 @@ pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
         }
         (false, Ok(())) => {
             let beside = parent.display();
-            let found = match exists && kind(&about.at).is_ok_and(|kind| kind == Some("FUSE")) {
+            let found = match exists && kind(&input.at).is_ok_and(|kind| kind == Some("FUSE")) {
                 // Whether folders can be moved there cannot be found out without moving one.
                 true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
-                false if exists && !is_exchangeable(&about.at).unwrap_or(true) => {
+                false if exists && !is_exchangeable(&input.at).unwrap_or(true) => {
                     format!(
                         "would be made beside it, in {beside}, and moved into it: a folder of a container's image stays itself"
                     )
@@ -74,10 +74,10 @@ pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
         }
         (false, Err(why)) if inside.is_ok() => {
             let found = format!("nothing can be put beside it in {} ({why})", parent.display());
-            let in_place = RestoreCommand { in_place: true, ..about.command() };
+            let in_place = RestoreCommand { in_place: true, ..input.command() };
             let check =
                 DoctorCheck::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());
-            (check, Some(about.at.clone()))
+            (check, Some(input.at.clone()))
         }
         (false, Err(why)) => {
             let found = format!("{} cannot be written to: {why}", parent.display());
@@ -87,16 +87,16 @@ pub(super) fn target(about: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
 }
 
 /// Checks whether the restored data fits where it is made, beside what is there now.
-pub(super) fn space(about: &DataCheckInput, staging: &Path, seen: Option<&WalkSummary>) -> DoctorCheck {
+pub(super) fn space(input: &DataCheckInput, staging: &Path, walked: Option<&WalkSummary>) -> DoctorCheck {
     let name = "space";
     let free = match free(staging) {
         Ok(Some(free)) => free,
         Ok(None) => return DoctorCheck::skipped(name, format!("the filesystem of {} does not say", staging.display())),
         Err(why) => return DoctorCheck::skipped(name, format!("not known: {why}")),
     };
-    match (about.good.as_ref().map(|(_, good)| good.bytes), seen.filter(|seen| seen.whole)) {
+    match (input.good.as_ref().map(|(_, good)| good.bytes), walked.filter(|walked| walked.whole)) {
         (Some(bytes), _) => fits(free, bytes, "the newest good snapshot"),
-        (None, Some(seen)) if seen.entries > 0 => fits(free, seen.bytes, "what is there now"),
+        (None, Some(walked)) if walked.entries > 0 => fits(free, walked.bytes, "what is there now"),
         _ => DoctorCheck::ok(name, format!("{} free", size(free))),
     }
 }

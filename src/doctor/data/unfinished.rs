@@ -18,14 +18,14 @@ pub(super) const COMPLETES: &str =
     "This completes it, with the vault that it was restored from. No backup is taken before.";
 
 /// Finds a restore that has not finished filling the directory or a volume in it: no backup is taken as long as that is so.
-pub(super) fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
+pub(super) fn unfinished_restore(input: &DataCheckInput) -> Option<DoctorCheck> {
     // If the mounts are not known, the check of a restore says why.
-    let volumes = mounts::below(&about.at).unwrap_or_default();
+    let volumes = mounts::below(&input.at).unwrap_or_default();
     let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
-    let said = |folder: &EntryPath| Unfinished::at(&about.at.join(folder.as_path())).transpose();
+    let said = |folder: &EntryPath| Unfinished::at(&input.at.join(folder.as_path())).transpose();
     let (folder, said) = folders.find_map(|folder| said(&folder).map(|said| (folder, said)))?;
     let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
-    if is_being_restored(&about.at.join(folder.as_path())) {
+    if is_being_restored(&input.at.join(folder.as_path())) {
         let advice = "No backup is taken until it has ended, nor should the app be started. Look again then.";
         return Some(DoctorCheck::warning("directory", format!("a restore into {it} is at work")).advice(advice));
     }
@@ -44,7 +44,7 @@ pub(super) fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
         (true, false) => "a restore of it".to_owned(),
     };
     let check = DoctorCheck::problem("directory", format!("{it} is broken: {of} was cut off ({MARKER} is there)"));
-    let aside = unfinished.was_there(&about.at.join(folder.as_path()));
+    let aside = unfinished.was_there(&input.at.join(folder.as_path()));
     let aside = match &aside[..] {
         [] if unfinished.aside.is_empty() => "what was there is in a folder lastgood.replaced-* in it".to_owned(),
         [] => "nothing has been moved aside yet".to_owned(),
@@ -53,11 +53,11 @@ pub(super) fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
             format!("what was there is in {}", aside.join(" and "))
         }
     };
-    let (command, lost) = match (about.vault_with(unfinished.snapshot), unfinished.snapshot) {
-        (Some(vault), _) => (unfinished.command(Some(vault), &about.at, &folder), String::new()),
-        (None, Some(name)) if about.vault().is_some() => {
+    let (command, lost) = match (input.vault_with(unfinished.snapshot), unfinished.snapshot) {
+        (Some(vault), _) => (unfinished.command(Some(vault), &input.at, &folder), String::new()),
+        (None, Some(name)) if input.vault().is_some() => {
             let lost = format!(" with the newest good snapshot, since no vault here has {}, which it was of", name.id);
-            (RestoreCommand { snapshot: None, ..unfinished.command(about.vault(), &about.at, &folder) }, lost)
+            (RestoreCommand { snapshot: None, ..unfinished.command(input.vault(), &input.at, &folder) }, lost)
         }
         _ => return Some(check.advice(format!("No vault here has a good snapshot that would complete it; {aside}."))),
     };
@@ -66,8 +66,8 @@ pub(super) fn broken(about: &DataCheckInput) -> Option<DoctorCheck> {
 
 /// Finds a restore into a folder around the directory that has not finished, and so has left the directory or what it holds
 /// incomplete.
-pub(super) fn above(about: &DataCheckInput) -> Option<DoctorCheck> {
-    let (folder, unfinished) = marker::above(&about.at)?;
+pub(super) fn unfinished_above(input: &DataCheckInput) -> Option<DoctorCheck> {
+    let (folder, unfinished) = marker::above(&input.at)?;
     let found =
         format!("it is broken: a restore into {}, around it, was cut off ({MARKER} is there)", folder.display());
     let again = unfinished.command(None, &folder, &EntryPath::root());
