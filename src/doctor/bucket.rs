@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use super::check::{CheckStatus, DoctorCheck, span};
 use super::grants::{self, Member};
 use super::network::{NetworkProblem, Proxy, network_problem};
-use super::notes::CheckRecorder;
+use super::running::CheckRecorder;
 use super::vault;
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{self, CredentialSource};

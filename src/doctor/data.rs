@@ -11,7 +11,7 @@ use std::{io, slice};
 use self::restore_target::{space, target};
 use self::unfinished::{COMPLETES, unfinished_above, unfinished_restore};
 use super::check::{DoctorCheck, DoctorSettings};
-use super::notes::{CheckFindings, CheckRecorder, GoodSnapshot};
+use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
 use super::space::{existing, size};
 use super::walk::{WalkSummary, walk};
 use crate::command::RestoreCommand;

@@ -7,7 +7,7 @@ use std::{fs, io};
 use rustix::fs::{Access, access};
 
 use super::check::{CheckStatus, DoctorCheck};
-use super::notes::CheckRecorder;
+use super::running::CheckRecorder;
 use super::space::{existing, free, size, writable};
 use super::vault;
 use crate::fs::filesystem::remote_at;

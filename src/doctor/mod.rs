@@ -16,7 +16,7 @@ mod data;
 mod folder;
 mod grants;
 mod network;
-mod notes;
+mod running;
 mod space;
 mod vault;
 mod walk;
@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use self::check::{CheckStatus, DoctorCheck, DoctorSettings, VaultLocation};
 pub use self::network::Proxy;
-use self::notes::{CheckFindings, RunningChecks};
+use self::running::{CheckFindings, RunningChecks};
 use crate::error::Result;
 use crate::fs::location::lies_in;
 use crate::monitor::Context;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::check::{DoctorCheck, span};
-use super::notes::{CheckFindings, CheckRecorder, GoodSnapshot};
+use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
 use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::address::argument;
