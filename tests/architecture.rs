@@ -13,7 +13,7 @@ const ENGINE: [&str; 11] =
     ["vault", "store", "sqlite", "source", "backup", "restore", "verify", "inspect", "export", "replicas", "parallel"];
 /// Files of the engine that may.
 const BUCKETS: [&str; 2] = ["store::gcs", "store::open"];
-/// What the format's code does without: it reads no clock and no environment, and starts no thread.
+/// Names that the format's code does without: it reads no clock and no environment, and starts no thread.
 const NOT_IN_VAULT: [&str; 6] = ["thread", "SystemTime", "Instant", "env", "tokio", "reqwest"];
 
 /// A module of the library, without its tests.

@@ -109,7 +109,7 @@ fn what_is_done_is_done_though_its_report_cannot_be_written() {
         std::fs::remove_dir_all(world.path("back")).ok();
     }
     assert_eq!(world.json(["list"], 0).as_array().unwrap().len(), 4);
-    // What a command tells is all that it is for.
+    // These commands exist only for their output.
     for args in [&["list"][..], &["ls", "latest"], &["cat", "latest", "a.txt"], &["runs"], &["doctor"], &["--help"]] {
         assert_eq!(code(world.command(args), full(), Stdio::null()), Some(1), "{args:?}");
     }

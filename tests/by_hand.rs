@@ -28,7 +28,7 @@ use crate::support::compare::differences;
 use crate::support::database;
 use crate::support::tree::{everything, noise, set_mode, set_mtime};
 
-/// What stands in the one block of Python of a vault's README.md.
+/// Returns the one block of Python in a vault's README.md.
 pub fn script(vault: &Path) -> String {
     let readme = fs::read_to_string(vault.join(README)).unwrap();
     let blocks: Vec<&str> = readme.split("```python\n").skip(1).collect();
@@ -206,7 +206,7 @@ fn what_is_left_of_a_damaged_vault_comes_back() {
     assert_eq!(fs::read(target.join("kept")).unwrap(), noise(1, 400_000));
 }
 
-/// What `format.md` shows is what was written, and the checks that it tells of pass.
+/// The examples in `format.md` are what was written, and the checks that it describes pass.
 #[test]
 fn the_example_of_the_format_is_real() {
     let text = include_str!("../src/vault/format.md");
@@ -407,7 +407,7 @@ fn names_that_lead_out_are_refused() {
     for entries in cases {
         let world = World::new();
         hostile(&world, entries);
-        // What a way out through the target would reach.
+        // A restore that escapes through the target would reach this.
         symlink(world.folder.path(), world.path("beside")).unwrap();
         let output = world.run(&[&world.path("vault"), &world.path("target")]);
         let said = text(&output);

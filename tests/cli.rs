@@ -72,7 +72,7 @@ fn a_target_is_where_its_path_leads_to() {
     for target in ["new/../backups/x", "new/../backups", "nowhere/../data/../backups/y/z"] {
         world.run(["restore", target]).ended(2).says("is the vault");
     }
-    // What is there is asked of the same place.
+    // `--if-missing` looks at the same place.
     world.write("a.txt", "later");
     let skipped = world.json(["restore", "--if-missing", "new/../data"], 0);
     assert!(skipped["skipped"].to_string().contains("there are files"), "{skipped}");
@@ -424,7 +424,7 @@ fn a_filter_that_names_a_folder_means_all_in_it_and_one_that_matches_nothing_is_
     assert!(told(&["--include", "*.txt", "--include", "tpyo"], 0).contains("matches --include tpyo\""));
     let commas = told(&["--include", "*.txt", "--include", "*.csv,*.json", "--exclude", "*.tmp,cache"], 0);
     assert!(commas.contains("--include A --include B") && commas.contains("--exclude A --exclude B"), "{commas}");
-    // What is not there need not be left out: that is told to whoever wants to know.
+    // An exclusion that matches nothing is logged only with `-v`: there is nothing to leave out.
     assert!(!told(&["--include", "*.txt", "--exclude", "cache"], 0).contains("matches"));
     world
         .run(["backup", "-v", "--exclude", "cache"])

@@ -1,4 +1,4 @@
-//! Who may look into a vault in a folder, and where one is made: a vault has copies of files that were closed to others.
+//! The permissions of a vault in a folder: it has copies of files that were closed to others.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -86,7 +86,7 @@ fn a_vault_that_is_open_to_everybody_is_told_of() {
     };
     let open = access(&report).unwrap();
     assert_eq!(open["outcome"], "warning");
-    // What it says closes it, and it can be used as before.
+    // The command that doctor names closes the vault, and the vault can be used as before.
     let command = open["commands"][0].as_str().unwrap();
     assert!(std::process::Command::new("sh").args(["-c", command]).status().unwrap().success());
     let ran = world.run(["backup"]);
@@ -120,7 +120,7 @@ fn what_may_not_be_read_is_somebody_elses_and_no_damage() {
     }
     assert_eq!(fs::read_dir(world.vault().join("doubts")).map_or(0, Iterator::count), 0);
 
-    // What it says shares it.
+    // The commands that doctor names share the vault.
     set_mode(&world.vault(), 0o2770);
     chown(world.vault(), None, Some(65_534)).unwrap();
     let access = || {
@@ -237,7 +237,7 @@ fn a_vault_is_made_only_where_nothing_else_is() {
         ("README.md", "# My program\n", true),
         ("packs/00000000000000000000000000000000.tar.zst", "", true),
         ("lost+found/x", "", false),
-        // Of an `init` that was cut short.
+        // An `init` that was cut short left it.
         ("tmp/00000000000000aa-0", "", false),
         ("README.md", "# This folder is a backup\n\nOf an earlier version.\n", false),
     ] {

@@ -16,7 +16,7 @@ use crate::support::requirements::{as_nobody, skipped};
 use crate::support::tree::{noise, set_mtime};
 use crate::support::{Ran, World, id, is_root, number};
 
-/// What Cloud Run gives a job between SIGTERM and SIGKILL.
+/// The time that Cloud Run gives a job between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A command as an attempt of a task of an execution.
@@ -186,7 +186,7 @@ fn a_failed_attempt_is_followed_by_another() {
     fs::rename(world.path("away"), world.data()).unwrap();
     ran(&world, "nightly-abcde", 1, &["backup", "data"]).ended(0);
     assert_eq!(claim_names(&world), ["1.failed.json", "1.json", "2.json", "done.json"]);
-    // What is refused is not success, however often it is tried.
+    // A refused backup is no success, however often it is tried.
     let long = format!("k={}", "v".repeat(2000));
     let args = ["backup", "data", "--label", &long];
     ran(&world, "nightly-fghij", 0, &args).ended(2).says("1024 bytes");

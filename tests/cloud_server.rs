@@ -192,7 +192,7 @@ fn what_was_not_granted_is_refused_and_remembered() {
     assert_eq!(needed, all);
     server.grant(&["storage.objects.get", "storage.buckets.get"]);
     assert_eq!(get(&server, &format!("/storage/v1/b/{BUCKET}"), "").json()["name"], BUCKET);
-    // Who may not list is not told that an object is not there.
+    // A caller that may not list does not learn that an object is missing.
     assert_eq!(get(&server, &media("nothing"), "").status, 403);
     assert_eq!(server.object("a").unwrap(), b"x");
 }

@@ -1,4 +1,4 @@
-//! What a kill, a full disk, a read-only disk and a second backup leave behind: never less than there was.
+//! A kill, a full disk, a read-only disk and a second backup never leave less behind than there was.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -48,7 +48,7 @@ fn snapshots(world: &World) -> Vec<String> {
     list.as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Changes a tree: some files anew, some gone, one that grows.
+/// Changes a tree: some files are new, some gone, one grows.
 fn edit(world: &World, dice: &mut Dice, round: u64) {
     for _ in 0..20 {
         let n = dice.roll(400);
@@ -192,7 +192,7 @@ fn a_killed_restore_leaves_the_old_tree_or_the_new_one() {
         };
         if differences(&world.path("new"), &world.data()).is_empty() {
             new += 1;
-            // What was there is beside it, whole.
+            // The previous content is beside it, whole.
             let aside = aside(&world, "data.replaced-");
             let kept = aside.iter().any(|folder| differences(&world.path("old"), folder).is_empty());
             assert!(kept, "round {round}: the old tree is in none of {aside:?}");

@@ -26,7 +26,7 @@ impl Place {
         Self::with(World::with_files(), &["data"], 0, &[])
     }
 
-    /// With these arguments of the job and the service, and so many attempts after the first.
+    /// Makes it with these arguments of the job and the service, and this many attempts after the first.
     fn with(world: World, job: &[&str], retries: u32, service: &[&str]) -> Self {
         world.run(["init"]).ended(0);
         let cloud = CloudRun::with(&world.command([&["dispatched"], job].concat()), retries);
@@ -122,7 +122,7 @@ fn an_event_is_served_by_a_job_under_its_own_claim() {
     assert!(
         place.service.get("/metrics").text().contains(r#"lastgood_runs_total{action="backup",result="complete"} 1"#)
     );
-    // What nothing makes known is served as well, and so is what only looks.
+    // A request without an identity is dispatched as well, and so is a verification.
     let asked = place.service.post("/backup/trigger", r#"{"labels":{"who":"ann"}}"#).is(200);
     assert_eq!(place.snapshots()[0]["labels"], json!({ "who": "ann" }));
     assert_eq!(place.service.post("/backup/verify", "").is(200)["action"], "verify");
@@ -224,7 +224,7 @@ fn a_job_that_cannot_be_started_is_told_and_tried_again() {
         place.service.log_with(hint);
     }
     assert_eq!((place.cloud.calls().len(), place.snapshots().len()), (2, 0));
-    // What passes is waited for.
+    // The service waits until a passing fault is over.
     place.cloud.faults([Fault::Status(401), Fault::Status(503), Fault::Status(429)]);
     backup(&place.service, "1").is(200);
     place.service.log_with("again");
@@ -265,7 +265,7 @@ fn a_job_that_is_killed_is_tried_again_by_its_next_attempt() {
     assert_eq!((&report["place"]["attempt"], &report["result"]), (&json!("1"), &json!("complete")));
     assert_eq!((place.snapshots().len(), place.cloud.calls().len()), (1, 1));
     assert_eq!(id(&report), place.snapshots()[0]["id"]);
-    // What fails is heard of; whoever is first with the next try has it.
+    // The answer says that the run failed; the first one to try again takes it.
     fs::rename(place.world.data(), place.world.path("away")).unwrap();
     let failed = backup(&place.service, "2").is(503);
     assert!(failed["error"]["error"].as_str().unwrap().contains("does not exist"), "{failed}");

@@ -227,7 +227,7 @@ fn every_kind_of_credentials() {
         assert_check(&report, "bucket", "ok", "exists", "");
         assert_check(&report, "may create", "problem", "storage.objects.create", member);
         assert_eq!(server.tokens_issued(), issued, "{kind}");
-        // What the doctor finds good is good.
+        // A backup succeeds where the doctor finds no problem.
         server.grant(&WRITER);
         world.run(["backup", "--init"]).ended(0);
         assert_eq!(complaints(&world.json(["doctor"], 0)), []);

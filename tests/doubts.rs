@@ -75,7 +75,7 @@ fn the_snapshot_after_a_pack_was_found_damaged_is_whole() {
         let doctor = world.run(["doctor", "data"]);
         assert!(doctor.text().contains("the newest good snapshot needs it"), "{doctor:?}");
 
-        // Nothing changed, and what the pack held is stored anew.
+        // Nothing changed, and the content of the pack is stored again.
         let second = world.run(["backup", "--verify-content", "--json"]);
         second.ended(0).says("is not what was stored");
         touch(&world, 1_700_000_000);
@@ -84,7 +84,7 @@ fn the_snapshot_after_a_pack_was_found_damaged_is_whole() {
         let restored = world.restore("out");
         assert_eq!(id(&restored), id(&third));
         assert_same(&world.data(), &world.path("out"));
-        // What was damaged stays so, and is told.
+        // The damaged pack stays damaged, and `verify` reports it.
         let verified = world.json(["verify"], 4);
         assert!(verified["damage"][0]["snapshots"].to_string().contains(id(&first)), "{verified}");
         assert!(!verified["damage"].to_string().contains(id(&third)), "{verified}");

@@ -110,7 +110,7 @@ fn objects_are_durable_before_the_root_that_names_them() {
     assert_eq!(roots.len(), 1);
     let packs = objects.iter().filter(|(to, ..)| to.to_string_lossy().contains("/packs/")).count();
     assert!(packs >= 2, "{packs} packs");
-    // The report tells of the root, so that it comes after it.
+    // The report names the root, so it is written after it.
     for (object, begun, durable) in objects {
         if object.to_string_lossy().contains("/runs/") {
             assert!(*begun >= roots[0].2, "the report is named before the root is durable");

@@ -1,4 +1,4 @@
-//! What `export` writes is an archive that others read: GNU tar, bsdtar, and Python's tarfile.
+//! `export` writes an archive that other programs read: GNU tar, bsdtar, and Python's tarfile.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -193,7 +193,7 @@ fn whole_frames_are_copied() {
     fs::write(world.path("data/small"), "small").unwrap();
     whole_seconds(&world.path("data"));
     let (report, archive) = world.export(world.backup()).unwrap();
-    // Of 60 MiB in frames of 4 MiB, those where a file begins or ends may be in parts.
+    // The 60 MiB are in frames of 4 MiB; a frame in which a file begins or ends may be copied in parts.
     assert!(report.frames_copied >= 8, "{report:?}");
     assert!(report.frames_recompressed > 0 && report.files_not_hashed == 3, "{report:?}");
     fs::create_dir(world.path("out")).unwrap();

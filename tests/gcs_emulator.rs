@@ -126,7 +126,7 @@ fn a_backup_goes_on_from_the_last_checkpoint() {
     let Some((emulator, world)) = vault_in(World::new()) else { return };
     let vault = emulator.objects().join(PREFIX);
     crash::go_on_from_a_checkpoint(&world, &vault);
-    // What was sent before is not sent again: but for what was under way, 40 files are there once.
+    // Packs that were sent before are not sent again: apart from those under way, the 40 files are there once.
     let sent: usize = objects(&vault.join("packs")).values().map(Vec::len).sum();
     assert!((40_000_000..57_000_000).contains(&sent), "{sent} bytes");
     // Nothing of it is changed by what comes after.

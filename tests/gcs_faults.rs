@@ -1,4 +1,4 @@
-//! What a network and a store do to requests: each is survived, or a clear error that harms nothing.
+//! Faults of the network and of the store: each one is survived, or ends in a clear error that harms nothing.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn assert_counted(server: &Server, report: &Value) {
     }
 }
 
-/// What any answer may be in place of the right one, without meaning that the next one will not be right.
+/// The faults that may pass: the next answer may be right.
 fn passing() -> Vec<Fault> {
     let mut faults: Vec<Fault> = [408, 429, 500, 502, 503, 504].map(Fault::status).into();
     faults.push(Fault::retry_after(503, 1));
@@ -239,7 +239,7 @@ fn wrong_bytes_never_arrive() {
             server.heal();
         }
     }
-    // What is said of an upload or in a listing may be wrong, too.
+    // The answer to an upload and a listing may be wrong, too.
     for at in [3, 15, 30, 75, 150] {
         let before = snapshots_healed(&server, &world);
         for when in [When::list("packs/"), When::list("index/"), When::create("packs/"), When::create("snapshots/")] {
@@ -295,7 +295,7 @@ fn a_listing_is_whole_or_an_error() {
         assert_eq!(snapshots(&world), all);
     }
     assert_eq!(server.faults(), 3);
-    // What a page does not tell is not taken for missing.
+    // An object that a page of the listing leaves out is not taken for missing.
     for prefix in ["packs/", "index/"] {
         server.script(When::list(prefix).later_pages().always(), Fault::status(503));
         world.run(["verify", SHORT]).ended(1).says(&format!("list {prefix}"));

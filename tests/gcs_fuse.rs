@@ -157,7 +157,7 @@ fn databases_are_restored_onto_a_bucket_over_old_ones() {
     assert!(!world.path("bucket/app.db-wal").exists());
 }
 
-/// What a restore of everything says: its reasons by path, and its warnings.
+/// The reasons in a restore's report for what was not restored, by path.
 fn left_out(report: &serde_json::Value) -> BTreeMap<&str, &str> {
     let all = report["not_restored"].as_array().unwrap();
     all.iter().map(|problem| (problem["path"].as_str().unwrap(), problem["why"].as_str().unwrap())).collect()

@@ -1,4 +1,4 @@
-//! What a store will not do, and what is not there: permissions, credentials, buckets, prefixes, objects in the way.
+//! Refusals of a store, and missing things: permissions, credentials, buckets, prefixes, objects in the way.
 
 use std::cell::Cell;
 use std::fs;
@@ -331,7 +331,7 @@ fn what_was_released_counts_as_absent() {
     let of = |part: &str| server.names().into_iter().find(|name| name.contains(part)).unwrap();
     server.release(&of(id(&second)), time);
     assert_eq!(snapshots(&world), [id(&first)]);
-    // A pack that is about to vanish is no pack: what is in it is sent anew, and `verify` says why it is in no listing.
+    // A pack that is about to vanish does not count: its content is sent again, and `verify` says why it is in no listing.
     let packs: Vec<_> = server.names().into_iter().filter(|name| name.contains("packs/")).collect();
     packs.iter().for_each(|pack| server.release(pack, time));
     let damage = world.run(["verify"]);

@@ -200,7 +200,7 @@ fn damaged_seek_tables_are_told_and_cost_nothing() {
     let without = |damage: &&Value| damage["why"].as_str().unwrap().contains("was found without it");
     assert_eq!((damage.len(), damage.iter().filter(without).count()), (4, 4), "{report}");
 
-    // A backup names no index pack that is damaged, and stores anew what was in it.
+    // A backup names no index pack that is damaged, and stores its content again.
     let ran = world.run(["backup", "--json"]);
     let third: Value = serde_json::from_slice(&ran.ended(0).says("is not what was stored").stdout).unwrap();
     let report = world.json(["verify"], 4);

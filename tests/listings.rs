@@ -1,4 +1,4 @@
-//! What is asked of a bucket that holds many snapshots and runs, and the order of their numbers.
+//! The requests that listing many snapshots and runs in a bucket takes, and the order of their numbers.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::support::cloud::vault_in;
 use crate::support::tree::{noise, set_mtime};
 use crate::support::{World, id, slow};
 
-/// A vault in a bucket with so many snapshots.
+/// A vault in a bucket with this many snapshots.
 fn with_snapshots(count: u64) -> (Server, World) {
     let (server, world) = vault_in(World::with_files());
     for n in 0..count {
@@ -58,7 +58,7 @@ fn a_verification_reads_each_root_once() {
 #[test]
 fn a_backup_without_changes_makes_eleven_requests_at_most() {
     let (server, world) = with_snapshots(8);
-    // What has just changed is entered anew once it has come to rest.
+    // A file that has just changed is recorded again once it has come to rest.
     for name in ["a.txt", "changes", "logs/app.log", "uploads/x/y.bin"] {
         set_mtime(&world.data().join(name), 1_700_000_000, 5);
     }
@@ -89,7 +89,7 @@ fn a_backup_without_changes_makes_no_more_requests_for_all_its_packs() {
     for n in 0..packs {
         let name = format!("{n:04}");
         world.write(&name, noise(n, 500));
-        // What has just changed is read anew once it has come to rest.
+        // A file that has just changed is read again once it has come to rest.
         set_mtime(&world.data().join(&name), 1_700_000_000, 5);
         slow::backup_as(&vault, BackupOptions { data: world.data(), ..BackupOptions::default() });
     }
@@ -100,7 +100,7 @@ fn a_backup_without_changes_makes_no_more_requests_for_all_its_packs() {
     for object in objects {
         server.put(&format!("app/state/{}", object.name), store.get(&object.name, u64::MAX).unwrap());
     }
-    // What is known of the files' folders comes to rest.
+    // The records of the files' folders come to rest.
     (0..2).for_each(|_| _ = world.backup());
     server.forget();
     world.backup();
@@ -130,7 +130,7 @@ fn the_newest_runs_are_asked_for_and_not_all_before_them() {
         .filter(|name| name.starts_with("app/state/runs/") && !name.contains("/2020"))
         .collect();
     assert!(names.len() == 3 && names.iter().all(|name| name.ends_with("-backup-complete.json")), "{names:?}");
-    // Those of early programs are listed too.
+    // Runs of early versions of the program are listed too.
     assert_eq!(world.json(["runs", "--limit", "100"], 0).as_array().unwrap().len(), 33);
 }
 

@@ -113,6 +113,6 @@ fn files_of_a_container_on_a_disk_are_not() {
     world.write("file", [7; 10_000]);
     set_mtime(&world.data().join("file"), 1_700_000_000, 5);
     let read: Vec<_> = (0..4).map(|_| world.backup()["read_bytes"].as_u64().unwrap()).collect();
-    // Of 64 backups one reads it all the same.
+    // One backup in 64 reads it all the same.
     assert!(read[0] == 10_000 && read.iter().filter(|read| **read == 0).count() >= 2, "{read:?}");
 }

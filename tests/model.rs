@@ -43,9 +43,9 @@ use tempfile::TempDir;
 
 /// Rounds of one history.
 const ROUNDS: u64 = 60;
-/// After so many rounds everything must have happened. On a machine that is too slow for them nothing is said.
+/// After this many rounds everything must have happened. A machine that is too slow for them is not judged.
 const ENOUGH: u64 = 2 * ROUNDS;
-/// After so many rounds also what is rare must have happened.
+/// After this many rounds the rare events must have happened, too.
 const LONG: u64 = 10 * ROUNDS;
 /// How long the short test runs. Its seeds are the same each time: others are for the long one, which nobody's change waits for.
 const SHORT: Duration = Duration::from_secs(65);
@@ -154,12 +154,12 @@ impl Run {
         if new || !self.hunt {
             rounds.explain(found);
         }
-        // A capture looks again in so many rounds and no more: what is moved again and again may slip through each of them.
+        // A capture looks again in a limited number of rounds: what is moved again and again may slip through each of them.
         let grave = found.iter().find(|one| one.class != Class::MovedAgain);
         if let Some(grave) = grave.filter(|_| !self.hunt) {
             panic!("seed {seed}: {:?}: {}", grave.class, grave.what);
         }
-        // What is missing in one snapshot spoils none after it.
+        // A file that is missing in one snapshot spoils no later one.
         new || !found.iter().all(|one| one.class.passes())
     }
 

@@ -1,4 +1,4 @@
-//! Who is told how a run ended, and that this never changes what it came to.
+//! Notifications of how runs ended, which never change the result of a run.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -19,7 +19,7 @@ use crate::support::{World, id};
 
 const BACKUP: &str = "dev.lastgood.backup.requested";
 const CRITICAL: &str = "dev.lastgood.critical";
-/// What a run or a redelivery takes at most, on a machine that is busy.
+/// The longest time of a run or a redelivery, on a machine that is busy.
 const SOON: Duration = Duration::from_secs(150);
 /// Cloud Run's time from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ fn what_is_pulled_is_done_and_what_comes_twice_is_done_once() {
     pubsub.publish(&topic, br#"{"action":"verify"}"#, json!({}));
     listener.log_with_within("verify is complete", 1, SOON);
 
-    // What is never served is acknowledged, and told without its words.
+    // A message that will never be served is acknowledged, and is logged without its content.
     for (data, attributes, told) in [
         (&br#"{"severity":"INFO"}"#[..], json!({}), "a message is ignored: its severity is below ERROR"),
         (br#"{"action":"destroy"}"#, json!({}), "a message is given up: its action"),
@@ -286,7 +286,7 @@ fn what_cannot_be_pulled_from_at_the_start_is_an_error() {
     world.run(["listen", "--subscription", &pushed]).ended(1).says("it is a push subscription").says("lastgood serve");
     world.run(["listen"]).ended(2).says("LASTGOOD_SUBSCRIPTION");
 
-    // Who does not answer may yet: that is told, and no reason to end.
+    // A server that does not answer may do so yet: that is logged, and is no reason to end.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = world.command(["listen", "--subscription", nowhere]);
     command.env("PUBSUB_EMULATOR_HOST", silent.local_addr().unwrap().to_string());

@@ -13,7 +13,7 @@ use crate::support::tree::noise;
 
 const BACKUP: &str = "dev.lastgood.backup.requested";
 const CRITICAL: &str = "dev.lastgood.critical";
-/// What a delivery and its run take at most, on a machine that is busy.
+/// The longest time of a delivery and its run, on a machine that is busy.
 const SOON: Duration = Duration::from_secs(120);
 
 fn world() -> World {
@@ -22,7 +22,7 @@ fn world() -> World {
     world
 }
 
-/// What a subscription is that pushes to a service, with what else it is to be.
+/// Returns the settings of a subscription that pushes to a service, with `more` settings.
 fn pushes_to(service: &Service, mut more: Value) -> Value {
     more["pushConfig"]["pushEndpoint"] = format!("http://{}/", service.address).into();
     more

@@ -90,7 +90,7 @@ fn what_is_named_as_a_restores_own_folders_is_data_unless_it_is_a_folder() {
     assert!(found.iter().all(|difference| difference.starts_with("\"\": mtime")), "{found:?}");
 }
 
-/// What a restore in place moved aside.
+/// Returns the folder to which a restore in place moved the previous content.
 fn aside_of(data: &Path) -> PathBuf {
     let folders = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let ours = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("lastgood.replaced-");
@@ -122,7 +122,7 @@ fn a_mount_point_is_filled_in_place_and_only_when_told_to() {
     let others: Vec<_> = found.iter().filter(|d| !d.starts_with(&format!("\"{aside_name}"))).collect();
     assert!(others.is_empty(), "{others:?}");
 
-    // What was moved aside is no data.
+    // Content that was moved aside is not backed up.
     world.json(["backup", "mnt"], 0);
     assert_eq!(paths(&world.json(["ls", "latest"], 0)), ["a.txt", "logs", "uploads"]);
 }
@@ -154,7 +154,7 @@ fn a_file_whose_attributes_cannot_be_read_is_kept_without_them() {
     assert_eq!(fs::read(world.path("out/folder/inside")).unwrap(), b"more content");
 }
 
-/// What `export` gives of the newest snapshot, as GNU tar unpacks it.
+/// Returns the folder into which GNU tar unpacked an export of the newest snapshot.
 fn unpacked(world: &World) -> PathBuf {
     let folder = world.path("unpacked");
     fs::create_dir(&folder).unwrap();
@@ -309,7 +309,7 @@ fn a_backup_and_a_restore_of_one_directory_wait_for_each_other() {
         assert!(child.try_wait().unwrap().is_none(), "{command:?} did not wait");
         drop(folder);
         assert!(child.wait().unwrap().success(), "{command:?}");
-        // Who waits can be stopped.
+        // A restore that waits can be stopped.
         let folder = File::open(&data).unwrap();
         flock(&folder, held).unwrap();
         let mut child = world.command(&command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

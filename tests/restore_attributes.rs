@@ -1,4 +1,4 @@
-//! What a restored tree takes over from the folders around it, which is nothing, and what it must not have.
+//! A restored tree takes over nothing from the folders around it, and has no attributes that it must not have.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -65,7 +65,7 @@ fn what_is_restored_takes_over_no_access_control_list() {
         assert_eq!(attributes(&world.path("around/part").join(name)), [""; 0], "{name}");
     }
     assert_eq!(fs::metadata(world.path("around/part")).unwrap().mode() & 0o777, 0o700);
-    // What was there keeps its own.
+    // The previous content keeps its own attributes.
     let aside = fs::read_dir(world.path("around/filled")).unwrap().map(|entry| entry.unwrap().path());
     let aside = aside.filter(|path| path.display().to_string().contains("replaced")).collect::<Vec<_>>();
     assert_eq!(attributes(&aside[0].join("old")), ["system.posix_acl_default", "user.other"]);

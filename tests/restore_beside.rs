@@ -8,7 +8,7 @@ use rusqlite::Connection;
 
 use crate::support::World;
 
-/// What a killed app leaves beside its database.
+/// The journal modes in which a killed app leaves files beside its database.
 const KINDS: [&str; 2] = ["wal", "delete"];
 
 /// Makes a database of one table whose rows all say `what`, large enough that a transaction does not fit into the cache.
@@ -82,7 +82,7 @@ fn world(mode: &str, target: &str) -> World {
 
 #[test]
 fn a_left_over_log_brings_the_old_data_back_where_nobody_moves_it() {
-    // What the tests below protect from, seen with plain copies.
+    // The accident that the tests below are about, shown with plain copies.
     for mode in KINDS {
         let world = world(mode, "old");
         fs::copy(world.data().join("app.db"), world.path("old/app.db")).unwrap();

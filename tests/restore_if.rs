@@ -126,7 +126,7 @@ fn a_dry_run_says_what_a_restore_would_do_and_does_nothing() {
     assert_eq!((number(&all["added"], "entries"), &all["moves_aside"]), (number(&report, "entries"), &json!([])));
     assert!(!world.path("elsewhere").exists() && objects() == runs);
     assert_eq!(crate::support::compare::hash(&world.path("out/a.txt")), before);
-    // What would keep a restore from beginning does so here too.
+    // A dry run fails where a restore could not begin.
     world.run(["restore", "out/a.txt", "--dry-run"]).ended(2).says("not a folder");
     world.run(["restore", "out", "--dry-run", "--path", "none"]).ended(2).says("no such entry");
 }

@@ -43,7 +43,7 @@ fn nothing_is_replaced_while_a_program_has_it_open() {
         let ran = world.run(args);
         ran.ended(1).says(&format!("(process {}: ", app.0.id())).says("deep/app.db)").says("--while-in-use");
     }
-    // What it does not use is put back beside it, and another folder is not that one.
+    // Files that it does not use are restored beside it, and a restore to another folder is not refused.
     world.json(["restore", "--path", "a.txt"], 0);
     world.restore("elsewhere");
     assert_eq!(fs::metadata(world.data()).unwrap().ino(), was);

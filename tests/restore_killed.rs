@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::support::World;
 use crate::support::requirements::{Mounted, skipped};
 
-/// So many renames no restore of these tests makes.
+/// No restore of these tests makes this many renames.
 const MOST: usize = 60;
 
 /// The files below a folder, but for what a restore itself puts there, with their content.
@@ -89,7 +89,7 @@ fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn
             let mut preview = vec!["restore", "--dry-run", target];
             preview.extend(more);
             assert!(world.run(&preview).ended(0).text().contains("broken"));
-            // What doctor says completes it, and says so.
+            // The command that doctor names completes it, and says so.
             let told = world.json(["doctor", target], 1);
             let mut checks =
                 told["parts"].as_array().unwrap().iter().flat_map(|part| part["checks"].as_array().unwrap());
@@ -160,7 +160,7 @@ fn of_all_of_an_image_s_folder() {
     kill_everywhere("image/app", &[], &[], image);
 }
 
-/// A marker that comes into a folder of a lower layer has the overlay make that folder anew.
+/// A marker that is put into a folder of a lower layer makes the overlay create that folder again.
 #[test]
 fn half_of_an_images_folder_is_in_no_backup_of_what_is_around_it() {
     let paths = ["--path", "sub/a", "--path", "sub/b", "--path", "other"];

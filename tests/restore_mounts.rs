@@ -222,7 +222,7 @@ fn a_folder_of_a_containers_image_is_replaced() {
     assert!(report["moved_aside"].is_null(), "{report}");
     assert_same(&world.data(), &app.join("data"));
 
-    // Of a full one, a part first, and then all.
+    // With a mount that has files: first a part of it is restored, then all.
     let report = world.json(["restore", "image/app/full", "--path", "sub"], 0);
     let aside = PathBuf::from(report["moved_aside"].as_str().unwrap());
     assert_eq!(text(&aside.join("sub/deep/old")), "old");

@@ -38,7 +38,7 @@ fn a_preview_says_what_the_restore_does() {
     let world = changed();
     let told = world.shell("cd data; $LASTGOOD restore --dry-run --vault ../backups .");
     assert!(told.ended(0).text().contains("filled in place"), "{told:?}");
-    // What belongs to a database that is put back goes with it.
+    // Files that belong to a restored database go with it.
     world.write("app.db", "new");
     world.backup();
     world.write("app.db-wal", [0x37, 0x7f, 0x06, 0x82]);
@@ -90,7 +90,7 @@ fn a_script_that_stands_in_a_folder_that_moves_aside_is_told() {
     let ran = world.shell("cd data/uploads; $LASTGOOD restore --vault ../../backups --path uploads ..");
     ran.ended(1).says("data/uploads, which moves aside");
     assert_eq!(fs::read(world.data().join("a.txt")).unwrap(), b"changed\n");
-    // What does not move does not matter, and who knows what that means may do it.
+    // A working directory that does not move is no obstacle, and `--while-in-use` restores all the same.
     world.shell("cd data/uploads; $LASTGOOD restore --vault ../../backups --path a.txt ..").ended(0);
     let ran = world.shell("cd data/uploads; $LASTGOOD restore --while-in-use --json --vault ../../backups ..");
     let report: serde_json::Value = serde_json::from_slice(&ran.ended(0).stdout).unwrap();

@@ -64,7 +64,7 @@ fn events_of_every_kind_make_snapshots_and_a_redelivery_makes_none() {
     let verified = service.post("/events/verify", "").is(200);
     assert_eq!((&verified["action"], &verified["result"]), (&json!("verify"), &json!("complete")));
 
-    // What asks for nothing, what is never served, and what is nothing.
+    // An event that asks for nothing, events that are never served, and bodies that are no event.
     let ignored = event(&service, "google.cloud.storage.object.v1.finalized", "5", r#"{"name":"x"}"#).is(200);
     assert_eq!(ignored["status"], "ignored");
     for refused in [service.post("/", r#"{"action":"destroy"}"#), service.post("/events/restore", "")] {
@@ -79,7 +79,7 @@ fn events_of_every_kind_make_snapshots_and_a_redelivery_makes_none() {
     // A batch is neither done nor taken for done.
     let batch = "Content-Type: application/cloudevents-batch+json\r\n";
     assert_eq!(service.connect().ask("POST", "/events/critical", batch, b"[]").unwrap().status, 400);
-    // What Google publishes without an envelope is understood, and lastgood's own log starts nothing.
+    // Messages that Google publishes without an envelope are understood, and lastgood's own log starts nothing.
     let incident = r#"{"version":"1.2","incident":{"state":"open","summary":"shop fails"}}"#;
     let refused = service.post("/", incident).is(200);
     assert!(refused["why"].as_str().unwrap().contains("/events/critical"), "{refused}");
@@ -183,7 +183,7 @@ fn a_web_page_can_ask_for_nothing() {
             let headers = format!("Authorization: Bearer {token}\r\n{headers}");
             service.connect().ask(method, path, &headers, b"").unwrap().status
         };
-        // What a form, `fetch` with `no-cors` and a browser without Fetch Metadata send for a page of another site.
+        // The headers that a form, `fetch` with `no-cors` and a browser without Fetch Metadata send for a page of another site.
         for headers in
             ["Sec-Fetch-Site: cross-site\r\n", "Sec-Fetch-Site: same-site\r\n", "Origin: http://evil.example\r\n"]
         {

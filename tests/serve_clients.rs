@@ -9,7 +9,7 @@ use crate::support::World;
 use crate::support::http::{Client, Service};
 use crate::support::tree::noise;
 
-/// How many snapshots there are, once there are at least so many.
+/// Returns the number of snapshots, once there are at least this many.
 fn snapshots(world: &World, at_least: usize) -> usize {
     let began = Instant::now();
     loop {
@@ -64,7 +64,7 @@ fn limits_of_requests() {
     }
     client.send("0\r\n\r\n").unwrap();
     assert_eq!(client.answer(false).unwrap().status, 413);
-    // Of a critical event the beginning is taken.
+    // The beginning of a long critical event is taken.
     let cut = service.connect().ask("POST", "/events/critical?wait=true", json, &body((1 << 20) + 1)).unwrap();
     assert_eq!(cut.header("connection"), Some("close"));
     let event = &cut.is(200)["events"][0];
@@ -78,7 +78,7 @@ fn limits_of_requests() {
         let cut = service.connect().ask("POST", path, json, &severe).unwrap();
         assert!([200, 202].contains(&cut.status), "{path}: {}", cut.text());
     }
-    // Who says that he will send much, and waits for leave to, is told at once.
+    // A client that announces a large body, and waits for `100 Continue`, gets its answer at once.
     let mut client = service.connect();
     client
         .send(format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"))

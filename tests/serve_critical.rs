@@ -11,7 +11,7 @@ use super::serve::snapshots;
 use crate::support::World;
 use crate::support::http::Service;
 
-/// What runs are known, until this one is over; then how it ended.
+/// Waits until a run is over, and returns its report.
 fn over(service: &Service, accepted: &Value) -> Value {
     let began = Instant::now();
     loop {
@@ -61,7 +61,7 @@ fn who_tells_of_a_critical_error_does_not_wait_and_finds_what_came_of_it() {
     assert_eq!(over(&service, &third), shared);
     assert_eq!(snapshots(&world).len(), 2);
 
-    // What is promised and cannot be kept has a report, and no claim that stays open.
+    // A promise that cannot be kept has a report, and no claim that stays open.
     let last = critical(&service, "too late").is(202);
     assert_eq!(service.end(Signal::TERM).0, Some(0));
     let run = last["run"].as_str().unwrap();
@@ -126,7 +126,7 @@ fn on_cloud_run_a_critical_error_is_not_answered_before_its_snapshot() {
     Service::start(&world, ["--background"]).post("/events/critical", "").is(202);
     let waits = Service::start(&world, ["--background"]).post("/events/critical?wait=true", "").is(200);
     assert_eq!(waits["result"], "complete");
-    // What is delivered is acknowledged when there is a snapshot.
+    // A delivered event is acknowledged when there is a snapshot.
     let headers = "ce-specversion: 1.0\r\nce-id: 1\r\nce-source: s\r\nce-type: dev.lastgood.critical\r\n";
     let service = Service::start(&world, ["--background"]);
     let delivered = service.connect().ask("POST", "/events/critical", headers, b"").unwrap().is(200);

@@ -1,4 +1,4 @@
-//! What `lastgood serve` tells of itself: health, metrics and the description of its interface.
+//! The health, the metrics and the description of its interface that `lastgood serve` serves.
 
 use std::fs;
 use std::time::Duration;
@@ -35,7 +35,7 @@ fn what_health_says() {
     let told = service.get("/health").is(200);
     assert_eq!(told["snapshot"]["id"], backup["snapshot"]);
     assert_eq!((&told["last_run"]["action"], &told["last_run"]["result"]), (&json!("backup"), &json!("complete")));
-    // What was seen is kept: this is not looked up again within half a minute.
+    // The observation is kept: the vault is not looked at again within half a minute.
     fs::rename(world.vault(), world.path("away")).unwrap();
     assert_eq!(service.get("/health").is(200)["checked"], told["checked"]);
     assert_eq!(service.get("/backup/status").is(200)["running"], Value::Null);

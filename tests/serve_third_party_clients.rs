@@ -30,7 +30,7 @@ fn it_does_what_its_openapi_document_says() {
         });
         assert!(ran.code == Some(0) && ran.text().contains("No issues found"), "{}", ran.text());
     };
-    // What is not there yet says so with 501, which is documented, and which it takes for a fault.
+    // A route that does not exist yet answers 501, which is documented, and which the client takes for a fault.
     find(&["--exclude-path", "/backup/cleanup"]);
     find(&["--include-path", "/backup/cleanup", "--exclude-checks", "not_a_server_error,positive_data_acceptance"]);
 }

@@ -1,4 +1,4 @@
-//! What a backup of a database costs: what has changed, and nothing where nothing has.
+//! The cost of a backup of a database: only what has changed is read and written.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -112,7 +112,7 @@ fn an_unchanged_database_is_not_read() {
             number(&report, "read_bytes")
         })
         .collect();
-    // Of 64 backups one reads it all the same, to make sure.
+    // One backup in 64 reads it all the same, to make sure.
     assert!(read.iter().filter(|read| **read == 0).count() >= 3, "{read:?}");
     world.restore("back");
     assert_recovers_same(&world.data(), &world.path("back"), "used.db");
@@ -130,7 +130,7 @@ fn a_change_in_the_wal_alone_is_seen() {
     for round in 0..5 {
         set_mtime(&path, 1_700_000_000, 5);
         world.backup();
-        // The WAL begins anew in its old place: its size stays, and the database is not touched.
+        // The WAL begins again in its old place: its size stays, and the database is not touched.
         app.ask(&format!("UPDATE t SET x = {round} WHERE id = 500"));
         world.backup();
         let target = format!("back{round}");

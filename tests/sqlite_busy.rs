@@ -8,7 +8,7 @@ use crate::support::database::{assert_recovers_same, beside, number as ask, run,
 use crate::support::database_process::{Other, Transfers};
 use crate::support::{World, number, paths, short};
 
-/// What keeps everybody else out, as an app's first SQL and what it does then.
+/// Ways of an app to keep everybody else out: a name, its first SQL, and its SQL after that.
 const KEEPERS: [(&str, &str, &str); 3] = [
     ("an exclusive transaction", "", "BEGIN EXCLUSIVE"),
     ("exclusive locking", "PRAGMA locking_mode=EXCLUSIVE", "UPDATE t SET x = x WHERE id = 1"),

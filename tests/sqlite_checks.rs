@@ -32,7 +32,7 @@ fn wrong_page(path: &Path) {
     file.write_all_at(&noise(1, 4096), (pages - 3) * 4096).unwrap();
 }
 
-/// What a report says of a database's check: its kind, and whether it failed.
+/// Returns what a report says about a database's check: its kind, and whether it failed.
 #[track_caller]
 fn check<'a>(report: &'a Value, path: &str) -> Option<(&'a str, bool)> {
     let databases = report["databases"].as_array().unwrap();

@@ -14,7 +14,7 @@ use crate::support::bank::{ACCOUNTS, COUNTER, audit, create};
 use crate::support::database_process::{Other, Transfers};
 use crate::support::slow::{backup, backup_as, vault};
 
-/// What the other backup of the same directory in the same process does.
+/// The act of the other backup of the same directory in the same process.
 #[derive(PartialEq)]
 enum Beside {
     /// It takes the database live too.

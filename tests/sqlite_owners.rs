@@ -6,7 +6,7 @@
 //! LASTGOOD_SOAK=2000 cargo test --test all sqlite_owners::long -- --exact --ignored --nocapture
 //! ```
 //!
-//! makes so many backups by each of them; it needs root.
+//! makes that many backups by each of them; it needs root.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -30,7 +30,7 @@ const ROWS: u64 = 1500;
 /// How long the app waits for a lock, in milliseconds.
 const PATIENCE: u64 = 10_000;
 
-/// Who makes backups, and what makes a command theirs.
+/// The users that make backups, and the prefix that runs a command as each.
 const MAKERS: [(&str, &[&str]); 5] = [
     ("root", &[]),
     ("root without CAP_CHOWN", &["setpriv", "--bounding-set=-chown", "--inh-caps=-chown"]),
@@ -39,7 +39,7 @@ const MAKERS: [(&str, &[&str]); 5] = [
     ("the app's user", &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]),
 ];
 
-/// Those of them who may write to the app's files.
+/// The users that may write to the app's files.
 const MAY_WRITE: [&str; 3] = ["root", "root without CAP_CHOWN", "the app's user"];
 
 /// A place that everybody can enter, with an app's data in it.
@@ -86,7 +86,7 @@ impl Place {
         };
         command.args(args).current_dir(self.world.path("")).env_clear().env("PATH", "/usr/bin:/bin");
         let ran = Ran::of(command);
-        // Who may not write to what the app shares reads it as plain files now and then, and those do not always come to rest.
+        // A user that may not write to the app's files reads them as plain files now and then, and those do not always come to rest.
         let stale = ran.code == Some(3) && !MAY_WRITE.contains(&name);
         let report: Value = serde_json::from_slice(&ran.ended(if stale { 3 } else { 0 }).stdout).unwrap();
         assert_eq!(stale, report["stale"][0]["path"] == "app.db", "{report}");

@@ -1,4 +1,4 @@
-//! What happens to the files beside a database while it is backed up: they come and go with apps that open and close it, with
+//! The files beside a database while it is backed up: they come and go with apps that open and close it, with
 //! other backups, with changes of the journal mode, with kills.
 
 use std::path::Path;

@@ -8,7 +8,7 @@ use crate::support::database_process::Other;
 use crate::support::seeded_random::Dice;
 use crate::support::{World, id};
 
-/// What a backup is told in a round.
+/// The arguments of a backup in a round.
 const ARGUMENTS: [&[&str]; 6] = [
     &[],
     &[],
@@ -34,7 +34,7 @@ fn rows(dice: &mut Dice) -> String {
 
 /// Leaves a WAL, or a transaction that was being written, behind a killed program.
 fn killed(path: &Path, dice: &mut Dice) {
-    // Of the mode before, nothing may be left that the next one would have to recover first.
+    // Nothing of the previous mode may be left that the next one would have to recover first.
     if dice.roll(2) == 0 {
         let mut app = Other::serving(path, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0");
         (0..=dice.roll(3)).for_each(|_| _ = app.ask(&rows(dice).replace('\n', " ")));

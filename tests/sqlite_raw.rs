@@ -57,7 +57,7 @@ fn a_hot_journal() {
         assert_same(&world.data(), &world.path(&target));
         assert_recovers_same(&world.data(), &world.path(&target), "app.db");
     }
-    // What is recovered is what was before the transaction, not the half of it.
+    // Recovery gives the state before the transaction, not half of it.
     assert_eq!(dump(&world.path("back0/app.db")).unwrap()["t"].0, 2000);
 
     // When SQLite has recovered the original, it is a live database again, and its journal is gone: half of the bytes, and
@@ -143,7 +143,7 @@ fn another_users_wal_in_a_folder_that_all_may_write_to() {
     let before = seen(&data);
     let Some(ran) = as_nobody(&world, &["backup", "--json"]) else { return };
     let report: Value = serde_json::from_slice(&ran.ended(0).stdout).unwrap();
-    // What this user would create beside them, their own user could not write to, and this one not remove.
+    // Files that this user would create beside them, their own user could not write to, and this user could not remove.
     assert_raw(&report, &[]);
     assert_eq!(seen(&data), before);
     app.ask("INSERT INTO t(x) VALUES ('after')");
@@ -203,11 +203,11 @@ fn damaged() {
     let report = world.backup();
     let found = taken(&report);
     assert_eq!(found.len(), 5, "{report}");
-    // What SQLite itself cannot begin to read. The others have a state, if a broken one, and it is kept as it is.
+    // SQLite itself cannot begin to read these. The others have a state, if a broken one, and it is kept as it is.
     assert_eq!((found["schema.db"], found["short.db"]), ("raw", "raw"), "{report}");
     assert_eq!(seen(&data), before);
     world.restore("back");
-    // What a file ends short of its last page, SQLite reads as zeros.
+    // SQLite reads the missing end of a file's last page as zeros.
     let others: Vec<_> =
         differences(&data, &world.path("back")).into_iter().filter(|d| !d.starts_with("\"odd.db\"")).collect();
     assert_eq!(others, [""; 0]);

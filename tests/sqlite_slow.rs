@@ -9,11 +9,11 @@ use crate::support::bank::{COUNTER, audit, create};
 use crate::support::database_process::{Done, Other, Transfers};
 use crate::support::slow::{Slow, backup, vault};
 
-/// What was seen during a backup over a slow line.
+/// Observations during a backup over a slow line.
 struct Seen {
     /// How long the whole backup took.
     whole: Duration,
-    /// What the writer did meanwhile.
+    /// The writer's record of the same time.
     writer: Done,
     /// The WAL at its largest, in bytes.
     wal: u64,

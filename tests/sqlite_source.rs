@@ -1,4 +1,4 @@
-//! What a backup leaves of the databases that it reads, as another process sees it: everything as it was.
+//! A backup leaves the databases that it reads as they were, as another process sees them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -1,4 +1,4 @@
-//! What cannot be read is in the next snapshot as it was before, is named, and holds nothing back.
+//! Entries that cannot be read are in the next snapshot as they were before, are named, and hold nothing back.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -312,7 +312,7 @@ fn what_a_narrow_backup_did_not_take_is_not_lost() {
     set_mode(&world.data().join("closed/b.txt"), 0o644);
     backup(&world, &[], 0).unwrap();
     set_mode(&world.data().join("a.txt"), 0o000);
-    // What is excluded today is not carried over, nor is it missed.
+    // Entries that are excluded today are not carried over, nor are they missed.
     set_mode(&world.data().join("closed"), 0o700);
     let report = backup(&world, &["--exclude", "a.txt", "--exclude", "deep"], 3).unwrap();
     assert_eq!((listed(&report, "stale"), listed(&report, "errors")), (vec!["closed".to_owned()], vec![]));

@@ -33,7 +33,7 @@ fn store(latency: u64) -> &'static Far {
     store
 }
 
-/// The same objects, behind so many milliseconds.
+/// The same objects, behind this many milliseconds.
 fn delayed(of: &Far, latency: u64) -> Far {
     let objects = MemoryStore::default();
     objects.objects().clone_from(&of.inner().inner().objects());
@@ -111,7 +111,7 @@ fn age(folder: &Path) {
     }
 }
 
-/// So many files of noise of a MiB.
+/// A world with this many files of 1 MiB of noise.
 fn large(mebibytes: u64) -> World {
     let world = World::new();
     for n in 0..mebibytes {
@@ -165,11 +165,11 @@ fn the_index_is_read_a_mebibyte_at_a_time() {
     let (world, store) = (World::new(), store(0));
     fs::create_dir(world.data()).unwrap();
     for n in 0..1000 {
-        // What the index holds of them cannot be shortened to less than half.
+        // Their entries in the index cannot be compressed to less than half.
         let target: String = noise(n, 2000).iter().map(|byte| format!("{byte:02x}")).collect();
         symlink(target, world.data().join(n.to_string())).unwrap();
     }
-    // Those of the last two seconds would be looked at anew.
+    // Files of the last two seconds would be looked at again.
     std::thread::sleep(std::time::Duration::from_millis(2100));
     back_up(store, &world.data(), 2);
     let objects = store.inner().inner().list("index/").unwrap();

@@ -1,4 +1,4 @@
-//! What looks like an accident is kept and never restored unasked; what is meant advances.
+//! A snapshot that looks like an accident is kept and never restored unasked; intended changes are good.
 
 use std::fs;
 
@@ -66,7 +66,7 @@ fn a_filesystem_that_is_not_mounted_any_more_is_suspect() {
     }
     let report = world.json(["backup"], 3);
     assert!(text(&report, "suspect").contains("(tmpfs) is not mounted at uploads any more"), "{report}");
-    // Who leaves it out, or what it is in, is not asked for it, nor is who has copied there what was in it.
+    // A mount that is excluded, or in an excluded folder, is not missed, nor is one whose content was copied to its place.
     world.json(["backup", "--exclude", "uploads"], 0);
     world.write("uploads/one", "one");
     world.json(["backup"], 0);

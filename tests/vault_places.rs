@@ -49,7 +49,7 @@ fn a_vault_is_made_unasked_at_the_default_place_only() {
     world.run(["backup", "--init", "--vault", "elsewhere"]).ended(0);
     world.run(["backup", "--vault", "elsewhere"]).ended(0);
     world.run(["init", "--vault", "./gs:/odd"]).ended(0);
-    // A replica that is not mounted is not made anew either.
+    // A replica that is not mounted is not made again either.
     let both = ["--vault", "elsewhere", "--vault", "replica"];
     let ran = world.run([&["backup", "--json"], &both[..]].concat());
     let report: Value = serde_json::from_slice(&ran.ended(3).stdout).unwrap();

@@ -36,7 +36,7 @@ fn snapshots(world: &World, vault: &str) -> Vec<String> {
     list.as_array().unwrap().iter().map(|listed| listed["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The objects of a vault, with their inodes: what is written anew has another one.
+/// The objects of a vault, with their inodes: an object that is written again has another one.
 fn objects(vault: &Path) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     for folder in ["packs", "index", "snapshots"] {
@@ -215,7 +215,7 @@ fn the_newest_is_restored_when_two_vaults_were_away_in_turn() {
     world.run(["copy", "--from", "two", "--to", "one"]).ended(0);
     world.run(["restore", "out2", "--vault", "one"]).ended(0);
     assert_eq!(fs::read_to_string(world.path("out2/f1")).unwrap(), "the newest, v4");
-    // What the other one lacks comes to it with the next snapshot, though it has a newer one.
+    // The other vault gets the snapshots that it lacks with the next one, though it has a newer one.
     backup(&world);
     assert_eq!((snapshots(&world, "one"), snapshots(&world, "one").len()), (snapshots(&world, "two"), 5));
 }
@@ -259,7 +259,7 @@ fn different_vaults_are_not_used_together() {
         // Each by itself is as good as ever.
         world.run(["backup", "--vault", vault]).ended(0);
     }
-    // Who only looks is told of the first.
+    // Commands that only look use the first vault.
     world.run(with(&["list"], &BOTH)).ended(0);
     assert_eq!(world.json(with(&["verify"], &BOTH), 0)["vaults"].as_array().unwrap().len(), 2);
 }
@@ -372,7 +372,7 @@ fn what_is_damaged_is_not_copied_and_is_named() {
     assert_eq!(snapshots(&world, "other"), [id(&first)]);
 }
 
-/// Waits until a vault has more than so many packs.
+/// Waits until a vault has more than this many packs.
 fn wait_for_packs(vault: &Path, more_than: usize, child: &mut Child) {
     let began = Instant::now();
     while fs::read_dir(vault.join("packs")).map_or(0, Iterator::count) <= more_than {

@@ -1,4 +1,4 @@
-//! What happens to the data directory without the app: it is emptied, moved, mounted again.
+//! Accidents of the data directory, without the app: it is emptied, moved, mounted again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub enum Accident {
     Half,
 }
 
-/// What an accident took away.
+/// Content that an accident took away.
 #[derive(Debug)]
 pub struct Aside {
     path: String,
@@ -69,7 +69,7 @@ impl App {
                 false => self.put_aside(&name),
             }
         }
-        // What the engine, or an app that died, has left beside databases goes as well.
+        // Files that the engine, or an app that died, has left beside databases go as well.
         for found in fs::read_dir(&self.data).unwrap() {
             let found = found.unwrap();
             if self.history.look(found.file_name().to_str().unwrap()).is_none() && self.is_leftover(&found.path()) {
@@ -100,7 +100,7 @@ impl App {
         self.aside.push(Aside { path: path.to_owned(), id, at });
     }
 
-    /// What was taken away is there again, as far as nothing else is in its place by now.
+    /// Puts back what was taken away, as far as nothing else is in its place by now.
     pub fn bring_back(&mut self) -> String {
         let mut back = Vec::new();
         for Aside { path, id, at } in std::mem::take(&mut self.aside) {
@@ -167,7 +167,7 @@ impl App {
         Some(format!("{path} is changed unseen"))
     }
 
-    /// Somebody uses the directory: a file has a time of now, by a clock that is so many seconds ahead.
+    /// Somebody uses the directory: a file has a time of now, by a clock that is this many seconds ahead.
     pub fn touch(&mut self, ahead: i64) -> Option<String> {
         let (path, _) = self.pick_file()?;
         let now = SystemTime::now() + Duration::from_secs(ahead.unsigned_abs());

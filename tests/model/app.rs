@@ -13,7 +13,7 @@ use super::history::{History, Id, What, is_in, join, split};
 use crate::support::seeded_random::Dice;
 use crate::support::tree::noise;
 
-/// What the app can do.
+/// An act of the app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// Makes a small file.
@@ -70,7 +70,7 @@ pub enum Act {
     DatabaseEnd,
     /// Puts a log into its database.
     DatabaseCheckpoint,
-    /// Writes a database anew.
+    /// Writes a database again.
     DatabaseVacuum,
     /// Closes a connection.
     DatabaseClose,
@@ -121,7 +121,7 @@ const WEIGHTS: [(Act, u64); 33] = [
     (Act::DatabaseOdd, 1),
 ];
 
-/// What only gives things other names.
+/// The acts that only give things other names.
 pub const MOVES: [Act; 5] = [Act::RenameFile, Act::RenameFolder, Act::ExchangeFolders, Act::ExchangeLink, Act::Undo];
 
 /// Names of files. Some come, in the order of bytes, between a database and what lies beside it.
@@ -133,7 +133,7 @@ const FOLDERS: [&str; 9] = ["a", "a b", "a.d", "app.db-d", "b", "m", "x", "y", "
 pub const DATABASES: [&str; 3] = ["app.db", "k.db", "x"];
 /// Files that it keeps in the tree, about.
 const MANY: usize = 45;
-/// What a file outside the data directory holds, which no snapshot may.
+/// The content of a file outside the data directory, which no snapshot may hold.
 pub const SECRET: &str = "TOP SECRET, OUTSIDE OF THE DATA DIRECTORY";
 
 /// A data directory: which it is, and how often it was moved into a new folder.
@@ -144,13 +144,13 @@ pub type Place = (Id, u64);
 pub enum Change {
     /// From the first path to the second one.
     Renamed(String, String),
-    /// Of these two paths.
+    /// These two paths were exchanged.
     Exchanged(String, String),
 }
 
 /// The app.
 pub struct App {
-    /// What was when.
+    /// The history of the data directory.
     pub history: History,
     /// Its chance.
     pub dice: Dice,
@@ -164,19 +164,19 @@ pub struct App {
     pub may_exchange_data: bool,
     /// The engine, while it may be reading.
     pub engine: Option<Pid>,
-    /// What it did and when.
+    /// The app's acts and their times.
     pub log: Vec<String>,
     /// How often it did what while the engine was looking.
     pub counters: Counters,
-    /// What went wrong that is not of its making.
+    /// Faults that the app did not cause.
     pub faults: Vec<String>,
     /// Its databases.
     pub databases: Databases,
     /// Where the engine is.
     pub focus: Option<String>,
-    /// What it may take back.
+    /// Changes that the app may take back.
     pub changes: Vec<Change>,
-    /// What an accident took away, and may come back.
+    /// Content that an accident took away, and that may come back.
     pub aside: Vec<Aside>,
     /// How often each data directory was moved into a new folder.
     pub moves: HashMap<Id, u64>,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What must have happened in a run of some length.
+/// Events that must have happened in a run of some length.
 pub const REQUIRED: [&str; 38] = [
     "backups",
     "good",
@@ -48,7 +48,7 @@ pub const REQUIRED: [&str; 38] = [
 /// The same where a small disk can be mounted.
 pub const WITH_A_DISK: &str = "disks without room";
 
-/// What must have happened in a long run: it takes several things at once.
+/// Events that must have happened in a long run: each takes several things at once.
 pub const RARE: [&str; 2] = ["stale", "good after suspect"];
 
 /// Counts by name.
@@ -76,7 +76,8 @@ impl Counters {
         other.0.iter().for_each(|(what, more)| self.add(what, *more));
     }
 
-    /// What never happened and should have; `disk`: a small disk could be mounted; `long`: the run was long.
+    /// Returns the events that should have happened and never did. `disk`: a small disk could be mounted; `long`: the run was
+    /// long.
     pub fn missing(&self, disk: bool, long: bool) -> Vec<&'static str> {
         REQUIRED
             .into_iter()

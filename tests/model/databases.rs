@@ -1,4 +1,4 @@
-//! What the app does with SQLite. Each database has accounts whose sum is the same in every committed state, and the
+//! The app's acts on SQLite databases. Each database has accounts whose sum is the same in every committed state, and the
 //! serial of that state.
 
 use std::collections::HashMap;
@@ -14,11 +14,11 @@ use super::history::{Database, Id, What, is_in, join};
 
 /// Accounts of each database.
 const ACCOUNTS: u64 = 20;
-/// What they hold together.
+/// The sum of all accounts of a database.
 pub const SUM: i64 = 2000;
 /// Databases that it keeps.
 const KEPT: usize = 4;
-/// What lies beside a database.
+/// The endings of the files beside a database.
 pub const SIDES: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// Connections and their open transactions.

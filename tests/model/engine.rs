@@ -47,15 +47,15 @@ pub struct Order {
     pub check: bool,
     /// A file that changed so shortly before it was read is not trusted, in ns.
     pub window: i64,
-    /// One in so many unchanged files is read all the same.
+    /// One in this many unchanged files is read all the same.
     pub sample: u64,
     /// Whether a directory that lost most of what it held is meant to be so.
     pub accept_shrink: bool,
-    /// What stands for the machine's boot.
+    /// The stand-in for the machine's boot id.
     pub boot: String,
 }
 
-/// What the engine said.
+/// A message of the engine.
 pub enum Heard {
     /// It has come to a moment, at a path.
     Reached(String, String),
@@ -69,7 +69,7 @@ pub enum Heard {
 pub struct Engine {
     child: Child,
     line: BufReader<UnixStream>,
-    /// What has come of a line.
+    /// The part of a line that has come so far.
     half: String,
 }
 
@@ -97,7 +97,7 @@ impl Engine {
         self.line.get_mut().write_all(format!("{what}\n").as_bytes()).unwrap();
     }
 
-    /// What it says within `patience`.
+    /// Waits up to `patience` for its next message.
     pub fn hear(&mut self, patience: Duration) -> Heard {
         self.line.get_ref().set_read_timeout(Some(patience)).unwrap();
         match self.line.read_line(&mut self.half) {

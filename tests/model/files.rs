@@ -1,4 +1,4 @@
-//! What the app does to files and symlinks.
+//! The app's acts on files and symlinks.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -118,7 +118,7 @@ impl App {
         Some(format!("{path}: {length} bytes after {end}"))
     }
 
-    /// Cuts a file off, or writes it anew from its beginning.
+    /// Cuts a file off, or writes it again from its beginning.
     pub fn truncate(&mut self) -> Option<String> {
         let (path, id) = self.pick_file()?;
         let mut bytes = self.before_change(id);
@@ -131,7 +131,7 @@ impl App {
         bytes.truncate(length);
         self.history.write(id, bytes);
         if length == 0 {
-            // As by who opens it to write it anew.
+            // As a program does that opens it to write it again.
             let length = 1 + self.dice.roll(3_000) as usize;
             let new = self.content(length);
             self.write_at(&path, id, 0, &new, Vec::new());

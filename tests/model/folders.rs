@@ -1,4 +1,4 @@
-//! What the app does to folders and whole trees.
+//! The app's acts on folders and whole trees.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -42,7 +42,7 @@ impl App {
         for n in 0..count {
             let path = join(&folder, &format!("n{n:03}"));
             if self.history.look(&path).is_none() {
-                // Of one size and one time two of them would not be told apart in another place; docs/changed-files.md says so.
+                // Two with the same size and time could not be told apart in another place; docs/changed-files.md says so.
                 let bytes = self.content(40 + n as usize);
                 self.make(&path, bytes);
             }

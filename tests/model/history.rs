@@ -1,4 +1,4 @@
-//! What was when: every object that ever was in the data directory, what it held, and which names led to it.
+//! The history of the data directory: every object that ever was in it, its content, and the names that led to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
@@ -19,10 +19,10 @@ pub struct Object {
     pub names: u32,
 }
 
-/// What an object is.
+/// The kind of an object, with its content.
 #[derive(Debug)]
 pub enum What {
-    /// What is in it, by name.
+    /// Its entries, by name.
     Folder(BTreeMap<String, Id>),
     /// A file.
     File(File),
@@ -35,9 +35,9 @@ pub enum What {
 /// A file.
 #[derive(Debug)]
 pub struct File {
-    /// What it holds now.
+    /// Its content now.
     pub bytes: Vec<u8>,
-    /// What it came to hold, and when.
+    /// Its contents, and when each came to be.
     pub versions: Vec<(u64, Hash)>,
     /// When that was last, by the machine's clock.
     pub at: Instant,
@@ -56,16 +56,16 @@ pub struct Database {
     pub at: Instant,
 }
 
-/// What was seen during one backup.
+/// Observations during one backup.
 #[derive(Debug, Default)]
 pub struct Capture {
     /// When it began.
     pub began: u64,
     /// All that each path led to.
     pub led: HashMap<String, Vec<Id>>,
-    /// What led to the same object all the time.
+    /// Paths that led to the same object all the time.
     pub stable: HashMap<String, Id>,
-    /// What was beneath the data directory all the time.
+    /// Objects that were beneath the data directory all the time.
     pub present: HashSet<Id>,
     /// The paths that each object had.
     pub names: HashMap<Id, BTreeSet<String>>,
@@ -86,7 +86,7 @@ pub struct History {
     pub now: u64,
     /// Whose content something is.
     pub contents: HashMap<Hash, Id>,
-    /// What files held when they were changed so that neither length nor time showed it.
+    /// Contents of files before changes that neither length nor time showed.
     pub unseen: HashMap<Id, Vec<Hash>>,
     /// The backup that is under way.
     capture: Option<Capture>,
@@ -127,14 +127,14 @@ impl History {
         self.objects.len() - 1
     }
 
-    /// What a path leads to.
+    /// Returns the object that a path leads to.
     pub fn look(&self, path: &str) -> Option<Id> {
         path.split('/')
             .filter(|name| !name.is_empty())
             .try_fold(self.root, |id, name| self.children(id)?.get(name).copied())
     }
 
-    /// What is in a folder.
+    /// Returns the entries of a folder.
     pub fn children(&self, id: Id) -> Option<&BTreeMap<String, Id>> {
         match &self.objects[id].what {
             What::Folder(children) => Some(children),
@@ -278,7 +278,7 @@ impl History {
     /// It ends.
     pub fn end(&mut self) -> Capture {
         let mut capture = self.capture.take().unwrap();
-        // What is in a folder that was not the same all the time was not there all the time either.
+        // Entries of a folder that was not the same all the time were not there all the time either.
         let stable = capture.stable.clone();
         let folders = |path: &str| (0..path.len()).filter(|at| path.as_bytes()[*at] == b'/').collect::<Vec<_>>();
         capture.stable.retain(|path, _| {
@@ -338,7 +338,7 @@ impl History {
     }
 }
 
-/// What was so at some time since `began`, of what became so when.
+/// Returns the versions that held at some time since `began`.
 pub fn since<T>(versions: &[(u64, T)], began: u64) -> impl Iterator<Item = &T> {
     let first = versions.iter().rposition(|(at, _)| *at <= began).unwrap_or(0);
     versions[first..].iter().map(|(_, version)| version)

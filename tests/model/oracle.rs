@@ -1,4 +1,4 @@
-//! What must be true of a snapshot, given what was when it was taken.
+//! The oracle: it says what must be true of a snapshot, given the history of the directory.
 //!
 //! That hard links of one another in a restore had one content follows from what is checked of each: no two files ever
 //! held the same.
@@ -21,7 +21,7 @@ use super::history::{Capture, History, Id, What, is_in, since, split};
 /// Endings of what belongs to a database.
 const SIDES: [&str; 3] = ["-journal", "-shm", "-wal"];
 
-/// What a snapshot did wrong.
+/// A kind of mistake in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
     /// A backup does not end.
@@ -34,7 +34,7 @@ pub enum Class {
     PartialNotRestorable,
     /// A snapshot that could be restored before cannot be any more, or differently.
     OlderDamaged,
-    /// What lies outside of the data directory is in it.
+    /// The snapshot has content from outside the data directory.
     Outside,
     /// A file holds what another one did that had the same inode number.
     ReusedInode,
@@ -50,7 +50,7 @@ pub enum Class {
     Mixed,
     /// Two data directories are mixed in a snapshot that is not good.
     PartialMixed,
-    /// What was there all the time, where it was, is missing.
+    /// Something is missing that was in its place all the time.
     Missing,
     /// A file that was there all the time, in folders that moved, is missing.
     MovedFolder,
@@ -69,9 +69,9 @@ pub enum Class {
     RawApart,
     /// A database is in a state that it was in before the snapshot was begun.
     DatabaseOld,
-    /// What is said to be as it was before is not.
+    /// An entry that is listed as stale is not as it was before.
     Stale,
-    /// What was taken over unread in another place is not what was there, and nothing says that it was not read.
+    /// Content that was taken over unread in another place is not what was there, and nothing says that it was not read.
     Unread,
     /// A snapshot is suspect and has no reason to be, or has one and is not.
     Suspect,
@@ -94,9 +94,9 @@ pub enum Class {
 /// Something that is wrong.
 #[derive(Debug, Clone)]
 pub struct Wrong {
-    /// What kind of thing.
+    /// The kind of mistake.
     pub class: Class,
-    /// What it is.
+    /// A description of it.
     pub what: String,
 }
 
@@ -109,15 +109,15 @@ impl Wrong {
 
 /// A snapshot that is compared with what was.
 pub struct Oracle<'a> {
-    /// What was.
+    /// The history of the directory.
     pub history: &'a History,
-    /// What was while it was taken.
+    /// Observations while the snapshot was taken.
     pub capture: &'a Capture,
-    /// What the engine said of it.
+    /// The engine's report of it.
     pub report: &'a Value,
     /// Where it was restored.
     pub restored: &'a Path,
-    /// What the last good snapshot of the same directory was restored to, before anything opened it.
+    /// The files of the last good snapshot of the same directory as they were restored, before anything opened them.
     pub before: Option<&'a BTreeMap<String, Hash>>,
     /// The parts of the files that it says were not read since the directory is where it is.
     pub unread: Parts,
@@ -125,7 +125,7 @@ pub struct Oracle<'a> {
     pub suspect: bool,
 }
 
-/// What came back.
+/// The content of a restored directory.
 #[derive(Default)]
 struct Restored {
     /// Hash and inode number of each file that is no database.
@@ -136,7 +136,7 @@ struct Restored {
     symlinks: BTreeMap<String, String>,
     /// Number and serial of each database, or what is wrong with it.
     databases: BTreeMap<String, Result<(i64, i64), String>>,
-    /// What is as it was before.
+    /// Paths that are as they were before.
     stale: BTreeSet<String>,
 }
 
@@ -266,7 +266,7 @@ impl Oracle<'_> {
                 }
                 continue;
             }
-            // What lies beside a database is a part of it; and the engine may have been killed while it had it open.
+            // Files beside a database are a part of it; and the engine may have been killed while it had the database open.
             if whose.is_none() && SIDES.iter().any(|side| path.ends_with(side)) {
                 continue;
             }
@@ -289,7 +289,7 @@ impl Oracle<'_> {
     fn is_unseen(&self, path: &str, hash: &Hash) -> Option<Option<Parts>> {
         let unseen = |id: &Id| self.history.unseen.get(id).is_some_and(|all| all.contains(hash));
         let id = self.led(path).iter().find(|id| unseen(id))?;
-        // What lies beside a database is read with it, when its turn comes.
+        // Files beside a database are read with it, when its turn comes.
         let unit = SIDES.iter().filter_map(|side| path.strip_suffix(side)).find(|path| !self.led(path).is_empty());
         let units = unit.map_or(&[][..], |unit| self.led(unit)).iter().chain([id]);
         // One that had another name when it was come to goes by its number, though it may have lost that name since.
@@ -379,7 +379,7 @@ impl Oracle<'_> {
         }
     }
 
-    /// What was there all the time is there.
+    /// Checks that everything is there that was there all the time.
     fn complete(&self, restored: &Restored, torn: &HashSet<String>, wrong: &mut Vec<Wrong>) {
         let Capture { began, stable, present, names, .. } = self.capture;
         let restless: Vec<_> = self
@@ -401,11 +401,11 @@ impl Oracle<'_> {
                 }
                 None => false,
             },
-            // What it is in was looked at already.
+            // The file that holds it was looked at already.
             What::Database(_) => restored.databases.contains_key(path),
         };
         for (path, id) in stable.iter().filter(|(path, id)| !there(path, **id) && !excused(path)) {
-            // What lies beside a database goes its way.
+            // A file beside a database follows the decision for its database.
             if self.beside(path) || restored.files.contains_key(path) {
                 continue;
             }

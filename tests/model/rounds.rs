@@ -24,7 +24,7 @@ use super::suspect::Snapshot;
 use super::vaults::Vaults;
 use crate::by_hand::script;
 
-/// What is wrong, as the oracle says it.
+/// A mistake, as the oracle describes it.
 pub type Found = Wrong;
 
 /// A file that changed so shortly before it was read is not trusted.
@@ -76,9 +76,9 @@ struct Manner {
 enum Death {
     /// Never.
     None,
-    /// After so many moments.
+    /// After this many moments.
     After(u64),
-    /// So many moments after a checkpoint, or directly before the snapshot is committed.
+    /// This many moments after a checkpoint, or directly before the snapshot is committed.
     Checkpoint(u64),
 }
 
@@ -239,13 +239,13 @@ impl Rounds {
         self.app.pick(all).map(|(path, _)| path)
     }
 
-    /// What happens between two backups; whether the directory is in another place after it.
+    /// Does what happens between two backups; returns whether the directory is in another place after it.
     fn between(&mut self, manner: &mut Manner) -> bool {
         let suffers = self.accident.is_some();
         for _ in 0..self.roll(if suffers { 2 } else { 6 }) {
             self.app.act("between");
         }
-        // What is large, or has something beside it, is where a checkpoint can go wrong.
+        // Checkpoints can go wrong with large files, and with databases that have files beside them.
         if matches!(manner.death, Death::Checkpoint(_)) && self.roll(3) > 0 && !suffers {
             for act in [Act::DatabaseCrash, Act::DatabaseCrash, Act::CreateLarge] {
                 self.app.act_as(act, "between");
@@ -253,7 +253,7 @@ impl Rounds {
         }
         if self.roll(8) == 0 && !suffers {
             self.app.prepare_exchange();
-            // Who mixes two directories often notices that something else changed, if something does.
+            // An engine that mixes up two directories often notices that something else changed, if something does.
             manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
         if (self.roll(40) == 0 || self.round % 20 == 10)
@@ -322,7 +322,7 @@ impl Rounds {
             * MINUTE as i64;
         self.meant = match self.accident {
             Some((_, short)) => short && self.roll(6) == 0,
-            // What was brought back has to be good by itself.
+            // The restored content has to be good by itself.
             None => !suffered && self.roll(4) > 0,
         };
         if self.accident.is_some() {

@@ -9,7 +9,7 @@ use lastgood::store::testing::fault::FaultStore;
 use lastgood::store::{FreeSpace, Meta, Result, Staging, Store};
 use serde::{Deserialize, Serialize};
 
-/// What is wrong with a vault during one backup.
+/// A fault of a vault during one backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Trouble {
     /// Nothing.
@@ -20,9 +20,9 @@ pub enum Trouble {
     Broken,
     /// Something else lies in its place, as where a volume is not mounted: nothing.
     Unmounted,
-    /// Calls begin to fail after so many objects were created: the disk is full.
+    /// Calls begin to fail after this many objects were created: the disk is full.
     Full(u64),
-    /// Its disk really has only so many bytes left.
+    /// Its disk really has only this many bytes left.
     Tight(u64),
 }
 
@@ -31,7 +31,7 @@ pub enum Trouble {
 pub struct Location {
     /// Its folder.
     pub folder: PathBuf,
-    /// What is wrong with it.
+    /// Its fault.
     pub trouble: Trouble,
 }
 
@@ -41,7 +41,7 @@ impl Location {
         self.folder.display().to_string()
     }
 
-    /// Opens its store, whose clock is so many seconds ahead.
+    /// Opens its store, whose clock is this many seconds ahead.
     pub fn open(&self, ahead: i64) -> Box<dyn Store> {
         let store = Ahead { store: LocalStore::new(&self.folder), ahead: SignedDuration::from_secs(ahead) };
         match self.trouble {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::app::Place;
 use super::tree::Tree;
 
-/// What is suspect for so long, in so many snapshots, is accepted.
+/// A suspect state is accepted after this time, in this many snapshots.
 const ACCEPTED: (SignedDuration, usize) = (SignedDuration::from_hours(72), 3);
 
 /// A snapshot that was taken.
@@ -32,7 +32,7 @@ pub struct Snapshot {
     pub bytes: u64,
     /// Its databases, and how long each is.
     pub databases: BTreeMap<String, Option<u64>>,
-    /// What it was restored to.
+    /// The restored tree.
     pub tree: Tree,
 }
 
@@ -68,7 +68,7 @@ impl Snapshot {
     }
 }
 
-/// What a snapshot has to be.
+/// The state that a snapshot has to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Not suspect.

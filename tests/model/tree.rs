@@ -19,7 +19,7 @@ pub struct Tree {
     pub sizes: BTreeMap<String, u64>,
     /// Entries of every kind, the tree's own folder among them.
     pub entries: u64,
-    /// Those of them that are no folders.
+    /// The entries that are not folders.
     pub leaves: u64,
     /// Names of files that have others.
     pub linked: u64,

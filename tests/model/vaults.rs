@@ -27,14 +27,14 @@ use super::tree::remove;
 use crate::support::requirements::skipped;
 use crate::support::seeded_random::Dice;
 
-/// What a vault lacks is handed on to it by backups if it is not older than 7 days; a bit less, as clocks go on.
+/// Backups hand on to a vault the snapshots that it lacks and that are not older than 7 days; a bit less, as clocks go on.
 const HANDED_ON: SignedDuration = SignedDuration::from_hours(7 * 24 - 1);
 
 /// One of the vaults.
 struct Replica {
     folder: PathBuf,
     vault: Vault,
-    /// What is wrong with it during this backup.
+    /// Its fault during this backup.
     trouble: Trouble,
     /// The snapshots that it had before this backup.
     before: Vec<SnapshotName>,
@@ -78,7 +78,7 @@ impl Disk {
         self.folder.join("ballast")
     }
 
-    /// Leaves room for so many bytes.
+    /// Leaves room for this many bytes.
     fn fill(&self, left: u64) {
         let ballast = fs::File::create(self.ballast()).unwrap();
         let stat = statvfs(&self.folder).unwrap();
@@ -111,7 +111,7 @@ fn away(folder: &Path) -> PathBuf {
 }
 
 impl Vaults {
-    /// So many new ones.
+    /// Makes `count` new vaults.
     pub fn new(folder: &Path, count: u64) -> Self {
         let mut all: Vec<Replica> = Vec::new();
         let disk = Disk::new(folder.join("disk"));
@@ -164,7 +164,7 @@ impl Vaults {
         self.all.iter().any(resumes)
     }
 
-    /// What is wrong during the next backup; `full`: a disk is full in any case.
+    /// Chooses the faults during the next backup; `full`: a disk is full in any case.
     pub fn trouble(&mut self, full: bool, dice: &mut Dice, counters: &mut Counters) {
         for at in &mut self.all {
             at.trouble = Trouble::None;
@@ -219,8 +219,8 @@ impl Vaults {
         self.apart = all_lack || self.apart && !lacking.iter().all(Vec::is_empty);
     }
 
-    /// What each lacks of what the others have, and has to get with the next backup when all are there. What one that is new,
-    /// or was away for long, lacks of older ones is not handed on; nor is what is damaged.
+    /// Returns the snapshots that each lacks and the others have, and that it has to get with the next backup when all are there. A
+    /// vault that is new, or was away for long, does not get older ones; damaged ones are not handed on either.
     fn lacking(&self) -> Vec<Vec<SnapshotName>> {
         let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
         let (all, first) = (self.names(), held.iter().filter_map(|names| names.first()).max());
@@ -346,7 +346,7 @@ impl Vaults {
         Some(format!("{name} of vault {chosen} is damaged at {at}"))
     }
 
-    /// What the vaults hold after a backup, as its report says it and as it must be.
+    /// Checks which snapshots the vaults hold after a backup: as its report says it, and as it must be.
     pub fn held(&mut self, name: SnapshotName, report: &Value, counters: &mut Counters) -> Vec<Wrong> {
         let taker = self.all.iter().find(|at| report["vault"] == at.folder.display().to_string()).unwrap();
         let packs = PackReader::for_root(&*taker.vault.store, &taker.vault.root(name).unwrap()).unwrap();
@@ -362,7 +362,7 @@ impl Vaults {
         // Where another one was made in its place, nothing is damaged.
         let is_spoilt = |at: &Replica| at.trouble != Trouble::Unmounted && self.is_spoilt(at, name);
         for (n, _) in self.all.iter().enumerate().filter(|(_, at)| is_spoilt(at)) {
-            // What is carried over may have nothing else to lie in; then it is told that the vault does not hold all.
+            // Entries that are carried over may have no other pack to be in; then the report says that the vault does not hold all.
             match report["vaults"][n]["holds"] == true {
                 true => tell(format!("{name} needs what is doubted, and damaged, in vault {n}")),
                 false => counters.count("copied onto damage"),

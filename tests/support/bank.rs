@@ -1,5 +1,5 @@
 //! A database that shows whether it is one committed state, and which: a bank. Money moves between accounts and its sum
-//! stays; a ledger names every transfer, so that each account can be reckoned anew from it.
+//! stays; a ledger names every transfer, so that each account can be computed again from it.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use super::database;
 use super::database_process::{Done, Transfers, patiently};
 use super::seeded_random::Dice;
 
-/// What each account begins with.
+/// The balance with which each account begins.
 const BALANCE: i64 = 1000;
 /// Accounts of the bank that most tests use: together with their notes about 3 MB.
 pub const ACCOUNTS: u64 = 4000;
@@ -59,7 +59,7 @@ pub fn audit(path: &Path) -> i64 {
     counter
 }
 
-/// Who moves the money.
+/// A writer that moves money between accounts.
 pub struct Clerk {
     dice: Dice,
     accounts: u64,

@@ -1,5 +1,5 @@
 //! A folder seen through the rules of GCS FUSE, for the filesystem beside this file: what is written is seen when it is
-//! closed, files have no other attributes than a size and a time, and inodes are numbered anew at every mount.
+//! closed, files have no other attributes than a size and a time, and inodes get new numbers at every mount.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use fuser::{Errno, FileAttr, FileType, INodeNo};
 use tempfile::TempDir;
 
-/// What this filesystem refuses where others of its kind do not, or the other way round.
+/// The behaviour in which filesystems of this kind differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
     /// Folders that are not empty can be renamed.
@@ -35,7 +35,7 @@ struct Draft {
     mtime: Option<SystemTime>,
 }
 
-/// What a handle stands for.
+/// The object of a handle.
 enum Handle {
     Read(File),
     Write(u64),
@@ -112,7 +112,7 @@ impl Bucket {
     }
 
     fn attributes(&self, inode: u64, meta: &Metadata) -> Result<FileAttr, Errno> {
-        // What is neither is no object of a bucket.
+        // Other kinds of files are no objects of a bucket.
         let kind = match FileType::from_std(meta.file_type()) {
             Some(kind @ (FileType::RegularFile | FileType::Directory)) => kind,
             _ => return Err(Errno::ENOENT),
@@ -302,7 +302,7 @@ impl Bucket {
     pub fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Errno> {
         let real = self.root.join(from);
         if real.is_dir() && !self.rules.folders_move && fs::read_dir(&real)?.next().is_some() {
-            // What GCS FUSE says where it would have to copy more objects than it was allowed to.
+            // GCS FUSE answers this where it would have to copy more objects than it was allowed to.
             return Err(Errno::EMFILE);
         }
         fs::rename(real, self.root.join(to))?;

@@ -1,4 +1,4 @@
-//! What stands for Cloud Run: the one call of its Admin API that starts a job, and executions of that job, which are processes.
+//! A stand-in for Cloud Run: the one call of its Admin API that starts a job, and executions of that job, which are processes.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 /// The job that there is.
 pub const JOB: &str = "projects/p/locations/europe-west1/jobs/long";
 
-/// What is wrong with a call.
+/// A fault of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// It is answered so, and starts nothing.
@@ -132,7 +132,7 @@ impl CloudRun {
         self.inner.state.lock().unwrap().calls.clone()
     }
 
-    /// Attempts that have ended, once there are so many.
+    /// Returns the attempts that have ended, once there are this many.
     #[track_caller]
     pub fn attempts(&self, number: usize) -> Vec<Attempt> {
         let began = Instant::now();

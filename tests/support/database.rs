@@ -70,7 +70,7 @@ pub fn orders(path: &Path, page: u32, size: u64) {
 /// recovers what a crash left, so this is for copies.
 ///
 /// # Errors
-/// What SQLite says of a damaged one.
+/// SQLite's message about a damaged one.
 pub fn dump(path: &Path) -> Result<BTreeMap<String, (u64, String)>, String> {
     let read = || -> rusqlite::Result<_> {
         let db = Connection::open(path)?;
@@ -127,7 +127,7 @@ pub fn assert_recovers_same(original: &Path, restored: &Path, database: &str) {
     assert_eq!(a, b, "{database} of {} and of {}", original.display(), restored.display());
 }
 
-/// What a process sees of a folder: for each file its size, times, mode, inode and content. Of a `-shm` only that it is
+/// Returns what a process sees of a folder: for each file its size, times, mode, inode and content; for a `-shm` only that it is
 /// there: it is memory that readers write to.
 pub fn seen(folder: &Path) -> BTreeMap<PathBuf, String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 use super::bank;
 use super::seeded_random::Dice;
 
-/// What a process of this binary is to do, as JSON.
+/// The variable with the task of a process of this binary, as JSON.
 const JOB: &str = "LASTGOOD_TEST_JOB";
 /// No such process lives longer, whatever happens.
 const LIMIT: Duration = Duration::from_secs(280);
 /// Lines that are for the test begin so; libtest writes others.
 const MARK: char = '@';
 
-/// What another process does.
+/// A task of another process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Job {
     database: PathBuf,
@@ -51,9 +51,9 @@ pub struct Transfers {
     pub seed: u64,
     /// Checkpoints of all kinds and VACUUMs in between.
     pub upkeep: bool,
-    /// It rests for so many microseconds after each transaction.
+    /// It rests for this many microseconds after each transaction.
     pub rest: u64,
-    /// Transfers go only between so many of the first accounts; all, when 0.
+    /// Transfers go only between this many of the first accounts; 0 means all.
     pub among: u64,
     /// Each transaction has a connection of its own, which is closed again.
     pub reopens: bool,
@@ -61,7 +61,7 @@ pub struct Transfers {
     pub switches: bool,
 }
 
-/// What a bank's writer did.
+/// The record of a bank's writer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Done {
     /// Transactions committed.
@@ -74,7 +74,7 @@ pub struct Done {
     pub vacuums: u64,
     /// Changes of the journal mode made.
     pub switches: u64,
-    /// What was said of inserts that failed.
+    /// The errors of inserts that failed.
     pub failures: Vec<String>,
 }
 

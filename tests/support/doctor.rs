@@ -1,8 +1,8 @@
-//! What `lastgood doctor --json` reports.
+//! The report of `lastgood doctor --json`.
 
 use serde_json::Value;
 
-/// The check of a report that is called so, of the first part that has it.
+/// Returns the first check with this name in a report.
 #[track_caller]
 pub fn check<'r>(report: &'r Value, name: &str) -> &'r Value {
     let checks = report["parts"].as_array().unwrap().iter().flat_map(|part| part["checks"].as_array().unwrap());
@@ -18,7 +18,7 @@ pub fn assert_check(report: &Value, name: &str, outcome: &str, found: &str, advi
     assert!(whole.contains(advice), "no {advice:?} in {check:#}");
 }
 
-/// Those that are not as they should be.
+/// Returns the names and outcomes of the checks that are warnings or problems.
 pub fn complaints(report: &Value) -> Vec<(&str, &str)> {
     let checks = report["parts"].as_array().unwrap().iter().flat_map(|part| part["checks"].as_array().unwrap());
     let told = checks.map(|check| (check["name"].as_str().unwrap(), check["outcome"].as_str().unwrap()));

@@ -70,7 +70,7 @@ pub struct Client {
     buffer: Vec<u8>,
 }
 
-/// What a service answered.
+/// The answer of a service.
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,

@@ -1,4 +1,4 @@
-//! What tests of the whole program stand on: a place of their own, the compiled program, trees and their comparison.
+//! Shared parts of the tests of the whole program: a place of their own, the compiled program, trees and their comparison.
 
 pub mod bank;
 pub mod bucket;
@@ -34,14 +34,14 @@ use tempfile::TempDir;
 /// The compiled program.
 pub const LASTGOOD: &str = env!("CARGO_BIN_EXE_lastgood");
 
-/// What the marker of a directory says that is half restored as a whole.
+/// The text of the marker in a directory that is half restored as a whole.
 pub const MARKED: &str =
     "lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\n";
 
 /// A run that takes longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// What the names of variables begin with that the program or its libraries read; none comes from outside into a test, so
+/// Beginnings of the names of variables that the program or its libraries read; none comes from outside into a test, so
 /// that no test finds credentials.
 const VARIABLES: [&str; 27] = [
     "LASTGOOD_",
@@ -146,7 +146,7 @@ impl World {
         command
     }
 
-    /// What a shell script gave, in which `$LASTGOOD` is the program.
+    /// Runs a shell script, in which `$LASTGOOD` is the program.
     pub fn shell(&self, script: &str) -> Ran {
         let mut command = self.clean("sh");
         command.args(["-euc", script]).env("LASTGOOD", LASTGOOD);
@@ -167,7 +167,7 @@ impl World {
         command
     }
 
-    /// What a run gave.
+    /// Runs the program.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Ran {
         Ran::of(self.command(args))
     }
@@ -190,7 +190,7 @@ impl World {
         self.json(["restore", target], 0)
     }
 
-    /// The snapshots, newest first, once there are at least so many.
+    /// Returns the snapshots, newest first, once there are at least this many.
     #[track_caller]
     pub fn snapshots_once(&self, at_least: usize, within: Duration) -> Vec<Value> {
         let began = Instant::now();

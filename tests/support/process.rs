@@ -41,12 +41,12 @@ impl Running {
         running
     }
 
-    /// What it logged so far.
+    /// Returns its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// What it logged, once that says so: lines come through a pipe, and may come after an answer.
+    /// Returns its log once that has the text: lines come through a pipe, and may come after an answer.
     #[track_caller]
     pub fn log_with(&self, text: &str) -> String {
         self.log_with_within(text, 1, Duration::from_secs(20))

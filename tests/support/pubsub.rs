@@ -159,7 +159,7 @@ impl PubSub {
         }
     }
 
-    /// What it answered to a request of its REST interface.
+    /// Sends a request to its REST interface, and returns the answer.
     #[track_caller]
     pub fn call(&self, method: &str, path: &str, body: &Value) -> Value {
         let (status, text) = self.ask(method, path, &body.to_string());

@@ -1,4 +1,4 @@
-//! What tests ask of the machine, and do not get everywhere: mounts, another user, a free port.
+//! Things that tests need of the machine and do not get everywhere: mounts, another user, a free port.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};

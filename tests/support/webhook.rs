@@ -16,7 +16,7 @@ pub enum Step {
     Hang,
 }
 
-/// What was posted.
+/// A request that was posted.
 #[derive(Debug, Clone)]
 pub struct Post {
     pub target: String,
@@ -66,12 +66,12 @@ impl Webhook {
         format!("http://127.0.0.1:{}/services/T0/secret?key=secret", self.port)
     }
 
-    /// What was posted so far.
+    /// Returns what was posted so far.
     pub fn posts(&self) -> Vec<Post> {
         self.heard.posts.lock().unwrap().clone()
     }
 
-    /// The same, once there are so many.
+    /// Returns the same, once there are this many.
     #[track_caller]
     pub fn wait_for(&self, count: usize) -> Vec<Post> {
         let posts = self.heard.posts.lock().unwrap();
@@ -101,7 +101,7 @@ fn serve(stream: TcpStream, step: Step, heard: &Heard) {
     match step {
         Step::Answer(status, headers) => {
             let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\nConnection: close\r\n{headers}\r\nok");
-            // Who does not wait for it has gone.
+            // A client that does not wait for the answer has gone.
             let _ = (&stream).write_all(answer.as_bytes());
         }
         Step::Hang => while reader.read(&mut [0; 64]).is_ok_and(|n| n > 0) {},

@@ -1,4 +1,4 @@
-//! What is looked at after a backup: the snapshot that was taken, what the vaults hold, `latest`, older snapshots.
+//! The checks after a backup: of the snapshot that was taken, of the vaults, of `latest`, of older snapshots.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +28,7 @@ impl Rounds {
         }
         let mut wrong = self.vaults.held(name, report, &mut self.app.counters);
         let out = self.path("out");
-        // What is good is what comes back unasked.
+        // A good snapshot comes back unasked.
         let asked = if good { "latest".to_owned() } else { name.to_string() };
         match self.restore(&asked, &out) {
             Ok(came) if came == name => {}
@@ -105,7 +105,7 @@ impl Rounds {
             }
             return wrong;
         }
-        // What cannot be read has not gone, and how much it was is not told.
+        // Entries that cannot be read are not gone, and the report does not say how much they were.
         let unread = ["errors", "stale"].iter().any(|list| report[list].as_array().is_some_and(|all| !all.is_empty()));
         let before = self.vaults.before(report);
         let earlier: Option<Vec<_>> = before.iter().rev().map(|(name, _)| self.taken.get(name)).collect();
@@ -184,7 +184,7 @@ impl Rounds {
         wrong
     }
 
-    /// What the script by hand gives, compared with a restore.
+    /// Compares the result of the script for restoring by hand with a restore.
     fn by_hand(&self, name: SnapshotName, out: &Path) -> Option<Wrong> {
         let (vault, target) = (self.vaults.with(name)?, self.path("by-hand"));
         remove(&target);

@@ -1,4 +1,4 @@
-//! What stands for Google Cloud Storage in tests: a server of our own that is strict and fails on demand, and an emulator.
+//! Stand-ins for Google Cloud Storage in tests: a server of our own that is strict and fails on demand, and an emulator.
 
 pub mod credentials;
 pub mod emulator;

@@ -50,13 +50,13 @@ use wire::{Body, Connection};
 /// The bucket that there is.
 pub const BUCKET: &str = "test-bucket";
 
-/// What a writer is granted, and all that it needs.
+/// The permissions that a writer is granted, and all that it needs.
 pub const WRITER: [&str; 3] = ["storage.objects.create", "storage.objects.get", "storage.objects.list"];
 
-/// What all connections share.
+/// The state that all connections share.
 struct State {
     objects: Objects,
-    /// What is granted; all else is refused and remembered.
+    /// The permissions that are granted; all others are refused, and the refusals are remembered.
     permissions: BTreeSet<String>,
     refused: Vec<String>,
     /// Whether a create-only upload over an object is refused for want of the permission to delete, in place of 412.
@@ -64,7 +64,7 @@ struct State {
     tokens: Tokens,
     script: Script,
     log: Log,
-    /// What is added to the time of the machine, in seconds.
+    /// The seconds that are added to the machine's time.
     skew: i64,
     latency: Duration,
     /// The most objects of a page of a listing.
@@ -169,7 +169,7 @@ impl Server {
         self.shared.state().log.requests.clone()
     }
 
-    /// Those of one kind.
+    /// Returns the requests of one kind.
     pub fn requests_of(&self, kind: Kind) -> Vec<Request> {
         self.requests().into_iter().filter(|request| request.kind == kind).collect()
     }
@@ -244,7 +244,7 @@ impl Server {
         self.shared.state().tokens.revoke();
     }
 
-    /// Makes tokens that open so many requests each, and are said to be good for an hour all the same.
+    /// Makes tokens that are good for this many requests each, although they are said to be good for an hour.
     pub fn tokens_open(&self, requests: usize) {
         self.shared.state().tokens.uses = requests;
     }
@@ -270,7 +270,7 @@ impl Server {
         self.shared.down.limit(bytes_per_second);
     }
 
-    /// Gives at most so many objects in a page of a listing, however many are asked for.
+    /// Gives at most this many objects in a page of a listing, however many are asked for.
     pub fn pages_of(&self, objects: usize) {
         self.shared.state().page = objects;
     }

@@ -83,7 +83,7 @@ impl Answer {
         self.content = Arc::new(body);
     }
 
-    /// What HTTP calls the status.
+    /// Returns HTTP's name of the status.
     pub fn reason(&self) -> &'static str {
         match self.status {
             200 => "OK",

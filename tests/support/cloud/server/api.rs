@@ -1,4 +1,4 @@
-//! What each request of the JSON API is answered.
+//! The answers to the requests of the JSON API.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE;
@@ -152,7 +152,7 @@ fn create(state: &mut State, head: &Head, call: &Call, body: &[u8]) -> Answer {
 fn read(state: &mut State, head: &Head, call: &Call) -> Answer {
     let name = call.name.as_deref().unwrap_or_default();
     let Some(object) = state.objects.get(name) else {
-        // Who may not list is not told what is not there.
+        // A caller that may not list does not learn what is missing.
         if !state.permissions.contains("storage.objects.list") {
             return refuse(state, "storage.objects.list", head, call);
         }
@@ -191,7 +191,8 @@ fn read(state: &mut State, head: &Head, call: &Call) -> Answer {
     answer
 }
 
-/// What a `Range` header selects of an object: none when it is to be ignored, an error when nothing of it is there.
+/// Returns the range of an object that a `Range` header selects: `None` if the header is to be ignored, an error if the
+/// object has nothing of it.
 fn span(header: &str, size: usize) -> Option<Result<std::ops::Range<usize>, ()>> {
     let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
     let part = match (first.parse::<usize>(), last.parse::<usize>()) {

@@ -1,4 +1,4 @@
-//! What a request asks for, by its method, path and query.
+//! The call that a request makes, by its method, path and query.
 
 use serde_json::Value;
 
@@ -16,13 +16,13 @@ pub enum Kind {
     Create,
     /// An object's content, or a range of it.
     Read,
-    /// What is known of an object.
+    /// Gets the metadata of an object.
     Describe,
     /// A page of a listing.
     List,
     /// Which of some permissions are held.
     Permissions,
-    /// What is known of the bucket.
+    /// Gets the metadata of the bucket.
     Bucket,
     /// A token, or what else credentials need.
     Token,
@@ -38,7 +38,7 @@ pub struct Call {
     /// The object's name, or the prefix of a listing.
     pub name: Option<String>,
     pub page_token: Option<String>,
-    /// What stands between the parts of an upload.
+    /// The boundary between the parts of an upload.
     pub boundary: Option<String>,
 }
 
@@ -112,7 +112,7 @@ impl Call {
         multipart::end(body, from, boundary).unwrap_or(body.len()) - from
     }
 
-    /// What Google says to such a request with this status.
+    /// Returns Google's answer to such a request with this status.
     pub fn failed(&self, status: u16) -> Answer {
         let object =
             format!("{}/{}", self.bucket.as_deref().unwrap_or_default(), self.name.as_deref().unwrap_or_default());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// What the answers of this server can have.
+/// The fields that the answers of this server can have.
 const KNOWN: [&str; 22] = [
     "kind",
     "id",

@@ -1,4 +1,4 @@
-//! What was asked of the server.
+//! The log of the requests that the server got.
 
 use std::fmt;
 use std::time::Instant;

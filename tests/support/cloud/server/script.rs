@@ -1,4 +1,4 @@
-//! What goes wrong, as a test has it: rules that each say which requests they meet and what happens then.
+//! The faults that a test scripts: rules that each say which requests they meet and what happens then.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use super::call::{Call, Kind};
 /// Where in a request or its answer something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
-    /// The head and so many bytes of the request's body have been read, the rest has not, and nothing is done.
+    /// The head and this many bytes of the request's body have been read, the rest has not, and nothing is done.
     Upload(u64),
     /// All of the request was read and done; nothing of the answer is sent.
     Answer,
     /// The head of the answer was sent.
     Head,
-    /// So many bytes of the answer's body were sent.
+    /// This many bytes of the answer's body were sent.
     Body(u64),
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// Nothing is done; the answer has this status, these headers and what Google says then.
@@ -33,7 +33,7 @@ pub enum Fault {
     Reset(Point),
     /// No byte passes for this time; then all goes on.
     Stall(Point, Duration),
-    /// The connection is closed in order after so many bytes of a body whose head promised more.
+    /// The connection is closed in order after this many bytes of a body whose head promised more.
     Cut(u64),
     /// A bit of this byte of the answer's body is wrong; of the last one when the body is shorter.
     Flip(u64),
@@ -63,7 +63,7 @@ impl Fault {
 #[derive(Debug, Clone)]
 pub struct When {
     kind: Option<Kind>,
-    /// What the object's name, or the prefix of a listing, contains.
+    /// A part of the object's name, or of the prefix of a listing.
     name: String,
     later_pages: bool,
     skip: usize,
@@ -105,7 +105,7 @@ impl When {
         Self::new(Some(kind), "")
     }
 
-    /// So many of them.
+    /// Meets this many of them.
     pub fn times(self, times: usize) -> Self {
         When { times, ..self }
     }
@@ -115,12 +115,12 @@ impl When {
         self.times(usize::MAX)
     }
 
-    /// Lets so many pass before.
+    /// Lets this many pass before.
     pub fn after(self, skip: usize) -> Self {
         When { skip, ..self }
     }
 
-    /// Of listings, only pages that continue one.
+    /// Meets only pages that continue a listing.
     pub fn later_pages(self) -> Self {
         When { later_pages: true, ..self }
     }
@@ -144,7 +144,7 @@ impl Script {
         self.rules.push((when, fault));
     }
 
-    /// What happens to this request, which is counted.
+    /// Counts this request, and returns what happens to it.
     pub fn take(&mut self, call: &Call) -> Option<Fault> {
         for (when, fault) in &mut self.rules {
             if when.times == 0 || !when.meets(call) {

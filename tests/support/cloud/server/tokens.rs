@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::wire::{Head, decoded};
 
-/// Who a metadata server says that the machine is.
+/// The service account that the metadata server names.
 const ACCOUNT: &str = "writer@test-project.iam.gserviceaccount.com";
 
 struct Token {
@@ -19,7 +19,7 @@ struct Token {
     left: usize,
 }
 
-/// Those that were issued, in order.
+/// The tokens that were issued, in order.
 pub struct Tokens {
     /// Whether requests need one.
     pub demanded: bool,
@@ -36,7 +36,7 @@ impl Default for Tokens {
     }
 }
 
-/// What is wrong with a request's credentials.
+/// A fault in a request's credentials.
 pub enum Refusal {
     /// There are none.
     Anonymous,

@@ -81,7 +81,7 @@ fn bad(why: &str) -> io::Error {
 /// A request's body, as far as it has been read.
 pub struct Body {
     pub bytes: Vec<u8>,
-    /// What is left of the body, or of the chunk.
+    /// The number of bytes left of the body, or of the chunk.
     left: u64,
     chunked: bool,
     /// Whether this is all.
@@ -110,7 +110,7 @@ pub struct Sent {
 /// One client's connection.
 pub struct Connection {
     stream: TcpStream,
-    /// What was received and not yet taken, from `at` on.
+    /// Bytes that were received and not yet taken, from `at` on.
     buffer: Vec<u8>,
     at: usize,
 }
@@ -247,7 +247,7 @@ impl Connection {
             shared.pause(*time);
             return false;
         }
-        // What was sent is to arrive: a reset overtakes it.
+        // The bytes that were sent are to arrive: a reset overtakes them.
         shared.pause(Duration::from_millis(20));
         self.reset();
         true
