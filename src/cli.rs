@@ -46,7 +46,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// What every command takes.
+/// The options of all commands.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of all commands")]
 pub struct GlobalFlags {
@@ -100,7 +100,7 @@ pub struct CloudFlags {
     pub user_project: Option<String>,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a new, empty vault
@@ -421,7 +421,7 @@ pub enum CheckDatabases {
     Off,
 }
 
-/// What a snapshot may be instead of all that is there.
+/// A result of a backup that is not complete, or not good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NotGood {
     /// It is good, but some of it could not be read: that is as it was before, or missing
@@ -436,7 +436,7 @@ pub enum NotGood {
     Unsound,
 }
 
-/// What started a backup.
+/// The reason for a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReasonFlag {
     /// Somebody asked for it

@@ -38,7 +38,7 @@ pub struct ListenArgs {
     pub runs: RunFlags,
 }
 
-/// Where messages are pulled from.
+/// The source of messages.
 #[derive(Debug, Args)]
 pub struct PullFlags {
     /// The subscription to pull events from: projects/PROJECT/subscriptions/NAME, or NAME where GOOGLE_CLOUD_PROJECT is set
@@ -51,7 +51,7 @@ pub struct PullFlags {
     pub hold: Duration,
 }
 
-/// What to publish.
+/// The event to publish.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   lastgood publish critical --topic projects/shop/topics/backups \\

@@ -1,8 +1,8 @@
-//! Arguments that say who is told how a run ended.
+//! Arguments of the notifications of how a run ended.
 
 use clap::{Args, ValueEnum};
 
-/// Who is told how a run ended.
+/// Notifications of how a run ended.
 #[derive(Debug, Args)]
 pub struct ResultFlags {
     /// Publish how each run ended to this Pub/Sub topic, as a CloudEvent with the run's report; the topic's name alone is
@@ -19,7 +19,7 @@ pub struct ResultFlags {
     pub webhook_on: Option<WebhookOn>,
 }
 
-/// What is posted to the webhook.
+/// The results that are posted to the webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WebhookOn {
     /// Every result

@@ -111,7 +111,7 @@ pub struct RunFlags {
     pub results: ResultFlags,
 }
 
-/// Who may ask.
+/// The callers that may send requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AuthFlag {
     /// Callers with an ID token that Google has signed

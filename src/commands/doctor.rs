@@ -8,7 +8,7 @@ use lastgood::{doctor, view};
 use crate::ProgramOutcome;
 use crate::console::Console;
 
-/// Looks at everything and tells what was found; with `-q`, only what stops something.
+/// Runs all checks and reports what they found; with `-q`, only what stops something.
 ///
 /// # Errors
 /// Checks that end in a panic; an output that cannot be written.

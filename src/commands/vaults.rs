@@ -52,7 +52,7 @@ impl Commands<'_> {
     /// once, however often that is tried.
     ///
     /// # Errors
-    /// Those of the job; an attempt of the same task that is not over.
+    /// The job fails, or an attempt of the same task is not over.
     pub fn run(
         &self,
         job: Job,
@@ -93,7 +93,7 @@ impl Commands<'_> {
     /// Returns why a restore is not needed; `None` if it is, as far as can be told before it locks the target: then it asks again.
     ///
     /// # Errors
-    /// A target that cannot be looked at; no snapshot, where its time matters.
+    /// The target cannot be looked at, or there is no snapshot where its time matters.
     pub fn unneeded(&self, options: &restore::options::RestoreOptions, ctx: &Context) -> Result<Option<String>> {
         let only = options.only;
         if !only.is_conditional() {
@@ -113,7 +113,7 @@ impl Commands<'_> {
     /// Reports what a restore would do.
     ///
     /// # Errors
-    /// What would keep it from beginning.
+    /// The restore could not begin.
     pub fn preview(
         &self,
         options: &restore::options::RestoreOptions,
@@ -129,7 +129,7 @@ impl Commands<'_> {
     /// Does what a service dispatched to this execution of a job.
     ///
     /// # Errors
-    /// Those of the run; no order that can be carried out.
+    /// The run fails, or there is no request that can be carried out.
     pub fn dispatched(
         &self,
         config: &DispatchedConfig,
@@ -207,7 +207,7 @@ impl Commands<'_> {
     /// Lists the runs of the first vault that opens, newest first; or shows one of them.
     ///
     /// # Errors
-    /// No vault that opens; no such run.
+    /// No vault can be opened, or there is no such run.
     pub fn runs(
         &self,
         run: Option<&str>,
@@ -243,7 +243,7 @@ impl Commands<'_> {
     /// first place. Where there is no vault to copy to, one is made if it may be.
     ///
     /// # Errors
-    /// As [`copy`]; no vault to copy from; a place to copy to where something else lies, or nothing and none may be made.
+    /// As [`copy`]. Also: there is no vault to copy from, or none to copy to and none may be made, or something else is there.
     pub fn copy(
         &self,
         (from, to): (&Address, &Address),
