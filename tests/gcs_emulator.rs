@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::by_hand;
 use crate::crash;
+use crate::restore_by_hand;
 use crate::support::bank::{self, ACCOUNTS};
 use crate::support::cloud::emulator::{BUCKET, Emulator};
 use crate::support::cloud::snapshots;
@@ -185,11 +185,11 @@ fn googles_tools_and_a_script_restore_what_lastgood_wrote() {
     gcloud(&["cp", "--recursive", &format!("{vault}/*"), fetched.to_str().unwrap()]).unwrap();
     assert_eq!(objects(&fetched), there);
     // By hand, with the script of the vault's own README.md; and by lastgood, as a vault in a folder.
-    fs::write(world.path("restore.py"), by_hand::script(&fetched)).unwrap();
+    fs::write(world.path("restore.py"), restore_by_hand::script(&fetched)).unwrap();
     let mut script = Command::new("python3");
     script.arg(world.path("restore.py")).arg(&fetched).arg(world.path("by-hand")).env("TMPDIR", world.path(""));
     Ran::of(script).ended(0);
-    by_hand::same(&world.data(), &world.path("by-hand"));
+    restore_by_hand::same(&world.data(), &world.path("by-hand"));
     world.run(["restore", "by-lastgood", "--vault", "fetched"]).ended(0);
     assert_same(&world.data(), &world.path("by-lastgood"));
     world.run(["verify", "--read-data", "--vault", "fetched"]).ended(0);

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::by_hand;
+use crate::restore_by_hand;
 use crate::support::compare::assert_same;
 use crate::support::{World, number};
 
@@ -38,11 +38,11 @@ fn backup_and_compare(world: &World, name: &str) -> Value {
     assert_same(&world.data(), &world.path(name));
 
     // With the script that the older program put into the vault.
-    fs::write(world.path("restore.py"), by_hand::script(&world.vault())).unwrap();
+    fs::write(world.path("restore.py"), restore_by_hand::script(&world.vault())).unwrap();
     let target = world.path(format!("{name} by hand"));
     let mut python = Command::new("python3");
     done(python.arg(world.path("restore.py")).arg(world.vault()).arg(&target).env("TMPDIR", world.path("")));
-    by_hand::same(&world.data(), &target);
+    restore_by_hand::same(&world.data(), &target);
     report
 }
 

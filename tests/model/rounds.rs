@@ -22,7 +22,7 @@ use super::history::What;
 use super::oracle::{Class, Wrong};
 use super::suspect::Snapshot;
 use super::vaults::Vaults;
-use crate::by_hand::script;
+use crate::restore_by_hand::script;
 
 /// A mistake, as the oracle describes it.
 pub type Found = Wrong;

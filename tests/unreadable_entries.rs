@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::by_hand;
+use crate::restore_by_hand;
 use crate::support::compare::assert_same;
 use crate::support::database::{beside, leftover_wal, run};
 use crate::support::requirements::as_nobody;
@@ -88,11 +88,11 @@ fn it_is_as_it_was_before_until_it_can_be_read_again() {
 
     // The script that vaults of today carry, which knows nothing of stale entries, gives the same.
     let today = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vaults/1");
-    fs::write(world.path("restore.py"), by_hand::script(&today)).unwrap();
+    fs::write(world.path("restore.py"), restore_by_hand::script(&today)).unwrap();
     let mut python = Command::new("python3");
     python.arg(world.path("restore.py")).arg(world.vault()).arg(world.path("by hand")).env("TMPDIR", world.path(""));
     assert!(python.status().unwrap().success());
-    by_hand::same(&world.path("told"), &world.path("by hand"));
+    restore_by_hand::same(&world.path("told"), &world.path("by hand"));
 
     set_mode(&world.data().join("a.txt"), 0o644);
     set_mode(&world.data().join("closed"), 0o777);
