@@ -223,7 +223,7 @@ fn every_kind_of_credentials() {
         server.grant(&WRITER[1..]);
         let report = world.json(["doctor"], 1);
         assert_check(&report, "credentials", "ok", kind, "");
-        assert_check(&report, "token", "ok", "one can be had", "");
+        assert_check(&report, "token", "ok", "one was obtained", "");
         assert_check(&report, "bucket", "ok", "exists", "");
         assert_check(&report, "may create", "problem", "storage.objects.create", member);
         assert_eq!(server.tokens_issued(), issued, "{kind}");

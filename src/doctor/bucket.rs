@@ -86,7 +86,7 @@ pub fn check_bucket(input: &BucketCheckInput, recorder: &CheckRecorder, stop: &A
             recorder.add(no_token(&found, fault));
             return skip_rest("there is no token");
         }
-        recorder.add(DoctorCheck::ok("token", "one can be had"));
+        recorder.add(DoctorCheck::ok("token", "one was obtained"));
     }
     let member = Member::of(&found, account.as_deref());
     if !check_access(input, &bucket, &found, &member, recorder) {
@@ -259,7 +259,7 @@ fn no_token(found: &CredentialSource, fault: Fault) -> DoctorCheck {
     let (why, hint) = reason_and_hint(fault);
     // The report has named the file already.
     let reason = why.strip_prefix(&format!("no token with {found}: ")).unwrap_or(&why);
-    let problem = DoctorCheck::problem("token", format!("none can be had: {reason}"));
+    let problem = DoctorCheck::problem("token", format!("none could be obtained: {reason}"));
     let CredentialSource::File { path, r#type, account } = found else { return problem.advice(hint) };
     let path = path.display();
     let account = account.as_deref().unwrap_or("ACCOUNT");

@@ -283,7 +283,7 @@ mod tests {
         assert_eq!((broken.outcome, &broken.commands[..]), (CheckStatus::Problem, &[in_place][..]));
         let held = std::fs::File::open(&at).unwrap();
         flock(&held, FlockOperation::LockExclusive).unwrap();
-        assert_eq!(first(Some(10)).found, "a restore into it is at work");
+        assert_eq!(first(Some(10)).found, "a restore into it is under way");
         drop(held);
         std::fs::remove_file(at.join(MARKER)).unwrap();
 

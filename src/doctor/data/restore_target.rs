@@ -24,7 +24,8 @@ pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     };
     if let Some(first) = found.kept().first() {
         let found = format!(
-            "something else is mounted in it, at {first}: it is never moved, so the directory cannot be exchanged"
+            "something else is mounted in it, at {first}: a mount is never moved, so the directory cannot be \
+             replaced as a whole"
         );
         let check = DoctorCheck::warning(name, found);
         let check = match input.at.join(first.as_path()).is_dir() {
@@ -50,7 +51,7 @@ pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     };
     match (mount, beside) {
         (true, _) if inside.is_ok() => {
-            let found = "it is a mount point, which cannot be exchanged: a restore with --in-place fills it";
+            let found = "it is a mount point, which cannot be replaced: a restore with --in-place fills it";
             (DoctorCheck::ok(name, found), Some(input.at.clone()))
         }
         (true, _) => {
@@ -61,19 +62,20 @@ pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
             let beside = parent.display();
             let found = match exists && kind(&input.at).is_ok_and(|kind| kind == Some("FUSE")) {
                 // Whether folders can be moved there cannot be found out without moving one.
-                true => format!("would be made beside it, in {beside}; a mounted bucket may need --in-place"),
+                true => format!("would build the new directory in {beside}; a mounted bucket may need --in-place"),
                 false if exists && !is_exchangeable(&input.at).unwrap_or(true) => {
                     format!(
-                        "would be made beside it, in {beside}, and moved into it: a folder of a container's image stays itself"
+                        "would build the new content in {beside} and move it into the directory, which is a folder of the \
+                         container's image"
                     )
                 }
-                false if exists => format!("would be made beside it, in {beside}, and take its place"),
-                false => format!("would be made in {beside}"),
+                false if exists => format!("would build the new directory in {beside} and put it in place of this one"),
+                false => format!("would make the directory in {beside}"),
             };
             (DoctorCheck::ok(name, found), Some(parent.to_owned()))
         }
         (false, Err(why)) if inside.is_ok() => {
-            let found = format!("nothing can be put beside it in {} ({why})", parent.display());
+            let found = format!("the new directory cannot be built in {} ({why})", parent.display());
             let in_place = RestoreCommand { in_place: true, ..input.command() };
             let check =
                 DoctorCheck::warning(name, found).advice("This fills the directory itself:").run(in_place.to_string());

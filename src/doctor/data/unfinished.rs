@@ -15,7 +15,7 @@ use crate::source::marker::{self, MARKER, Unfinished};
 
 /// The advice for an interrupted restore of another directory.
 pub(super) const COMPLETES: &str =
-    "This completes it, with the vault that it was restored from. No backup is taken before.";
+    "This completes it, with the vault that it was restored from. No backup is taken before that.";
 
 /// Finds a restore that has not finished filling the directory or a volume in it: no backup is taken as long as that is so.
 pub(super) fn unfinished_restore(input: &DataCheckInput) -> Option<DoctorCheck> {
@@ -26,8 +26,8 @@ pub(super) fn unfinished_restore(input: &DataCheckInput) -> Option<DoctorCheck> 
     let (folder, said) = folders.find_map(|folder| said(&folder).map(|said| (folder, said)))?;
     let it = if folder.is_root() { "it".to_owned() } else { format!("the volume {folder} in it") };
     if is_being_restored(&input.at.join(folder.as_path())) {
-        let advice = "No backup is taken until it has ended, nor should the app be started. Look again then.";
-        return Some(DoctorCheck::warning("directory", format!("a restore into {it} is at work")).advice(advice));
+        let advice = "Until it has ended, no backup is taken, and the app should not be started. Run this again then.";
+        return Some(DoctorCheck::warning("directory", format!("a restore into {it} is under way")).advice(advice));
     }
     let unfinished = match said {
         Ok(unfinished) => unfinished,
