@@ -211,7 +211,12 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
             ErrorKind::InvalidValue | ErrorKind::ValueValidation => Code::BadSetting,
             _ => Code::Usage,
         };
-        console::write_error(&mut out, Kind::Usage, code.word(), why.to_string().trim_end(), None);
+        let text = why.to_string();
+        // Below the message there are a tip, if clap has one, and the usage.
+        let (message, rest) = text.trim_end().split_once("\n\n").unwrap_or((text.trim_end(), ""));
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        console::write_error(&mut out, Kind::Usage, code.word(), message, tip);
     }
     ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage } as u8)
 }

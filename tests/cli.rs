@@ -250,6 +250,9 @@ fn errors_are_json_when_json_was_asked_for() {
         assert_eq!((&error["kind"], &error["code"]), (&json!(kind), &json!(code)), "{error}");
         assert!(error["error"].is_string() && error.get("hint").is_some(), "{error}");
     }
+    let typo = world.json(["bakcup"], 2);
+    assert_eq!(typo["error"], "unrecognized subcommand 'bakcup'");
+    assert!(typo["hint"].as_str().unwrap().contains("'backup'"), "{typo}");
 }
 
 #[test]
