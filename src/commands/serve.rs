@@ -107,7 +107,9 @@ fn bind(http: HttpConfig, runner: &Arc<Runner>, runtime: &Runtime) -> Result<(Tc
     let listener = runtime
         .block_on(TcpListener::bind(http.listen))
         .doing(|| format!("listen on {}", http.listen))
-        .map_err(|why| why.hint("Is another service listening there? `--listen ADDR` names another address."))?;
+        .map_err(|why| {
+            why.hint("Is it this machine's address, and is no other service there? `--listen ADDR` names another one.")
+        })?;
     let address = listener.local_addr().doing(|| "find out the address that it listens on")?;
     tracing::info!("listening on {address}");
     Ok((listener, Arc::new(Server::new(runner.clone(), address, auth, http.settings))))

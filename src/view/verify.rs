@@ -35,7 +35,10 @@ pub fn verify(report: &VerifyReport) -> String {
     };
     line(&mut text, format_args!("Verified {snapshots}{checkpoints}, {objects}, {bytes}, in {took}: {verdict}"));
     for damage in &report.damage {
-        line(&mut text, format_args!("  {}: {}", printable(&damage.object), printable(&damage.why)));
+        let (object, why) = (printable(&damage.object), printable(&damage.why));
+        // The error behind it names the object once more.
+        let why = why.strip_prefix(&format!("could not verify {object}: ")).unwrap_or(&why);
+        line(&mut text, format_args!("  {object}: {why}"));
         for snapshot in &damage.snapshots {
             line(&mut text, format_args!("    hurts {}", named(snapshot)));
         }
