@@ -27,7 +27,7 @@ struct Module {
     source: Source,
 }
 
-/// Every module of the library that is compiled without tests.
+/// Returns every module of the library that is compiled without tests.
 fn modules() -> Vec<Module> {
     let mut found = Vec::new();
     let mut left = vec![(PathBuf::from("src/lib.rs"), Vec::new(), true)];
@@ -46,7 +46,7 @@ fn modules() -> Vec<Module> {
     found
 }
 
-/// The modules that each module names, but for what it only passes on with `pub use`.
+/// Returns the modules that each module names, but for what it only passes on with `pub use`.
 fn imports(modules: &[Module]) -> BTreeMap<&[String], BTreeSet<&[String]>> {
     let known: BTreeSet<&[String]> = modules.iter().map(|module| &*module.path).collect();
     let of = |module: &Module| {
@@ -101,7 +101,7 @@ fn no_two_files_need_each_other() {
     assert!(circles.is_empty(), "these need each other:\n{}", circles.join("\n"));
 }
 
-/// The nodes that lie on a circle, each with what it needs on its way round.
+/// Returns the nodes that lie on a circle, each with what it needs on its way round.
 fn circles(needs: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) -> Vec<String> {
     let reach = |from: &Vec<String>| {
         let (mut seen, mut left) = (BTreeSet::new(), vec![from]);

@@ -15,12 +15,12 @@ fn full() -> Stdio {
     OpenOptions::new().write(true).open("/dev/full").unwrap().into()
 }
 
-/// A pipe whose reader is gone.
+/// Creates a pipe whose reader is gone.
 fn closed() -> Stdio {
     io::pipe().unwrap().1.into()
 }
 
-/// A full pipe whose reader does not read.
+/// Creates a full pipe whose reader does not read.
 fn stuck() -> (io::PipeReader, Stdio) {
     let (reader, mut writer) = io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&writer, true).unwrap();

@@ -19,7 +19,7 @@ use crate::support::{Ran, World, id, is_root, number};
 /// The time that Cloud Run gives a job between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A command as an attempt of a task of an execution.
+/// Returns a command as an attempt of a task of an execution.
 fn attempt(world: &World, execution: &str, attempt: u32, args: &[&str]) -> Command {
     let mut command = world.command(args);
     command.env("CLOUD_RUN_JOB", "nightly").env("CLOUD_RUN_EXECUTION", execution);
@@ -35,7 +35,7 @@ fn json(ran: &Ran) -> Value {
     serde_json::from_slice(&ran.stdout).unwrap_or_else(|why| panic!("{why}: {ran:?}"))
 }
 
-/// Names of snapshots, newest first.
+/// Returns the names of the snapshots, newest first.
 fn snapshots(world: &World) -> Vec<String> {
     let list = world.json(["list"], 0);
     list.as_array().unwrap().iter().map(id_of).collect()
@@ -45,7 +45,7 @@ fn id_of(snapshot: &Value) -> String {
     snapshot["id"].as_str().unwrap().to_owned()
 }
 
-/// The objects of claims in a vault's folder.
+/// Returns the objects of claims in a vault's folder.
 fn claims(world: &World) -> Vec<PathBuf> {
     let folders = fs::read_dir(world.vault().join("claims")).map(Iterator::flatten);
     let mut all: Vec<_> = folders

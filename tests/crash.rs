@@ -256,7 +256,7 @@ fn a_full_disk_harms_nothing() {
     assert_same(&world.data(), &world.path("out2"));
 }
 
-/// Files that wait in a vault's `tmp/`.
+/// Returns the number of files that wait in a vault's `tmp/`.
 fn waiting(vault: &Path) -> usize {
     fs::read_dir(vault.join("tmp")).map_or(0, Iterator::count)
 }

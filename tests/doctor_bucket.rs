@@ -28,7 +28,7 @@ const ADMIN: [&str; 8] = [
 
 const VAULT: &str = "gs://test-bucket/app";
 
-/// A machine of Google's with a service account attached, before a server that wants tokens.
+/// Creates a world like a machine of Google's with a service account attached, and a server that wants tokens.
 fn attached(server: &Server) -> World {
     server.demand_tokens();
     World::with_files()
@@ -37,7 +37,7 @@ fn attached(server: &Server) -> World {
         .with("LASTGOOD_VAULT", VAULT)
 }
 
-/// One with this file of credentials.
+/// Creates a world with this file of credentials.
 fn with_file(server: &Server, path: impl Into<std::path::PathBuf>) -> World {
     server.demand_tokens();
     World::with_files()
@@ -46,7 +46,7 @@ fn with_file(server: &Server, path: impl Into<std::path::PathBuf>) -> World {
         .with("GOOGLE_APPLICATION_CREDENTIALS", path.into())
 }
 
-/// Nothing was asked that a writer may not, and nothing was written.
+/// Asserts that nothing was asked that a writer may not, and that nothing was written.
 #[track_caller]
 fn assert_harmless(server: &Server) {
     assert_eq!(server.refused(), Vec::<String>::new());
@@ -294,7 +294,7 @@ fn a_clock_that_is_off() {
     }
 }
 
-/// A proxy that gives every request the same answer.
+/// Starts a proxy that gives every request the same answer.
 fn proxy(answer: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://user:secret@{}", listener.local_addr().unwrap());
@@ -308,7 +308,7 @@ fn proxy(answer: &'static str) -> String {
     url
 }
 
-/// An address of this machine at which nobody listens.
+/// Returns an address of this machine at which nobody listens.
 fn nobody() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

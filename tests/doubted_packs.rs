@@ -11,7 +11,7 @@ use crate::support::requirements::as_nobody;
 use crate::support::tree::{noise, open_to_all, set_mode, set_mtime};
 use crate::support::{World, id, short};
 
-/// The largest object in a folder of a vault.
+/// Returns the largest object in a folder of a vault.
 fn largest(vault: &Path, folder: &str) -> PathBuf {
     let objects = fs::read_dir(vault.join(folder)).unwrap().map(|entry| entry.unwrap());
     objects.max_by_key(|object| object.metadata().unwrap().len()).unwrap().path()

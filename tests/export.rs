@@ -112,7 +112,7 @@ fn same(expected: &Path, found: &Path, but: &[&str]) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// A snapshot of everything that a data directory can have, the second of its vault.
+/// Exports a snapshot of everything that a data directory can have, the second of its vault.
 fn everything_exported() -> (World, export::ExportReport, PathBuf) {
     let world = World::new();
     let data = world.path("data");

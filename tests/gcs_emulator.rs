@@ -21,7 +21,7 @@ use crate::support::{Ran, World, id, number, paths, short};
 /// A prefix with what is odd in a URL and allowed in a name.
 const PREFIX: &str = "backups of/app+1/état%20";
 
-/// An emulator with a new vault, and a world whose vault that is.
+/// Starts an emulator with a new vault, and a world whose vault that is.
 fn vault_in(world: World) -> Option<(Emulator, World)> {
     let emulator = Emulator::start()?;
     let world = world.on(&emulator.url(), &format!("gs://{BUCKET}/{PREFIX}"));
@@ -29,7 +29,7 @@ fn vault_in(world: World) -> Option<(Emulator, World)> {
     Some((emulator, world))
 }
 
-/// The objects under a folder, by their names there.
+/// Returns the objects under a folder, by their names there.
 fn objects(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];

@@ -25,7 +25,7 @@ fn assert_counted(server: &Server, report: &Value) {
     }
 }
 
-/// The faults that may pass: the next answer may be right.
+/// Returns the faults that may pass: the next answer may be right.
 fn passing() -> Vec<Fault> {
     let mut faults: Vec<Fault> = [408, 429, 500, 502, 503, 504].map(Fault::status).into();
     faults.push(Fault::retry_after(503, 1));

@@ -11,7 +11,7 @@ use crate::support::fuse::GcsFuse;
 use crate::support::tree::noise;
 use crate::support::{World, number};
 
-/// A world whose folder `mnt` is a bucket, which is the folder `bucket`.
+/// Returns a world whose folder `mnt` is a bucket, which is the folder `bucket`.
 fn mount(world: &World, rules: Rules) -> Option<GcsFuse> {
     for name in ["bucket", "mnt"] {
         fs::create_dir_all(world.path(name)).unwrap();
@@ -19,7 +19,7 @@ fn mount(world: &World, rules: Rules) -> Option<GcsFuse> {
     GcsFuse::mount(&world.path("bucket"), &world.path("mnt"), rules)
 }
 
-/// The content of all files below a folder, and its folders.
+/// Returns the content of all files below a folder, and its folders.
 fn content(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
     while let Some(at) = open.pop() {
@@ -157,7 +157,7 @@ fn databases_are_restored_onto_a_bucket_over_old_ones() {
     assert!(!world.path("bucket/app.db-wal").exists());
 }
 
-/// The reasons in a restore's report for what was not restored, by path.
+/// Returns the reasons in a restore's report for what was not restored, by path.
 fn left_out(report: &serde_json::Value) -> BTreeMap<&str, &str> {
     let all = report["not_restored"].as_array().unwrap();
     all.iter().map(|problem| (problem["path"].as_str().unwrap(), problem["why"].as_str().unwrap())).collect()

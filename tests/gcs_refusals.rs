@@ -171,13 +171,13 @@ fn an_object_that_is_in_the_way_stays_and_is_named() {
     }
 }
 
-/// A vault that is reached as Google's is: with credentials.
+/// Creates a vault that is reached as Google's is: with credentials.
 fn with_credentials(server: &Server) -> World {
     server.demand_tokens();
     World::with_files().with("LASTGOOD_STORAGE_ENDPOINT", server.url()).with("LASTGOOD_VAULT", VAULT)
 }
 
-/// The same with a person's login.
+/// Returns the same with a person's login.
 fn with_login(server: &Server, refresh_token: &str) -> World {
     let world = with_credentials(server);
     let file = credentials::person_file(&world.path(""), server, refresh_token);

@@ -66,7 +66,7 @@ fn an_answer_that_comes_before_all_was_sent_is_heard() {
     assert_sound(&server, &world, &[&[id(&last).to_owned()], &reported[..]].concat());
 }
 
-/// A store whose limits are such that a test need not wait long.
+/// Returns a store whose limits are such that a test need not wait long.
 fn hasty(server: &Server, patience: Duration) -> RetryStore<GcsBucket> {
     let cloud = Cloud { emulator: Some(server.url()), ..Cloud::default() };
     let limits = RequestTimeouts { stall: Duration::from_millis(300), answer: Duration::from_millis(600) };

@@ -11,7 +11,7 @@ use crate::support::cloud::vault_in;
 use crate::support::tree::{noise, set_mtime};
 use crate::support::{World, id, slow};
 
-/// A vault in a bucket with this many snapshots.
+/// Creates a vault in a bucket with this many snapshots.
 fn with_snapshots(count: u64) -> (Server, World) {
     let (server, world) = vault_in(World::with_files());
     for n in 0..count {
@@ -22,7 +22,7 @@ fn with_snapshots(count: u64) -> (Server, World) {
     (server, world)
 }
 
-/// The names that requests of a kind are about, those of one folder.
+/// Returns the names that requests of a kind are about, those of one folder.
 fn asked(server: &Server, kind: Kind, folder: &str) -> Vec<String> {
     let in_folder =
         |request: &Request| request.name.clone().filter(|name| name.starts_with(&format!("app/state/{folder}")));

@@ -47,13 +47,14 @@ const ROUNDS: u64 = 60;
 const ENOUGH: u64 = 2 * ROUNDS;
 /// After this many rounds the rare events must have happened, too.
 const LONG: u64 = 10 * ROUNDS;
-/// How long the short test runs. Its seeds are the same each time: others are for the long one, which nobody's change waits for.
+/// How long the short test runs. Its seeds are the same each time: others are for the long one, which nobody's change waits
+/// for.
 const SHORT: Duration = Duration::from_secs(65);
 
 /// Set if the app only moves things during most backups.
 const MOVES: &str = "LASTGOOD_MODEL_MOVES";
 
-/// A number from the environment.
+/// Returns a number from the environment.
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -121,7 +122,7 @@ impl Run {
         }
     }
 
-    /// One history.
+    /// Runs one history.
     fn history(&mut self, seed: u64) {
         let mut rounds = Rounds::new(seed, self.fast.folder.path());
         self.disk = rounds.vaults.has_disk();

@@ -16,7 +16,7 @@ use crate::support::{Ran, World, id, python};
 /// How long a message may take through the emulator.
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// The report of a run as the vault keeps it.
+/// Returns the report of a run as the vault keeps it.
 fn kept(world: &World, run: &Value) -> Value {
     world.json(["runs", run.as_str().unwrap()], 0)
 }
@@ -25,7 +25,7 @@ fn snapshots(world: &World) -> usize {
     world.json(["list"], 0).as_array().unwrap().len()
 }
 
-/// Nothing that is secret about a webhook's address is in what was said.
+/// Asserts that nothing secret about a webhook's address is in the output.
 #[track_caller]
 fn says_no_secret(said: &str) {
     assert!(!said.contains("secret") && !said.contains("/services/"), "{said}");
@@ -117,7 +117,7 @@ fn a_webhook_may_be_told_of_failures_only() {
     world.run(["backup", "--results-topic", "results"]).ended(2).says("GOOGLE_CLOUD_PROJECT");
 }
 
-/// A backup with a webhook that answers so: what was said, and what was posted.
+/// Takes a backup with a webhook that answers so; returns the run and the webhook.
 fn backup_with(script: &[Step]) -> (Ran, Webhook) {
     let hook = Webhook::new(script);
     let world = World::with_files();
@@ -293,7 +293,7 @@ fn a_topic_is_told_and_what_comes_back_from_it_starts_nothing() {
     assert_eq!(snapshots(&world), 2);
 }
 
-/// The SDK of the CloudEvents project for Python reads both modes as the same event.
+/// Asserts that the SDK of the CloudEvents project for Python reads both modes as the same event.
 fn read_by_others(data: &[u8], attributes: &Value, structured: &Value) {
     let Some(mut python) = python::with(&["cloudevents==2.2.0"]) else { return };
     let script = "

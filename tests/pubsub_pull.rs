@@ -24,14 +24,14 @@ const SOON: Duration = Duration::from_secs(150);
 /// Cloud Run's time from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// A world with files and a vault, whose commands use the emulator.
+/// Creates a world with files and a vault, whose commands use the emulator.
 fn world(pubsub: &PubSub) -> World {
     let world = World::with_files().with("PUBSUB_EMULATOR_HOST", pubsub.host());
     world.run(["init"]).ended(0);
     world
 }
 
-/// The emulator, a topic and a subscription of that name.
+/// Returns the emulator, a topic and a subscription of that name.
 fn subscribed(name: &str, more: Value) -> Option<(Arc<PubSub>, String, String)> {
     let pubsub = PubSub::shared()?;
     let topic = pubsub.topic(name);
@@ -45,7 +45,7 @@ fn listen(world: &World, subscription: &str, args: &[&str]) -> Running {
     Running::start(world.command([&fixed, quick, args].concat()), "pulling from ")
 }
 
-/// The runs that the vault has reports of; those of one second are in no order.
+/// Returns the runs that the vault has reports of; those of one second are in no order.
 fn runs(world: &World) -> Vec<Value> {
     world.json(["runs"], 0).as_array().unwrap().clone()
 }

@@ -65,7 +65,7 @@ impl World {
         report.snapshot
     }
 
-    /// A copy of the data directory as it is now.
+    /// Copies the data directory as it is now; returns the path of the copy.
     fn remember(&self, name: &str) -> PathBuf {
         let copy = self.path(name);
         let done = Command::new("cp").args(["-a", "--sparse=always"]).arg(self.path("data")).arg(&copy).status();
@@ -105,7 +105,7 @@ pub fn same(expected: &Path, found: &Path) {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Entries with paths so long that the root's list of hunks is cut into frames.
+/// Makes entries with paths so long that the root's list of hunks is cut into frames.
 fn long_paths(data: &Path) {
     let deep = (0..13).fold(data.join("long"), |path, n| path.join(format!("{n}").repeat(240 / (1 + n / 10))));
     fs::create_dir_all(&deep).unwrap();
@@ -250,14 +250,14 @@ fn commit(world: &World, seq: u64, hunk: &[u8], entries: usize, mut packs: Vec<V
     fs::write(world.path(&name), root.to_string()).unwrap();
 }
 
-/// A vault whose one snapshot has the given entries, whatever they are.
+/// Makes a vault whose one snapshot has the given entries, whatever they are.
 fn hostile(world: &World, entries: &[String]) {
     let data = stored(world, PackKind::Data, &tar_header());
     let lines = format!("{{\"lastgood\":\"hunk\",\"packs\":[{}]}}\n{}\n", data["id"], entries.join("\n"));
     commit(world, 1, lines.as_bytes(), entries.len(), vec![data], json!({}));
 }
 
-/// The header of a folder named `.`.
+/// Returns the header of a folder named `.`.
 fn tar_header() -> Vec<u8> {
     let mut header = ::tar::Header::new_gnu();
     header.set_path("./").unwrap();
@@ -268,7 +268,7 @@ fn tar_header() -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-/// A folder, or a file with this content, without where it is.
+/// Returns a folder, or a file with this content, without where it is.
 fn entry(path: &str, content: Option<&[u8]>) -> Entry {
     Entry {
         path: EntryPath::new(path).unwrap(),
@@ -292,7 +292,7 @@ fn entry(path: &str, content: Option<&[u8]>) -> Entry {
     }
 }
 
-/// The whole vault of a database of seven blocks, the last of them short, in three layers: what the second says is
+/// Returns the whole vault of a database of seven blocks, the last of them short, in three layers: what the second says is
 /// hidden by the third, and its pack is not there. Gives the content, and the objects that hold the layers.
 fn layered(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
     let old = noise(1, 9 << 10);

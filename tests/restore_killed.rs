@@ -1,5 +1,5 @@
-//! Restores of single paths that are killed at each of their renames: what is half there is never taken for good, is told, and is
-//! completed by the same restore.
+//! Restores of single paths that are killed at each of their renames: what is half there is never taken for good, is told,
+//! and is completed by the same restore.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::support::requirements::{Mounted, skipped};
 /// No restore of these tests makes this many renames.
 const MOST: usize = 60;
 
-/// The files below a folder, but for what a restore itself puts there, with their content.
+/// Returns the files below a folder, but for what a restore itself puts there, with their content.
 fn files(folder: &Path) -> BTreeMap<String, String> {
     let (mut found, mut open) = (BTreeMap::new(), vec![folder.to_owned()]);
     while let Some(at) = open.pop() {

@@ -1,4 +1,5 @@
-//! Targets in which something is mounted, and targets of a container's image: what can be exchanged, what is filled, what stays.
+//! Targets in which something is mounted, and targets of a container's image: what can be exchanged, what is filled, what
+//! stays.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +27,7 @@ fn text(path: &Path) -> String {
 struct Immutable(PathBuf);
 
 impl Immutable {
-    /// None, with a word why, where it cannot be had.
+    /// `None`, after printing why, if it is not available.
     fn new(path: PathBuf) -> Option<Self> {
         let made = Command::new("chattr").arg("+i").arg(&path).output();
         if made.as_ref().is_ok_and(|made| made.status.success()) {
@@ -43,7 +44,7 @@ impl Drop for Immutable {
     }
 }
 
-/// A data directory with a volume mounted in it, deep, and its snapshot.
+/// Makes a data directory with a volume mounted in it, deep, and its snapshot.
 fn with_volume(world: &World) -> Option<Mounted> {
     world.write("a.txt", "a");
     fs::create_dir(world.data().join("deep")).unwrap();

@@ -26,7 +26,7 @@ fn database(path: &Path, mode: &str, what: &str) -> Connection {
     db
 }
 
-/// All that the rows say; the database must be sound.
+/// Returns all that the rows say; the database must be sound.
 fn says(path: &Path) -> Vec<String> {
     let db = Connection::open(path).unwrap();
     let sound: String = db.query_row("pragma integrity_check", [], |row| row.get(0)).unwrap();
@@ -58,7 +58,7 @@ fn killed(from: &Path, to: &Path, mode: &str, new: &str) {
     assert_eq!(left, if mode == "wal" { ["", "-wal", "-shm"].to_vec() } else { ["", "-journal"].to_vec() });
 }
 
-/// A snapshot of `data/app.db` and `data/in/app.db` that say `restored`, and a place that holds the same databases as
+/// Creates a snapshot of `data/app.db` and `data/in/app.db` that say `restored`, and a place that holds the same databases as
 /// they were when the app was killed.
 fn world(mode: &str, target: &str) -> World {
     let world = World::new();

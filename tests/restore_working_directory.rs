@@ -6,7 +6,7 @@ use crate::support::World;
 use crate::support::requirements::as_nobody;
 use crate::support::tree::{open_to_all, set_mode};
 
-/// A world with a backup of a few files, and another content in the data directory since.
+/// Creates a world with a backup of a few files, and another content in the data directory since.
 fn changed() -> World {
     let world = World::with_files();
     world.backup();

@@ -17,7 +17,7 @@ pub fn snapshots(world: &World) -> Vec<Value> {
     world.json(["list"], 0).as_array().unwrap().clone()
 }
 
-/// A CloudEvent in binary mode.
+/// Returns a CloudEvent in binary mode.
 fn event(service: &Service, kind: &str, id: &str, body: &str) -> Answer {
     let headers = format!(
         "ce-specversion: 1.0\r\nce-id: {id}\r\nce-source: //test/app\r\nce-type: {kind}\r\nContent-Type: application/json\r\n"

@@ -129,7 +129,7 @@ fn slow_clients_are_let_go() {
     assert!(late.status == 408 && began.elapsed() < Duration::from_secs(50), "{late:?} after {:?}", began.elapsed());
 }
 
-/// The head of a request whose body is to come.
+/// Returns the head of a request whose body is to come.
 fn begun(service: &Service, headers: &str) -> String {
     format!("POST /events/backup HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", service.address)
 }

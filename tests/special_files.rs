@@ -20,7 +20,7 @@ fn fifo(at: &Path) {
     mkfifoat(CWD, at, Mode::RUSR | Mode::WUSR).unwrap();
 }
 
-/// The one file of a folder of the vault that was made last.
+/// Returns the one file of a folder of the vault that was made last.
 fn newest(world: &World, folder: &str) -> std::path::PathBuf {
     let files = fs::read_dir(world.vault().join(folder)).unwrap().map(|entry| entry.unwrap().path());
     files.max_by_key(|path| path.metadata().unwrap().modified().unwrap()).unwrap()

@@ -16,7 +16,7 @@ use crate::support::{World, number};
 /// Bytes that a root, an index and what belongs to them may take beside the pages.
 const BESIDE: u64 = 16 << 10;
 
-/// A file's pages that are not as they were, one after the other.
+/// Returns a file's pages that are not as they were, one after the other.
 fn changed(was: &[u8], is: &[u8], page: usize) -> Vec<u8> {
     let changed = |n: usize, now: &[u8]| was.get(n * page..).is_none_or(|was| !was.starts_with(now));
     is.chunks(page).enumerate().filter(|(n, now)| changed(*n, now)).flat_map(|(_, now)| now.to_vec()).collect()

@@ -10,7 +10,7 @@ use crate::support::compare::assert_same_but_folder_times;
 use crate::support::database::{orders, run};
 use crate::support::{World, number};
 
-/// A vault of a database with three backups, between which pages changed; and what each backup added to the vault.
+/// Makes a vault of a database with three backups, between which pages changed; and what each backup added to the vault.
 fn backed_up() -> (World, Vec<Vec<PathBuf>>) {
     let world = World::new();
     fs::create_dir_all(world.data()).unwrap();

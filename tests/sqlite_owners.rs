@@ -68,7 +68,7 @@ impl Place {
         Place { world, tests, program }
     }
 
-    /// A backup by someone; none, with a word why, where they cannot be had.
+    /// Takes a backup as one of the users; `None`, after printing why, if they are not available.
     fn backup(&self, (name, maker): (&str, &[&str]), vault: &str) -> Option<Value> {
         let probe = maker.split_first().map(|(first, rest)| Command::new(first).args(rest).arg("true").output());
         if let Some(probed) = probe.filter(|probed| !probed.as_ref().is_ok_and(|done| done.status.success())) {
@@ -86,7 +86,8 @@ impl Place {
         };
         command.args(args).current_dir(self.world.path("")).env_clear().env("PATH", "/usr/bin:/bin");
         let ran = Ran::of(command);
-        // A user that may not write to the app's files reads them as plain files now and then, and those do not always come to rest.
+        // A user that may not write to the app's files reads them as plain files now and then, and those do not always come
+        // to rest.
         let stale = ran.code == Some(3) && !MAY_WRITE.contains(&name);
         let report: Value = serde_json::from_slice(&ran.ended(if stale { 3 } else { 0 }).stdout).unwrap();
         assert_eq!(stale, report["stale"][0]["path"] == "app.db", "{report}");
@@ -94,8 +95,8 @@ impl Place {
     }
 }
 
-/// Has someone make backups beside an app that writes in a journal mode; how many, how many of them have the database live and as it
-/// was then, and how many writes there were.
+/// Has someone make backups beside an app that writes in a journal mode; how many, how many of them have the database live
+/// and as it was then, and how many writes there were.
 fn beside_an_app(maker: (&str, &[&str]), mode: &str, backups: u64, seed: u64) -> Option<(u64, u64, u64)> {
     let place = Place::new(mode);
     let database = place.world.data().join("app.db");

@@ -12,7 +12,7 @@ use crate::support::database::taken;
 use crate::support::database_process::{Other, Transfers, open, patiently};
 use crate::support::{Ran, World, id};
 
-/// How many transfers there were, over a connection for this moment.
+/// Returns how many transfers there were, over a connection for this moment.
 fn counter(path: &Path) -> i64 {
     let db = open(path);
     patiently(|| db.query_row(COUNTER, [], |row| row.get(0)))
@@ -57,7 +57,7 @@ fn with(mode: &str, writers: &[Transfers], at_once: usize) -> Vec<u64> {
     done.iter().map(|done| done.switches).collect()
 }
 
-/// A writer that opens the database for each transaction and closes it again: in WAL mode the side files come and go.
+/// Starts a writer that opens the database for each transaction and closes it again: in WAL mode the side files come and go.
 fn short_lived(seed: u64) -> Transfers {
     Transfers { seed, reopens: true, rest: 200, ..Transfers::default() }
 }

@@ -50,7 +50,7 @@ fn over_a_slow_line(mode: &str, accounts: u64, rate: u64) -> Seen {
     Seen { whole, writer, wal }
 }
 
-/// The largest size that a file has, looked at without opening it, until it is `over`.
+/// Returns the largest size that a file has, looked at without opening it, until it is `over`.
 fn largest(path: &Path, over: &AtomicBool) -> u64 {
     let mut largest = 0;
     while !over.load(Ordering::Relaxed) {

@@ -84,7 +84,7 @@ const CASES: [Case; 10] = [
     },
 ];
 
-/// The side files that are there.
+/// Returns the side files that are there.
 fn side_files(path: &Path) -> Vec<&'static str> {
     ["-journal", "-shm", "-wal"].into_iter().filter(|side| beside(path, side).exists()).collect()
 }

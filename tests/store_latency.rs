@@ -24,7 +24,7 @@ use crate::support::{World, database};
 
 type Far = LatencyStore<RecordingStore<MemoryStore>>;
 
-/// A store that lives as long as the test, in which a vault was made.
+/// Returns a store that lives as long as the test, in which a vault was made.
 fn store(latency: u64) -> &'static Far {
     let store = LatencyStore::new(RecordingStore::new(MemoryStore::default()), Duration::from_millis(latency));
     let store: &'static Far = Box::leak(Box::new(store));
@@ -33,14 +33,14 @@ fn store(latency: u64) -> &'static Far {
     store
 }
 
-/// The same objects, behind this many milliseconds.
+/// Returns a store with the same objects, behind this many milliseconds.
 fn delayed(of: &Far, latency: u64) -> Far {
     let objects = MemoryStore::default();
     objects.objects().clone_from(&of.inner().inner().objects());
     LatencyStore::new(RecordingStore::new(objects), Duration::from_millis(latency))
 }
 
-/// The same objects, behind a store of which the first requests for objects with `prefix` wait for each other.
+/// Returns the same objects, behind a store of which the first requests for objects with `prefix` wait for each other.
 fn meeting(of: &Far, prefix: &'static str, count: usize) -> &'static Far {
     Box::leak(Box::new(delayed(of, 0).meeting(prefix, count)))
 }
@@ -50,7 +50,7 @@ fn forget(store: &Far) {
     store.inner().take();
 }
 
-/// The requests since the last time, as `verb folder/`, in order; those of one round in that of their names.
+/// Returns the requests since the last time, as `verb folder/`, in order; those of one round in that of their names.
 fn requests(store: &Far) -> Vec<String> {
     store.take();
     let of = |name: &str| name.split_inclusive('/').next().unwrap_or_default().to_owned();
@@ -88,7 +88,7 @@ fn latest(store: &'static Far) -> (Vault, Root) {
     (vault, root)
 }
 
-/// A small app's data: files, a log, a database, long unchanged.
+/// Creates a small app's data: files, a log, a database, long unchanged.
 fn small() -> World {
     let world = World::new();
     for n in 0..200 {
@@ -111,7 +111,7 @@ fn age(folder: &Path) {
     }
 }
 
-/// A world with this many files of 1 MiB of noise.
+/// Creates a world with this many files of 1 MiB of noise.
 fn large(mebibytes: u64) -> World {
     let world = World::new();
     for n in 0..mebibytes {
@@ -155,7 +155,8 @@ fn a_small_vault_takes_few_requests() {
     let target = world.path("restored");
     restore(store, &target, 2);
     let made = requests(store);
-    // vault.json, the list, the root; the list of doubts; two lists of packs; of each of two backups an index pack and a data pack.
+    // vault.json, the list, the root; the list of doubts; two lists of packs; of each of two backups an index pack and a
+    // data pack.
     assert_eq!(made.len(), 10, "{made:?}");
     assert_same_but_folder_times(&world.data(), &target);
 }

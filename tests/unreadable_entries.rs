@@ -14,7 +14,7 @@ use crate::support::requirements::as_nobody;
 use crate::support::tree::set_mode;
 use crate::support::{World, paths};
 
-/// A backup by a user who owns nothing; none where that cannot be had.
+/// Takes a backup as a user who owns nothing; `None` if that is not available.
 fn backup(world: &World, args: &[&str], code: i32) -> Option<Value> {
     let all = [&["backup", "data", "--vault", "backups", "--json"], args].concat();
     let ran = as_nobody(world, &all)?;
@@ -22,7 +22,7 @@ fn backup(world: &World, args: &[&str], code: i32) -> Option<Value> {
     Some(serde_json::from_slice(&ran.stdout).unwrap())
 }
 
-/// A world whose data anybody may read.
+/// Creates a world whose data anybody may read.
 fn world() -> World {
     let world = World::new();
     for (path, content) in [("a.txt", "one"), ("closed/b.txt", "one"), ("closed/deep/c.txt", "one"), ("d.txt", "one")] {
@@ -38,7 +38,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// The paths of a list in a report.
+/// Returns the paths of a list in a report.
 fn listed(report: &Value, list: &str) -> Vec<String> {
     report[list].as_array().unwrap().iter().map(|item| item["path"].as_str().unwrap().to_owned()).collect()
 }
@@ -161,7 +161,7 @@ fn a_list_of_what_is_missing_that_is_damaged_stops_no_backup() {
     }
 }
 
-/// A WAL that SQLite cannot read, since the `-shm` beside it is open to its owner alone: the database is taken raw.
+/// Leaves a WAL that SQLite cannot read, since the `-shm` beside it is open to its owner alone: the database is taken raw.
 fn leftover_wal_of_others(database: &Path) {
     leftover_wal(database);
     fs::write(beside(database, "-shm"), "").unwrap();

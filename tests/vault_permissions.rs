@@ -25,7 +25,7 @@ fn with_umask(world: &World, umask: &str, args: &str) {
     crate::support::Ran::of(shell).ended(0);
 }
 
-/// All that lies in a folder, itself too: the path, whether it is a folder, and what is known of it.
+/// Returns all that lies in a folder, itself too: the path, whether it is a folder, and what is known of it.
 fn all(folder: &Path) -> Vec<(String, fs::Metadata)> {
     let mut found = vec![(folder.display().to_string(), folder.metadata().unwrap())];
     let mut open = vec![folder.to_owned()];

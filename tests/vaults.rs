@@ -14,7 +14,7 @@ fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vaults")
 }
 
-/// A tree as text, a line for each entry: type and mode, mtime, size, content or target, path.
+/// Returns a tree as text, a line for each entry: type and mode, mtime, size, content or target, path.
 fn manifest(root: &Path) -> String {
     let mut lines = Vec::new();
     let mut open = vec![root.to_owned()];

@@ -13,7 +13,7 @@ use crate::support::{Ran, World, id, number};
 /// Longer than what a test lets pass, shorter than what somebody waits for.
 const SHORT: &str = "--store-timeout=1s";
 
-/// A server with an empty bucket, and a world whose vaults are there and, when that cannot serve, in `folder`.
+/// Creates a server with an empty bucket, and a world whose vaults are there and, when that cannot serve, in `folder`.
 fn bucket_and_folder() -> (Server, World) {
     let server = Server::start();
     let world = World::with_files().on(&server.url(), &format!("{VAULT},folder"));

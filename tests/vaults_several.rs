@@ -30,13 +30,13 @@ fn backup(world: &World) -> (Value, [bool; 2]) {
     (report, holds)
 }
 
-/// The snapshots of a vault, newest first.
+/// Returns the snapshots of a vault, newest first.
 fn snapshots(world: &World, vault: &str) -> Vec<String> {
     let list = world.json(["list", "--vault", vault], 0);
     list.as_array().unwrap().iter().map(|listed| listed["id"].as_str().unwrap().to_owned()).collect()
 }
 
-/// The objects of a vault, with their inodes: an object that is written again has another one.
+/// Returns the objects of a vault, with their inodes: an object that is written again has another one.
 fn objects(vault: &Path) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     for folder in ["packs", "index", "snapshots"] {

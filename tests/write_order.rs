@@ -60,7 +60,7 @@ fn trace(world: &World, args: &[&str]) -> Option<Vec<Call>> {
 }
 
 impl Call {
-    /// The paths of a rename: each quoted name, in the folder whose descriptor stands before it.
+    /// Returns the paths of a rename: each quoted name, in the folder whose descriptor stands before it.
     fn names(&self) -> Vec<PathBuf> {
         let parts: Vec<&str> = self.text.split('"').collect();
         let path = |part: &[&str]| {

@@ -33,7 +33,7 @@ pub struct Aside {
 }
 
 impl App {
-    /// An accident happens; what it took, unless there is nothing that it could take.
+    /// Makes an accident happen; returns what it took, or `None` if there is nothing that it could take.
     pub fn befall(&mut self, accident: Accident) -> Option<String> {
         self.close_in("");
         match accident {
@@ -167,7 +167,7 @@ impl App {
         Some(format!("{path} is changed unseen"))
     }
 
-    /// Somebody uses the directory: a file has a time of now, by a clock that is this many seconds ahead.
+    /// Has somebody use the directory: a file gets the current time, by a clock that is this many seconds ahead.
     pub fn touch(&mut self, ahead: i64) -> Option<String> {
         let (path, _) = self.pick_file()?;
         let now = SystemTime::now() + Duration::from_secs(ahead.unsigned_abs());

@@ -184,7 +184,7 @@ pub struct App {
 }
 
 impl App {
-    /// One with a small data directory in `base`.
+    /// Creates one with a small data directory in `base`.
     pub fn new(base: PathBuf, seed: u64) -> Self {
         let mut app = App {
             history: History::new(),
@@ -296,24 +296,24 @@ impl App {
         }
     }
 
-    /// The place of one of these data directories, which has this inode number.
+    /// Returns the place of one of these data directories, which has this inode number.
     pub fn place(&self, roots: &[Id], inode: u64) -> Option<Place> {
         let root = roots.iter().find(|root| self.history.objects[**root].inode == inode)?;
         Some((*root, self.moves.get(root).copied().unwrap_or(0)))
     }
 
-    /// Where a path of the data directory is.
+    /// Returns where a path of the data directory is.
     pub fn at(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.data.clone() } else { self.data.join(path) }
     }
 
-    /// A number that was never given before.
+    /// Returns a number that was never given before.
     pub fn serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial
     }
 
-    /// Content that never was before: in each 4 KiB of it.
+    /// Returns content that never was before: in each 4 KiB of it.
     pub fn content(&mut self, length: usize) -> Vec<u8> {
         let serial = self.serial();
         let mut bytes = noise(serial ^ self.dice.0, length);
@@ -325,7 +325,7 @@ impl App {
         bytes
     }
 
-    /// All paths that lead to what `fits`.
+    /// Returns all paths that lead to what `fits`.
     pub fn all(&self, fits: impl Fn(&str, &What) -> bool) -> Vec<(String, Id)> {
         let mut all = Vec::new();
         self.history.walk(&mut |path, id| {
@@ -336,7 +336,7 @@ impl App {
         all
     }
 
-    /// One of them, often one near to where the engine is.
+    /// Returns one of them, often one near to where the engine is.
     pub fn pick(&mut self, all: Vec<(String, Id)>) -> Option<(String, Id)> {
         if all.is_empty() {
             return None;
@@ -353,19 +353,19 @@ impl App {
         from.into_iter().nth(chosen)
     }
 
-    /// A file.
+    /// Returns a file.
     pub fn pick_file(&mut self) -> Option<(String, Id)> {
         let all = self.all(|_, what| matches!(what, What::File(_)));
         self.pick(all)
     }
 
-    /// A folder; the data directory itself only where it is asked for.
+    /// Returns a folder; the data directory itself only where it is asked for.
     pub fn pick_folder(&mut self, itself: bool) -> Option<(String, Id)> {
         let all = self.all(|path, what| matches!(what, What::Folder(_)) && (itself || !path.is_empty()));
         self.pick(all)
     }
 
-    /// A path in some folder that leads nowhere, for a file or for a folder.
+    /// Returns a path in some folder that leads nowhere, for a file or for a folder.
     pub fn pick_free(&mut self, folder: bool) -> Option<String> {
         let above = loop {
             let (above, _) = self.pick_folder(true)?;

@@ -56,17 +56,17 @@ pub const RARE: [&str; 2] = ["stale", "good after suspect"];
 pub struct Counters(BTreeMap<String, u64>);
 
 impl Counters {
-    /// Once more.
+    /// Counts one more.
     pub fn count(&mut self, what: &str) {
         self.add(what, 1);
     }
 
-    /// So often more.
+    /// Counts `more` more.
     pub fn add(&mut self, what: &str, more: u64) {
         *self.0.entry(what.to_owned()).or_default() += more;
     }
 
-    /// How often.
+    /// Returns how often something happened.
     pub fn of(&self, what: &str) -> u64 {
         self.0.get(what).copied().unwrap_or(0)
     }

@@ -41,7 +41,7 @@ fn is_busy(why: &rusqlite::Error) -> bool {
     matches!(why.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Where a file beside a database is.
+/// Returns where a file beside a database is.
 pub fn beside(path: &Path, side: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(side);
@@ -83,7 +83,7 @@ impl App {
         self.pick(all)
     }
 
-    /// A path for a database.
+    /// Returns a path for a database.
     fn pick_database_path(&mut self) -> Option<String> {
         let (folder, id) = self.pick_folder(true)?;
         let name = DATABASES[self.dice.roll(DATABASES.len() as u64) as usize];
@@ -298,7 +298,7 @@ impl App {
         }
     }
 
-    /// An app dies in the middle of a transaction, and leaves a database with its journal or log.
+    /// Has an app die in the middle of a transaction, which leaves a database with its journal or log.
     pub fn database_crash(&mut self) -> Option<String> {
         if self.full() {
             return self.database_remove();
@@ -331,7 +331,7 @@ impl App {
         Some(format!("{path} in mode {mode} with {rows} rows, serial {committed}"))
     }
 
-    /// An app opens what another one left behind.
+    /// Has an app open what another one left behind.
     pub fn database_recover(&mut self) -> Option<String> {
         let (path, id) = self.pick_database(Some(true))?;
         wait_since(self.history.database(id)?.at);
@@ -343,7 +343,7 @@ impl App {
         Some(path)
     }
 
-    /// A file that begins as a database does, and is none that SQLite can read; sometimes with something beside it.
+    /// Makes a file that begins as a database does, and is none that SQLite can read; sometimes with something beside it.
     pub fn database_odd(&mut self) -> Option<String> {
         if self.crowded() {
             return None;

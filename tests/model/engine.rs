@@ -119,7 +119,7 @@ impl Engine {
         self.child.wait().unwrap();
     }
 
-    /// Its process.
+    /// Returns its process.
     pub fn process(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -169,7 +169,7 @@ fn hear(line: &mut BufReader<UnixStream>) -> String {
     said
 }
 
-/// Where the engine's process begins; in any other it does nothing.
+/// The beginning of the engine's process; in any other process it does nothing.
 #[test]
 #[ignore = "the beginning of processes that the model starts"]
 fn entry() {

@@ -19,7 +19,7 @@ const LARGE: usize = 3;
 /// A file that is larger takes several reads.
 const SEVERAL: usize = 256 << 10;
 
-/// The inode number of what is at a path.
+/// Returns the inode number of what is at a path.
 pub fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).ino()
 }

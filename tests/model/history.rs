@@ -92,12 +92,12 @@ pub struct History {
     capture: Option<Capture>,
 }
 
-/// A path's folder and its name there.
+/// Returns a path's folder and its name there.
 pub fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// The path of a name in a folder.
+/// Returns the path of a name in a folder.
 pub fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
 }
@@ -108,7 +108,7 @@ pub fn is_in(path: &str, above: &str) -> bool {
 }
 
 impl History {
-    /// An empty data directory.
+    /// Creates an empty data directory.
     pub fn new() -> Self {
         let root = Object { what: What::Folder(BTreeMap::new()), inode: 0, names: 1 };
         History {
@@ -142,7 +142,7 @@ impl History {
         }
     }
 
-    /// A file.
+    /// Returns a file.
     pub fn file(&self, id: Id) -> Option<&File> {
         match &self.objects[id].what {
             What::File(file) => Some(file),
@@ -150,7 +150,7 @@ impl History {
         }
     }
 
-    /// A database.
+    /// Returns a database.
     pub fn database(&self, id: Id) -> Option<&Database> {
         match &self.objects[id].what {
             What::Database(database) => Some(database),
@@ -158,7 +158,7 @@ impl History {
         }
     }
 
-    /// A database, to be changed.
+    /// Returns a database, to be changed.
     pub fn database_mut(&mut self, id: Id) -> &mut Database {
         match &mut self.objects[id].what {
             What::Database(database) => database,
@@ -178,21 +178,21 @@ impl History {
         }
     }
 
-    /// A name comes to lead to an object; what it led to before is returned.
+    /// Makes a name lead to an object; returns the object that it led to before.
     pub fn put(&mut self, path: &str, id: Id) -> Option<Id> {
         let before = self.set(path, Some(id));
         self.note();
         before
     }
 
-    /// A name goes.
+    /// Removes a name.
     pub fn take(&mut self, path: &str) -> Id {
         let id = self.set(path, None).unwrap();
         self.note();
         id
     }
 
-    /// Two names come to lead to what the other one led to.
+    /// Exchanges what two names lead to.
     pub fn exchange(&mut self, a: &str, b: &str) {
         let (x, y) = (self.look(a).unwrap(), self.look(b).unwrap());
         self.set(a, Some(y));
@@ -200,7 +200,7 @@ impl History {
         self.note();
     }
 
-    /// A name gives way to another one; what that led to before is returned.
+    /// Renames something; returns the object that the new name led to before.
     pub fn rename(&mut self, from: &str, to: &str) -> Option<Id> {
         let id = self.look(from).unwrap();
         let before = self.set(to, Some(id));
@@ -229,7 +229,7 @@ impl History {
         before
     }
 
-    /// A file has come to hold something else.
+    /// Records that a file has new content.
     pub fn write(&mut self, id: Id, bytes: Vec<u8>) {
         self.now += 1;
         let (now, hash) = (self.now, Hash::of(&bytes));
@@ -239,32 +239,32 @@ impl History {
         self.contents.insert(hash, id);
     }
 
-    /// A file has come to hold something else, and nothing shows it.
+    /// Records that a file has new content, and that nothing shows it.
     pub fn change_unseen(&mut self, id: Id, bytes: Vec<u8>) {
         let before = self.file(id).and_then(|file| file.versions.last()).map(|(_, hash)| *hash);
         self.unseen.entry(id).or_default().extend(before);
         self.write(id, bytes);
     }
 
-    /// Something is taken away that keeps what it holds, as it may come back.
+    /// Takes something away that keeps its content, as it may come back.
     pub fn put_aside(&mut self, path: &str) -> Id {
         let id = self.look(path).unwrap();
         self.objects[id].names += 1;
         self.take(path)
     }
 
-    /// It comes back.
+    /// Puts it back.
     pub fn bring_back(&mut self, path: &str, id: Id) {
         self.objects[id].names -= 1;
         self.put(path, id);
     }
 
-    /// How many entries something is, with all that is in it.
+    /// Returns how many entries something is, with all that is in it.
     pub fn size(&self, id: Id) -> u64 {
         1 + self.children(id).into_iter().flatten().map(|(_, below)| self.size(*below)).sum::<u64>()
     }
 
-    /// A backup begins.
+    /// Begins to observe a backup.
     pub fn begin(&mut self) {
         let mut capture = Capture { began: self.now, ..Capture::default() };
         self.walk(&mut |path, id| {
@@ -275,7 +275,7 @@ impl History {
         self.note();
     }
 
-    /// It ends.
+    /// Ends the observation, and returns it.
     pub fn end(&mut self) -> Capture {
         let mut capture = self.capture.take().unwrap();
         // Entries of a folder that was not the same all the time were not there all the time either.
@@ -287,7 +287,7 @@ impl History {
         capture
     }
 
-    /// Another data directory has taken the place of the one before.
+    /// Puts another data directory in the place of the one before.
     pub fn exchange_root(&mut self, root: Id) {
         self.root = root;
         self.note();

@@ -101,7 +101,7 @@ pub struct Wrong {
 }
 
 impl Wrong {
-    /// Something of a class.
+    /// Creates a mistake of a class.
     pub fn new(class: Class, what: impl Into<String>) -> Self {
         Wrong { class, what: what.into() }
     }
@@ -141,7 +141,7 @@ struct Restored {
 }
 
 impl Oracle<'_> {
-    /// All that is wrong.
+    /// Returns all mistakes.
     pub fn check(&self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
         self.advances(&mut wrong);
@@ -166,13 +166,13 @@ impl Oracle<'_> {
         self.capture.led.get(path).map_or(&[], Vec::as_slice)
     }
 
-    /// The paths of a list of the report.
+    /// Returns the paths of a list of the report.
     fn listed(&self, list: &str) -> impl Iterator<Item = &str> {
         let items = self.report[list].as_array().into_iter().flatten();
         items.filter_map(|item| item["path"].as_str()).map(|path| if path == "." { "" } else { path })
     }
 
-    /// After a good snapshot comes a good one, and what that has and is still there is in it.
+    /// Checks that a good snapshot follows a good one, and has what that had and is still there.
     fn advances(&self, wrong: &mut Vec<Wrong>) {
         let Some(before) = self.before else { return };
         if self.report["good"] != true && !self.suspect {
@@ -243,7 +243,7 @@ impl Oracle<'_> {
         restored
     }
 
-    /// The files of which is said that they may be torn, and their other names.
+    /// Returns the files that are listed as torn, and their other names.
     fn torn(&self, restored: &Restored) -> HashSet<String> {
         let named = |path: &str| self.listed("torn").any(|torn| torn == path);
         let inodes: HashSet<u64> =
@@ -251,7 +251,7 @@ impl Oracle<'_> {
         restored.files.iter().filter(|(_, (_, inode))| inodes.contains(inode)).map(|(path, _)| path.clone()).collect()
     }
 
-    /// Each file holds what a file of that name held while the snapshot was taken.
+    /// Checks that each file holds what a file of that name held while the snapshot was taken.
     fn contents(&self, restored: &Restored, torn: &HashSet<String>, wrong: &mut Vec<Wrong>) {
         for (path, (hash, _)) in restored.files.iter().filter(|(path, _)| !torn.contains(*path)) {
             let led = self.led(path);
@@ -284,8 +284,8 @@ impl Oracle<'_> {
         }
     }
 
-    /// Whether a file came back with what it held before it was changed so that nothing shows it; the part that it is in, unless
-    /// that goes by its inode number since it has other names.
+    /// Whether a file came back with what it held before it was changed so that nothing shows it; the part that it is in,
+    /// unless that goes by its inode number since it has other names.
     fn is_unseen(&self, path: &str, hash: &Hash) -> Option<Option<Parts>> {
         let unseen = |id: &Id| self.history.unseen.get(id).is_some_and(|all| all.contains(hash));
         let id = self.led(path).iter().find(|id| unseen(id))?;
@@ -298,7 +298,7 @@ impl Oracle<'_> {
         Some(alone.then(|| Parts::of(Hash::of(unit.unwrap_or(path).as_bytes()).0[0])))
     }
 
-    /// How many files came back with what they held before they were changed unseen.
+    /// Returns how many files came back with what they held before they were changed unseen.
     pub fn taken_unread(&self) -> u64 {
         let files = super::tree::Tree::read(self.restored).files;
         files.iter().filter(|(path, hash)| self.is_unseen(path, hash).is_some()).count() as u64
@@ -319,7 +319,7 @@ impl Oracle<'_> {
         }
     }
 
-    /// Each database is whole, and in a state that it was in while the snapshot was taken.
+    /// Checks that each database is whole, and in a state that it was in while the snapshot was taken.
     fn databases(&self, restored: &Restored, wrong: &mut Vec<Wrong>) {
         let record = |path: &str| {
             let all = self.report["databases"].as_array().into_iter().flatten();
@@ -365,7 +365,7 @@ impl Oracle<'_> {
         }
     }
 
-    /// All that is in it comes from one data directory.
+    /// Checks that everything in it comes from one data directory.
     fn unmixed(&self, restored: &Restored, wrong: &mut Vec<Wrong>) {
         let mut owners: HashMap<Id, Vec<&str>> = HashMap::new();
         let empty = Hash::of(b"");
@@ -438,7 +438,7 @@ impl Oracle<'_> {
     }
 }
 
-/// Number and serial of a database, after SQLite has recovered it.
+/// Returns the number and the serial of a database, after SQLite has recovered it.
 fn state_of(path: &Path) -> Result<(i64, i64), String> {
     let db = Connection::open(path).map_err(|why| why.to_string())?;
     let ask = || -> rusqlite::Result<(String, i64, i64, i64)> {

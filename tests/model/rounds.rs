@@ -131,7 +131,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// A new one; every second one has two vaults.
+    /// Creates a new one; every second one has two vaults.
     pub fn new(seed: u64, fast: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("lastgood-model-").tempdir().unwrap();
         let fast = fast.join(seed.to_string());
@@ -165,7 +165,7 @@ impl Rounds {
         self.app.dice.roll(below)
     }
 
-    /// One round; what is wrong with what came of it.
+    /// Does one round, and returns what is wrong with the result.
     pub fn next(&mut self) -> Vec<Wrong> {
         self.round += 1;
         self.app.log.push(format!("round {}", self.round));
@@ -231,7 +231,7 @@ impl Rounds {
         Manner { busy: if replaces { 0 } else { busy }, restless, replaced, death }
     }
 
-    /// A file that the newest good snapshot has, so that it is carried over where it cannot be read.
+    /// Returns a file that the newest good snapshot has, so that it is carried over where it cannot be read.
     fn pick_good(&mut self) -> Option<String> {
         let newest = self.taken.values().rfind(|taken| taken.good && taken.data == self.app.data)?;
         let mut all = self.app.all(|path, what| matches!(what, What::File(_)) && newest.tree.files.contains_key(path));
@@ -288,7 +288,7 @@ impl Rounds {
         moved
     }
 
-    /// An accident begins, goes on or is over; time passes.
+    /// Lets an accident begin, go on or end; time passes.
     fn suffer(&mut self, manner: &mut Manner) {
         let suffered = self.accident.is_some();
         let begins = self.round > 2 && self.roll(40) == 0 || self.round % 20 == 4;
@@ -353,7 +353,7 @@ impl Rounds {
         }
     }
 
-    /// A backup, and what the app does meanwhile.
+    /// Takes a backup, during which the app acts, and returns how it ended.
     fn capture(&mut self, order: &Order, manner: &mut Manner) -> Ended {
         let mut engine = self.engine.take().unwrap_or_else(Engine::start);
         self.app.engine = Some(engine.process());
@@ -439,7 +439,7 @@ impl Drop for Rounds {
     }
 }
 
-/// Where the threads of a process are, as far as a debugger is there to tell.
+/// Returns where the threads of a process are, as far as a debugger is there to tell.
 fn stacks(process: Pid) -> String {
     let mut debugger = Command::new("gdb");
     debugger.args(["-batch", "-ex", "thread apply all backtrace 25", "-p", &process.as_raw_nonzero().to_string()]);
@@ -449,7 +449,7 @@ fn stacks(process: Pid) -> String {
     }
 }
 
-/// The beginning of a long line.
+/// Returns the beginning of a long line.
 fn cut(line: &str) -> String {
     line.chars().take(600).collect()
 }

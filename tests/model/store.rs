@@ -36,7 +36,7 @@ pub struct Location {
 }
 
 impl Location {
-    /// Its address in reports.
+    /// Returns its address in reports.
     pub fn url(&self) -> String {
         self.folder.display().to_string()
     }

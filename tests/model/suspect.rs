@@ -37,7 +37,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// One of which these are the root, the report and the restore.
+    /// Creates one of which these are the root, the report and the restore.
     pub fn new(root: &Root, report: &Value, place: Option<Place>, tree: Tree) -> Self {
         let records = report["databases"].as_array().into_iter().flatten();
         let named = records.map(|record| (record["path"].as_str().unwrap().to_owned(), record["size"].as_u64()));

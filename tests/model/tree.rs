@@ -50,7 +50,7 @@ impl Tree {
     }
 }
 
-/// All paths beneath a folder.
+/// Returns all paths beneath a folder.
 pub fn walk(folder: &Path) -> Vec<String> {
     let (mut all, mut open) = (Vec::new(), vec![String::new()]);
     while let Some(at) = open.pop() {

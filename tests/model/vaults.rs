@@ -128,17 +128,17 @@ impl Vaults {
         Vaults { all, apart: false, disk, damages: 0, named: HashMap::new(), ahead: 0 }
     }
 
-    /// The folder of the first one.
+    /// Returns the folder of the first one.
     pub fn folder(&self) -> &Path {
         &self.all[0].folder
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub fn count(&self) -> u64 {
         self.all.len() as u64
     }
 
-    /// As the engine is given them.
+    /// Returns the locations as the engine is given them.
     pub fn locations(&self) -> Vec<Location> {
         self.all.iter().map(|at| Location { folder: at.folder.clone(), trouble: at.trouble }).collect()
     }
@@ -200,7 +200,7 @@ impl Vaults {
         }
     }
 
-    /// The trouble is over.
+    /// Ends the faults.
     pub fn mend(&mut self, counters: &mut Counters) {
         self.disk.iter().for_each(Disk::clear);
         for at in &mut self.all {
@@ -219,8 +219,8 @@ impl Vaults {
         self.apart = all_lack || self.apart && !lacking.iter().all(Vec::is_empty);
     }
 
-    /// Returns the snapshots that each lacks and the others have, and that it has to get with the next backup when all are there. A
-    /// vault that is new, or was away for long, does not get older ones; damaged ones are not handed on either.
+    /// Returns the snapshots that each lacks and the others have, and that it has to get with the next backup when all are
+    /// there. A vault that is new, or was away for long, does not get older ones; damaged ones are not handed on either.
     fn lacking(&self) -> Vec<Vec<SnapshotName>> {
         let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
         let (all, first) = (self.names(), held.iter().filter_map(|names| names.first()).max());
@@ -232,7 +232,7 @@ impl Vaults {
         held.iter().map(lacks).collect()
     }
 
-    /// All snapshots that any of them has.
+    /// Returns all snapshots that any of them has.
     pub fn names(&self) -> Vec<SnapshotName> {
         let mut all: Vec<_> = self.all.iter().flat_map(|at| names(&at.vault)).collect();
         all.sort();
@@ -240,8 +240,8 @@ impl Vaults {
         all
     }
 
-    /// The snapshots that a vault had before this backup, oldest first, if this backup's report says that it took that one;
-    /// whether something was damaged under each.
+    /// Returns the snapshots that a vault had before this backup, oldest first, if this backup's report says that it took
+    /// that one; whether something was damaged under each.
     pub fn before(&self, report: &Value) -> Vec<(SnapshotName, bool)> {
         let taken = self.all.iter().find(|at| report["vault"] == at.folder.display().to_string()).unwrap();
         taken.before.iter().map(|name| (*name, self.is_spoilt(taken, *name))).collect()
@@ -257,12 +257,12 @@ impl Vaults {
         self.all.iter().any(|at| !self.is_spoilt(at, name) && names(&at.vault).contains(&name))
     }
 
-    /// A snapshot's root.
+    /// Returns a snapshot's root.
     pub fn root(&self, name: SnapshotName) -> Root {
         self.all.iter().find_map(|at| at.vault.root(name).ok()).unwrap()
     }
 
-    /// The folder of a vault that has all of a snapshot.
+    /// Returns the folder of a vault that has all of a snapshot.
     pub fn with(&self, name: SnapshotName) -> Option<&Path> {
         let sound = |at: &&Replica| names(&at.vault).contains(&name) && !self.is_spoilt(at, name);
         self.all.iter().find(sound).map(|at| &*at.folder)
@@ -313,8 +313,9 @@ impl Vaults {
         wrong
     }
 
-    /// Damages a pack that the newest snapshot of a vault names, and has that found: the next snapshot must be whole all the
-    /// same. Every second time the pack is what it was again before the next backup: the doubt is wrong then, and nothing is lost.
+    /// Damages a pack that the newest snapshot of a vault names, and has that found: the next snapshot must be whole all
+    /// the same. Every second time the pack is what it was again before the next backup: the doubt is wrong then, and
+    /// nothing is lost.
     pub fn damage(&mut self, dice: &mut Dice, counters: &mut Counters) -> Option<String> {
         let chosen = dice.roll(self.count()) as usize;
         let vault = &self.all[chosen].vault;
@@ -362,7 +363,8 @@ impl Vaults {
         // Where another one was made in its place, nothing is damaged.
         let is_spoilt = |at: &Replica| at.trouble != Trouble::Unmounted && self.is_spoilt(at, name);
         for (n, _) in self.all.iter().enumerate().filter(|(_, at)| is_spoilt(at)) {
-            // Entries that are carried over may have no other pack to be in; then the report says that the vault does not hold all.
+            // Entries that are carried over may have no other pack to be in; then the report says that the vault does not
+            // hold all.
             match report["vaults"][n]["holds"] == true {
                 true => tell(format!("{name} needs what is doubted, and damaged, in vault {n}")),
                 false => counters.count("copied onto damage"),
@@ -391,7 +393,7 @@ impl Vaults {
     }
 }
 
-/// The snapshots of a vault, oldest first; none of one that is away.
+/// Returns the snapshots of a vault, oldest first; none of one that is away.
 fn names(vault: &Vault) -> Vec<SnapshotName> {
     match vault.snapshots() {
         Err(why) if why.kind() == Kind::Unreachable => Vec::new(),

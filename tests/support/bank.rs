@@ -66,7 +66,7 @@ pub struct Clerk {
 }
 
 impl Clerk {
-    /// One for the bank that a connection leads to.
+    /// Creates one for the bank that a connection leads to.
     pub fn new(db: &Connection, transfers: &Transfers) -> Self {
         let count = || db.query_row("SELECT count(*) FROM account", [], |row| row.get::<_, i64>(0));
         let all = patiently(count) as u64;

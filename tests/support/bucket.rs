@@ -84,7 +84,7 @@ impl Bucket {
         self.paths.get(&inode.0).map(PathBuf::as_path).ok_or(Errno::ENOENT)
     }
 
-    /// The path of a name, below the folder.
+    /// Returns the path of a name, below the folder.
     pub fn child(&self, parent: INodeNo, name: &OsStr) -> Result<PathBuf, Errno> {
         Ok(self.path(parent)?.join(name))
     }
@@ -99,7 +99,7 @@ impl Bucket {
         self.next_inode
     }
 
-    /// The attributes of what lies at a path.
+    /// Returns the attributes of what lies at a path.
     pub fn look(&mut self, path: &Path) -> Result<FileAttr, Errno> {
         let meta = self.root.join(path).symlink_metadata()?;
         let inode = self.inode(path);

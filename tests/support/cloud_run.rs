@@ -80,7 +80,7 @@ pub struct CloudRun {
 }
 
 impl CloudRun {
-    /// With a job that is this command.
+    /// Starts one with a job that is this command.
     pub fn with(job: &Command, retries: u32) -> Self {
         let own = |text: &std::ffi::OsStr| text.to_owned();
         let job = Deployed {
@@ -103,12 +103,12 @@ impl CloudRun {
         CloudRun { address, inner }
     }
 
-    /// As `LASTGOOD_RUN_ENDPOINT` has it.
+    /// Returns its address as `LASTGOOD_RUN_ENDPOINT` has it.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The next calls are answered so, one after the other.
+    /// Has the next calls answered so, one after the other.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
         self.inner.state.lock().unwrap().faults.extend(faults);
     }
@@ -212,7 +212,7 @@ impl Inner {
         name
     }
 
-    /// One attempt, to its end.
+    /// Runs one attempt to its end.
     fn attempt(&self, execution: &str, number: u32, overrides: &[(String, String)]) -> Attempt {
         let mut state = self.state.lock().unwrap();
         while state.held {
@@ -253,7 +253,7 @@ impl Inner {
     }
 }
 
-/// A request, whole.
+/// Reads a whole request.
 fn read(stream: &mut TcpStream) -> Option<Call> {
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let (mut bytes, mut part) = (Vec::new(), [0; 4096]);

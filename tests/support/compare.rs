@@ -39,7 +39,7 @@ pub fn assert_same_but_folder_times(expected: &Path, found: &Path) {
     assert_eq!(differences, [""; 0], "{} and {}", expected.display(), found.display());
 }
 
-/// Every way in which two trees differ, as text.
+/// Returns every way in which two trees differ, as text.
 pub fn differences(expected: &Path, found: &Path) -> Vec<String> {
     let (a, b) = (walk(expected), walk(found));
     let mut out = Vec::new();
@@ -118,7 +118,7 @@ fn compare(path: &Path, x: &Metadata, y: &Metadata, a: &Path, b: &Path, out: &mu
     }
 }
 
-/// The hash of a file's content, or enough of it to tell files apart.
+/// Returns the hash of a file's content, or enough of it to tell files apart.
 pub fn hash(path: &Path) -> String {
     let mut hasher = blake3::Hasher::new();
     let mut file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -131,7 +131,7 @@ pub fn hash(path: &Path) -> String {
     }
 }
 
-/// How many bytes of a file are not in holes.
+/// Returns how many bytes of a file are not in holes.
 pub fn data(path: &Path) -> u64 {
     let file = File::open(path).unwrap();
     let (mut at, mut sum) = (0, 0);

@@ -22,14 +22,14 @@ pub fn run(path: &Path, sql: &str) {
     db.close().unwrap();
 }
 
-/// The first number that a query gives.
+/// Returns the first number that a query gives.
 #[track_caller]
 pub fn number(path: &Path, sql: &str) -> i64 {
     let db = Connection::open(path).unwrap();
     db.query_row(sql, [], |row| row.get(0)).unwrap_or_else(|e| panic!("{e}: {sql}"))
 }
 
-/// SQL that makes a table `t` of `rows` rows of `width` random bytes.
+/// Returns SQL that makes a table `t` of `rows` rows of `width` random bytes.
 pub fn table(rows: u64, width: u64) -> String {
     format!(
         "CREATE TABLE t(id INTEGER PRIMARY KEY, x BLOB);
@@ -66,8 +66,8 @@ pub fn orders(path: &Path, page: u32, size: u64) {
     db.close().unwrap_or_else(|(_, why)| panic!("{why}"));
 }
 
-/// All that can be read of a database, as SQLite opens it: for each table the number of its rows and their hash. Opening
-/// recovers what a crash left, so this is for copies.
+/// Returns all that can be read of a database, as SQLite opens it: for each table the number of its rows and their hash.
+/// Opening recovers what a crash left, so this is for copies.
 ///
 /// # Errors
 /// SQLite's message about a damaged one.
@@ -127,8 +127,8 @@ pub fn assert_recovers_same(original: &Path, restored: &Path, database: &str) {
     assert_eq!(a, b, "{database} of {} and of {}", original.display(), restored.display());
 }
 
-/// Returns what a process sees of a folder: for each file its size, times, mode, inode and content; for a `-shm` only that it is
-/// there: it is memory that readers write to.
+/// Returns what a process sees of a folder: for each file its size, times, mode, inode and content; for a `-shm` only that
+/// it is there: it is memory that readers write to.
 pub fn seen(folder: &Path) -> BTreeMap<PathBuf, String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let describe = |path: PathBuf| {
@@ -144,13 +144,13 @@ pub fn seen(folder: &Path) -> BTreeMap<PathBuf, String> {
     entries.map(describe).collect()
 }
 
-/// How each database of a report was taken, by path.
+/// Returns how each database of a report was taken, by path.
 pub fn taken(report: &Value) -> BTreeMap<&str, &str> {
     let databases = report["databases"].as_array().unwrap_or_else(|| panic!("no databases in {report}"));
     databases.iter().map(|d| (d["path"].as_str().unwrap(), d["taken"].as_str().unwrap())).collect()
 }
 
-/// A side file's path: `side` is `-wal`, `-shm` or `-journal`.
+/// Returns a side file's path: `side` is `-wal`, `-shm` or `-journal`.
 pub fn beside(database: &Path, side: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(side);

@@ -86,18 +86,18 @@ pub struct Other {
 }
 
 impl Other {
-    /// One that opens `database`, runs `first`, keeps the connection open and does as it is asked.
+    /// Creates one that opens `database`, runs `first`, keeps the connection open and does as it is asked.
     pub fn serving(database: &Path, first: &str) -> Self {
         Other::start(&Job { database: database.into(), first: first.into(), then: Then::Serve })
     }
 
-    /// One that moves money, after `first`, and has done so once.
+    /// Creates one that moves money, after `first`, and has done so once.
     pub fn transferring(database: &Path, first: &str, transfers: Transfers) -> Self {
         Other::start(&Job { database: database.into(), first: first.into(), then: Then::Transfer(transfers) })
     }
 
-    /// One that inserts rows as the user 65534, having inserted one; `program` is a copy of this binary that this user can
-    /// start.
+    /// Creates one that inserts rows as the user 65534, having inserted one; `program` is a copy of this binary that this
+    /// user can start.
     pub fn inserting(program: &Path, database: &Path, patience: u64, seed: u64) -> Self {
         let mut command = Command::new(program);
         command.uid(65_534).gid(65_534).current_dir("/");
@@ -120,7 +120,7 @@ impl Other {
         other
     }
 
-    /// The next line that is for the test.
+    /// Returns the next line that is for the test.
     fn hear(&mut self) -> String {
         let mut line = String::new();
         loop {
@@ -169,7 +169,7 @@ impl Drop for Other {
     }
 }
 
-/// Where the other processes begin; without a job it does nothing.
+/// The beginning of the other processes; without a job it does nothing.
 #[test]
 #[ignore = "the beginning of processes that other tests start"]
 fn entry() {
@@ -206,7 +206,7 @@ fn say(what: &str) {
     stdout.flush().unwrap();
 }
 
-/// A connection that waits for locks as [`patiently`] does.
+/// Returns a connection that waits for locks as [`patiently`] does.
 pub fn open(database: &Path) -> Connection {
     let db = Connection::open(database).unwrap();
     db.busy_timeout(Duration::from_millis(5)).unwrap();

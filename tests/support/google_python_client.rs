@@ -16,7 +16,7 @@ topic, data, attributes = sys.argv[1], sys.argv[2].encode(), json.loads(sys.argv
 print(pubsub_v1.PublisherClient().publish(topic, data, **attributes).result(timeout=60))
 ";
 
-/// Publishes a message; its id. None, with a word why, where the client cannot be had.
+/// Publishes a message; its id. `None`, after printing why, if the client is not available.
 pub fn publish(pubsub: &PubSub, topic: &str, data: &str, attributes: &Value) -> Option<String> {
     let mut python = python::with(&[PACKAGE])?;
     python.args(["-c", PUBLISH, topic, data, &attributes.to_string()]);

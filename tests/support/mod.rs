@@ -83,30 +83,30 @@ pub struct World {
 }
 
 impl World {
-    /// An empty one.
+    /// Creates an empty one.
     pub fn new() -> Self {
         World { folder: tempfile::tempdir().unwrap(), variables: Vec::new() }
     }
 
-    /// The same with a variable in the environment of all commands.
+    /// Returns the same with a variable in the environment of all commands.
     pub fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.variables.push((name.to_owned(), value.into()));
         self
     }
 
-    /// The same with its vault in a bucket of a server that stands for Google Cloud Storage, for all commands.
+    /// Returns the same with its vault in a bucket of a server that stands for Google Cloud Storage, for all commands.
     pub fn on(self, server: &str, vault: &str) -> Self {
         self.with("STORAGE_EMULATOR_HOST", server).with("LASTGOOD_VAULT", vault)
     }
 
-    /// One with a data directory of every kind of entry.
+    /// Creates one with a data directory of every kind of entry.
     pub fn with_everything() -> Self {
         let world = World::new();
         tree::everything(&world.data());
         world
     }
 
-    /// One with a data directory of a few ordinary files.
+    /// Creates one with a data directory of a few ordinary files.
     pub fn with_files() -> Self {
         let world = World::new();
         for (path, content) in
@@ -117,17 +117,17 @@ impl World {
         world
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// The data directory.
+    /// Returns the data directory.
     pub fn data(&self) -> PathBuf {
         self.path("data")
     }
 
-    /// The vault's folder.
+    /// Returns the vault's folder.
     pub fn vault(&self) -> PathBuf {
         self.path("backups")
     }
@@ -139,7 +139,7 @@ impl World {
         fs::write(path, content).unwrap();
     }
 
-    /// The program with arguments, to be spawned.
+    /// Returns the program with arguments, to be spawned.
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = self.clean(LASTGOOD);
         command.args(args);
@@ -153,7 +153,7 @@ impl World {
         Ran::of(command)
     }
 
-    /// A program that knows nothing of the surroundings of the tests.
+    /// Returns a program that knows nothing of the surroundings of the tests.
     fn clean(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.folder.path());
@@ -172,7 +172,7 @@ impl World {
         Ran::of(self.command(args))
     }
 
-    /// The JSON document of a run, which must end with `code`.
+    /// Returns the JSON document of a run, which must end with `code`.
     pub fn json<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, code: i32) -> Value {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).chain(["--json".into()]);
         let ran = self.run(args);
@@ -233,7 +233,7 @@ impl Ran {
         self
     }
 
-    /// Standard output as text.
+    /// Returns standard output as text.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.stdout).unwrap()
     }
@@ -258,22 +258,22 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The name of the snapshot that a report is about.
+/// Returns the name of the snapshot that a report is about.
 pub fn id(report: &Value) -> &str {
     report["snapshot"].as_str().unwrap()
 }
 
-/// The part of that name that people type.
+/// Returns the part of that name that people type.
 pub fn short(report: &Value) -> &str {
     id(report).rsplit('-').next().unwrap()
 }
 
-/// A number of a report.
+/// Returns a number of a report.
 pub fn number(report: &Value, field: &str) -> u64 {
     report[field].as_u64().unwrap_or_else(|| panic!("{field} of {report}"))
 }
 
-/// The paths of an `ls --json` or `diff --json`.
+/// Returns the paths of an `ls --json` or `diff --json`.
 pub fn paths(listing: &Value) -> Vec<&str> {
     listing.as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect()
 }

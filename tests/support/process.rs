@@ -52,7 +52,7 @@ impl Running {
         self.log_with_within(text, 1, Duration::from_secs(20))
     }
 
-    /// The same once it says so that many times, with another time for it.
+    /// Returns the same once it says so that many times, with another time for it.
     #[track_caller]
     pub fn log_with_within(&self, text: &str, times: usize, within: Duration) -> String {
         let began = Instant::now();
@@ -67,7 +67,7 @@ impl Running {
         }
     }
 
-    /// Resident memory, in bytes.
+    /// Returns resident memory, in bytes.
     pub fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -26,7 +26,7 @@ pub struct PubSub {
     folder: tempfile::TempDir,
 }
 
-/// The attributes of a CloudEvent in binary mode.
+/// Returns the attributes of a CloudEvent in binary mode.
 pub fn cloud_event(kind: &str, id: &str) -> Value {
     json!({ "ce-specversion": "1.0", "ce-type": kind, "ce-source": "//test/app", "ce-id": id })
 }
@@ -36,7 +36,8 @@ pub fn cloud_event(kind: &str, id: &str) -> Value {
 static SHARED: Mutex<Weak<PubSub>> = Mutex::new(Weak::new());
 
 impl PubSub {
-    /// One that others use at the same time, so that names are a test's own; none, with a word why, where it cannot be had.
+    /// Returns an emulator that other tests use at the same time, so that names are a test's own; `None`, after printing
+    /// why, if it is not available.
     pub fn shared() -> Option<Arc<Self>> {
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(emulator) = shared.upgrade() {
@@ -47,7 +48,7 @@ impl PubSub {
         Some(emulator)
     }
 
-    /// A new one without topics; none, with a word why, where it cannot be had.
+    /// Starts a new one without topics; `None`, after printing why, if it is not available.
     pub fn start() -> Option<Self> {
         let Some(jar) = jar() else {
             requirements::skipped("pubsub-emulator", "Google's Pub/Sub emulator comes with the Google Cloud SDK");
@@ -106,7 +107,7 @@ impl PubSub {
         let _ = self.process.wait();
     }
 
-    /// `127.0.0.1:8085`, as `PUBSUB_EMULATOR_HOST` has it.
+    /// Returns `127.0.0.1:8085`, as `PUBSUB_EMULATOR_HOST` has it.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -202,7 +203,7 @@ impl Drop for PubSub {
     }
 }
 
-/// The emulator's program, where the SDK is.
+/// Returns the emulator's program, where the SDK is.
 fn jar() -> Option<PathBuf> {
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let installed = std::env::split_paths(&on_path).filter_map(|folder| folder.join("gcloud").canonicalize().ok());

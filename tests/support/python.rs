@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::requirements;
 
-/// Python with these packages (`name==version`); none, with a word why, where they cannot be had.
+/// Returns Python with these packages (`name==version`); `None`, after printing why, if they are not available.
 pub fn with(packages: &[&str]) -> Option<Command> {
     match folder(packages) {
         Ok(folder) => {
@@ -20,8 +20,8 @@ pub fn with(packages: &[&str]) -> Option<Command> {
     }
 }
 
-/// The folder that has them. Other processes may fetch the same at the same time: each does it in a folder of its own, and
-/// the first rename stays.
+/// Returns the folder that has them. Other processes may fetch the same at the same time: each does it in a folder of its
+/// own, and the first rename stays.
 fn folder(packages: &[&str]) -> Result<PathBuf, String> {
     let name: String = packages.join("-").chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("python-{name}"));

@@ -8,7 +8,7 @@ pub use super::skipped::skipped;
 use super::tree::set_mode;
 use super::{LASTGOOD, Ran, World};
 
-/// A port of loopback that nobody listens at.
+/// Returns a port of loopback that nobody listens at.
 pub fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
@@ -17,14 +17,15 @@ pub fn free_port() -> u16 {
 pub struct Mounted(PathBuf);
 
 impl Mounted {
-    /// One in memory of `size`, such as `64m`, at the new folder `at`; none, with a word why, where it cannot be had.
+    /// Mounts one in memory of `size`, such as `64m`, at the new folder `at`; `None`, after printing why, if it is not
+    /// available.
     pub fn new(at: PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
         Self::mount(at, &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
     }
 
-    /// An overlay, as a container's root is one, at the new folder `at`, whose layers are in the folder `layers`, made where
-    /// they are missing; none, with a word why, where it cannot be had.
+    /// Mounts an overlay, as a container's root is one, at the new folder `at`, whose layers are in the folder `layers`,
+    /// made where they are missing; `None`, after printing why, if it is not available.
     pub fn overlay(layers: &Path, at: PathBuf, more: &str) -> Option<Self> {
         std::fs::create_dir(&at).unwrap();
         let layer = |name: &str| {
@@ -36,7 +37,7 @@ impl Mounted {
         Self::mount(at, &["-t", "overlay", "-o", &format!("{layers}{more}"), "overlay"])
     }
 
-    /// The file or folder `from` once more at `at`, which is there; none, with a word why, where it cannot be had.
+    /// Mounts the file or folder `from` once more at `at`, which is there; `None`, after printing why, if it is not available.
     pub fn bind(from: &Path, at: PathBuf) -> Option<Self> {
         let from = from.display().to_string();
         Self::mount(at, &["--bind", &from])
@@ -65,7 +66,7 @@ impl Drop for Mounted {
     }
 }
 
-/// The program run by a user who owns nothing; none where this user cannot be had.
+/// Runs the program as a user who owns nothing; `None` if this user is not available.
 pub fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
     let mut setpriv = Command::new("setpriv");
     setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
@@ -79,7 +80,8 @@ pub fn as_nobody(world: &World, args: &[&str]) -> Option<Ran> {
     let program = world.path("lastgood");
     if !program.exists() {
         set_mode(&world.path(""), 0o777);
-        // By a process of its own: what this one has open for writing, one that begins meanwhile has too, and nobody may run it.
+        // By a process of its own: what this one has open for writing, one that begins meanwhile has too, and nobody may
+        // run it.
         assert!(Command::new("cp").arg(LASTGOOD).arg(&program).status().unwrap().success());
         set_mode(&program, 0o755);
     }

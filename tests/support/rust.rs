@@ -14,7 +14,7 @@ pub enum Token {
 /// One file, without what is compiled for tests alone.
 pub struct Source(Vec<Token>);
 
-/// The tokens of a text. Comments, strings and characters are left out.
+/// Returns the tokens of a text. Comments, strings and characters are left out.
 pub fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
@@ -78,7 +78,7 @@ fn word(text: &str) -> Token {
     Token::Word(text.to_owned())
 }
 
-/// The index after the bracket that closes the one at `open`, or after the next `;` where there is none.
+/// Returns the index after the bracket that closes the one at `open`, or after the next `;` where there is none.
 fn end_of_item(tokens: &[Token], from: usize) -> usize {
     let mut depth = 0;
     for (i, token) in tokens.iter().enumerate().skip(from) {
@@ -94,7 +94,7 @@ fn end_of_item(tokens: &[Token], from: usize) -> usize {
 }
 
 impl Source {
-    /// A file of this crate.
+    /// Reads a file of this crate.
     pub fn read(file: &Path) -> Self {
         let all = tokens(&fs::read_to_string(file).unwrap_or_else(|why| panic!("{}: {why}", file.display())));
         let cfg_test: Vec<Token> = tokens("#[cfg(test)]");
@@ -110,7 +110,7 @@ impl Source {
         Source(kept)
     }
 
-    /// The modules that are declared in files of their own, in order, and whether they are `pub`.
+    /// Returns the modules that are declared in files of their own, in order, and whether they are `pub`.
     pub fn children(&self) -> Vec<(String, bool)> {
         let is_module = |three: &[Token]| match three {
             [Token::Word(keyword), Token::Word(name), Token::Mark(';')] if keyword == "mod" => Some(name.clone()),
@@ -120,7 +120,7 @@ impl Source {
         found.map(|(name, i)| (name, i > 0 && self.0[i - 1] == word("pub"))).collect()
     }
 
-    /// All words but the names of macros.
+    /// Returns all words but the names of macros.
     pub fn words(&self) -> impl Iterator<Item = String> {
         self.0.iter().enumerate().filter_map(|(i, token)| match token {
             Token::Word(word) if self.0.get(i + 1) != Some(&Token::Mark('!')) => Some(word.clone()),
@@ -128,8 +128,8 @@ impl Source {
         })
     }
 
-    /// The paths within the crate that the file names, from the crate's root; it is the file of `module`. What it only
-    /// passes on with `pub use` is left out.
+    /// Returns the paths within the crate that the file names, from the crate's root; it is the file of `module`. Paths
+    /// that it only passes on with `pub use` are left out.
     pub fn paths(&self, module: &[String]) -> Vec<Vec<String>> {
         let children = self.children();
         let (mut found, mut i) = (Vec::new(), 0);

@@ -22,7 +22,7 @@ pub struct Slow {
 }
 
 impl Slow {
-    /// A line of `rate` bytes per second to `folder`.
+    /// Creates a line of `rate` bytes per second to `folder`.
     pub fn new(folder: &Path, rate: u64) -> Self {
         Slow { inner: LocalStore::new(folder), rate: rate as f64, free: Mutex::new(Instant::now()) }
     }
@@ -53,17 +53,17 @@ impl Store for Slow {
     }
 }
 
-/// A new vault in a store.
+/// Creates a new vault in a store.
 pub fn vault(store: impl Store + 'static) -> Vault {
     Vault::init(Box::new(store), system_random).unwrap()
 }
 
-/// A backup by a thread of this process, which must succeed. A machine that is busy makes it wait for locks, not fail.
+/// Takes a backup by a thread of this process, which must succeed. A machine that is busy makes it wait for locks, not fail.
 pub fn backup(vault: &Vault, data: &Path) -> BackupReport {
     backup_as(vault, BackupOptions { data: data.into(), ..BackupOptions::default() })
 }
 
-/// The same with options; how long it waits for locks is not for them to say.
+/// Takes one with options; how long it waits for locks is not for them to say.
 pub fn backup_as(vault: &Vault, options: BackupOptions) -> BackupReport {
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: &SilentMonitor };

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::is_root;
 use super::requirements::skipped;
 
-/// Bytes that no compressor shortens, the same for the same seed.
+/// Returns bytes that no compressor shortens, the same for the same seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     let mut hasher = blake3::Hasher::new();
@@ -39,14 +39,14 @@ pub fn open_to_all(folder: &Path) {
     assert!(opened.success());
 }
 
-/// A file with holes: data at the given places, `size` bytes in all.
+/// Makes a file with holes: data at the given places, `size` bytes in all.
 pub fn sparse(path: &Path, size: u64, data: &[(u64, &[u8])]) {
     let file = File::create(path).unwrap();
     file.set_len(size).unwrap();
     data.iter().for_each(|(at, bytes)| file.write_all_at(bytes, *at).unwrap());
 }
 
-/// A named pipe.
+/// Makes a named pipe.
 pub fn fifo(path: &Path, mode: u32) {
     mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(mode), 0).unwrap();
 }

@@ -46,7 +46,7 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// One that answers 200 after these.
+    /// Creates one that answers 200 after these.
     pub fn new(script: &[Step]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, heard) = (listener.local_addr().unwrap().port(), Arc::new(Heard::default()));
@@ -61,7 +61,7 @@ impl Webhook {
         Webhook { heard, port }
     }
 
-    /// Its address with what must not be seen.
+    /// Returns its address with what must not be seen.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/services/T0/secret?key=secret", self.port)
     }

@@ -129,7 +129,7 @@ impl Rounds {
         wrong
     }
 
-    /// `latest` is the newest good snapshot.
+    /// Checks that `latest` is the newest good snapshot.
     fn latest(&mut self) -> Option<Wrong> {
         let newest = self.taken.iter().rfind(|(_, taken)| taken.good);
         let (name, print) = newest.map(|(name, taken)| (*name, taken.tree.print))?;
@@ -148,7 +148,7 @@ impl Rounds {
         wrong
     }
 
-    /// Files of a snapshot of which nothing was read.
+    /// Returns the number of files of a snapshot of which nothing was read.
     fn kept(&self, out: &Path) -> u64 {
         walk(out).iter().filter(|path| out.join(path).is_file() && !self.opened.contains(path.as_str())).count() as u64
     }
@@ -158,7 +158,7 @@ impl Rounds {
         self.vaults.restore(snapshot, target)
     }
 
-    /// A snapshot that was good before is so still, and so are whole vaults.
+    /// Checks that snapshots that were good before are good still, and that whole vaults are whole.
     pub(super) fn older(&mut self) -> Vec<Wrong> {
         let mut wrong = Vec::new();
         if self.round.is_multiple_of(5) {

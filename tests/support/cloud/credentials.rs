@@ -17,7 +17,8 @@ fn write(folder: &Path, name: &str, content: &Value) -> PathBuf {
     path
 }
 
-/// A person's login, as `gcloud auth application-default login` leaves it; `revoked` in the token makes it a revoked one.
+/// Returns a person's login, as `gcloud auth application-default login` leaves it; `revoked` in the token makes it a
+/// revoked one.
 pub fn person(server: &Server, refresh_token: &str) -> Value {
     json!({
         "type": "authorized_user", "client_id": "id.apps.googleusercontent.com", "client_secret": "secret",
@@ -25,12 +26,13 @@ pub fn person(server: &Server, refresh_token: &str) -> Value {
     })
 }
 
-/// A file with a person's login.
+/// Writes a file with a person's login.
 pub fn person_file(folder: &Path, server: &Server, refresh_token: &str) -> PathBuf {
     write(folder, "person.json", &person(server, refresh_token))
 }
 
-/// A service account's key, made for this test alone; none, with a word why, where `openssl` cannot be had.
+/// Writes a file with a service account's key, made for this test alone; `None`, after printing why, if `openssl` is not
+/// available.
 pub fn key_file(folder: &Path) -> Option<PathBuf> {
     let made =
         Command::new("openssl").args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]).output();
@@ -41,7 +43,7 @@ pub fn key_file(folder: &Path) -> Option<PathBuf> {
     Some(key_file_with(folder, &String::from_utf8(made.stdout).unwrap()))
 }
 
-/// A service account's key file with this as private key.
+/// Writes a service account's key file with this as private key.
 pub fn key_file_with(folder: &Path, private_key: &str) -> PathBuf {
     let key = json!({
         "type": "service_account", "project_id": "test-project", "private_key_id": "0123456789abcdef",
@@ -51,7 +53,7 @@ pub fn key_file_with(folder: &Path, private_key: &str) -> PathBuf {
     write(folder, "key.json", &key)
 }
 
-/// A workload of elsewhere, whose own token is in a file.
+/// Writes a file with the configuration of a workload elsewhere, whose own token is in a file.
 pub fn workload_file(folder: &Path, server: &Server) -> PathBuf {
     std::fs::write(folder.join("own-token"), "header.claims.signature").unwrap();
     let workload = json!({
@@ -64,7 +66,7 @@ pub fn workload_file(folder: &Path, server: &Server) -> PathBuf {
     write(folder, "workload.json", &workload)
 }
 
-/// A person who acts as a service account.
+/// Writes a file with a person who acts as a service account.
 pub fn impersonation_file(folder: &Path, server: &Server) -> PathBuf {
     let url = format!("{}/v1/projects/-/serviceAccounts/{ACCOUNT}:generateAccessToken", server.url());
     let impersonation = json!({

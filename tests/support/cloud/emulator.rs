@@ -30,7 +30,7 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// One with the empty bucket [`BUCKET`]; none, with a word why, where it cannot be had.
+    /// Starts one with the empty bucket [`BUCKET`]; `None`, after printing why, if it is not available.
     pub fn start() -> Option<Self> {
         let program = match program() {
             Ok(program) => program,
@@ -85,7 +85,7 @@ impl Emulator {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// The folder that has the bucket's objects as files, names with slashes in folders.
+    /// Returns the folder that has the bucket's objects as files, names with slashes in folders.
     pub fn objects(&self) -> PathBuf {
         self.folder.path().join("root").join(BUCKET)
     }
@@ -113,7 +113,7 @@ impl Emulator {
         Some(gcloud)
     }
 
-    /// The answer to a request, as it came. HTTP/1.0 has neither chunks nor connections that stay open.
+    /// Returns the answer to a request, as it came. HTTP/1.0 has neither chunks nor connections that stay open.
     fn ask(&self, method: &str, target: &str, body: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
         let length = body.len();
@@ -140,7 +140,7 @@ impl Drop for Emulator {
     }
 }
 
-/// The emulator's program: that of the machine, else one that is fetched once and kept beside what cargo builds.
+/// Returns the emulator's program: that of the machine, else one that is fetched once and kept beside what cargo builds.
 fn program() -> Result<&'static Path, &'static str> {
     static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let found = PROGRAM.get_or_init(|| {

@@ -16,7 +16,7 @@ use server::Server;
 /// Where in the server's bucket the vault of a test is.
 pub const VAULT: &str = "gs://test-bucket/app/state";
 
-/// A server with a new, empty vault, and a world whose vault that is.
+/// Creates a server with a new, empty vault, and a world whose vault that is.
 pub fn vault_in(world: World) -> (Server, World) {
     let server = Server::start();
     let world = world.on(&server.url(), VAULT);
@@ -24,7 +24,7 @@ pub fn vault_in(world: World) -> (Server, World) {
     (server, world)
 }
 
-/// The names of the snapshots of a world's vault, newest first.
+/// Returns the names of the snapshots of a world's vault, newest first.
 #[track_caller]
 pub fn snapshots(world: &World) -> Vec<String> {
     let ran = world.run(["list", "--json"]);
@@ -36,7 +36,7 @@ pub fn snapshots(world: &World) -> Vec<String> {
 /// Longer than what a test lets pass, shorter than what somebody waits for.
 pub const SHORT: &str = "--store-timeout=2s";
 
-/// A vault with one snapshot of a few files and a pack of 1.5 MB.
+/// Creates a vault with one snapshot of a few files and a pack of 1.5 MB.
 pub fn small() -> (Server, World) {
     let (server, world) = vault_in(World::with_files());
     world.write("first.bin", noise(1, 1_500_000));
@@ -58,7 +58,7 @@ pub fn assert_sound(server: &Server, world: &World, reported: &[String]) {
     assert_eq!(server.refused(), [""; 0]);
 }
 
-/// A backup that is not to succeed, and leaves the vault as it was.
+/// Takes a backup that is not to succeed and leaves the vault as it was.
 #[track_caller]
 pub fn fails(server: &Server, world: &World, before: &[String]) -> Ran {
     world.write("not.stored", noise(server.requests().len() as u64, 300_000));

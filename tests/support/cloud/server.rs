@@ -111,7 +111,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// One with the empty bucket [`BUCKET`], the permissions of [`WRITER`] and nothing that fails; no token is asked for.
+    /// Starts one with the empty bucket [`BUCKET`], the permissions of [`WRITER`] and nothing that fails; no token is asked
+    /// for.
     pub fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -159,12 +160,12 @@ impl Server {
         self.shared.state().script = Script::default();
     }
 
-    /// How many requests met a rule.
+    /// Returns how many requests met a rule.
     pub fn faults(&self) -> usize {
         self.shared.state().script.met
     }
 
-    /// All requests so far, in the order in which they came.
+    /// Returns all requests so far, in the order in which they came.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.state().log.requests.clone()
     }
@@ -182,17 +183,17 @@ impl Server {
         state.script.met = 0;
     }
 
-    /// How many connections were opened.
+    /// Returns how many connections were opened.
     pub fn connections(&self) -> usize {
         self.shared.state().accepted
     }
 
-    /// The names of all objects, in order.
+    /// Returns the names of all objects, in order.
     pub fn names(&self) -> Vec<String> {
         self.shared.state().objects.names()
     }
 
-    /// An object's bytes.
+    /// Returns an object's bytes.
     pub fn object(&self, name: &str) -> Option<Vec<u8>> {
         self.shared.state().objects.content(name).map(|content| content.to_vec())
     }
@@ -218,7 +219,7 @@ impl Server {
         self.shared.state().permissions = permissions.iter().map(|&name| name.to_owned()).collect();
     }
 
-    /// The permissions that were needed and not held, each with the request that needed it.
+    /// Returns the permissions that were needed and not held, each with the request that needed it.
     pub fn refused(&self) -> Vec<String> {
         self.shared.state().refused.clone()
     }
@@ -249,7 +250,7 @@ impl Server {
         self.shared.state().tokens.uses = requests;
     }
 
-    /// Which endpoints issued tokens, one word each: `metadata`, `oauth`, `sts`, `impersonation`.
+    /// Returns which endpoints issued tokens, one word each: `metadata`, `oauth`, `sts`, `impersonation`.
     pub fn tokens_issued(&self) -> Vec<&'static str> {
         self.shared.state().tokens.issued()
     }

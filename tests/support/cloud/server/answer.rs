@@ -16,30 +16,30 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// One with a body of any type.
+    /// Creates one with a body of any type.
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         let content = Arc::new(body.into());
         let part = 0..content.len();
         Self::part(status, content_type, content, part)
     }
 
-    /// One whose body is part of what is kept elsewhere, too.
+    /// Creates one whose body is part of what is kept elsewhere, too.
     pub fn part(status: u16, content_type: &str, content: Arc<Vec<u8>>, part: Range<usize>) -> Self {
         Answer { status, headers: vec![("Content-Type".into(), content_type.into())], content, part }
     }
 
-    /// One with a JSON document.
+    /// Creates one with a JSON document.
     pub fn json(status: u16, body: &Value) -> Self {
         let text = serde_json::to_string_pretty(body).expect("a value has text");
         Self::new(status, "application/json; charset=UTF-8", text)
     }
 
-    /// One with a line of text, as requests for content get it when they fail.
+    /// Creates one with a line of text, as requests for content get it when they fail.
     pub fn text(status: u16, text: &str) -> Self {
         Self::new(status, "text/html; charset=UTF-8", text)
     }
 
-    /// A JSON error as Google's services word it.
+    /// Creates a JSON error as Google's services word it.
     pub fn error(status: u16, reason: &str, message: &str) -> Self {
         let domain = if reason == "rateLimitExceeded" { "usageLimits" } else { "global" };
         let mut error = json!({"message": message, "domain": domain, "reason": reason});
@@ -56,13 +56,13 @@ impl Answer {
         Self::json(status, &json!({"error": {"code": status, "message": message, "errors": [error]}}))
     }
 
-    /// The same with one more header.
+    /// Returns the same with one more header.
     pub fn header(mut self, name: &str, value: impl ToString) -> Self {
         self.headers.push((name.into(), value.to_string()));
         self
     }
 
-    /// The same with more headers.
+    /// Returns the same with more headers.
     pub fn with(mut self, headers: &[(&'static str, String)]) -> Self {
         self.headers.extend(headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         self

@@ -43,7 +43,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// Names are one segment of a path: a slash in them is `%2F`.
+    /// Parses the call of a request. Names are one segment of a path: a slash in them is `%2F`.
     pub fn of(head: &Head) -> Self {
         let segments: Vec<&str> = head.path.split('/').skip(1).collect();
         let own = |name: &str| head.parameter(name).map(str::to_owned);
@@ -96,7 +96,7 @@ impl Call {
         self.boundary.is_some() && body.bytes.len() < METADATA_LIMIT && self.start(&body.bytes).is_none()
     }
 
-    /// The name in the metadata of an upload, where the query has none.
+    /// Takes the name from the metadata of an upload, if the query has none.
     pub fn take_name_from(&mut self, body: &Body) {
         if self.name.is_none()
             && let Some((metadata, _)) = self.start(&body.bytes)
@@ -106,7 +106,7 @@ impl Call {
         }
     }
 
-    /// How many bytes of the object are in what was read of an upload.
+    /// Returns how many bytes of the object are in what was read of an upload.
     pub fn media_in(&self, body: &[u8]) -> usize {
         let (Some(boundary), Some((_, from))) = (&self.boundary, self.start(body)) else { return 0 };
         multipart::end(body, from, boundary).unwrap_or(body.len()) - from
@@ -143,7 +143,7 @@ impl Call {
         }
     }
 
-    /// An error as Google words it: JSON, but for the content of objects a line of text.
+    /// Returns an error as Google words it: JSON, but for the content of objects a line of text.
     pub fn refused(&self, status: u16, reason: &str, message: &str) -> Answer {
         if self.kind == Kind::Read { Answer::text(status, message) } else { Answer::error(status, reason, message) }
     }

@@ -31,7 +31,7 @@ const KNOWN: [&str; 22] = [
 /// Names, each with what is selected of it.
 struct Selection(Vec<(String, Option<Selection>)>);
 
-/// The fields that a mask selects; text that says what is wrong with it.
+/// Returns the fields that a mask selects; text that says what is wrong with it.
 pub fn select(value: &Value, mask: Option<&str>) -> Result<Value, String> {
     let Some(mask) = mask.filter(|mask| *mask != "*") else { return Ok(value.clone()) };
     let wrong = || format!("Invalid field selection {mask}");

@@ -76,7 +76,7 @@ impl Log {
         self.begun
     }
 
-    /// The request of a number, unless it was forgotten.
+    /// Returns the request of a number, unless it was forgotten.
     fn of(&mut self, number: usize) -> Option<&mut Request> {
         let at = (self.requests.len() + number).checked_sub(self.begun + 1)?;
         self.requests.get_mut(at)

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Where the metadata are and where the content begins, as far as a body has been read.
+/// Returns where the metadata are and where the content begins, as far as a body has been read.
 pub fn start(body: &[u8], boundary: &str) -> Option<(Range<usize>, usize)> {
     let first = format!("--{boundary}\r\n");
     let metadata = find(body, 0, first.as_bytes()).filter(|&at| at == 0).map(|at| at + first.len())?;
@@ -14,7 +14,7 @@ pub fn start(body: &[u8], boundary: &str) -> Option<(Range<usize>, usize)> {
     Some((metadata..end, content))
 }
 
-/// Where the content ends that begins at `from`: none when the last boundary is missing, or something follows it.
+/// Returns where the content ends that begins at `from`: `None` if the last boundary is missing, or something follows it.
 pub fn end(body: &[u8], from: usize, boundary: &str) -> Option<usize> {
     let last = format!("\r\n--{boundary}");
     let end = find(body, from, last.as_bytes())?;

@@ -20,7 +20,7 @@ pub struct Object {
     custom_time: Option<String>,
 }
 
-/// A CRC32C as Google writes it: base64 of its bytes, the highest one first.
+/// Returns a CRC32C as Google writes it: base64 of its bytes, the highest one first.
 pub fn crc32c_text(crc: u32) -> String {
     BASE64_STANDARD.encode(crc.to_be_bytes())
 }
@@ -30,7 +30,7 @@ impl Object {
         crc32c_text(self.crc32c)
     }
 
-    /// Its resource as the API gives it.
+    /// Returns its resource as the API gives it.
     pub fn resource(&self, name: &str) -> Value {
         let (generation, created) = (self.generation.to_string(), format!("{:.3}", self.created));
         let mut resource = json!({
@@ -102,8 +102,8 @@ impl Objects {
         object.custom_time = Some(time.to_owned());
     }
 
-    /// At most `limit` objects whose names start with `prefix`, are not before `from` and come after `after`, in order; whether
-    /// there are more.
+    /// Returns at most `limit` objects whose names start with `prefix`, are not before `from` and come after `after`, in
+    /// order; whether there are more.
     pub fn page(&self, prefix: &str, from: &str, after: Option<&str>, limit: usize) -> (Vec<(&str, &Object)>, bool) {
         let from = after.unwrap_or_default().max(prefix).max(from);
         let mut found = self.objects.range(from.to_owned()..).map(|(name, object)| (name.as_str(), object));

@@ -40,7 +40,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// A status as Google answers it.
+    /// Creates the fault that a request is answered with a status, as Google does it.
     pub fn status(status: u16) -> Self {
         Fault::Status(status, Vec::new())
     }
@@ -50,7 +50,7 @@ impl Fault {
         Fault::Status(status, vec![("Retry-After", seconds.to_string())])
     }
 
-    /// Where the connection breaks or stands still.
+    /// Returns where the connection breaks or stands still.
     pub fn point(&self) -> Option<Point> {
         match self {
             Fault::Reset(point) | Fault::Stall(point, _) => Some(*point),
@@ -75,32 +75,32 @@ impl When {
         When { kind, name: name.into(), later_pages: false, skip: 0, times: 1 }
     }
 
-    /// The first request of any kind.
+    /// Meets the first request of any kind.
     pub fn any() -> Self {
         Self::new(None, "")
     }
 
-    /// The first upload of an object whose name contains this.
+    /// Meets the first upload of an object whose name contains this.
     pub fn create(name: &str) -> Self {
         Self::new(Some(Kind::Create), name)
     }
 
-    /// The first reading of the content of an object whose name contains this.
+    /// Meets the first reading of the content of an object whose name contains this.
     pub fn read(name: &str) -> Self {
         Self::new(Some(Kind::Read), name)
     }
 
-    /// The first request for what is known of an object whose name contains this.
+    /// Meets the first request for the metadata of an object whose name contains this.
     pub fn describe(name: &str) -> Self {
         Self::new(Some(Kind::Describe), name)
     }
 
-    /// The first page of a listing whose prefix contains this.
+    /// Meets the first page of a listing whose prefix contains this.
     pub fn list(prefix: &str) -> Self {
         Self::new(Some(Kind::List), prefix)
     }
 
-    /// The first request of a kind.
+    /// Meets the first request of a kind.
     pub fn kind(kind: Kind) -> Self {
         Self::new(Some(kind), "")
     }
@@ -110,7 +110,7 @@ impl When {
         When { times, ..self }
     }
 
-    /// All of them.
+    /// Meets all of them.
     pub fn always(self) -> Self {
         self.times(usize::MAX)
     }

@@ -145,7 +145,7 @@ fn is_own_jwt(token: &str) -> bool {
         && claims["exp"].as_i64().is_some_and(|end| end > Timestamp::now().as_second())
 }
 
-/// The fields of a form or of a JSON document.
+/// Returns the fields of a form or of a JSON document.
 fn fields(head: &Head, body: &[u8]) -> Value {
     if head.header("content-type").is_some_and(|kind| kind.starts_with("application/json")) {
         return serde_json::from_slice(body).unwrap_or_default();

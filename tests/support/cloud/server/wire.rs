@@ -24,12 +24,12 @@ pub struct Head {
 }
 
 impl Head {
-    /// A header's value.
+    /// Returns a header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// A parameter of the query.
+    /// Returns a parameter of the query.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -69,7 +69,7 @@ impl Head {
     }
 }
 
-/// Percent-decoded text.
+/// Returns percent-decoded text.
 pub fn decoded(text: &str) -> String {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
@@ -89,7 +89,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// None of the body of this request yet.
+    /// Creates the reader of a request's body, of which nothing is read yet.
     pub fn of(head: &Head) -> io::Result<Self> {
         let chunked = head.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
         let left = match head.header("content-length") {
@@ -131,7 +131,7 @@ impl Connection {
         Ok(got? > 0)
     }
 
-    /// The next request's head; none when the client has gone between requests.
+    /// Returns the next request's head; `None` if the client has gone between requests.
     pub fn head(&mut self) -> io::Result<Option<Head>> {
         loop {
             match Head::parse(&self.buffer[self.at..]) {
