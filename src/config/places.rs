@@ -20,7 +20,8 @@ const PREFIX: &str = "lastgood";
 /// # Errors
 /// Usage: the address is of an unknown kind.
 pub fn address(given: &OsStr, outside: &HostEnvironment) -> Result<Address> {
-    Ok(absolute(Address::parse(given)?, outside))
+    let address = Address::parse(given).map_err(|why| why.code(Code::BadSetting))?;
+    Ok(absolute(address, outside))
 }
 
 fn absolute(address: Address, outside: &HostEnvironment) -> Address {
