@@ -30,7 +30,7 @@ const ENGINE: &str = "LASTGOOD_MODEL_ENGINE";
 
 /// One backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Order {
+pub struct BackupRequest {
     /// The vaults, which are replicas of one.
     pub vaults: Vec<Location>,
     /// By how much the vaults' clock is ahead of the machine's, in seconds: days pass in a moment there.
@@ -84,8 +84,8 @@ impl Engine {
     }
 
     /// Begins a backup.
-    pub fn begin(&mut self, order: &Order) {
-        self.say(&serde_json::to_string(order).unwrap());
+    pub fn begin(&mut self, request: &BackupRequest) {
+        self.say(&serde_json::to_string(request).unwrap());
     }
 
     /// Lets it go on.
@@ -179,32 +179,32 @@ fn entry() {
     let line = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
     let asking = Asking(Mutex::new(BufReader::new(line)));
     loop {
-        let order = hear(&mut asking.0.lock().unwrap());
-        let done = serve(&serde_json::from_str(&order).unwrap(), &asking);
+        let request = hear(&mut asking.0.lock().unwrap());
+        let done = serve(&serde_json::from_str(&request).unwrap(), &asking);
         tell(&mut asking.0.lock().unwrap(), &format!("ended {}", serde_json::to_string(&done).unwrap()));
     }
 }
 
-fn serve(order: &Order, asking: &Asking) -> Result<Value, String> {
-    let look = |at: &Location| Site::probe(at.url(), true, Ok(at.open(order.ahead)));
-    let sites = order.vaults.iter().map(look).collect();
+fn serve(request: &BackupRequest, asking: &Asking) -> Result<Value, String> {
+    let look = |at: &Location| Site::probe(at.url(), true, Ok(at.open(request.ahead)));
+    let sites = request.vaults.iter().map(look).collect();
     let stop = AtomicBool::new(false);
     let ctx = Context { random: &system_random, threads: 2, parallel: 2, stop: &stop, monitor: asking };
     let options = BackupOptions {
-        data: order.data.clone(),
-        verify_content: order.verify_content,
-        accept_shrink: order.accept_shrink,
-        check: order.check.then_some(CheckKind::Full),
-        busy_timeout: Duration::from_millis(order.busy),
+        data: request.data.clone(),
+        verify_content: request.verify_content,
+        accept_shrink: request.accept_shrink,
+        check: request.check.then_some(CheckKind::Full),
+        busy_timeout: Duration::from_millis(request.busy),
         trust: Trust {
-            window: order.window,
-            writeback: order.window,
-            sample: order.sample,
+            window: request.window,
+            writeback: request.window,
+            sample: request.sample,
             at_least: 0,
             ..Trust::default()
         },
-        checkpoint_every: Duration::from_micros(order.checkpoint_every),
-        boot: order.boot.clone(),
+        checkpoint_every: Duration::from_micros(request.checkpoint_every),
+        boot: request.boot.clone(),
         level: 1,
         ..BackupOptions::default()
     };

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::accidents::Accident;
 use super::app::{Act, App, MOVES};
 use super::databases::SIDES;
-use super::engine::{Engine, Heard, Order};
+use super::engine::{BackupRequest, Engine, Heard};
 use super::history::What;
 use super::oracle::{Class, Wrong};
 use super::suspect::Snapshot;
@@ -172,12 +172,12 @@ impl Rounds {
         let mut manner = self.manner();
         let moved = self.between(&mut manner);
         let resumes = self.vaults.resumes();
-        self.vaults.trouble(self.round % 20 == 7, &mut self.app.dice, &mut self.app.counters);
-        let order = self.order(&manner);
+        self.vaults.choose_faults(self.round % 20 == 7, &mut self.app.dice, &mut self.app.counters);
+        let request = self.request(&manner);
         let there = self.vaults.names();
-        self.app.log.push(format!("backup {order:?}"));
+        self.app.log.push(format!("backup {request:?}"));
         self.app.history.begin();
-        let ended = self.capture(&order, &mut manner);
+        let ended = self.capture(&request, &mut manner);
         self.app.engine = None;
         self.app.focus = None;
         self.app.may_exchange_data = false;
@@ -336,9 +336,9 @@ impl Rounds {
         }
     }
 
-    fn order(&mut self, manner: &Manner) -> Order {
+    fn request(&mut self, manner: &Manner) -> BackupRequest {
         let often = matches!(manner.death, Death::Checkpoint(_));
-        Order {
+        BackupRequest {
             vaults: self.vaults.locations(),
             ahead: self.vaults.ahead,
             data: self.app.data.clone(),
@@ -354,11 +354,11 @@ impl Rounds {
     }
 
     /// Takes a backup, during which the app acts, and returns how it ended.
-    fn capture(&mut self, order: &Order, manner: &mut Manner) -> Ended {
+    fn capture(&mut self, request: &BackupRequest, manner: &mut Manner) -> Ended {
         let mut engine = self.engine.take().unwrap_or_else(Engine::start);
         self.app.engine = Some(engine.process());
         self.opened.clear();
-        engine.begin(order);
+        engine.begin(request);
         let begin = Instant::now();
         let ended = loop {
             match engine.hear(SILENCE) {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// A fault of a vault during one backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Trouble {
+pub enum VaultFault {
     /// Nothing.
     None,
     /// It does not answer.
@@ -32,7 +32,7 @@ pub struct Location {
     /// Its folder.
     pub folder: PathBuf,
     /// Its fault.
-    pub trouble: Trouble,
+    pub fault: VaultFault,
 }
 
 impl Location {
@@ -44,11 +44,11 @@ impl Location {
     /// Opens its store, whose clock is this many seconds ahead.
     pub fn open(&self, ahead: i64) -> Box<dyn Store> {
         let store = Ahead { store: LocalStore::new(&self.folder), ahead: SignedDuration::from_secs(ahead) };
-        match self.trouble {
-            Trouble::None | Trouble::Unmounted | Trouble::Tight(_) => Box::new(store),
-            Trouble::Unreachable => Box::new(FaultStore::new(store, |_, _| true).unreachable()),
-            Trouble::Broken => Box::new(FaultStore::new(store, |_, _| true)),
-            Trouble::Full(room) => {
+        match self.fault {
+            VaultFault::None | VaultFault::Unmounted | VaultFault::Tight(_) => Box::new(store),
+            VaultFault::Unreachable => Box::new(FaultStore::new(store, |_, _| true).unreachable()),
+            VaultFault::Broken => Box::new(FaultStore::new(store, |_, _| true)),
+            VaultFault::Full(room) => {
                 let created = AtomicU64::new(0);
                 let full =
                     move |verb: &str, _: &str| verb == "create" && created.fetch_add(1, Ordering::Relaxed) >= room;

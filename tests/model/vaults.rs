@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use super::counters::Counters;
 use super::oracle::{Class, Wrong};
-use super::store::{Location, Trouble};
+use super::store::{Location, VaultFault};
 use super::tree::remove;
 use crate::support::requirements::skipped;
 use crate::support::seeded_random::Dice;
@@ -35,7 +35,7 @@ struct Replica {
     folder: PathBuf,
     vault: Vault,
     /// Its fault during this backup.
-    trouble: Trouble,
+    fault: VaultFault,
     /// The snapshots that it had before this backup.
     before: Vec<SnapshotName>,
     /// Its packs that are damaged.
@@ -123,7 +123,7 @@ impl Vaults {
                 None => Vault::init(store, system_random).unwrap(),
                 Some(first) => first.vault.replicate(store).unwrap(),
             };
-            all.push(Replica { folder, vault, trouble: Trouble::None, before: Vec::new(), damaged: HashSet::new() });
+            all.push(Replica { folder, vault, fault: VaultFault::None, before: Vec::new(), damaged: HashSet::new() });
         }
         Vaults { all, apart: false, disk, damages: 0, named: HashMap::new(), ahead: 0 }
     }
@@ -140,14 +140,14 @@ impl Vaults {
 
     /// Returns the locations as the engine is given them.
     pub fn locations(&self) -> Vec<Location> {
-        self.all.iter().map(|at| Location { folder: at.folder.clone(), trouble: at.trouble }).collect()
+        self.all.iter().map(|at| Location { folder: at.folder.clone(), fault: at.fault }).collect()
     }
 
-    /// Whether a backup may fail, since the only vault is in trouble, and the counter of that.
+    /// Whether a backup may fail, since the only vault has a fault, and the counter of that.
     pub fn may_fail(&self) -> Option<&'static str> {
         match self.all[..] {
-            [Replica { trouble: Trouble::Tight(_), .. }] => Some("disks without room"),
-            [Replica { trouble: Trouble::Full(_), .. }] => Some("full disks"),
+            [Replica { fault: VaultFault::Tight(_), .. }] => Some("disks without room"),
+            [Replica { fault: VaultFault::Full(_), .. }] => Some("full disks"),
             _ => None,
         }
     }
@@ -165,38 +165,38 @@ impl Vaults {
     }
 
     /// Chooses the faults during the next backup; `full`: a disk is full in any case.
-    pub fn trouble(&mut self, full: bool, dice: &mut Dice, counters: &mut Counters) {
+    pub fn choose_faults(&mut self, full: bool, dice: &mut Dice, counters: &mut Counters) {
         for at in &mut self.all {
-            at.trouble = Trouble::None;
+            at.fault = VaultFault::None;
         }
         let mut chosen = dice.roll(self.count()) as usize;
-        let trouble = match dice.roll(30) {
-            _ if full => Trouble::Full(dice.roll(2)),
-            0 => Trouble::Full(dice.roll(4)),
+        let fault = match dice.roll(30) {
+            _ if full => VaultFault::Full(dice.roll(2)),
+            0 => VaultFault::Full(dice.roll(4)),
             1 | 2 if self.disk.is_some() => {
                 chosen = self.all.len() - 1;
-                Trouble::Tight(dice.roll(200) * 4096)
+                VaultFault::Tight(dice.roll(200) * 4096)
             }
-            2..=6 if self.count() > 1 => Trouble::Unreachable,
-            7..=11 if self.count() > 1 => Trouble::Broken,
-            12..=16 if self.count() > 1 => Trouble::Unmounted,
-            _ => Trouble::None,
+            2..=6 if self.count() > 1 => VaultFault::Unreachable,
+            7..=11 if self.count() > 1 => VaultFault::Broken,
+            12..=16 if self.count() > 1 => VaultFault::Unmounted,
+            _ => VaultFault::None,
         };
-        self.all[chosen].trouble = trouble;
+        self.all[chosen].fault = fault;
         for at in &mut self.all {
             at.before = at.vault.snapshots().unwrap();
-            if at.trouble == Trouble::Unmounted {
+            if at.fault == VaultFault::Unmounted {
                 fs::rename(&at.folder, away(&at.folder)).unwrap();
                 at.before.clear();
             }
         }
-        if let (Trouble::Tight(left), Some(disk)) = (trouble, &self.disk) {
+        if let (VaultFault::Tight(left), Some(disk)) = (fault, &self.disk) {
             disk.fill(left);
         }
-        match trouble {
-            Trouble::None | Trouble::Full(_) | Trouble::Tight(_) => {}
-            Trouble::Unmounted => counters.count("vaults not mounted"),
-            Trouble::Unreachable | Trouble::Broken => counters.count("vaults away"),
+        match fault {
+            VaultFault::None | VaultFault::Full(_) | VaultFault::Tight(_) => {}
+            VaultFault::Unmounted => counters.count("vaults not mounted"),
+            VaultFault::Unreachable | VaultFault::Broken => counters.count("vaults away"),
         }
     }
 
@@ -204,7 +204,7 @@ impl Vaults {
     pub fn mend(&mut self, counters: &mut Counters) {
         self.disk.iter().for_each(Disk::clear);
         for at in &mut self.all {
-            if std::mem::replace(&mut at.trouble, Trouble::None) == Trouble::Unmounted {
+            if std::mem::replace(&mut at.fault, VaultFault::None) == VaultFault::Unmounted {
                 remove(&at.folder);
                 fs::rename(away(&at.folder), &at.folder).unwrap();
             }
@@ -358,10 +358,10 @@ impl Vaults {
         if before.is_some_and(|before| *before >= name) {
             tell(format!("{name} is not newer than {before:?}"));
         }
-        let quiet = self.all.iter().all(|at| at.trouble == Trouble::None);
+        let quiet = self.all.iter().all(|at| at.fault == VaultFault::None);
         let held: Vec<Vec<_>> = self.all.iter().map(|at| names(&at.vault)).collect();
         // Where another one was made in its place, nothing is damaged.
-        let is_spoilt = |at: &Replica| at.trouble != Trouble::Unmounted && self.is_spoilt(at, name);
+        let is_spoilt = |at: &Replica| at.fault != VaultFault::Unmounted && self.is_spoilt(at, name);
         for (n, _) in self.all.iter().enumerate().filter(|(_, at)| is_spoilt(at)) {
             // Entries that are carried over may have no other pack to be in; then the report says that the vault does not
             // hold all.
@@ -372,17 +372,17 @@ impl Vaults {
         }
         for (n, at) in self.all.iter().enumerate() {
             let said = &report["vaults"][n];
-            match at.trouble {
-                Trouble::Tight(_) if said["holds"] == false => counters.count("disks without room"),
-                Trouble::Full(_) if said["holds"] == false => counters.count("full disks"),
+            match at.fault {
+                VaultFault::Tight(_) if said["holds"] == false => counters.count("disks without room"),
+                VaultFault::Full(_) if said["holds"] == false => counters.count("full disks"),
                 _ => {}
             }
-            let away = matches!(at.trouble, Trouble::Unreachable | Trouble::Broken);
+            let away = matches!(at.fault, VaultFault::Unreachable | VaultFault::Broken);
             let holds = held[n].contains(&name) && !is_spoilt(at);
             if said["holds"] != holds || away && said["holds"] == true {
-                tell(format!("vault {n}, {:?}: {said}, and it has {:?}", at.trouble, held[n].last()));
+                tell(format!("vault {n}, {:?}: {said}, and it has {:?}", at.fault, held[n].last()));
             }
-            if at.trouble == Trouble::None && said["holds"] != true && !self.is_spoilt(at, name) {
+            if at.fault == VaultFault::None && said["holds"] != true && !self.is_spoilt(at, name) {
                 tell(format!("vault {n} lacks {name}: {said}"));
             }
         }

@@ -319,7 +319,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>) {
         std::thread::spawn(move || {
             let peer = stream.peer_addr();
             let mut connection = Connection::new(stream);
-            // A client that goes away is none of the server's troubles: the log shows how far it came.
+            // A client that goes away is no fault of the server: the log shows how far it came.
             while let Ok(true) = serve(&mut connection, &shared) {}
             drop(connection);
             shared.state().connections.retain(|other| matches!((other.peer_addr(), &peer), (Ok(a), Ok(b)) if a != *b));
