@@ -68,7 +68,7 @@ fn the_snapshot_after_a_pack_was_found_damaged_is_whole() {
         assert_eq!((&doubt["action"], doubt["run"].is_string()), (&json!("verify"), true), "{doubt}");
         // No flood: it is doubted already.
         let text = world.run(["verify"]);
-        assert!(text.ended(4).text().contains("stands:"), "{text:?}");
+        assert!(text.ended(4).text().contains("stays a doubt:"), "{text:?}");
         assert!(text.text().contains("the newest good snapshot, is HURT"), "{text:?}");
         assert_eq!(doubts(&world.vault()), made);
         world.run(["doctor", "data"]).ended(0);
@@ -90,7 +90,7 @@ fn the_snapshot_after_a_pack_was_found_damaged_is_whole() {
         assert!(!verified["damage"].to_string().contains(id(&third)), "{verified}");
         assert_eq!(verified["newest_good"], json!({"snapshot": third["snapshot"], "hurt": false}));
         assert!(world.run(["verify"]).ended(4).text().contains("the newest good snapshot, is not hurt"));
-        world.run(["list"]).ended(0).says("may be damaged").says("needs none of them");
+        world.run(["list"]).ended(0).says("may be damaged").says("needs nothing of that");
     }
 }
 

@@ -217,7 +217,7 @@ fn a_folder_of_a_containers_image_is_replaced() {
     let app = world.path("image/app");
     let before = names(&app);
     let told = world.json(["doctor", "image/app/full"], 0).to_string();
-    assert!(told.contains("moved into it"), "{told}");
+    assert!(told.contains("move it into the directory"), "{told}");
     assert_eq!(names(&app), before);
     let report = world.json(["restore", "image/app/data"], 0);
     assert!(report["moved_aside"].is_null(), "{report}");

@@ -184,7 +184,7 @@ fn readable(vault: &Vault, root: &Root, recorder: &CheckRecorder) -> crate::erro
     let packs = PackReader::for_root(&*vault.store, root)?;
     let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
     if let Some(store::StoreError::Denied { name, why, hint }) = closed.first() {
-        let found = format!("{} of it cannot be read, such as {name}: {why}", count_of(closed.len() as u64, "pack"));
+        let found = format!("{} of it may not be read, such as {name}: {why}", count_of(closed.len() as u64, "pack"));
         recorder.add(DoctorCheck::problem("packs", found).advice(hint.clone()));
     }
     Ok(())
