@@ -240,7 +240,10 @@ fn older(
         match fit.restore(options, ctx) {
             Ok(mut restored) => {
                 if let Some(newest) = newest {
-                    warn(format!("no vault can give {newest} back; {name} of {}, which is older, is restored", fit.url));
+                    warn(format!(
+                        "no vault can give {newest} back; {name} of {}, which is older, is restored",
+                        fit.url
+                    ));
                 }
                 restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
                 over.append(&mut restored.passed_over);
