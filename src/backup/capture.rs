@@ -4,7 +4,7 @@
 //! [`read`](super::read); the [`assembly`](super::assemble) puts the results together. Then the
 //! [`folders`](crate::source::folders) are looked at once more. Lacking entries are walked and read in the same way,
 //! and joined with what was written ([`patch`](super::patch)), which is read back from the vault's store; that is a
-//! *round*. There are at most [`ROUNDS`], and after the first none begins if the rounds so far took more than a tenth
+//! *round*. There are at most `ROUNDS`, and after the first none begins if the rounds so far took more than a tenth
 //! of the capture's time, and more than a second. The capture always ends with a look: what is lacking then is
 //! reported. A look during which a folder changed is followed by another one, since an entry may move past it; the
 //! folders that changed during the last one are reported as well, if anything was moved during the capture.

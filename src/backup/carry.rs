@@ -7,7 +7,7 @@
 //! what all others have.
 //!
 //! A carried entry is *racy*, so that every later backup reads it again instead of comparing times, and its hard-link
-//! group has a name that no group of names that were read has: see [`carried`].
+//! group has a name that no group of names that were read has: see `carried`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -3,7 +3,7 @@
 //! [`walk`] and [`parent`] (the known entries) meet in [`merge`], path by path; what is new or changed is [`read`] by
 //! several threads and [`assemble`]d in order: headers and blocks go through the [`packer`] into packs, entries into
 //! hunks, and when everything is durable, [`commit`] writes the root. At its end a [`capture`] looks once more at the
-//! [`folders`] that it went through, and takes what was moved meanwhile. Packs that may be damaged are [`doubted`],
+//! [folders](crate::source::folders) that it went through, and takes what was moved meanwhile. Packs that may be damaged are [`doubted`],
 //! and not built upon. Each stage is one or several threads, the channels between them hold little, and nothing holds
 //! the whole of a snapshot.
 //!

@@ -24,7 +24,7 @@
 //! an error if JSON was to be expected and only JSON could say what is meant, which is so for restores and verifications and if
 //! nothing else says anything.
 //!
-//! JSON with the small faults that programs often write is read if it is clear what was meant: [`lenient`].
+//! JSON with the small faults that programs often write is read if it is clear what was meant: `lenient.rs`.
 //!
 //! **A critical event is not refused for how it is written.** Whoever operates an app wants the snapshot: what is wrong with the
 //! event is noted in the label [`UNREAD`], and in the log, and can be put right later. So a time that cannot be read is left out

@@ -2,7 +2,7 @@
 //! variable that names the claim, and nothing else.
 //! <https://docs.cloud.google.com/run/docs/reference/rest/v2/projects.locations.jobs/run>
 //!
-//! The call is repeated, within [`TIME`], when it may have failed for a passing reason. That may start the job twice, since an
+//! The call is repeated, within `TIME`, when it may have failed for a passing reason. That may start the job twice, since an
 //! answer can be lost. It does no harm: of two executions one takes the request for the run, and the other ends.
 //!
 //! Client, credentials and their runtime are made for each call, which is rare, and end with it: nothing of them has to be kept

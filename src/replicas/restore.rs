@@ -78,7 +78,7 @@ pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) ->
     Ok(ReplicatedRestoreReport { vault, restored })
 }
 
-/// Tells what [`restore`] would do, from the first vault that has the newest fitting snapshot.
+/// Tells what [`restore()`] would do, from the first vault that has the newest fitting snapshot.
 ///
 /// # Errors
 /// As [`restore::preview::preview`]; no vault has a fitting snapshot.

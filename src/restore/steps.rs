@@ -1,4 +1,4 @@
-//! The steps by which a restored tree is put into place, noted so that they can be taken back ([`undo`](super::undo)).
+//! The steps by which a restored tree is put into place, noted so that they can be taken back (`undo.rs`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Authentication and authorization of HTTP requests: decides who may ask.
 //!
 //! There are four ways, one of which the configuration chooses:
-//! - [`AuthPolicy::Oidc`]: an ID token that Google has signed, for one audience, of one of a list of accounts ([`oidc`]).
-//! - [`AuthPolicy::Token`]: a secret that both sides know ([`secret`]).
+//! - [`AuthPolicy::Oidc`]: an ID token that Google has signed, for one audience, of one of a list of accounts (`oidc.rs`).
+//! - [`AuthPolicy::Token`]: a secret that both sides know (`secret.rs`).
 //! - [`AuthPolicy::CloudRun`]: Cloud Run's own check stands in front. From inside, a public service looks the same as one that
 //!   Cloud Run guards, so this way never allows a restore nor a download.
 //! - [`AuthPolicy::None`]: whoever reaches the port may ask. This is meant for loopback.

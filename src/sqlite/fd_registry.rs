@@ -67,7 +67,7 @@ impl Drop for InodeLock {
 /// Takes a file's inode lock, and waits until nobody in this process has it.
 ///
 /// # Errors
-/// `CANCELED` when the work is told to stop; `TIMEDOUT` after [`LONGEST`]: the caller tries the file again when others
+/// `CANCELED` when the work is told to stop; `TIMEDOUT` after `LONGEST`: the caller tries the file again when others
 /// are done.
 pub fn lock_inode(device: u64, inode: u64, stop: &AtomicBool) -> Result<InodeLock, Errno> {
     let began = Instant::now();

@@ -1,6 +1,6 @@
 //! Reads and takes the locks of a database as SQLite does on Unix (`os_unix.c`, "Posix Advisory Locking").
 //!
-//! A program that reads a database has [`SHARED`] locked for reading, and a program that has it to itself has it locked
+//! A program that reads a database has `SHARED` locked for reading, and a program that has it to itself has it locked
 //! for writing. A program that uses a write-ahead log reads the database for as long as it has it open, and its `-shm`
 //! too.
 

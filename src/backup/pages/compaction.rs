@@ -2,7 +2,7 @@
 //!
 //! Pages that changed leave dead ones behind in the packs of earlier backups. A pack is dropped when no live page is
 //! left in it, so the live pages of packs that are mostly dead are sent again, together with the changed pages. The
-//! cost of that is saved up: every changed page pays for moving [`SHARE`] percent of another, and a pack is only
+//! cost of that is saved up: every changed page pays for moving `SHARE` percent of another, and a pack is only
 //! begun when it can be emptied completely.
 //!
 //! For changes spread at random the packs' live share settles where the emptied ones have `SHARE / (100 + SHARE)` of
