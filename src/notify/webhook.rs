@@ -23,11 +23,10 @@ use tokio::runtime::Builder;
 
 use super::event::Notification;
 use crate::error::{Code, Doing, Error, Result};
-use crate::gcp::error_text::with_causes;
+use crate::gcp::error_text::{retry_after, with_causes};
 use crate::gcp::http_client;
 use crate::report::{JobOutput, Outcome, Report};
 use crate::retry::{Backoff, random};
-use crate::store::gcs::retry_after;
 
 /// Hosts of chats: they show `text`, and some refuse anything beside it.
 const CHATS: [&str; 4] = ["hooks.slack.com", "hooks.slack-gov.com", "chat.googleapis.com", "discord.com"];

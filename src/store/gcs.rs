@@ -14,35 +14,34 @@
 //! its request there, and gives up when the program is told to stop.
 
 pub(crate) mod answer;
+mod exchange;
 mod progress;
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, RANGE, RETRY_AFTER};
-use http::{HeaderMap, Method, StatusCode};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use http::{Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Body, Client, RequestBuilder, Response};
+use reqwest::{Body, Client, RequestBuilder};
 use serde::Deserialize;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use self::answer::{Object, stored_crc32c, total};
+use self::exchange::broken;
 use self::progress::{BodyProgress, stalled};
 use super::requests::{Described, Page, PartialRead, Requests, Span};
 use super::{Meta, Result};
 use crate::error::{self, Error};
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{Authenticator, Scope};
-pub(crate) use crate::gcp::error_text::retry_after;
-use crate::gcp::error_text::{self, message, with_causes};
 use crate::gcp::http_client;
 use crate::retry::Fault;
 
@@ -53,8 +52,6 @@ const CHUNK: usize = 256 << 10;
 /// The largest difference of the local clock that is accepted. With a larger one, times would be wrong, and signatures
 /// are refused.
 const SKEW: SignedDuration = SignedDuration::from_mins(5);
-/// The most bytes that are read of an error's text.
-const MESSAGE: usize = 4096;
 const PAGE: u32 = 1000;
 
 /// How long a request may go without progress.
@@ -209,137 +206,6 @@ impl GcsBucket {
         match &self.user_project {
             Some(project) => request.query(&[("userProject", project)]),
             None => request,
-        }
-    }
-
-    /// Waits for a request on the calling thread, and gives it up when the program is told to stop.
-    fn wait<T>(&self, request: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
-        self.runtime.block_on(async {
-            let told_to_stop = async {
-                while !self.stop.load(Ordering::Relaxed) {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
-            tokio::select! {
-                biased;
-                answer = request => answer,
-                () = told_to_stop => Err(Fault::Stopped),
-            }
-        })
-    }
-
-    /// Sends a request without a body; the answer must have the status `good` or 200.
-    async fn send(&self, request: RequestBuilder, good: StatusCode) -> Result<Response, Fault> {
-        let headers = self.login.headers(&self.client).await?;
-        match tokio::time::timeout(self.limits.stall, request.headers(headers).send()).await {
-            Ok(answer) => self.judge(answer, good).await,
-            Err(_) => Err(stalled("no answer", self.limits.stall)),
-        }
-    }
-
-    /// Returns the response if its status is `good` or 200, and otherwise the fault that it means.
-    async fn judge(&self, answer: reqwest::Result<Response>, good: StatusCode) -> Result<Response, Fault> {
-        let response = answer.map_err(broken)?;
-        self.hear(response.headers());
-        let status = response.status();
-        if status == good || status == StatusCode::OK {
-            return Ok(response);
-        }
-        let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(retry_after);
-        let range = total(response.headers());
-        let text = self.limited(response, MESSAGE).await.unwrap_or_default();
-        Err(self.fault(status, &text, (after, range)))
-    }
-
-    /// Returns the fault that an unsuccessful answer means; it may have asked to wait (`after`), or told an object's
-    /// size in bytes.
-    fn fault(&self, status: StatusCode, text: &str, (after, size): (Option<Duration>, Option<u64>)) -> Fault {
-        let why = format!("{status}{}", message(text).map(|text| format!(": {text}")).unwrap_or_default());
-        match status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Fault::Passing { why, after },
-            status if status.is_server_error() => Fault::Passing { why, after },
-            // The bytes had changed by the time they arrived.
-            StatusCode::BAD_REQUEST | StatusCode::PRECONDITION_FAILED
-                if text.to_ascii_lowercase().contains("crc32c") =>
-            {
-                Fault::Passing { why, after }
-            }
-            StatusCode::FORBIDDEN if text.contains("ateLimitExceeded") => Fault::Passing { why, after },
-            StatusCode::UNAUTHORIZED => {
-                self.login.renew();
-                Fault::Token { why }
-            }
-            // The bucket is missing, not the object: that would be damage.
-            StatusCode::NOT_FOUND if text.contains("bucket does not exist") => self.no_bucket(Fault::NotFound),
-            StatusCode::NOT_FOUND => Fault::NotFound,
-            StatusCode::RANGE_NOT_SATISFIABLE => Fault::OutOfRange { size: size.unwrap_or(0) },
-            status if error_text::says_it_exists(status, text) => Fault::Exists { why, hint: self.hint(status, text) },
-            status => Fault::refused(why, self.hint(status, text)),
-        }
-    }
-
-    /// Returns what to do about an answer that will not change.
-    fn hint(&self, status: StatusCode, text: &str) -> String {
-        match error_text::hint(text) {
-            Some(hint) => hint.into(),
-            None if status == StatusCode::FORBIDDEN => format!(
-                "The credentials ({}) may not do this. Grant roles/storage.objectCreator and roles/storage.objectViewer on the bucket; \
-                 `lastgood doctor` shows what is missing.",
-                self.login.found()
-            ),
-            None => "Check the address and the bucket; `lastgood doctor` looks at both.".into(),
-        }
-    }
-
-    /// Remembers the store's time, as a `Date` header tells it.
-    fn hear(&self, headers: &HeaderMap) {
-        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
-        let Some(time) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return };
-        let time = time.timestamp();
-        let local = Timestamp::try_from(SystemTime::now()).unwrap_or(time);
-        let told = ClockReading { time, at: Instant::now(), ahead: local.duration_since(time) };
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
-    }
-
-    /// Reads the body of an answer, at most `most` bytes of it.
-    async fn limited(&self, mut response: Response, most: usize) -> Result<String, Fault> {
-        let mut bytes = Vec::new();
-        while bytes.len() < most
-            && let Some(chunk) = self.chunk(&mut response).await?
-        {
-            bytes.extend_from_slice(&chunk[..chunk.len().min(most - bytes.len())]);
-        }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    }
-
-    async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Fault> {
-        match tokio::time::timeout(self.limits.stall, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(broken),
-            Err(_) => Err(stalled("no bytes", self.limits.stall)),
-        }
-    }
-
-    async fn json<T: for<'de> Deserialize<'de>>(&self, response: Response) -> Result<T, Fault> {
-        let text = self.limited(response, 16 << 20).await?;
-        if let Some(status) = error_text::in_disguise(&text) {
-            return Err(self.fault(status, &text, (None, None)));
-        }
-        serde_json::from_str(&text).map_err(|why| Fault::passing(format!("the answer is not what it should be: {why}")))
-    }
-
-    /// Turns "not found" into "there is no bucket", for requests that do not ask for an existing object: not an object,
-    /// the bucket is missing.
-    fn no_bucket(&self, fault: Fault) -> Fault {
-        match fault {
-            Fault::NotFound => Fault::refused(
-                format!("there is no bucket {}", self.bucket),
-                format!(
-                    "Check its name, or make it: `gcloud storage buckets create gs://{} \
-                     --uniform-bucket-level-access`.",
-                    self.bucket
-                ),
-            ),
-            other => other,
         }
     }
 
@@ -571,11 +437,4 @@ fn content_type(name: &str) -> &'static str {
         Some("zst") => "application/zstd",
         _ => "application/octet-stream",
     }
-}
-
-/// Returns the fault of a request that broke off, or whose answer did.
-fn broken(why: reqwest::Error) -> Fault {
-    let builder = why.is_builder();
-    let text = with_causes(&why.without_url());
-    if builder { Fault::refused(text, "Check the address of the bucket.") } else { Fault::passing(text) }
 }

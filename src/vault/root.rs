@@ -3,14 +3,18 @@
 //! The object is named `snapshots/<seq>-<UTC time>-<id>.json`, where the id is the first 8 bytes of the BLAKE3 of the
 //! object's bytes. So a listing alone gives the order, and an altered root does not pass for the one that was written.
 
+mod name;
+mod origin;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::name::SnapshotName;
+pub use self::origin::{Filters, Mount, SourceIdentity};
 use super::entry::{CaptureMethod, DatabaseCheck};
 use super::frame::FrameRef;
 use super::hex::{Hex, PackId};
@@ -28,90 +32,6 @@ pub const MAX_ROOT: u64 = 4 << 20;
 pub const SNAPSHOTS: &str = "snapshots/";
 /// The folder of checkpoints: roots of backups that are not finished.
 pub const CHECKPOINTS: &str = "checkpoints/";
-
-/// A snapshot's name: what the name of its object says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SnapshotName {
-    /// Greater than that of every earlier snapshot in the vault and in its replicas; gives the order of snapshots. See
-    /// [`seq`](super::seq).
-    pub seq: u64,
-    /// When it was committed, to the second.
-    pub time: Timestamp,
-    /// The first 8 bytes of its root's BLAKE3.
-    pub id: Hex<8>,
-}
-
-impl SnapshotName {
-    /// Returns the name of the root whose encoded bytes are `bytes`; `time` is cut to the second.
-    pub fn of(seq: u64, time: Timestamp, bytes: &[u8]) -> Self {
-        let time = Timestamp::from_second(time.as_second()).unwrap_or(time);
-        SnapshotName { seq, time, id: id_of(bytes) }
-    }
-
-    /// Returns the name of its object in `folder`.
-    pub fn object(&self, folder: &str) -> String {
-        format!("{folder}{self}.json")
-    }
-
-    /// Reads a snapshot's name from the name of an object in `folder`. `None` if it is not the name of a snapshot.
-    pub fn parse_object(folder: &str, object: &str) -> Option<Self> {
-        object.strip_prefix(folder)?.strip_suffix(".json")?.parse().ok()
-    }
-
-    /// Checks that the name was made from these bytes.
-    ///
-    /// # Errors
-    /// A text that says that it was not.
-    pub fn check_bytes(&self, bytes: &[u8]) -> Result<(), &'static str> {
-        match id_of(bytes) == self.id {
-            true => Ok(()),
-            false => Err("its bytes are not those that its name was made from: it was altered or cut short"),
-        }
-    }
-}
-
-fn id_of(bytes: &[u8]) -> Hex<8> {
-    let mut id = [0; 8];
-    id.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
-    Hex(id)
-}
-
-impl fmt::Display for SnapshotName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:010}-{}-{}", self.seq, self.time.strftime("%Y%m%dT%H%M%SZ"), self.id)
-    }
-}
-
-impl FromStr for SnapshotName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not the name of a snapshot");
-        let parts: Vec<&str> = text.split('-').collect();
-        let [seq, time, id] = parts[..] else { return Err(wrong()) };
-        if seq.len() < 10 || !seq.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(wrong());
-        }
-        let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%SZ", time)
-            .and_then(|t| t.to_zoned(jiff::tz::TimeZone::UTC))
-            .map_err(|_| wrong())?;
-        let name = SnapshotName { seq: seq.parse().map_err(|_| wrong())?, time: time.timestamp(), id: id.parse()? };
-        // A number with more leading zeros parses too, but would be the name of another object.
-        if name.to_string() == text { Ok(name) } else { Err(wrong()) }
-    }
-}
-
-impl Serialize for SnapshotName {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SnapshotName {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
-}
 
 /// The reason why a backup was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -158,50 +78,6 @@ impl fmt::Display for SnapshotState {
             SnapshotState::Partial => "partial",
             SnapshotState::Suspect => "suspect",
         })
-    }
-}
-
-/// A filesystem that was mounted below the data directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mount {
-    /// Where it is mounted.
-    pub path: EntryPath,
-    /// The kind of filesystem: `ext4`, `fuse.gcsfuse`.
-    pub filesystem: String,
-    /// The mounted source: a device, a bucket's name, a server's folder.
-    pub source: String,
-}
-
-/// Where the data directory was. Inode numbers and change times mean something only within one place. Whether two
-/// values are the same place is more than equality, and is for the writer to decide.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SourceIdentity {
-    /// The kernel's boot id; empty if there is none.
-    pub boot: String,
-    /// The device number of the filesystem that the directory is on.
-    pub device: u64,
-    /// The directory's inode number.
-    pub inode: u64,
-    /// When the directory was created, in nanoseconds since 1970; `None` if the filesystem does not tell.
-    pub born: Option<i64>,
-    /// The mounted source, if the numbers above do not identify it: a bucket's name, a server's folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// The directory's path within `source`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<String>,
-}
-
-impl SourceIdentity {
-    /// Whether both are the same directory, as far as can be told and whatever has happened to the machine since. This
-    /// is for telling a directory that has shrunk from another directory.
-    pub fn is_where(&self, other: &SourceIdentity) -> bool {
-        match (&self.source, &other.source) {
-            (Some(one), Some(another)) => one == another && self.path == other.path,
-            (None, None) if self.born.is_some() => (self.inode, self.born) == (other.inode, other.born),
-            (None, None) => (self.device, self.inode, other.born) == (other.device, other.inode, None),
-            _ => false,
-        }
     }
 }
 
@@ -325,35 +201,6 @@ pub struct Totals {
     pub uploaded_bytes: u64,
     /// Packs that this backup created.
     pub new_packs: u64,
-}
-
-/// Which entries of the data directory a snapshot was meant to hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Filters {
-    /// Patterns of which a file has to match one to be taken; all files are, if there is no pattern.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub include: Vec<String>,
-    /// Patterns of what is left out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exclude: Vec<String>,
-}
-
-impl Filters {
-    /// Whether the filters let everything through.
-    pub fn is_empty(&self) -> bool {
-        self.include.is_empty() && self.exclude.is_empty()
-    }
-}
-
-impl fmt::Display for Filters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
-            return f.write_str("all of them");
-        }
-        let include = self.include.iter().map(|pattern| format!("--include {pattern}"));
-        let exclude = self.exclude.iter().map(|pattern| format!("--exclude {pattern}"));
-        f.write_str(&include.chain(exclude).collect::<Vec<_>>().join(" "))
-    }
 }
 
 /// One snapshot.
@@ -586,25 +433,6 @@ mod tests {
             assert_eq!(Root::parse(name, &bad).unwrap_err().kind(), crate::error::Kind::Damage);
         }
         assert!(Root::parse(SnapshotName { seq: 8, ..name }, &bytes).is_err());
-    }
-
-    #[test]
-    fn numbers_of_ten_to_twenty_digits_are_in_order_as_numbers_and_written_in_one_way() {
-        let name = |seq: u64| SnapshotName { seq, ..sample().encode().unwrap().0 };
-        let numbers = [7, 1_795_957_875, 6_090_925_171, 10_385_892_467, 130_644_976_755, u64::MAX];
-        let names: Vec<_> = numbers.into_iter().map(name).collect();
-        let mut as_text: Vec<_> = names.iter().map(SnapshotName::to_string).collect();
-        assert!(names.is_sorted() && !as_text.is_sorted(), "{as_text:?}");
-        as_text.sort();
-        let mut read: Vec<_> = as_text.iter().map(|text| text.parse::<SnapshotName>().unwrap()).collect();
-        read.sort();
-        assert_eq!(read, names);
-        let text = name(1_795_957_875).to_string();
-        for other in [format!("0{text}"), format!("+{text}"), format!("99{text}9999999999"), text.to_uppercase() + "0"]
-        {
-            assert!(other.parse::<SnapshotName>().is_err(), "{other}");
-        }
-        assert!("18446744073709551616-20261121T100001Z-0000000000000000".parse::<SnapshotName>().is_err());
     }
 
     #[test]

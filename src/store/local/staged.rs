@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_NOW, utimensat};
 
-use super::{LocalStore, Result, Staging, StoreError, TMP, Temporary, failed, make, split, sync};
+use super::folders::{make, split, sync};
+use super::temporary::Temporary;
+use super::{LocalStore, Result, Staging, StoreError, TMP, failed};
 use crate::fs::open_file;
 
 /// How often the waiting files get a new mtime, so that no other writer takes them for those of a killed one and sweeps

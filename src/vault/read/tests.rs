@@ -11,6 +11,8 @@ use crate::store::testing::bitflip::BitflipStore;
 use crate::store::testing::latency::LatencyStore;
 use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::recording::RecordingStore;
+use crate::vault::frame::FrameRef;
+use crate::vault::hex::Hash;
 
 fn far(store: &MemoryStore) -> LatencyStore<&MemoryStore> {
     LatencyStore::new(store, Duration::ZERO)
