@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 const FAULT: &str = "This is a fault of lastgood: please report it, with what the log says of the panic. Nothing that was \
                      stored is lost.";
@@ -20,7 +20,7 @@ pub fn caught<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 pub fn error(doing: &str, panic: &(dyn Any + Send)) -> Error {
     let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-    Error::failed(doing, format!("a thread ended in a panic{said}")).hint(FAULT)
+    Error::failed(doing, format!("a thread ended in a panic{said}")).code(Code::Internal).hint(FAULT)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::error::{Code, Error};
+
 /// Why a single request did not do what it was meant to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
@@ -25,6 +27,8 @@ pub enum Fault {
         why: String,
         /// A hint at what to do about it, if there is no such object after all.
         hint: String,
+        /// The code of the error, if there is no such object after all.
+        code: Code,
     },
     /// The object is shorter than the range asked for, or longer than the limit.
     OutOfRange {
@@ -35,8 +39,10 @@ pub enum Fault {
     Refused {
         /// The store's answer.
         why: String,
-        /// A hint at what to do about it.
+        /// A hint at what to do about it; empty if there is none.
         hint: String,
+        /// The code of the error; [`Code::Failed`] where no other one fits.
+        code: Code,
     },
     /// The program was told to stop.
     Stopped,
@@ -50,7 +56,34 @@ impl Fault {
 
     /// Returns a fault that stays.
     pub fn refused(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Fault::Refused { why: why.into(), hint: hint.into() }
+        Fault::Refused { why: why.into(), hint: hint.into(), code: Code::Failed }
+    }
+
+    /// Gives a fault that stays a code that says more than [`Code::Failed`].
+    pub fn code(self, code: Code) -> Self {
+        match self {
+            Fault::Refused { why, hint, .. } => Fault::Refused { why, hint, code },
+            Fault::Exists { why, hint, .. } => Fault::Exists { why, hint, code },
+            other => other,
+        }
+    }
+
+    /// Turns it into the crate's error; `doing` says what the request was for.
+    pub fn while_doing(self, doing: impl Into<String>) -> Error {
+        match self {
+            Fault::Refused { why, hint, code } => {
+                let error = Error::failed(doing, why).code(code);
+                if hint.is_empty() { error } else { error.hint(hint) }
+            }
+            Fault::Token { why } => Error::failed(doing, why)
+                .code(Code::NoCredentials)
+                .hint("`lastgood doctor` shows which credentials are used."),
+            Fault::Passing { why, .. } => Error::unreachable(doing, why),
+            Fault::Stopped => Error::failed(doing, "it was told to stop").code(Code::Stopped),
+            Fault::NotFound | Fault::Exists { .. } | Fault::OutOfRange { .. } => {
+                Error::failed(doing, format!("the answer does not fit the request: {self:?}"))
+            }
+        }
     }
 }
 

@@ -317,7 +317,7 @@ impl Verifier<'_> {
         };
         match crate::vault::VaultConfig::parse(&bytes) {
             Ok(_) => Ok(()),
-            Err(why) => self.found.add(CONFIG, self.vault.snapshots()?, Error::damage(doing, why)),
+            Err(why) => self.found.add(CONFIG, self.vault.snapshots()?, why.while_doing(doing)),
         }
     }
 

@@ -198,7 +198,7 @@ fn retried<T>(once: impl Fn() -> Result<T, Fault>) -> Result<T, Fault> {
 /// Returns why a request failed, and what to do.
 fn reason_and_hint(fault: Fault) -> (String, String) {
     match fault {
-        Fault::Refused { why, hint } => (why, hint),
+        Fault::Refused { why, hint, .. } => (why, hint),
         Fault::Passing { why, .. } | Fault::Token { why } => (why, String::new()),
         Fault::NotFound => ("404 Not Found".into(), String::new()),
         Fault::Stopped => ("its time was up before it answered".into(), "Run it again.".into()),

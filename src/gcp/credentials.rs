@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::cloud::Cloud;
 use super::error_text::with_causes;
+use crate::error::Code;
 use crate::fs::read_named;
 use crate::retry::Fault;
 
@@ -93,17 +94,22 @@ pub fn find(cloud: &Cloud) -> Result<CredentialSource, Fault> {
         return read(path).map_err(|why| {
             let why = format!("GOOGLE_APPLICATION_CREDENTIALS names {}: {why}", path.display());
             let hint = "Let it name a key file or a configuration that Google made, or unset it: inside Cloud Run none is needed.";
-            Fault::refused(why, hint)
+            unusable(why, hint)
         });
     }
     match &cloud.well_known {
         Some(path) if path.exists() => read(path).map_err(|why| {
-            Fault::refused(format!("{}: {why}", path.display()), "Run `gcloud auth application-default login` again.")
+            unusable(format!("{}: {why}", path.display()), "Run `gcloud auth application-default login` again.")
         }),
         _ => {
             Ok(CredentialSource::Metadata { host: cloud.metadata_host.clone().unwrap_or_else(|| METADATA_HOST.into()) })
         }
     }
+}
+
+/// Returns the fault that there are no credentials, or that those that there are cannot be used.
+fn unusable(why: String, hint: &str) -> Fault {
+    Fault::refused(why, hint).code(Code::NoCredentials)
 }
 
 fn read(path: &Path) -> Result<CredentialSource, String> {
@@ -165,8 +171,7 @@ impl Authenticator {
                     self.look_for(host, client).await?;
                 }
                 let made = Builder::default().with_scopes([self.scope.url()]).build();
-                let made =
-                    made.map_err(|why| Fault::refused(format!("{}: {}", self.found, with_causes(&why)), WHERE))?;
+                let made = made.map_err(|why| unusable(format!("{}: {}", self.found, with_causes(&why)), WHERE))?;
                 self.credentials.lock().unwrap_or_else(PoisonError::into_inner).insert(made).clone()
             }
         };
@@ -178,7 +183,7 @@ impl Authenticator {
                 self.renew();
                 Err(Fault::passing(format!("no token: {}", refusal(&why))))
             }
-            Ok(Err(why)) => Err(Fault::refused(format!("no token with {}: {}", self.found, refusal(&why)), WHERE)),
+            Ok(Err(why)) => Err(unusable(format!("no token with {}: {}", self.found, refusal(&why)), WHERE)),
             Err(_) => Err(Fault::passing(format!("no token came within {} s", TOKEN_TIME.as_secs()))),
         }
     }
@@ -211,7 +216,7 @@ impl Authenticator {
             Err(why) if self.in_cloud_run || !(why.is_connect() || why.is_timeout()) => {
                 Err(Fault::passing(format!("the metadata server {host}: {}", with_causes(&why.without_url()))))
             }
-            Err(why) => Err(Fault::refused(
+            Err(why) => Err(unusable(
                 format!(
                     "no credentials were found: GOOGLE_APPLICATION_CREDENTIALS is not set, nobody has logged in, and there \
                      is no metadata server ({host}: {})",

@@ -10,6 +10,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::error::Code;
+
 /// A cause that Google describes in its own words, and what to do about it.
 struct KnownCause {
     /// One of these is in the answer; upper and lower case are the same.
@@ -78,6 +80,17 @@ pub fn hint(text: &str) -> Option<&'static str> {
     let text = text.to_ascii_lowercase();
     let fits = |cause: &&KnownCause| cause.words.iter().any(|word| text.contains(word));
     CAUSES.iter().find(fits).map(|cause| cause.hint)
+}
+
+/// Returns the code of a refusal with this status, which says `text`.
+pub fn code(status: StatusCode, text: &str) -> Code {
+    match status {
+        StatusCode::FORBIDDEN => Code::AccessDenied,
+        StatusCode::UNAUTHORIZED => Code::NoCredentials,
+        // Each of the known causes is something that Google does not permit, whatever the status.
+        _ if hint(text).is_some() => Code::AccessDenied,
+        _ => Code::Failed,
+    }
 }
 
 /// Whether an answer to an upload says that an object of that name exists already, or something else that is said in the same
@@ -173,8 +186,12 @@ mod tests {
             ("Quota exceeded for quota metric 'Write requests'", "A quota"),
         ] {
             assert!(hint(text).is_some_and(|hint| hint.contains(told)), "{text}: {:?}", hint(text));
+            assert_eq!(code(StatusCode::BAD_REQUEST, text), Code::AccessDenied, "{text}");
         }
-        assert_eq!(hint("w@p.iam.gserviceaccount.com does not have storage.objects.get access"), None);
+        let text = "w@p.iam.gserviceaccount.com does not have storage.objects.get access";
+        assert_eq!(code(StatusCode::FORBIDDEN, text), Code::AccessDenied);
+        assert_eq!(code(StatusCode::BAD_REQUEST, "Invalid bucket name: 'B'"), Code::Failed);
+        assert_eq!(hint(text), None);
     }
 
     #[test]

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use google_cloud_auth::credentials::{Credentials, anonymous};
 use google_cloud_pubsub::client;
+use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model::Message;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::gcp::cloud::Cloud;
-use crate::gcp::credentials::{self};
+use crate::gcp::credentials;
 use crate::gcp::error_text::with_causes;
 use crate::gcp::http_client::use_ring;
-use crate::retry::Fault;
 
 /// The most characters of a resource's name. <https://docs.cloud.google.com/pubsub/docs/pubsub-basics#resource_names>
 const MAX_NAME: usize = 255;
@@ -118,10 +118,7 @@ impl PubsubAccess {
         }
         // An emulator of another service changes nothing here.
         let google = Cloud { emulator: None, ..cloud.clone() };
-        credentials::find(&google).map_err(|fault| match fault {
-            Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
-            other => Error::failed(doing(), format!("{other:?}")),
-        })?;
+        credentials::find(&google).map_err(|fault| fault.while_doing(doing()))?;
         Ok(PubsubAccess { endpoint: None, credentials: None })
     }
 
@@ -175,7 +172,10 @@ impl Publisher {
             }
             builder.build().await
         });
-        let client = client.map_err(|why| Error::failed(doing(), with_causes(&why)).hint(access.advice()))?;
+        let client = client.map_err(|why| {
+            let code = if why.is_default_credentials() { Code::NoCredentials } else { Code::Failed };
+            Error::failed(doing(), with_causes(&why)).code(code).hint(access.advice())
+        })?;
         Ok(Publisher { topic, access, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
@@ -203,16 +203,29 @@ impl Publisher {
                 () = stopped => None,
             }
         });
-        let Some(published) = published else { return Err(Error::failed(doing(), "it was told to stop")) };
+        let Some(published) = published else {
+            return Err(Error::failed(doing(), "it was told to stop").code(Code::Stopped));
+        };
         match published {
             Ok(Ok(id)) => Ok(id),
-            Ok(Err(why)) => Err(Error::failed(doing(), with_causes(&why)).hint(
+            Ok(Err(why)) => Err(Error::failed(doing(), with_causes(&why)).code(code_of(&why)).hint(
                 "Does the topic exist, and has this account the role roles/pubsub.publisher on it? \
                  `gcloud pubsub topics create TOPIC`",
             )),
             Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs_f64()))
                 .hint(self.access.advice())),
         }
+    }
+}
+
+/// Returns the code of the error that a message was not published because of `why`.
+fn code_of(why: &PublishError) -> Code {
+    let PublishError::Rpc(why) = why else { return Code::Failed };
+    match why.status().map(|status| status.code.name()) {
+        Some("PERMISSION_DENIED") => Code::AccessDenied,
+        Some("UNAUTHENTICATED") => Code::NoCredentials,
+        None if why.is_authentication() => Code::NoCredentials,
+        _ => Code::Failed,
     }
 }
 

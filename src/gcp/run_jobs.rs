@@ -24,7 +24,7 @@ use super::cloud::Cloud;
 use super::credentials::{self, Authenticator, Scope};
 use super::error_text::{message, retry_after, with_causes};
 use super::http_client;
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::Context;
 use crate::retry::{Backoff, Fault};
 
@@ -113,17 +113,20 @@ impl Starter {
     pub fn new(target: Target, cloud: &Cloud) -> Result<Self> {
         let doing = || format!("start the job {target}");
         let base = cloud.run_endpoint.clone().unwrap_or_else(|| GOOGLE.into());
-        let url = Url::parse(&base).map_err(|why| Error::usage(doing(), format!("{base}: {why}")))?;
+        let url =
+            Url::parse(&base).map_err(|why| Error::usage(doing(), format!("{base}: {why}")).code(Code::BadSetting))?;
         let plain = url.scheme() == "http" && http_client::is_loopback(&base);
         if url.scheme() != "https" && !plain {
             let why = format!("{base} is not encrypted: it would see the credentials");
-            return Err(Error::usage(doing(), why).hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
+            return Err(Error::usage(doing(), why)
+                .code(Code::BadSetting)
+                .hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
         }
         // A stand-in for the API on this machine is given credentials only where a file of them is named. An emulator of another
         // service changes nothing here.
         let emulator = (plain && cloud.credentials.is_none()).then(|| base.clone());
         let cloud = Cloud { emulator, ..cloud.clone() };
-        credentials::find(&cloud).map_err(|fault| error(doing(), fault))?;
+        credentials::find(&cloud).map_err(|fault| fault.while_doing(doing()))?;
         Ok(Starter { target, base, cloud })
     }
 
@@ -139,7 +142,7 @@ impl Starter {
     pub fn start(&self, claim: &str, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
         let client = http_client::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
-        let login = Authenticator::new(&self.cloud, Scope::Platform).map_err(|fault| error(doing(), fault))?;
+        let login = Authenticator::new(&self.cloud, Scope::Platform).map_err(|fault| fault.while_doing(doing()))?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
         let done = runtime.block_on(async {
             tokio::select! {
@@ -148,7 +151,7 @@ impl Starter {
                 () = told(ctx.stop) => Err(Fault::Stopped),
             }
         });
-        done.map_err(|fault| error(doing(), fault))
+        done.map_err(|fault| fault.while_doing(doing()))
     }
 
     async fn attempts(
@@ -216,7 +219,8 @@ impl Starter {
                      --role roles/run.jobsExecutorWithOverrides`.",
                     login.found()
                 ),
-            ),
+            )
+            .code(Code::AccessDenied),
             StatusCode::NOT_FOUND => Fault::refused(
                 why,
                 "There is no such job: check project, region and name in --dispatch; `gcloud run jobs list` has those \
@@ -246,16 +250,6 @@ async fn limited(mut answer: Response) -> String {
         bytes.extend_from_slice(&chunk[..chunk.len().min(MOST - bytes.len())]);
     }
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn error(doing: String, fault: Fault) -> Error {
-    match fault {
-        Fault::Refused { why, hint } => Error::failed(doing, why).hint(hint),
-        Fault::Token { why } => Error::failed(doing, why).hint("`lastgood doctor` shows which credentials are used."),
-        Fault::Passing { why, .. } => Error::unreachable(doing, why),
-        Fault::Stopped => Error::failed(doing, "told to stop"),
-        other => Error::failed(doing, format!("{other:?}")),
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// Calls `ask` with every item, on up to `parallel` threads at a time, and `take` with every item and its answer, in
 /// the order of the items, on the caller's thread. At most `parallel` answers are under way or waiting.
@@ -21,7 +21,7 @@ pub fn map_ordered<T: Sync, A: Send>(
     if parallel < 2 {
         return items.iter().try_for_each(|item| take(item, ask(item)));
     }
-    let early = || Error::failed("read several objects at a time", "a thread of it ended early");
+    let early = || Error::failed("read several objects at a time", "a thread of it ended early").code(Code::Internal);
     std::thread::scope(|scope| {
         let (jobs, work) = bounded::<(&T, Sender<A>)>(parallel);
         for _ in 0..parallel {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::shell::word;
 
 /// Where a vault is looked for if no address is given.
@@ -70,7 +70,8 @@ impl Address {
     /// Usage: an address of another kind, or one that names nothing.
     pub fn parse(address: &OsStr) -> Result<Address> {
         let bytes = address.as_bytes();
-        let wrong = |why: &str| Error::usage(format!("use the vault {}", address.display()), why);
+        let wrong =
+            |why: &str| Error::usage(format!("use the vault {}", address.display()), why).code(Code::BadSetting);
         if bytes.is_empty() {
             return Err(wrong("the address is empty"));
         }

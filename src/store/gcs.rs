@@ -39,7 +39,7 @@ use self::exchange::broken;
 use self::progress::{BodyProgress, stalled};
 use super::requests::{Described, Page, PartialRead, Requests, Span};
 use super::{Meta, Result};
-use crate::error::{self, Error};
+use crate::error::{self, Code, Error};
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{Authenticator, Scope};
 use crate::gcp::http_client;
@@ -114,12 +114,9 @@ impl GcsBucket {
             http_client::client(&base, doing, |client| client.connect_timeout(limits.stall).tcp_nodelay(true))?;
         if plain && cloud.emulator.is_none() && !http_client::is_loopback(&base) {
             let why = format!("{base} is not encrypted: it would see the credentials");
-            return Err(Error::usage(doing(), why).hint("Give an https:// endpoint."));
+            return Err(Error::usage(doing(), why).code(Code::BadSetting).hint("Give an https:// endpoint."));
         }
-        let login = Authenticator::new(cloud, Scope::Storage).map_err(|fault| match fault {
-            Fault::Refused { why, hint } => Error::failed(doing(), why).hint(hint),
-            other => Error::failed(doing(), format!("{other:?}")),
-        })?;
+        let login = Authenticator::new(cloud, Scope::Storage).map_err(|fault| fault.while_doing(doing()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("network")

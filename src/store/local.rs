@@ -34,6 +34,7 @@ use self::access::Ownership;
 use self::folders::{make, split, sync};
 use self::staged::Staged;
 use super::{FreeSpace, Meta, Result, Staging, Store, StoreError, Unshared};
+use crate::error::Code;
 use crate::fs::rename::give_name;
 use crate::fs::{Folder, filesystem, is_folder, location};
 
@@ -95,6 +96,7 @@ impl LocalStore {
             doing: format!("make a vault in {}", self.folder.display()),
             why: format!("it lies in the vault {}", other.display()),
             hint: "Name a folder of its own.".into(),
+            code: Code::Failed,
         })
     }
 

@@ -22,7 +22,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::error;
+use crate::error::{self, Code};
 use crate::shell::word;
 
 /// An object, as a listing shows it.
@@ -102,8 +102,10 @@ pub enum StoreError {
         doing: String,
         /// The store's answer.
         why: String,
-        /// A hint at what to do about it.
+        /// A hint at what to do about it; empty if there is none.
         hint: String,
+        /// The code of the error; [`Code::Failed`] where no other one fits.
+        code: Code,
     },
     /// The store did not answer, or only with failures that pass, until the time limit was over.
     #[error("{doing}: {why}")]
@@ -112,6 +114,12 @@ pub enum StoreError {
         doing: String,
         /// The last failure, how often it was tried and for how long.
         why: String,
+    },
+    /// The program was told to stop before the store had done it.
+    #[error("{doing}: it was told to stop")]
+    Stopped {
+        /// The operation, and the object that it was for.
+        doing: String,
     },
     /// The medium failed.
     #[error("{doing}: {source}")]
@@ -137,17 +145,21 @@ impl StoreError {
     pub fn while_doing(self, doing: impl Into<String>) -> error::Error {
         match self {
             StoreError::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing).from_store(),
-            StoreError::Refused { doing: inner, why, hint } => {
-                error::Error::failed(inner, why).hint(hint).within(doing).from_store()
+            StoreError::Refused { doing: inner, why, hint, code } => {
+                let error = error::Error::failed(inner, why).code(code).within(doing).from_store();
+                if hint.is_empty() { error } else { error.hint(hint) }
+            }
+            StoreError::Stopped { doing: inner } => {
+                error::Error::failed(inner, "it was told to stop").code(Code::Stopped).within(doing).from_store()
             }
             StoreError::Unreachable { doing: inner, why } => {
                 error::Error::unreachable(inner, why).within(doing).from_store()
             }
             StoreError::Denied { ref hint, .. } => {
                 let hint = hint.clone();
-                error::Error::failed(doing, self).hint(hint).from_store()
+                error::Error::failed(doing, self).code(Code::PermissionDenied).hint(hint).from_store()
             }
-            StoreError::AlreadyExists { .. } => error::Error::failed(doing, self),
+            StoreError::AlreadyExists { .. } => error::Error::failed(doing, self).code(Code::AlreadyExists),
             StoreError::NotFound { .. }
             | StoreError::OutOfRange { .. }
             | StoreError::Corrupt { .. }

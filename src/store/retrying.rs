@@ -19,6 +19,7 @@ use jiff::Timestamp;
 
 use super::requests::{Described, PartialRead, Requests, Span};
 use super::{Meta, RequestCounts, Result, Store, StoreError, Traffic};
+use crate::error::Code;
 use crate::retry::{Backoff, Fault, random};
 
 /// The name that is asked for when only the store's time is wanted, whether or not there is such an object.
@@ -93,13 +94,13 @@ impl<R: Requests> RetryStore<R> {
                         "The store refuses these credentials: are they revoked, or of another project? `lastgood \
                                 doctor` shows which are used."
                             .into();
-                    return other(StoreError::Refused { doing: doing.into(), why, hint });
+                    return other(StoreError::Refused { doing: doing.into(), why, hint, code: Code::NoCredentials });
                 }
                 Err(Fault::NotFound) => return Err(RetryFailure::NotFound),
                 Err(Fault::Exists { .. }) => return Err(RetryFailure::Exists),
                 Err(Fault::OutOfRange { size }) => return Err(RetryFailure::OutOfRange(size)),
-                Err(Fault::Refused { why, hint }) => {
-                    return other(StoreError::Refused { doing: doing.into(), why, hint });
+                Err(Fault::Refused { why, hint, code }) => {
+                    return other(StoreError::Refused { doing: doing.into(), why, hint, code });
                 }
                 Err(Fault::Stopped) => return other(stopped(doing)),
             };
@@ -213,7 +214,7 @@ fn count(counter: &AtomicU64) {
 }
 
 fn stopped(doing: &str) -> StoreError {
-    StoreError::Failed { doing: doing.into(), source: std::io::Error::other("it was told to stop") }
+    StoreError::Stopped { doing: doing.into() }
 }
 
 /// Returns the error for an answer that such a request cannot have.
@@ -231,25 +232,27 @@ impl<R: Requests> Store for RetryStore<R> {
         let size = body.iter().map(|chunk| chunk.len() as u64).sum();
         let doing = format!("create {name} in {}", self.requests.url());
         let ours = Described { size, crc32c: Some(crc32c) };
-        // `sent`: an earlier attempt may have stored the object. `said`: the answer that it exists.
-        let (mut sent, mut said) = (false, None);
+        // `sent`: an earlier attempt may have stored the object. `refusal`: the answer that it exists.
+        let (mut sent, mut refusal) = (false, None);
         let done = self.attempt(&doing, || {
-            if said.is_none() {
-                count(&self.counters.create);
-                self.counters.sent.fetch_add(size, Ordering::Relaxed);
-                match self.requests.create(name, body, crc32c) {
-                    Err(Fault::Exists { why, hint }) => said = Some((why, hint)),
-                    answer => {
-                        sent |= matches!(answer, Err(Fault::Passing { .. }));
-                        return (answer, 0);
+            let (why, hint, code) = match refusal.clone() {
+                Some(refusal) => refusal,
+                None => {
+                    count(&self.counters.create);
+                    self.counters.sent.fetch_add(size, Ordering::Relaxed);
+                    match self.requests.create(name, body, crc32c) {
+                        Err(Fault::Exists { why, hint, code }) => refusal.insert((why, hint, code)).clone(),
+                        answer => {
+                            sent |= matches!(answer, Err(Fault::Passing { .. }));
+                            return (answer, 0);
+                        }
                     }
                 }
-            }
-            let (why, hint) = said.clone().unwrap_or_default();
+            };
             let answer = match self.described(name) {
                 Ok(found) if sent && found == ours => Ok(()),
-                Ok(_) => Err(Fault::Exists { why, hint }),
-                Err(Fault::NotFound) => Err(Fault::Refused { why, hint }),
+                Ok(_) => Err(Fault::Exists { why, hint, code }),
+                Err(Fault::NotFound) => Err(Fault::Refused { why, hint, code }),
                 Err(fault) => Err(fault),
             };
             (answer, 0)

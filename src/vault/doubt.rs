@@ -19,7 +19,7 @@ use super::read::PackReader;
 use super::root::{PackBook, Root};
 use super::state::{self, PackState, Tested};
 use super::{Vault, VaultUser};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::parallel::ordered::map_ordered;
 use crate::store::{self, Store};
 
@@ -272,7 +272,7 @@ impl Doubts {
             self.tested.insert(pack.id, (*pack, tested));
         }
         let tested = self.tested.get(&pack.id).map(|(_, tested)| tested);
-        tested.ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read"))
+        tested.ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read").code(Code::Internal))
     }
 
     /// Records that another reader read these packs and found them sound: the doubted ones among them need not be read
@@ -429,7 +429,7 @@ fn writer() -> String {
 
 fn create(vault: &Vault, object: &str, what: &impl Serialize) -> Result<()> {
     let doing = || format!("create {object} in {}", vault.store.url());
-    let mut bytes = serde_json::to_vec(what).map_err(|why| Error::failed(doing(), why))?;
+    let mut bytes = serde_json::to_vec(what).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
     bytes.push(b'\n');
     match vault.store.create(object, &[&bytes]) {
         // Another run has lifted it.

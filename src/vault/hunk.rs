@@ -13,7 +13,7 @@ use self::map::WireMap;
 use super::entry::{Database, Entry, EntryKind, Extent};
 use super::hex::{Hash, PackId};
 use super::lines::{FrameBuilder, Lines, PackNumbers};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::path::{EntryPath, EscapedBytes};
 
 /// A hunk ends after an entry whose path hashes to zero under this mask: every 512th, on average.
@@ -151,7 +151,7 @@ impl HunkBuilder {
         entry.check().map_err(refused)?;
         let wire = to_wire(entry, &mut self.packs);
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()))?;
+        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()).code(Code::Internal))?;
         if self.line.len() > MAX_LINE {
             let why = format!(
                 "what there is to say of it takes {} bytes, and at most {MAX_LINE} can be kept; \

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::frame::FrameRef;
 use super::hex::Hash;
 use super::lines::{FrameBuilder, Lines};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// Items in place, or the frames that hold them, in order. There is one level: a list frame holds items only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ const MAX_FRAME: usize = 512 << 10;
 /// The errors of `store`.
 pub fn write<T: Serialize>(items: Vec<T>, mut store: impl FnMut(FrameBuilder) -> Result<FrameRef>) -> Result<List<T>> {
     let lines = items.iter().map(serde_json::to_vec).collect::<Result<Vec<_>, _>>();
-    let lines = lines.map_err(|e| Error::failed("write a list", e))?;
+    let lines = lines.map_err(|e| Error::failed("write a list", e).code(Code::Internal))?;
     if lines.iter().map(|line| line.len() + 1).sum::<usize>() <= IN_PLACE {
         return Ok(List::Items(items));
     }

@@ -4,6 +4,7 @@
 //! or through the [`pages`] of a database.
 
 pub mod decoder;
+pub mod document;
 pub mod doubt;
 pub mod entry;
 pub mod frame;
@@ -30,9 +31,10 @@ pub mod tree;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::document::{DocumentError, FORMAT, check_format};
 use self::hex::Hex;
-use self::root::{CHECKPOINTS, FORMAT, MAX_ROOT, Root, SNAPSHOTS, SnapshotName, check_format};
-use crate::error::{Error, Kind, Result};
+use self::root::{CHECKPOINTS, MAX_ROOT, Root, SNAPSHOTS, SnapshotName};
+use crate::error::{Code, Error, Kind, Result};
 use crate::store::address::argument;
 use crate::store::{self, Store};
 
@@ -64,22 +66,25 @@ pub struct VaultConfig {
 impl VaultConfig {
     fn checksum(&self) -> Result<String> {
         let unchecked = VaultConfig { check: String::new(), ..self.clone() };
-        let bytes = serde_json::to_vec(&unchecked).map_err(|e| Error::failed("write vault.json", e))?;
+        let bytes =
+            serde_json::to_vec(&unchecked).map_err(|e| Error::failed("write vault.json", e).code(Code::Internal))?;
         Ok(hex::Hash::of(&bytes).to_string())
     }
 
     /// Reads `vault.json`.
     ///
     /// # Errors
-    /// A text that says what is wrong with the bytes.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// They have another format, or are not a `vault.json`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         check_format(bytes)?;
-        let config: Self = serde_json::from_slice(bytes).map_err(|e| format!("it is not a vault.json: {e}"))?;
+        let damaged = DocumentError::Damaged;
+        let config: Self =
+            serde_json::from_slice(bytes).map_err(|e| damaged(format!("it is not a vault.json: {e}")))?;
         if config.encryption.is_some() {
-            return Err("it is encrypted, which this version of lastgood cannot read".into());
+            return Err(DocumentError::Encrypted);
         }
-        if config.checksum().map_err(|e| e.to_string())? != config.check {
-            return Err("its bytes are not those that were written".into());
+        if config.checksum().map_err(|e| damaged(e.to_string()))? != config.check {
+            return Err(damaged("its bytes are not those that were written".into()));
         }
         Ok(config)
     }
@@ -144,19 +149,19 @@ impl Vault {
     /// The store fails; damage to `vault.json`, its loss included.
     pub fn find(store: Box<dyn Store>) -> Result<Result<Vault, Box<dyn Store>>> {
         let doing = || format!("open the vault {}", store.url());
-        let damage = |why: String| {
-            Error::damage(doing(), why).hint(
-                "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.",
-            )
-        };
+        let put_back =
+            "Put vault.json back from a copy of the vault. README.md in the vault says how to restore without it.";
+        let damage = |why: &str| Error::damage(doing(), why).hint(put_back);
         let config = answered(&*store, CONFIG, || match store.get(CONFIG, MAX_ROOT) {
-            Ok(bytes) => VaultConfig::parse(&bytes)
-                .map(Some)
-                .map_err(|why| GetFailure::Answer(damage(format!("vault.json: {why}")))),
+            Ok(bytes) => VaultConfig::parse(&bytes).map(Some).map_err(|why| {
+                let is_newer = why.is_newer();
+                let error = why.while_doing("read vault.json").within(doing());
+                GetFailure::Answer(if is_newer { error } else { error.hint(put_back) })
+            }),
             Err(store::StoreError::NotFound { .. }) => {
                 match store.list(SNAPSHOTS).map_err(|e| GetFailure::Other(e.while_doing(doing())))?.is_empty() {
                     true => Ok(None),
-                    false => Err(GetFailure::Answer(damage("vault.json is missing, but there are snapshots".into()))),
+                    false => Err(GetFailure::Answer(damage("vault.json is missing, but there are snapshots"))),
                 }
             }
             Err(why) => Err(GetFailure::of(why.while_doing(doing()))),
@@ -177,10 +182,12 @@ impl Vault {
 
     /// Returns the "no vault here" error.
     pub fn missing(store: &dyn Store) -> Error {
-        Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)").hint(
-            "Check the address; if it is on a volume, is that mounted? `lastgood init` makes a new, empty vault, and so does \
-             `lastgood backup --init`.",
-        )
+        Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)")
+            .code(Code::NoVault)
+            .hint(
+                "Check the address; if it is on a volume, is that mounted? `lastgood init` makes a new, empty vault, and so \
+                 does `lastgood backup --init`.",
+            )
     }
 
     /// Refuses to make a vault among other things: the address may be wrong, or a vault may have lost its `vault.json`.
@@ -197,10 +204,12 @@ impl Vault {
         let Some(name) = other else { return Ok(()) };
         match store.get(CONFIG, MAX_ROOT) {
             Err(store::StoreError::NotFound { .. }) => {
-                Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json")).hint(format!(
-                    "Check the address. A vault has a place of its own: `lastgood init --vault {}` makes one.",
-                    argument(&format!("{}/lastgood", store.url().trim_end_matches('/')))
-                )))
+                let place = argument(&format!("{}/lastgood", store.url().trim_end_matches('/')));
+                Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json"))
+                    .code(Code::NotEmpty)
+                    .hint(format!(
+                        "Check the address. A vault has a place of its own: `lastgood init --vault {place}` makes one."
+                    )))
             }
             // Another process made the vault just now.
             Ok(_) | Err(store::StoreError::OutOfRange { .. }) => Ok(()),
@@ -259,7 +268,8 @@ impl Vault {
             true => format!("both say that they are the vault {id}, but their keys differ"),
             false => format!("they are different vaults: the first is {id}, the second {theirs}"),
         };
-        Err(Error::usage(format!("use {} and {} together", self.store.url(), other.store.url()), why).hint(
+        let doing = format!("use {} and {} together", self.store.url(), other.store.url());
+        Err(Error::usage(doing, why).code(Code::DifferentVaults).hint(
             "Vaults that are used together are replicas of one. Use these one by one; `lastgood copy --init --from URL --to URL` makes \
              a replica where there is no vault yet.",
         ))
@@ -283,6 +293,7 @@ impl Vault {
     /// Returns the error that a vault exists already.
     pub fn exists(store: &dyn Store) -> Error {
         Error::failed(format!("make a vault at {}", store.url()), "a vault exists there already")
+            .code(Code::AlreadyExists)
             .hint("It can be used as it is: `lastgood list` shows what it holds.")
     }
 
@@ -318,7 +329,7 @@ impl Vault {
             Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => {}
             Err(why) => return Err(why.while_doing(doing())),
         }
-        let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e))?;
+        let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e).code(Code::Internal))?;
         bytes.push(b'\n');
         match store.create(CONFIG, &[&bytes]) {
             Ok(()) => Ok(Ok(Vault { store, config, user: VaultUser::default() })),
@@ -397,3 +408,6 @@ impl Vault {
         Ok((root, bytes))
     }
 }
+
+#[cfg(test)]
+mod tests;

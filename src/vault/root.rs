@@ -15,17 +15,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::name::SnapshotName;
 pub use self::origin::{Filters, Mount, SourceIdentity};
+pub use super::document::FORMAT;
+use super::document::{DocumentError, check_format};
 use super::entry::{CaptureMethod, DatabaseCheck};
 use super::frame::FrameRef;
 use super::hex::{Hex, PackId};
 use super::list::List;
 use super::pack::PackInfo;
 use super::parts::Parts;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::path::EntryPath;
 
-/// The format that this program writes, and the only one that it reads.
-pub const FORMAT: u32 = 1;
 /// The largest root that is read, in bytes; writers stay near 100 KB.
 pub const MAX_ROOT: u64 = 4 << 20;
 /// The folder of roots.
@@ -321,7 +321,8 @@ impl Root {
     /// # Errors
     /// No errors in practice: every field has a JSON form.
     pub fn encode(&self) -> Result<(SnapshotName, Vec<u8>)> {
-        let mut bytes = serde_json::to_vec(self).map_err(|e| Error::failed("write the snapshot's root", e))?;
+        let mut bytes =
+            serde_json::to_vec(self).map_err(|e| Error::failed("write the snapshot's root", e).code(Code::Internal))?;
         bytes.push(b'\n');
         Ok((SnapshotName::of(self.seq, self.finished, &bytes), bytes))
     }
@@ -333,7 +334,7 @@ impl Root {
     pub fn parse(name: SnapshotName, bytes: &[u8]) -> Result<Root> {
         let doing = || format!("read the root of snapshot {name}");
         name.check_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
-        let root = Self::parse_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
+        let root = Self::parse_bytes(bytes).map_err(|why| why.while_doing(doing()))?;
         match SnapshotName::of(root.seq, root.finished, bytes) == name {
             true => Ok(root),
             false => Err(Error::damage(doing(), "its name does not say what it says")),
@@ -343,10 +344,10 @@ impl Root {
     /// Reads a root from its bytes, whatever its name.
     ///
     /// # Errors
-    /// A text that says what is wrong with the bytes.
-    pub fn parse_bytes(bytes: &[u8]) -> Result<Root, String> {
+    /// They have another format, or are not a root.
+    pub fn parse_bytes(bytes: &[u8]) -> Result<Root, DocumentError> {
         check_format(bytes)?;
-        serde_json::from_slice(bytes).map_err(|e| format!("it is not a root: {e}"))
+        serde_json::from_slice(bytes).map_err(|e| DocumentError::Damaged(format!("it is not a root: {e}")))
     }
 
     /// Returns every pack that is named in the root itself, without reading list frames.
@@ -356,25 +357,6 @@ impl Root {
             List::Frames(_) => &[],
         };
         items.iter().chain(&self.packs.holders)
-    }
-}
-
-/// Refuses a document of another format; the error names both versions.
-///
-/// # Errors
-/// A text that says so.
-pub fn check_format(bytes: &[u8]) -> Result<(), String> {
-    #[derive(Deserialize)]
-    struct FormatVersion {
-        format: u32,
-    }
-    match serde_json::from_slice::<FormatVersion>(bytes) {
-        Ok(FormatVersion { format: FORMAT }) => Ok(()),
-        Ok(FormatVersion { format }) => Err(format!(
-            "it has format {format}, and this is lastgood {}, which reads format {FORMAT}; use a version that reads {format}",
-            env!("CARGO_PKG_VERSION")
-        )),
-        Err(e) => Err(format!("it has no format: {e}")),
     }
 }
 
@@ -433,12 +415,6 @@ mod tests {
             assert_eq!(Root::parse(name, &bad).unwrap_err().kind(), crate::error::Kind::Damage);
         }
         assert!(Root::parse(SnapshotName { seq: 8, ..name }, &bytes).is_err());
-    }
-
-    #[test]
-    fn another_format_is_refused_by_name() {
-        let said = Root::parse_bytes(br#"{"format":9,"what":"ever"}"#).unwrap_err();
-        assert!(said.contains("format 9") && said.contains("format 1"), "{said}");
         assert!(Root::parse_bytes(&[b'['; 100_000]).is_err());
     }
 }

@@ -182,6 +182,7 @@ mod tests {
     use crate::restore::sample::SamplePack;
     use crate::restore::tests::noise;
     use crate::store::testing::bitflip::BitflipStore;
+    use crate::store::testing::fault::FaultStore;
     use crate::store::testing::memory::MemoryStore;
     use crate::vault::pack::PackKind;
 
@@ -221,6 +222,14 @@ mod tests {
         broken.raw_frame(b"no zstd frame".to_vec(), 10);
         let info = broken.store(&store);
         assert!(matches!(test(&store, &info).unwrap().state, PackState::Damaged(_)));
+    }
+
+    #[test]
+    fn a_test_that_was_stopped_says_nothing_about_the_pack() {
+        let memory = MemoryStore::default();
+        let info = pack(&memory);
+        let store = FaultStore::new(memory, |verb, _| verb == "get").stopped();
+        assert_eq!(test(&store, &info).unwrap_err().word(), "stopped");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::answer::total;
 use super::progress::stalled;
 use super::{ClockReading, GcsBucket, Result};
+use crate::error::Code;
 use crate::gcp::error_text::{self, message, retry_after, with_causes};
 use crate::retry::Fault;
 
@@ -83,8 +84,10 @@ impl GcsBucket {
             StatusCode::NOT_FOUND if text.contains("bucket does not exist") => self.no_bucket(Fault::NotFound),
             StatusCode::NOT_FOUND => Fault::NotFound,
             StatusCode::RANGE_NOT_SATISFIABLE => Fault::OutOfRange { size: size.unwrap_or(0) },
-            status if error_text::says_it_exists(status, text) => Fault::Exists { why, hint: self.hint(status, text) },
-            status => Fault::refused(why, self.hint(status, text)),
+            status if error_text::says_it_exists(status, text) => {
+                Fault::Exists { why, hint: self.hint(status, text), code: error_text::code(status, text) }
+            }
+            status => Fault::refused(why, self.hint(status, text)).code(error_text::code(status, text)),
         }
     }
 
@@ -148,7 +151,8 @@ impl GcsBucket {
                      --uniform-bucket-level-access`.",
                     self.bucket
                 ),
-            ),
+            )
+            .code(Code::NoBucket),
             other => other,
         }
     }
@@ -158,5 +162,9 @@ impl GcsBucket {
 pub(super) fn broken(why: reqwest::Error) -> Fault {
     let builder = why.is_builder();
     let text = with_causes(&why.without_url());
-    if builder { Fault::refused(text, "Check the address of the bucket.") } else { Fault::passing(text) }
+    if builder {
+        Fault::refused(text, "Check the address of the bucket.").code(Code::BadSetting)
+    } else {
+        Fault::passing(text)
+    }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::access::Ownership;
 use super::{ALWAYS_THERE, LocalStore, Result, StoreError, failed};
+use crate::error::Code;
 use crate::fs::{Folder, is_folder, what};
 
 impl LocalStore {
@@ -107,7 +108,12 @@ pub(super) fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
         ),
         _ => format!("Move {shown} away."),
     };
-    StoreError::Refused { doing: format!("use {shown}"), why: format!("it is {}{not}", what(there)), hint }
+    StoreError::Refused {
+        doing: format!("use {shown}"),
+        why: format!("it is {}{not}", what(there)),
+        hint,
+        code: Code::Failed,
+    }
 }
 
 /// Gives something that was just made in a vault to those who share the vault, and to nobody else.
@@ -157,6 +163,7 @@ pub(super) fn split(name: &str) -> Result<(&str, &str)> {
             doing: format!("use the object {name:?}"),
             why: "no object of a vault has such a name".into(),
             hint: "Nothing was done. `lastgood verify` looks at what is in the vault.".into(),
+            code: Code::Failed,
         });
     }
     Ok(name.rsplit_once('/').unwrap_or(("", name)))

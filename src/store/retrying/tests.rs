@@ -38,7 +38,11 @@ impl Script {
 }
 
 fn exists() -> Fault {
-    Fault::Exists { why: "412 Precondition Failed: it says more".into(), hint: "Do something.".into() }
+    Fault::Exists {
+        why: "412 Precondition Failed: it says more".into(),
+        hint: "Do something.".into(),
+        code: Code::AccessDenied,
+    }
 }
 
 fn fault(error: StoreError) -> Fault {
@@ -184,6 +188,7 @@ fn that_an_object_exists_is_believed_after_a_look() {
     assert!(
         matches!(&said, StoreError::Refused { why, hint, .. } if why.contains("it says more") && hint == "Do something.")
     );
+    assert_eq!(said.while_doing("take a snapshot").word(), "access-denied");
     assert_eq!(asked(&refused), ["create a", "describe a", "describe a"]);
 
     let there = store([busy(), Step::Fault(exists()), busy()]);
@@ -239,14 +244,16 @@ fn a_refused_token_is_replaced_once() {
     let once = store([token()]);
     once.create("a", &[b"hello"]).unwrap();
     let twice = store([token(), token()]);
-    assert!(matches!(twice.create("a", &[b"hello"]), Err(StoreError::Refused { .. })));
+    assert_eq!(twice.create("a", &[b"hello"]).unwrap_err().while_doing("take a snapshot").word(), "no-credentials");
     assert_eq!(asked(&twice).len(), 2);
 }
 
 #[test]
 fn what_stays_is_not_tried_again() {
-    let store = store([Step::Fault(Fault::refused("403 Forbidden", "Grant it."))]);
-    let said = store.list("packs/").unwrap_err().while_doing("take a snapshot").to_string();
+    let store = store([Step::Fault(Fault::refused("403 Forbidden", "Grant it.").code(Code::AccessDenied))]);
+    let error = store.list("packs/").unwrap_err().while_doing("take a snapshot");
+    let (said, word) = (error.to_string(), error.word());
+    assert_eq!(word, "access-denied");
     assert!(said.contains("list packs/ of script:: 403 Forbidden") && said.contains("Grant it."), "{said}");
     assert_eq!(asked(&store), ["list packs/ "]);
 }
@@ -255,8 +262,8 @@ fn what_stays_is_not_tried_again() {
 fn stopping_ends_the_pauses() {
     let store = store([Step::Fault(Fault::Passing { why: "503".into(), after: Some(Duration::from_millis(250)) })]);
     store.stop.store(true, Ordering::Relaxed);
-    let said = store.get("a", 5).unwrap_err().to_string();
-    assert!(said.contains("told to stop") && asked(&store).is_empty(), "{said}");
+    let error = store.get("a", 5).unwrap_err().while_doing("take a snapshot");
+    assert!(error.word() == "stopped" && error.of_store() && asked(&store).is_empty(), "{error}");
 }
 
 #[test]

@@ -21,6 +21,7 @@ enum FaultKind {
     Fails,
     DoesNotAnswer,
     CannotRead,
+    Stops,
 }
 
 impl<S: Store> FaultStore<S> {
@@ -39,6 +40,11 @@ impl<S: Store> FaultStore<S> {
         FaultStore { how: FaultKind::CannotRead, ..self }
     }
 
+    /// Returns the same store, but it was told to stop before it had done those calls.
+    pub fn stopped(self) -> Self {
+        FaultStore { how: FaultKind::Stops, ..self }
+    }
+
     fn check(&self, verb: &'static str, name: &str) -> Result<()> {
         if !(self.plan)(verb, name) {
             return Ok(());
@@ -48,6 +54,7 @@ impl<S: Store> FaultStore<S> {
             FaultKind::Fails => StoreError::Failed { doing, source: io::Error::other(why) },
             FaultKind::DoesNotAnswer => StoreError::Unreachable { doing, why: why.into() },
             FaultKind::CannotRead => StoreError::Unreadable { name: name.into(), why: why.into() },
+            FaultKind::Stops => StoreError::Stopped { doing },
         })
     }
 }

@@ -1,0 +1,82 @@
+//! What `vault.json` and roots have in common: the version of the format, which is looked at first.
+
+use serde::Deserialize;
+
+use crate::error::{Code, Error};
+
+/// The format that this program writes, and the only one that it reads.
+pub const FORMAT: u32 = 1;
+
+/// Why the bytes of a document cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// It has another version of the format.
+    #[error("it has format {0}, and lastgood {version} reads format {FORMAT}", version = env!("CARGO_PKG_VERSION"))]
+    Format(u32),
+    /// It is encrypted, which no document of this format is.
+    #[error("it is encrypted, which this version of lastgood cannot read")]
+    Encrypted,
+    /// It is not what was written; the text says why.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl DocumentError {
+    /// Whether a newer version of lastgood can be expected to read it.
+    pub fn is_newer(&self) -> bool {
+        match self {
+            DocumentError::Format(format) => *format > FORMAT,
+            DocumentError::Encrypted => true,
+            DocumentError::Damaged(_) => false,
+        }
+    }
+
+    /// Turns it into the crate's error, which is damage; `doing` says what the document was read for.
+    pub fn while_doing(self, doing: impl Into<String>) -> Error {
+        let error = Error::damage(doing, &self);
+        match self {
+            DocumentError::Format(format) if self.is_newer() => {
+                error.code(Code::NewerFormat).hint(format!("Use a version of lastgood that reads format {format}."))
+            }
+            DocumentError::Encrypted => error.code(Code::NewerFormat).hint("Use a newer version of lastgood."),
+            DocumentError::Format(_) | DocumentError::Damaged(_) => error,
+        }
+    }
+}
+
+/// Refuses a document of another format.
+///
+/// # Errors
+/// It has another format, or none.
+pub fn check_format(bytes: &[u8]) -> Result<(), DocumentError> {
+    #[derive(Deserialize)]
+    struct FormatVersion {
+        format: u32,
+    }
+    match serde_json::from_slice::<FormatVersion>(bytes) {
+        Ok(FormatVersion { format: FORMAT }) => Ok(()),
+        Ok(FormatVersion { format }) => Err(DocumentError::Format(format)),
+        Err(why) => Err(DocumentError::Damaged(format!("it has no format: {why}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_format_is_refused_with_its_number_and_a_newer_one_by_its_code() {
+        for (text, word) in [
+            (r#"{"format":9,"what":"ever"}"#, "newer-format"),
+            (r#"{"format":0}"#, "damage"),
+            (r#"{"format":"9"}"#, "damage"),
+            ("[", "damage"),
+        ] {
+            let error = check_format(text.as_bytes()).unwrap_err().while_doing("read it");
+            assert_eq!((error.word(), error.advice().is_some()), (word, word == "newer-format"), "{text}");
+        }
+        let said = check_format(br#"{"format":9}"#).unwrap_err().to_string();
+        assert!(said.contains("format 9") && said.contains("format 1"), "{said}");
+        assert!(check_format(br#"{"format":1}"#).is_ok());
+    }
+}
