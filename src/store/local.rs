@@ -33,7 +33,7 @@ use rustix::io::Errno;
 use self::access::Ownership;
 use self::folders::{make, split, sync};
 use self::staged::Staged;
-use super::{FreeSpace, Meta, Result, Staging, Store, StoreError, Unshared};
+use super::{CONFIG, FreeSpace, Meta, Result, Staging, Store, StoreError, Unshared};
 use crate::error::Code;
 use crate::fs::rename::give_name;
 use crate::fs::{Folder, filesystem, is_folder, location};
@@ -46,9 +46,7 @@ mod temporary;
 
 /// The folder for files that are not objects yet.
 pub const TMP: &str = "tmp";
-/// The name of an object that every vault has.
-const ALWAYS_THERE: &str = "vault.json";
-/// The largest possible size of that object, in bytes.
+/// The largest possible size of `vault.json`, in bytes.
 const LARGEST_CONFIG: u64 = 1 << 20;
 
 /// Gives a finished file its name, as [`give_name`] does.
@@ -110,7 +108,7 @@ impl LocalStore {
 /// Whether a folder holds a vault of any format, or one that may not be looked into. Other programs use files of these
 /// names, too.
 fn is_vault(folder: &Path) -> bool {
-    let [config, readme] = [ALWAYS_THERE, "README.md"].map(|name| folder.join(name));
+    let [config, readme] = [CONFIG, "README.md"].map(|name| folder.join(name));
     if !config.is_file() || !readme.is_file() {
         return false;
     }
@@ -210,7 +208,7 @@ impl Store for LocalStore {
             return Err(StoreError::OutOfRange { name: name.into(), size, wanted: limit });
         }
         let bytes = self.read(name, &file, 0, size)?;
-        if name == ALWAYS_THERE {
+        if name == CONFIG {
             self.opened.store(true, Ordering::Relaxed);
         }
         Ok(bytes)

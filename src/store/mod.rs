@@ -25,6 +25,9 @@ use serde::Serialize;
 use crate::error::{self, Code};
 use crate::shell::word;
 
+/// The object that every vault has, and without which there is no vault.
+pub const CONFIG: &str = "vault.json";
+
 /// An object, as a listing shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {

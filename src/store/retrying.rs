@@ -18,12 +18,10 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::requests::{Described, PartialRead, Requests, Span};
-use super::{Meta, RequestCounts, Result, Store, StoreError, Traffic};
+use super::{CONFIG, Meta, RequestCounts, Result, Store, StoreError, Traffic};
 use crate::error::Code;
 use crate::retry::{Backoff, Fault, random};
 
-/// The name that is asked for when only the store's time is wanted, whether or not there is such an object.
-const PROBE: &str = "vault.json";
 /// The number of times that a whole object is read before a wrong CRC32C counts as corruption.
 const FLIPPED: u32 = 3;
 /// How many wrong answers for one object are accepted: proxies and caches that give them mostly do so for a few
@@ -325,8 +323,8 @@ impl<R: Requests> Store for RetryStore<R> {
         }
         let doing = format!("ask {} for the time", self.requests.url());
         let told = self.attempt(&doing, || {
-            // Any answer tells the time, even the one that there is no such object.
-            let answer = match self.described(PROBE) {
+            // Any answer tells the time, even the one that there is no such object: `vault.json` is as good as any other.
+            let answer = match self.described(CONFIG) {
                 Ok(_) | Err(Fault::NotFound) => self.requests.time(),
                 Err(why) => Err(why),
             };

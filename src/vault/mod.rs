@@ -35,11 +35,10 @@ use self::document::{DocumentError, FORMAT, check_format};
 use self::hex::Hex;
 use self::root::{CHECKPOINTS, MAX_ROOT, Root, SNAPSHOTS, SnapshotName};
 use crate::error::{Code, Error, Kind, Result};
+pub use crate::store::CONFIG;
 use crate::store::address::argument;
 use crate::store::{self, Store};
 
-/// The object without which there is no vault.
-pub const CONFIG: &str = "vault.json";
 /// The object that tells a person how to restore without this program.
 pub const README: &str = "README.md";
 const RESTORE_BY_HAND: &[u8] = include_bytes!("restore-by-hand.md");

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, Stat, fstat, fsync};
 use rustix::io::Errno;
 
 use super::access::Ownership;
-use super::{ALWAYS_THERE, LocalStore, Result, StoreError, failed};
+use super::{CONFIG, LocalStore, Result, StoreError, failed};
 use crate::error::Code;
 use crate::fs::{Folder, is_folder, what};
 
@@ -56,8 +56,8 @@ impl LocalStore {
         if !self.opened.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let there = top.map_or(Ok(None), |top| top.look(ALWAYS_THERE)).map_err(failed(&doing))?;
-        let why = format!("{ALWAYS_THERE} was there, and is not any more; if it is on a volume, is that mounted?");
+        let there = top.map_or(Ok(None), |top| top.look(CONFIG)).map_err(failed(&doing))?;
+        let why = format!("{CONFIG} was there, and is not any more; if it is on a volume, is that mounted?");
         there.map(drop).ok_or_else(|| StoreError::Unreachable { doing: doing(), why })
     }
 

@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
 use super::folders::{not_followed, split};
-use super::{ALWAYS_THERE, LocalStore, Result, Store, StoreError, access, failed};
+use super::{CONFIG, LocalStore, Result, Store, StoreError, access, failed};
 use crate::fs::open_file;
 
 impl LocalStore {
@@ -81,11 +81,11 @@ impl LocalStore {
     /// Whether an object other than this one can be read: the one that every vault has, from the medium and not from
     /// memory.
     fn gives_others(&self, name: &str) -> bool {
-        if name == ALWAYS_THERE {
+        if name == CONFIG {
             return false;
         }
-        self.forget(ALWAYS_THERE);
-        self.look_into(ALWAYS_THERE).is_ok_and(|(file, _)| file.read_at(&mut [0], 0).is_ok())
+        self.forget(CONFIG);
+        self.look_into(CONFIG).is_ok_and(|(file, _)| file.read_at(&mut [0], 0).is_ok())
     }
 }
 

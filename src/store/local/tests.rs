@@ -203,10 +203,10 @@ fn one_object_that_cannot_be_read_is_told_from_a_store_that_fails() {
         // Nothing is known of other objects yet.
         let alone = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
         assert!(alone.iter().all(|got| matches!(got, Err(StoreError::Refused { .. }))), "{alone:?}");
-        store.create(ALWAYS_THERE, &[b"{}"]).unwrap();
+        store.create(CONFIG, &[b"{}"]).unwrap();
         let beside = [store.get("packs/b", 9), store.get_range("packs/b", 0, 1)];
         assert!(beside.iter().all(|got| matches!(got, Err(StoreError::Unreadable { .. }))), "{beside:?}");
-        std::fs::remove_file(scratch.path().join(ALWAYS_THERE)).unwrap();
+        std::fs::remove_file(scratch.path().join(CONFIG)).unwrap();
         std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir(&path)).unwrap();
     }
 }
@@ -252,7 +252,7 @@ fn nothing_is_written_where_the_vault_that_was_opened_is_not_any_more() {
     let folder = tempfile::tempdir().unwrap();
     let vault = folder.path().join("vault");
     let store = LocalStore::new(&vault);
-    for name in ["README.md", ALWAYS_THERE] {
+    for name in ["README.md", CONFIG] {
         store.create(name, &[b"{}"]).unwrap();
         store.get(name, 9).unwrap();
     }
@@ -279,8 +279,8 @@ fn what_is_missing_is_so_in_the_vault_that_was_opened() {
     nothing();
     store.create("packs/a", &[b"x"]).unwrap();
     nothing();
-    store.create(ALWAYS_THERE, &[b"{}"]).unwrap();
-    store.get(ALWAYS_THERE, 9).unwrap();
+    store.create(CONFIG, &[b"{}"]).unwrap();
+    store.get(CONFIG, 9).unwrap();
     nothing();
     fs::rename(&volume, &away).unwrap();
     // The mount point of a volume that is not mounted exists, or does not, and something may lie in it.
@@ -289,7 +289,7 @@ fn what_is_missing_is_so_in_the_vault_that_was_opened() {
             fs::create_dir_all(volume.join(below)).unwrap();
         }
         let said = [
-            store.get(ALWAYS_THERE, 9).map(drop),
+            store.get(CONFIG, 9).map(drop),
             store.get("packs/a", 1).map(drop),
             store.get_range("packs/a", 0, 1).map(drop),
             store.list("").map(drop),
