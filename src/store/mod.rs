@@ -12,6 +12,7 @@ pub mod open;
 pub mod requests;
 pub mod retrying;
 pub mod staging;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 use std::fs::File;
