@@ -9,26 +9,28 @@
 //!
 //! POSIX locks vanish when any descriptor of a file is closed in the process: every file of a data directory is opened
 //! under an inode lock of the [`fd_registry`].
+//!
+//! The modules are listed in the order of flow: each may use those below it.
 
-pub mod at;
-pub mod at_rest;
-pub mod check;
-pub mod filesystem;
-mod handle;
-pub mod header;
-pub mod live;
-pub mod locks;
 pub mod source;
-pub mod system_calls;
+pub mod live;
+pub mod check;
 pub mod usage;
-pub mod wal;
+pub mod filesystem;
 pub mod wal_index;
-
-pub mod error;
+pub mod wal;
+pub mod at_rest;
+mod handle;
+pub mod system_calls;
+pub mod locks;
+pub mod side_files;
 pub mod fd_registry;
+pub mod header;
+pub mod at;
+pub mod error;
+
 #[cfg(test)]
 #[allow(missing_docs, reason = "for tests alone")]
 pub mod peer;
-pub mod side_files;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use super::super::locks::held;
-use super::super::peer::Peer;
 use super::super::side_files::id;
 use super::super::usage::is_log_here;
 use super::*;

@@ -20,6 +20,7 @@ use super::at::at;
 use super::error::ReadError;
 use super::fd_registry::{self, InodeLock};
 use super::live::{Live, LiveOptions, TransactionState};
+use super::peer::Peer;
 
 /// Makes a database use a write-ahead log.
 const WAL: &str = "pragma journal_mode = wal";
@@ -92,6 +93,37 @@ fn through_sqlite(live: &Live, state: &TransactionState) -> Vec<u8> {
         live.page(number, page).unwrap();
     }
     bytes
+}
+
+/// Checks that the state of a database that nobody has open is its file, for every page size, and that reading it leaves
+/// nothing behind.
+fn the_file_is_the_state(setup: &str, logged: bool) {
+    for size in [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
+        let (folder, path) = database(&format!("pragma page_size = {size}; {setup}"));
+        let before = Peer::start().look(folder.path());
+        assert_eq!(before.len(), 1);
+        let mut live = opened(&path);
+        let state = live.begin().unwrap();
+        assert_eq!((state.page_size, state.logged), (size, logged));
+        assert!(state.in_wal.is_empty() && state.wal.is_none() && state.journal.is_none());
+        let bytes = taken(&live, &state);
+        assert_eq!(bytes, through_sqlite(&live, &state));
+        live.end().unwrap();
+        drop(live);
+        assert_eq!(bytes, fs::read(&path).unwrap(), "{size}");
+        assert_eq!(before, Peer::start().look(folder.path()));
+    }
+}
+
+/// Checks some states, one after the other, while other programs move amounts between rows.
+fn each_state_is_consistent(live: &mut Live, context: &str) {
+    for _ in 0..15 {
+        let state = live.begin().unwrap();
+        let bytes = taken(live, &state);
+        assert_eq!(bytes, through_sqlite(live, &state), "{context}");
+        live.end().unwrap();
+        assert_eq!(restored(&bytes), (100 * 100, 100), "{context}");
+    }
 }
 
 /// The sum and the count of `x` in a state that stood to its end.

@@ -3,7 +3,6 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use super::super::peer::Peer;
 use super::*;
 
 /// Makes a database, and a process that may do with it and its folder what these modes allow.

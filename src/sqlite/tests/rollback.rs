@@ -2,26 +2,12 @@
 
 use std::thread;
 
-use super::super::peer::Peer;
 use super::*;
 use crate::sqlite::fd_registry::try_lock_inode;
 
 #[test]
 fn the_file_is_the_state_for_every_page_size() {
-    for size in [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
-        let (folder, path) = database(&format!("pragma page_size = {size}"));
-        let before = Peer::start().look(folder.path());
-        let mut live = opened(&path);
-        let state = live.begin().unwrap();
-        assert_eq!((state.page_size, state.logged), (size, false));
-        assert!(state.in_wal.is_empty() && state.wal.is_none() && state.journal.is_none());
-        let bytes = taken(&live, &state);
-        assert_eq!(bytes, through_sqlite(&live, &state));
-        live.end().unwrap();
-        drop(live);
-        assert_eq!(bytes, fs::read(&path).unwrap(), "{size}");
-        assert_eq!(before, Peer::start().look(folder.path()));
-    }
+    the_file_is_the_state("", false);
 }
 
 #[test]
@@ -66,7 +52,7 @@ fn a_locked_database_is_waited_for_with_a_limit() {
 }
 
 #[test]
-fn who_is_told_to_stop_stops_waiting() {
+fn a_reader_that_is_told_to_stop_stops_waiting() {
     let (_folder, path) = database("");
     let mut writer = Peer::with(&path);
     writer.run("begin exclusive").unwrap();
@@ -80,19 +66,13 @@ fn who_is_told_to_stop_stops_waiting() {
 }
 
 #[test]
-fn states_are_consistent_under_fire() {
+fn states_are_consistent_while_another_program_writes() {
     for setup in ["", "pragma page_size = 512", "pragma auto_vacuum = full"] {
         let (_folder, path) = database(setup);
         let mut writer = Peer::start();
         writer.hammer(&path, None);
         let mut live = opened(&path);
-        for _ in 0..15 {
-            let state = live.begin().unwrap();
-            let bytes = taken(&live, &state);
-            assert_eq!(bytes, through_sqlite(&live, &state));
-            live.end().unwrap();
-            assert_eq!(restored(&bytes), (100 * 100, 100));
-        }
+        each_state_is_consistent(&mut live, setup);
         drop(live);
         writer.rest();
     }

@@ -1,7 +1,6 @@
 //! Tests databases that cannot be read live, and checks.
 
 use super::super::check::Checked;
-use super::super::peer::Peer;
 use super::*;
 use crate::sqlite::fd_registry::try_lock_inode;
 use crate::vault::entry::CheckKind;

@@ -2,28 +2,13 @@
 
 use std::thread;
 
-use super::super::peer::Peer;
 use super::*;
 use crate::sqlite::fd_registry::try_lock_inode;
 use crate::sqlite::side_files::id;
 
 #[test]
 fn a_closed_database_is_its_file_and_nothing_stays_beside_it() {
-    for size in [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
-        let (folder, path) = database(&format!("pragma page_size = {size}; {WAL}"));
-        let before = Peer::start().look(folder.path());
-        assert_eq!(before.len(), 1);
-        let mut live = opened(&path);
-        let state = live.begin().unwrap();
-        assert_eq!((state.page_size, state.logged), (size, true));
-        assert!(state.in_wal.is_empty() && state.wal.is_none() && state.journal.is_none());
-        let bytes = taken(&live, &state);
-        assert_eq!(bytes, through_sqlite(&live, &state));
-        live.end().unwrap();
-        drop(live);
-        assert_eq!(bytes, fs::read(&path).unwrap(), "{size}");
-        assert_eq!(before, Peer::start().look(folder.path()));
-    }
+    the_file_is_the_state(WAL, true);
 }
 
 #[test]
@@ -64,13 +49,7 @@ fn states_are_consistent_while_others_write_and_checkpoint() {
         writer.hammer(&path, checkpoint);
         other.hammer(&path, None);
         let mut live = opened(&path);
-        for _ in 0..15 {
-            let state = live.begin().unwrap();
-            let bytes = taken(&live, &state);
-            assert_eq!(bytes, through_sqlite(&live, &state), "{setup} {checkpoint:?}");
-            live.end().unwrap();
-            assert_eq!(restored(&bytes), (100 * 100, 100));
-        }
+        each_state_is_consistent(&mut live, &format!("{setup} {checkpoint:?}"));
         drop(live);
         assert!(writer.rest() + other.rest() > 0);
     }
