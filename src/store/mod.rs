@@ -325,64 +325,41 @@ impl Sub for Traffic {
     }
 }
 
+/// Passes methods of [`Store`] on to another store, in the `impl` of a store that does others of them in its own way.
+macro_rules! pass_on {
+    ($to:expr; $(fn $method:ident(&$self:ident $(, $arg:ident: $type:ty)*) $(-> $answer:ty)?;)+) => {
+        $(fn $method(&$self $(, $arg: $type)*) $(-> $answer)? {
+            $to.$method($($arg),*)
+        })+
+    };
+}
+pub(crate) use pass_on;
+
 /// Whatever points to a store is a store too: a reference, a box, an `Arc`.
 impl<P> Store for P
 where
     P: Deref<Target: Store> + Send + Sync,
 {
-    fn url(&self) -> String {
-        (**self).url()
-    }
-    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
-        (**self).create(name, body)
-    }
-    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        (**self).get(name, limit)
-    }
-    fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
-        (**self).get_range(name, offset, length)
-    }
-    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
-        (**self).list(folder)
-    }
-    fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>> {
-        (**self).list_from(folder, from)
-    }
-    fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
-        (**self).other_than(known)
-    }
-    fn prepare(&self) -> Result<()> {
-        (**self).prepare()
-    }
-    fn open_to_others(&self) -> Option<u32> {
-        (**self).open_to_others()
-    }
-    fn unshared(&self) -> Option<crate::store::Unshared> {
-        (**self).unshared()
-    }
-    fn closed(&self, name: &str) -> Option<StoreError> {
-        (**self).closed(name)
-    }
-    fn staging(&self) -> Box<dyn Staging + '_> {
-        (**self).staging()
-    }
-    fn room(&self, keep: u64) -> Option<FreeSpace> {
-        (**self).room(keep)
-    }
-    fn now(&self) -> Result<Timestamp> {
-        (**self).now()
-    }
-    fn request_worth(&self) -> u64 {
-        (**self).request_worth()
-    }
-    fn traffic(&self) -> Option<Traffic> {
-        (**self).traffic()
-    }
-    fn forget(&self, name: &str) {
-        (**self).forget(name);
-    }
-    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
-        (**self).may_answer_better(name, wrong)
+    pass_on! {
+        (**self);
+        fn url(&self) -> String;
+        fn create(&self, name: &str, body: &[&[u8]]) -> Result<()>;
+        fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>>;
+        fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>>;
+        fn list(&self, folder: &str) -> Result<Vec<Meta>>;
+        fn list_from(&self, folder: &str, from: &str) -> Result<Vec<Meta>>;
+        fn other_than(&self, known: &[&str]) -> Result<Option<String>>;
+        fn prepare(&self) -> Result<()>;
+        fn open_to_others(&self) -> Option<u32>;
+        fn unshared(&self) -> Option<crate::store::Unshared>;
+        fn closed(&self, name: &str) -> Option<StoreError>;
+        fn staging(&self) -> Box<dyn Staging + '_>;
+        fn room(&self, keep: u64) -> Option<FreeSpace>;
+        fn now(&self) -> Result<Timestamp>;
+        fn request_worth(&self) -> u64;
+        fn traffic(&self) -> Option<Traffic>;
+        fn forget(&self, name: &str);
+        fn may_answer_better(&self, name: &str, wrong: u32) -> bool;
     }
 }
 

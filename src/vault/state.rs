@@ -236,20 +236,16 @@ mod tests {
     fn only_what_is_wrong_twice_is_damaged() {
         struct Once(BitflipStore<MemoryStore>);
         impl Store for Once {
-            fn url(&self) -> String {
-                self.0.url()
-            }
-            fn create(&self, name: &str, body: &[&[u8]]) -> store::Result<()> {
-                self.0.create(name, body)
-            }
             fn get(&self, name: &str, limit: u64) -> store::Result<Vec<u8>> {
                 self.0.get_range(name, 0, limit)
             }
-            fn get_range(&self, name: &str, offset: u64, length: u64) -> store::Result<Vec<u8>> {
-                self.0.get_range(name, offset, length)
-            }
-            fn list(&self, folder: &str) -> store::Result<Vec<store::Meta>> {
-                self.0.list(folder)
+
+            store::pass_on! {
+                self.0;
+                fn url(&self) -> String;
+                fn create(&self, name: &str, body: &[&[u8]]) -> store::Result<()>;
+                fn get_range(&self, name: &str, offset: u64, length: u64) -> store::Result<Vec<u8>>;
+                fn list(&self, folder: &str) -> store::Result<Vec<store::Meta>>;
             }
         }
         for (times, sound) in [(1, true), (2, false)] {

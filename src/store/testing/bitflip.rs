@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::store::{Meta, Result, Store};
+use crate::store::{Meta, Result, Store, pass_on};
 
 /// Flips a bit in the first ranges that are read of each object.
 pub struct BitflipStore<S> {
@@ -23,15 +23,6 @@ impl<S: Store> BitflipStore<S> {
 }
 
 impl<S: Store> Store for BitflipStore<S> {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-    fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
-        self.inner.create(name, body)
-    }
-    fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>> {
-        self.inner.get(name, limit)
-    }
     fn get_range(&self, name: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut bytes = self.inner.get_range(name, offset, length)?;
         let at = bytes.len().saturating_sub(self.from_end + 1);
@@ -43,22 +34,19 @@ impl<S: Store> Store for BitflipStore<S> {
         }
         Ok(bytes)
     }
-    fn list(&self, folder: &str) -> Result<Vec<Meta>> {
-        self.inner.list(folder)
-    }
-    fn now(&self) -> Result<jiff::Timestamp> {
-        self.inner.now()
-    }
     fn request_worth(&self) -> u64 {
         self.worth
     }
-    fn traffic(&self) -> Option<crate::store::Traffic> {
-        self.inner.traffic()
-    }
-    fn forget(&self, name: &str) {
-        self.inner.forget(name);
-    }
-    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
-        self.inner.may_answer_better(name, wrong)
+
+    pass_on! {
+        self.inner;
+        fn url(&self) -> String;
+        fn create(&self, name: &str, body: &[&[u8]]) -> Result<()>;
+        fn get(&self, name: &str, limit: u64) -> Result<Vec<u8>>;
+        fn list(&self, folder: &str) -> Result<Vec<Meta>>;
+        fn now(&self) -> Result<jiff::Timestamp>;
+        fn traffic(&self) -> Option<crate::store::Traffic>;
+        fn forget(&self, name: &str);
+        fn may_answer_better(&self, name: &str, wrong: u32) -> bool;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::store::{Meta, Result, Store, StoreError};
+use crate::store::{Meta, Result, Store, StoreError, pass_on};
 
 /// A function that is called before every call, with its verb (`create`, `get`, `range`, `list`) and name; `true` makes
 /// the call fail.
@@ -60,9 +60,6 @@ impl<S: Store> FaultStore<S> {
 }
 
 impl<S: Store> Store for FaultStore<S> {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
         self.check("create", name)?;
         self.inner.create(name, body)
@@ -83,19 +80,14 @@ impl<S: Store> Store for FaultStore<S> {
         self.check("list", "")?;
         self.inner.other_than(known)
     }
-    fn now(&self) -> Result<jiff::Timestamp> {
-        self.inner.now()
-    }
-    fn request_worth(&self) -> u64 {
-        self.inner.request_worth()
-    }
-    fn traffic(&self) -> Option<crate::store::Traffic> {
-        self.inner.traffic()
-    }
-    fn forget(&self, name: &str) {
-        self.inner.forget(name);
-    }
-    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
-        self.inner.may_answer_better(name, wrong)
+
+    pass_on! {
+        self.inner;
+        fn url(&self) -> String;
+        fn now(&self) -> Result<jiff::Timestamp>;
+        fn request_worth(&self) -> u64;
+        fn traffic(&self) -> Option<crate::store::Traffic>;
+        fn forget(&self, name: &str);
+        fn may_answer_better(&self, name: &str, wrong: u32) -> bool;
     }
 }

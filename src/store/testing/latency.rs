@@ -4,7 +4,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::store::{Meta, Result, Store};
+use crate::store::{Meta, Result, Store, pass_on};
 
 /// How long requests wait for others at most, in a test that fails.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,9 +82,6 @@ impl<S: Store> LatencyStore<S> {
 }
 
 impl<S: Store> Store for LatencyStore<S> {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
         self.far(name, || self.inner.create(name, body))
     }
@@ -97,20 +94,17 @@ impl<S: Store> Store for LatencyStore<S> {
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
         self.far(folder, || self.inner.list(folder))
     }
-    fn now(&self) -> Result<jiff::Timestamp> {
-        self.inner.now()
-    }
     fn request_worth(&self) -> u64 {
         self.worth
     }
-    fn traffic(&self) -> Option<crate::store::Traffic> {
-        self.inner.traffic()
-    }
-    fn forget(&self, name: &str) {
-        self.inner.forget(name);
-    }
-    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
-        self.inner.may_answer_better(name, wrong)
+
+    pass_on! {
+        self.inner;
+        fn url(&self) -> String;
+        fn now(&self) -> Result<jiff::Timestamp>;
+        fn traffic(&self) -> Option<crate::store::Traffic>;
+        fn forget(&self, name: &str);
+        fn may_answer_better(&self, name: &str, wrong: u32) -> bool;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::store::{Meta, Result, Store};
+use crate::store::{Meta, Result, Store, pass_on};
 
 /// One call, recorded after it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +53,6 @@ impl<S: Store> RecordingStore<S> {
 }
 
 impl<S: Store> Store for RecordingStore<S> {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
         let size = body.iter().map(|c| c.len() as u64).sum();
         self.note("create", name, self.inner.create(name, body), |_| size)
@@ -75,19 +72,14 @@ impl<S: Store> Store for RecordingStore<S> {
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
         self.note("list", "", self.inner.other_than(known), |found| u64::from(found.is_some()))
     }
-    fn now(&self) -> Result<jiff::Timestamp> {
-        self.inner.now()
-    }
-    fn request_worth(&self) -> u64 {
-        self.inner.request_worth()
-    }
-    fn traffic(&self) -> Option<crate::store::Traffic> {
-        self.inner.traffic()
-    }
-    fn forget(&self, name: &str) {
-        self.inner.forget(name);
-    }
-    fn may_answer_better(&self, name: &str, wrong: u32) -> bool {
-        self.inner.may_answer_better(name, wrong)
+
+    pass_on! {
+        self.inner;
+        fn url(&self) -> String;
+        fn now(&self) -> Result<jiff::Timestamp>;
+        fn request_worth(&self) -> u64;
+        fn traffic(&self) -> Option<crate::store::Traffic>;
+        fn forget(&self, name: &str);
+        fn may_answer_better(&self, name: &str, wrong: u32) -> bool;
     }
 }
