@@ -329,7 +329,7 @@ fn unlisted(input: &BucketCheckInput, fault: Fault, found: &CredentialSource) ->
     }
     if has("has not been used in project") || has("it is disabled") {
         let of = project.map(|project| format!(" --project={project}")).unwrap_or_default();
-        let advice = "The interface is not switched on in the project:";
+        let advice = "The API is not enabled in the project:";
         return (check.advice(advice).run(format!("gcloud services enable storage.googleapis.com{of}")), false);
     }
     if let Some(hint) = error_text::hint(&why) {

@@ -120,7 +120,7 @@ fn read(path: &Path) -> Result<CredentialSource, String> {
     let (text, _) = read_named(path, LARGEST).map_err(|why| why.to_string())?;
     let json: serde_json::Value = serde_json::from_slice(&text).map_err(|why| format!("it is not JSON: {why}"))?;
     let text = |name: &str| json.get(name).and_then(|value| value.as_str()).map(str::to_owned);
-    let r#type = text("type").ok_or("it has no `type`, so that it is no file of credentials")?;
+    let r#type = text("type").ok_or("it has no `type`, so it is not a credentials file")?;
     let impersonated = text("service_account_impersonation_url")
         .and_then(|url| Some(url.rsplit_once('/')?.1.split(':').next()?.to_owned()));
     let account = text("client_email").or(impersonated).or_else(|| text("account").filter(|name| !name.is_empty()));
@@ -178,7 +178,9 @@ impl Authenticator {
         let token = tokio::time::timeout(TOKEN_TIME, credentials.headers(Extensions::new())).await;
         match token {
             Ok(Ok(CacheableResource::New { data, .. })) => Ok(data),
-            Ok(Ok(CacheableResource::NotModified)) => Err(Fault::passing("no token came, though none was known")),
+            Ok(Ok(CacheableResource::NotModified)) => {
+                Err(Fault::passing("no new token came, and there is no older one"))
+            }
             Ok(Err(why)) if why.is_transient() => {
                 self.renew();
                 Err(Fault::passing(format!("no token: {}", refusal(&why))))
@@ -218,7 +220,7 @@ impl Authenticator {
             }
             Err(why) => Err(unusable(
                 format!(
-                    "no credentials were found: GOOGLE_APPLICATION_CREDENTIALS is not set, nobody has logged in, and there \
+                    "no credentials were found: GOOGLE_APPLICATION_CREDENTIALS is not set, gcloud has no login, and there \
                      is no metadata server ({host}: {})",
                     with_causes(&why.without_url())
                 ),

@@ -28,7 +28,7 @@ const CAUSES: &[KnownCause] = &[
     },
     KnownCause {
         words: &["userprojectaccessdenied", "user_project_denied", "serviceusage.services.use", "userprojectinvalid"],
-        hint: "The account may not have that project billed, or there is no such project. Grant it \
+        hint: "The account may not bill that project, or there is no such project. Grant it \
                roles/serviceusage.serviceUsageConsumer there, or name another project (`--user-project`, or the quota project of the \
                login: GOOGLE_CLOUD_QUOTA_PROJECT, `gcloud auth application-default set-quota-project`).",
     },
@@ -46,7 +46,7 @@ const CAUSES: &[KnownCause] = &[
     },
     KnownCause {
         words: &["accessnotconfigured", "service_disabled", "has not been used in project", "it is disabled"],
-        hint: "The interface is not switched on in the project: `gcloud services enable storage.googleapis.com --project=PROJECT`.",
+        hint: "The API is not enabled in the project: `gcloud services enable storage.googleapis.com --project=PROJECT`.",
     },
     KnownCause {
         words: &[
@@ -61,7 +61,7 @@ const CAUSES: &[KnownCause] = &[
     KnownCause {
         words: &["kms key", "cloudkms", "cryptokey", "customer-managed"],
         hint: "The key that the bucket is encrypted with cannot be used. Is it enabled, and may Cloud Storage's own service account use \
-               it? `gcloud storage service-agent --project=PROJECT --authorize-cmek=KEY` lets it.",
+               it? `gcloud storage service-agent --project=PROJECT --authorize-cmek=KEY` permits it.",
     },
     KnownCause {
         words: &["violates constraint", "constraints/", "orgpolicyconstraint"],
@@ -70,8 +70,8 @@ const CAUSES: &[KnownCause] = &[
     },
     KnownCause {
         words: &["quotaexceeded", "dailylimitexceeded", "resource_exhausted", "quota exceeded"],
-        hint: "A quota of the project is used up. The console shows which (IAM & Admin, Quotas), and raises it; it is full again \
-               after its period.",
+        hint: "A quota of the project is used up. The console shows which (IAM & Admin, Quotas), and can raise it; it is \
+               renewed after its period.",
     },
 ];
 

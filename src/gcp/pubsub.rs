@@ -125,9 +125,9 @@ impl PubsubAccess {
     /// Returns what to check when Pub/Sub does not answer.
     pub fn advice(&self) -> String {
         match &self.endpoint {
-            Some(emulator) => format!("Does the emulator run that PUBSUB_EMULATOR_HOST names, {emulator}?"),
-            None => "Is Pub/Sub reached from here, and are there credentials? `gcloud auth application-default login`; `lastgood \
-                     doctor` says which are found."
+            Some(emulator) => format!("Is the emulator running that PUBSUB_EMULATOR_HOST names ({emulator})?"),
+            None => "Can Pub/Sub be reached from here, and are there credentials? `gcloud auth application-default login` makes some; \
+                     `lastgood doctor` shows which are found."
                 .into(),
         }
     }
@@ -209,8 +209,8 @@ impl Publisher {
         match published {
             Ok(Ok(id)) => Ok(id),
             Ok(Err(why)) => Err(Error::failed(doing(), with_causes(&why)).code(code_of(&why)).hint(
-                "Does the topic exist, and has this account the role roles/pubsub.publisher on it? \
-                 `gcloud pubsub topics create TOPIC`",
+                "Does the topic exist (`gcloud pubsub topics create TOPIC`), and does this account have the role \
+                 roles/pubsub.publisher on it?",
             )),
             Err(_) => Err(Error::unreachable(doing(), format!("no answer came within {} s", within.as_secs_f64()))
                 .hint(self.access.advice())),

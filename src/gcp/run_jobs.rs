@@ -117,7 +117,7 @@ impl Starter {
             Url::parse(&base).map_err(|why| Error::usage(doing(), format!("{base}: {why}")).code(Code::BadSetting))?;
         let plain = url.scheme() == "http" && http_client::is_loopback(&base);
         if url.scheme() != "https" && !plain {
-            let why = format!("{base} is not encrypted: it would see the credentials");
+            let why = format!("the endpoint {base} is not encrypted: others could read the credentials on the way");
             return Err(Error::usage(doing(), why)
                 .code(Code::BadSetting)
                 .hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
@@ -195,7 +195,7 @@ impl Starter {
             let operation: Operation = serde_json::from_str(&text).unwrap_or_default();
             return match operation.error {
                 Some(OperationError { message }) => {
-                    Err(Fault::refused(crate::text::one_line(&message, 400), "See the job in the console."))
+                    Err(Fault::refused(crate::text::one_line(&message, 400), "Look at the job in the console."))
                 }
                 None => Ok(operation.metadata.name.map(|name| crate::text::one_line(&name, 300))),
             };
@@ -223,8 +223,8 @@ impl Starter {
             .code(Code::AccessDenied),
             StatusCode::NOT_FOUND => Fault::refused(
                 why,
-                "There is no such job: check project, region and name in --dispatch; `gcloud run jobs list` has those \
-                 that there are.",
+                "There is no such job: check project, region and name in --dispatch; `gcloud run jobs list` shows \
+                 the jobs that exist.",
             ),
             _ => Fault::refused(
                 why,

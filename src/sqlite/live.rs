@@ -52,7 +52,7 @@ const LOCKED: &str = "another program keeps it locked";
 pub const ELSEWHERE: &str = "a program has it open under another path, or without what it left beside it: its write-ahead log (-wal, \
                              -shm) is not here";
 const IN_USE_HERE: &str = "the file beside it that its programs share (-shm) is being read";
-const COMES_AND_GOES: &str = "what its programs share beside it (-wal, -shm) comes and goes all the time";
+const COMES_AND_GOES: &str = "the files that its programs share beside it (-wal, -shm) come and go all the time";
 const CUT_OFF: &str =
     "a transaction was cut off: a journal lies beside it that no program has rolled back (hot journal)";
 
@@ -179,7 +179,7 @@ impl<'a> Live<'a> {
         }
         let LockedFile { file, hold, .. } = opened;
         if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
-            return Err(ReadError::Raw("it is no SQLite database any more".into()));
+            return Err(ReadError::Raw("it is not a SQLite database any more".into()));
         }
         if let Some(why) = unfit(&file).map_err(|why| failed(format!("its filesystem is unknown: {why}")))? {
             return Err(ReadError::Raw(why));

@@ -77,7 +77,7 @@ impl Address {
         }
         let name = address.display();
         if bytes.starts_with(b"~/") || bytes == b"~" {
-            let why = "a shell that is told to leave it as it is does not put the home directory in place of the ~";
+            let why = "the shell did not replace the ~ with the home directory";
             return Err(wrong(why).hint(format!("Write it without quotes, or `./{name}` for a folder of this name.")));
         }
         if bytes.contains(&b',') && !bytes.starts_with(b"./") && !bytes.windows(3).any(|part| part == b"://") {

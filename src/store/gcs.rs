@@ -107,13 +107,13 @@ impl GcsBucket {
         limits: RequestTimeouts,
         stop: Arc<AtomicBool>,
     ) -> error::Result<GcsBucket> {
-        let doing = || format!("use the bucket {bucket}");
+        let doing = || format!("open the bucket {bucket}");
         let base = cloud.base().to_owned();
         let plain = base.starts_with("http://");
         let client =
             http_client::client(&base, doing, |client| client.connect_timeout(limits.stall).tcp_nodelay(true))?;
         if plain && cloud.emulator.is_none() && !http_client::is_loopback(&base) {
-            let why = format!("{base} is not encrypted: it would see the credentials");
+            let why = format!("the endpoint {base} is not encrypted: others could read the credentials on the way");
             return Err(Error::usage(doing(), why).code(Code::BadSetting).hint("Give an https:// endpoint."));
         }
         let login = Authenticator::new(cloud, Scope::Storage).map_err(|fault| fault.while_doing(doing()))?;
@@ -283,7 +283,7 @@ impl Requests for GcsBucket {
                 }
                 _ => Err(Fault::refused(
                     "the store says that it keeps other bytes than those that were sent",
-                    "What stands between here and the bucket, a proxy? The object is not used.",
+                    "Is a proxy between here and the bucket? The object is not used.",
                 )),
             }
         })
@@ -334,7 +334,10 @@ impl Requests for GcsBucket {
             part.size = part.size.or(size);
             if response.status() == StatusCode::OK && (from > 0 || !whole) {
                 // A server that does not know ranges sends everything; from the middle on that would be wrong bytes.
-                return Err(Fault::refused("the range that was asked for was ignored", "Is a proxy in between?"));
+                return Err(Fault::refused(
+                    "the answer is the whole object, and a range of it was asked for",
+                    "Is a proxy between here and the bucket?",
+                ));
             }
             if let Some(size) = part.size
                 && (size > span.limit && whole || end.is_some_and(|end| end > size))

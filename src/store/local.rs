@@ -149,7 +149,7 @@ impl Store for LocalStore {
         if mode != closed
             && let Err(why) = top.set_mode(closed)
         {
-            tracing::debug!("{} keeps its mode: {why}", self.folder.display());
+            tracing::debug!("could not close {} to other users: {why}", self.folder.display());
         }
         Ok(())
     }
@@ -198,7 +198,8 @@ impl Store for LocalStore {
     fn room(&self, keep: u64) -> Option<FreeSpace> {
         let free = filesystem::free(&self.folder).ok().flatten()?;
         let kept = self.keep(keep.min(free / 16));
-        let kept = kept.inspect_err(|why| tracing::debug!("no room is kept in {}: {why}", self.folder.display())).ok();
+        let kept =
+            kept.inspect_err(|why| tracing::debug!("no space is set aside in {}: {why}", self.folder.display())).ok();
         Some(FreeSpace { free, kept })
     }
 
@@ -275,7 +276,7 @@ impl Store for LocalStore {
         // Pages that are not written back yet are not dropped. Objects have none: our writers sync them first.
         let dropped = self.look_into(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
         if !matches!(dropped, Ok(Ok(()))) {
-            tracing::debug!("what is in memory of {name} could not be let go: {dropped:?}");
+            tracing::debug!("could not drop {name} from the system's cache: {dropped:?}");
         }
     }
 }

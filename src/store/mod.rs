@@ -422,9 +422,11 @@ impl Unshared {
     /// Says what is wrong.
     pub fn what(&self) -> String {
         match self {
-            Unshared::Group(name) => format!("it is shared with its group, which may not use all of it, as {name}"),
+            Unshared::Group(name) => {
+                format!("it is shared with its group, which may not use all of it ({name}, for example)")
+            }
             Unshared::Owner { name, owner, of } => {
-                format!("it is of the user {owner}, who may not use all of it, as {name}, which is of the user {of}")
+                format!("it belongs to the user {owner}, who may not use all of it ({name} belongs to the user {of})")
             }
         }
     }

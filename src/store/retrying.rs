@@ -160,7 +160,7 @@ impl<R: Requests> RetryStore<R> {
             match part.crc32c.filter(|_| whole) {
                 Some(crc32c) if crc32c != crc32c::crc32c(&part.bytes) => {
                     flipped += 1;
-                    let why = "the bytes that came are not those of the object's CRC32C";
+                    let why = "the bytes that came do not have the object's CRC32C";
                     if flipped == FLIPPED {
                         return Err(StoreError::Corrupt { name: name.into() });
                     }

@@ -182,7 +182,11 @@ impl Doubts {
         let mut names: Vec<_> = listed.iter().filter_map(|object| id(&object.name, ".json")).collect();
         names.retain(|name| !lifted.contains(name));
         if names.len() > READ {
-            doubts.warnings.push(format!("{} doubts stand in {}: {READ} of them are read", names.len(), store.url()));
+            doubts.warnings.push(format!(
+                "{} doubts stand in {}: only {READ} of them are read",
+                names.len(),
+                store.url()
+            ));
             names.truncate(READ);
         }
         let read = |name: &Hex<8>| store.get(&object(*name), MAX_DOUBT);
@@ -361,7 +365,7 @@ impl Doubts {
             });
             match done {
                 Ok(()) => tracing::info!("the doubt {object} is lifted: no pack that it names is damaged and needed"),
-                Err(why) => tracing::info!("the doubt {object} is wrong and stands: {}", why.what()),
+                Err(why) => tracing::info!("the doubt {object} is wrong and could not be lifted: {}", why.what()),
             }
         }
     }
@@ -408,7 +412,7 @@ impl Doubts {
                 Err(why) => {
                     let more = if packs.len() > 1 { format!(" and {} more", packs.len() - 1) } else { String::new() };
                     self.warnings.push(format!(
-                        "that {}{more} is damaged could not be noted in {}, only this report tells of it: {}",
+                        "{}{more}: the damage could not be noted in {}, and only this report tells of it: {}",
                         packs[0].name(),
                         vault.store.url(),
                         why.what()

@@ -154,8 +154,8 @@ impl HunkBuilder {
         serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()).code(Code::Internal))?;
         if self.line.len() > MAX_LINE {
             let why = format!(
-                "what there is to say of it takes {} bytes, and at most {MAX_LINE} can be kept; \
-                has it very many or large extended attributes?",
+                "its metadata takes {} bytes, and at most {MAX_LINE} can be stored; \
+                does it have very many or large extended attributes?",
                 self.line.len()
             );
             return Err(refused(why));

@@ -116,7 +116,7 @@ fn answered<T>(store: &dyn Store, name: &str, mut get: impl FnMut() -> Result<T,
                 if !store.may_answer_better(name, wrong) {
                     return Err(why);
                 }
-                tracing::info!("{name} was asked for again: {}", why.what());
+                tracing::info!("asking for {name} again: {}", why.what());
             }
         }
     }
@@ -360,7 +360,7 @@ impl Vault {
         for object in objects {
             match SnapshotName::parse_object(folder, &object.name) {
                 Some(name) => names.push(name),
-                None => tracing::warn!("{} is not named as a snapshot is; it is left alone", object.name),
+                None => tracing::warn!("{} does not have the name of a snapshot and is ignored", object.name),
             }
         }
         names.sort();

@@ -337,7 +337,7 @@ impl Root {
         let root = Self::parse_bytes(bytes).map_err(|why| why.while_doing(doing()))?;
         match SnapshotName::of(root.seq, root.finished, bytes) == name {
             true => Ok(root),
-            false => Err(Error::damage(doing(), "its name does not say what it says")),
+            false => Err(Error::damage(doing(), "its number and time are not those in its name")),
         }
     }
 

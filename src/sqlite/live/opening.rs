@@ -29,7 +29,7 @@ impl Live<'_> {
         }
         match found {
             Some(stat) if !is_file(&stat) => {
-                Err(ReadError::Raw(format!("what lies beside it under the name of its {ending} file is no file")))
+                Err(ReadError::Raw(format!("what has the name of its {ending} file is not a file")))
             }
             found => Ok(found),
         }
@@ -106,7 +106,7 @@ impl Live<'_> {
 
     /// As [`locks::let_go`].
     pub(super) fn let_go(&self) -> Result<(), ReadError> {
-        locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be let go in part: {why}")))
+        locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be released in part: {why}")))
     }
 
     /// Whether a program has the `-shm` open that was found, or is about to again. From now on it is open here, under

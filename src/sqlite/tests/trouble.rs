@@ -68,7 +68,7 @@ fn what_is_no_database_is_raw() {
     blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut noise);
     for content in [&noise[..], b"", b"SQLite format"] {
         fs::write(&path, content).unwrap();
-        raw_because(try_open(&path, PATIENT).err().unwrap(), "no SQLite database");
+        raw_because(try_open(&path, PATIENT).err().unwrap(), "not a SQLite database");
     }
     // A header, and then noise, which is what an extension for encryption may leave readable.
     fs::write(&path, [&whole[..16], &noise[16..]].concat()).unwrap();

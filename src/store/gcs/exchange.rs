@@ -137,7 +137,7 @@ impl GcsBucket {
         if let Some(status) = error_text::in_disguise(&text) {
             return Err(self.fault(status, &text, (None, None)));
         }
-        serde_json::from_str(&text).map_err(|why| Fault::passing(format!("the answer is not what it should be: {why}")))
+        serde_json::from_str(&text).map_err(|why| Fault::passing(format!("the answer cannot be read: {why}")))
     }
 
     /// Turns "not found" into "there is no bucket", for requests that do not ask for an existing object: not an object,

@@ -104,7 +104,7 @@ pub fn denied(name: &str, folder: &Path, path: &Path) -> StoreError {
         Some((at, there)) => {
             let (what, mode) = (if there.is_dir() { "the folder" } else { "the file" }, there.mode() & 0o7777);
             format!(
-                "{what} {} is of the user {} and the group {} (mode {mode:04o})",
+                "{what} {} belongs to the user {} and the group {} (mode {mode:04o})",
                 at.display(),
                 there.uid(),
                 there.gid()
@@ -113,7 +113,7 @@ pub fn denied(name: &str, folder: &Path, path: &Path) -> StoreError {
     };
     let share = to_share(folder);
     let hint = format!(
-        "Run it as that user or as root. If several users share the vault, one of them or root gives all of it to a group: {share}."
+        "Run it as that user or as root. If several users share the vault, one of them or root has to give all of it to a group: {share}."
     );
     StoreError::Denied { name: name.into(), why, hint }
 }

@@ -57,7 +57,7 @@ impl LocalStore {
             return Ok(());
         }
         let there = top.map_or(Ok(None), |top| top.look(CONFIG)).map_err(failed(&doing))?;
-        let why = format!("{CONFIG} was there, and is not any more; if it is on a volume, is that mounted?");
+        let why = format!("{CONFIG} was there and is gone; if it is on a volume, is that mounted?");
         there.map(drop).ok_or_else(|| StoreError::Unreachable { doing: doing(), why })
     }
 
@@ -120,7 +120,7 @@ pub(super) fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
 pub(super) fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
     let given = fstat(top).and_then(|top| Ownership::in_vault(&top).give(made?));
     if let Err(why) = given {
-        tracing::debug!("{} has the owner and the mode that it was made with: {why}", path.display());
+        tracing::debug!("could not give {} the owner and the permissions of its vault: {why}", path.display());
     }
 }
 

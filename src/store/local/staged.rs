@@ -49,7 +49,7 @@ impl Staging for Staged<'_> {
             for file in waiting.files.values() {
                 let times = Timestamps { last_access: now, last_modification: now };
                 if let Err(why) = utimensat(&temporary.tmp, file, &times, AtFlags::SYMLINK_NOFOLLOW) {
-                    tracing::debug!("{file} keeps its time: {why}");
+                    tracing::debug!("could not renew the mtime of {file}: {why}");
                 }
             }
             waiting.touched = Instant::now();
@@ -91,13 +91,13 @@ impl Drop for Staged<'_> {
         let found = self.store.within(TMP, |tmp| {
             for file in files.into_values() {
                 if let Err(why) = tmp.remove_file(&file) {
-                    tracing::debug!("{file} stays behind: {why}");
+                    tracing::debug!("could not remove the temporary file {file}: {why}");
                 }
             }
             Ok(Some(()))
         });
         if let Err(why) = found {
-            tracing::debug!("what is in {TMP} stays behind: {why}");
+            tracing::debug!("could not remove temporary files in {TMP}: {why}");
         }
     }
 }

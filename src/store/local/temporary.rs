@@ -78,7 +78,7 @@ impl LocalStore {
     /// Sets bytes aside in a file that has no name, so that a killed process leaves nothing behind. Not done over a
     /// network, where each file costs requests, and where bytes are rarely set aside.
     pub(super) fn keep(&self, bytes: u64) -> Result<File> {
-        let doing = || format!("keep {bytes} bytes of {}", self.folder.display());
+        let doing = || format!("set {bytes} bytes aside in {}", self.folder.display());
         let top = self.make_top()?;
         if filesystem::remote(&top).map_err(failed(doing))?.is_some() {
             return Err(failed(doing)(Errno::NOTSUP));
@@ -106,7 +106,7 @@ fn sweep(tmp: &Folder) {
             && age.is_some_and(|age| age > STALE)
             && let Err(why) = tmp.remove_file(&name)
         {
-            tracing::debug!("could not sweep {}: {why}", tmp.path().join(&name).display());
+            tracing::debug!("could not remove the old temporary file {}: {why}", tmp.path().join(&name).display());
         }
     }
 }

@@ -21,10 +21,7 @@ impl PackReader<'_> {
     pub fn index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         if self.without.contains(&frame.pack) {
             let name = pack::name(PackKind::Index, frame.pack);
-            return Err(Error::damage(
-                format!("read {name}"),
-                "it is missing or damaged, and nothing is built upon it",
-            ));
+            return Err(Error::damage(format!("read {name}"), "it is missing or damaged, and nothing is built on it"));
         }
         self.noted(frame.pack, PackKind::Index, self.checked_index_frame(frame, decoder))
     }
