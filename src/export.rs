@@ -174,7 +174,7 @@ impl FrameCache<'_> {
         twice(&pack::name(PackKind::Data, pack), || {
             let stored = match std::mem::replace(&mut again, true) {
                 false => self.stored(pack, frame)?,
-                true => self.packs.anew((pack, PackKind::Data), frame)?,
+                true => self.packs.read_again((pack, PackKind::Data), frame)?,
             };
             let wrong = |what: &str| Ok(Err(format!("the frame at {} {what}", frame.at)));
             match zstd::zstd_safe::find_frame_compressed_size(&stored) {

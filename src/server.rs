@@ -103,13 +103,13 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: &Shutdo
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = shutdown.begun() => break,
+            _ = shutdown.wait_until_begun() => break,
         };
         match accepted {
             Ok((stream, _)) => {
                 let connection = tokio::select! {
                     connection = admission.admit() => connection,
-                    _ = shutdown.begun() => break,
+                    _ = shutdown.wait_until_begun() => break,
                 };
                 tokio::spawn(server.clone().attend(stream, Arc::new(connection), graceful.watcher()));
             }
@@ -124,7 +124,7 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: &Shutdo
     drop(listener);
     tokio::select! {
         () = graceful.shutdown() => true,
-        () = shutdown.over() => false,
+        () = shutdown.wait_until_over() => false,
     }
 }
 

@@ -46,7 +46,7 @@ impl Shutdown {
     }
 
     /// Waits until the shutdown has begun, and returns its deadline.
-    pub async fn begun(&self) -> Instant {
+    pub async fn wait_until_begun(&self) -> Instant {
         let mut seen = self.deadline.subscribe();
         loop {
             if let Some(deadline) = *seen.borrow_and_update() {
@@ -58,12 +58,12 @@ impl Shutdown {
     }
 
     /// Waits until the shutdown has begun and its time is over.
-    pub async fn over(&self) {
-        tokio::time::sleep_until(self.begun().await).await;
+    pub async fn wait_until_over(&self) {
+        tokio::time::sleep_until(self.wait_until_begun().await).await;
     }
 
     /// How much of its time is left; all of it before the shutdown has begun.
-    pub fn left(&self) -> Duration {
+    pub fn remaining(&self) -> Duration {
         let deadline = *self.deadline.borrow();
         deadline.map_or(self.time, |deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -77,14 +77,14 @@ mod tests {
     async fn all_hear_of_one_deadline() {
         let ending = Shutdown::within(Arc::default(), Duration::from_millis(200));
         let other = ending.clone();
-        assert!(tokio::time::timeout(Duration::from_millis(10), other.begun()).await.is_err());
-        let waiting = tokio::spawn(async move { other.begun().await });
+        assert!(tokio::time::timeout(Duration::from_millis(10), other.wait_until_begun()).await.is_err());
+        let waiting = tokio::spawn(async move { other.wait_until_begun().await });
         ending.begin();
-        let deadline = ending.begun().await;
+        let deadline = ending.wait_until_begun().await;
         ending.begin();
-        assert_eq!((ending.begun().await, waiting.await.unwrap()), (deadline, deadline));
-        assert!(ending.stop().load(Ordering::Relaxed) && ending.left() <= Duration::from_millis(200));
-        ending.over().await;
-        assert!(Instant::now() >= deadline && ending.left().is_zero());
+        assert_eq!((ending.wait_until_begun().await, waiting.await.unwrap()), (deadline, deadline));
+        assert!(ending.stop().load(Ordering::Relaxed) && ending.remaining() <= Duration::from_millis(200));
+        ending.wait_until_over().await;
+        assert!(Instant::now() >= deadline && ending.remaining().is_zero());
     }
 }

@@ -81,7 +81,7 @@ pub async fn pull(
     let subscriber = subscriber(&access).await.map_err(|why| Error::failed(doing(), why))?;
     let answered = tokio::select! {
         looked = look(&access, &settings.subscription) => looked?,
-        _ = shutdown.begun() => return Ok(true),
+        _ = shutdown.wait_until_begun() => return Ok(true),
     };
     let once = if answered { "" } else { ", as soon as Pub/Sub answers" };
     tracing::info!("pulling from {}{once}", settings.subscription);
@@ -98,7 +98,7 @@ pub async fn pull(
     }
     tokio::select! {
         () = async { while open.join_next().await.is_some() {} } => Ok(true),
-        () = shutdown.over() => Ok(false),
+        () = shutdown.wait_until_over() => Ok(false),
     }
 }
 
@@ -258,7 +258,7 @@ impl Puller {
             }
             tokio::select! {
                 () = sleep(wait) => wait = (wait * 2).min(LONGEST_WAIT),
-                _ = self.shutdown.begun() => return Ok(()),
+                _ = self.shutdown.wait_until_begun() => return Ok(()),
             }
         }
     }
@@ -268,11 +268,11 @@ impl Puller {
         loop {
             let room = tokio::select! {
                 room = self.room.clone().acquire_owned() => room,
-                _ = self.shutdown.begun() => return None,
+                _ = self.shutdown.wait_until_begun() => return None,
             };
             let next = tokio::select! {
                 next = stream.next() => next,
-                _ = self.shutdown.begun() => return None,
+                _ = self.shutdown.wait_until_begun() => return None,
             };
             let (message, handler) = match next {
                 Some(Ok(given)) => given,
@@ -315,7 +315,7 @@ impl Puller {
                 }
                 tokio::select! {
                     () = sleep(after.min(self.settings.hold)) => {}
-                    _ = self.shutdown.begun() => {}
+                    _ = self.shutdown.wait_until_begun() => {}
                 }
                 handler.nack();
             }

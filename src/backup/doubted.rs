@@ -58,7 +58,7 @@ pub fn test(
 /// `warn`, and returns whether there are any.
 pub fn closed(vault: &Vault, base: &Parent, lost: &mut LostPacks, warn: impl Fn(String)) -> bool {
     let packs = base.packs.book().values().filter(|pack| base.may_name(pack.id));
-    let closed = packs.filter_map(|pack| Some((pack.id, vault.store.closed(&pack.name())?)));
+    let closed = packs.filter_map(|pack| Some((pack.id, vault.store.denied(&pack.name())?)));
     let closed: Vec<_> = closed.filter(|(id, _)| lost.closed.insert(*id)).collect();
     let Some((_, why)) = closed.first() else { return false };
     let hint = if let store::StoreError::Denied { hint, .. } = why { hint } else { "" };

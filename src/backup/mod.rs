@@ -253,7 +253,7 @@ fn attempt(
     }
     base.filters = Filters { include: options.include.clone(), exclude: options.exclude.clone() };
     let staging = &*vault.store.staging();
-    let mut reserved = vault.store.room(rescue::KEPT);
+    let mut reserved = vault.store.set_aside(rescue::KEPT);
     let free = reserved.as_ref().map(|reserved| reserved.free);
     let run =
         BackupRun { vault, options, base: &base, place, mounts, unread: Default::default(), started, staging, free };

@@ -63,7 +63,7 @@ fn checkpoint(run: &BackupRun, assembly: &mut Assembly, packer: &Packer) -> Resu
     if assembly.stored.is_empty() {
         return Ok(None);
     }
-    let full = run.vault.store.room(0).is_some_and(|space| space.free < FULL);
+    let full = run.vault.store.set_aside(0).is_some_and(|space| space.free < FULL);
     if full && run.base.covered.is_some() {
         return Ok(None);
     }

@@ -82,7 +82,7 @@ pub fn serve(
             }
         };
         let finished =
-            tokio::time::timeout(shutdown.left(), work_ended).await.is_ok_and(|finished| finished.unwrap_or(false));
+            tokio::time::timeout(shutdown.remaining(), work_ended).await.is_ok_and(|finished| finished.unwrap_or(false));
         Ok(answered & pulled? & finished)
     });
     // A task that hangs is not waited for: the process ends.

@@ -403,7 +403,7 @@ mod tests {
             (
                 Fault::refused("403 Forbidden: Cloud Storage JSON API has not been used in project 7 before", ""),
                 false,
-                "switched on",
+                "not enabled",
                 "services enable storage.googleapis.com --project=p-1",
             ),
             (

@@ -182,7 +182,7 @@ fn snapshots(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) -
 /// Checks whether this user may read what the newest good snapshot needs, as far as the store can tell without reading it.
 fn readable(vault: &Vault, root: &Root, recorder: &CheckRecorder) -> crate::error::Result<()> {
     let packs = PackReader::for_root(&*vault.store, root)?;
-    let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.closed(&pack.name())).collect();
+    let closed: Vec<_> = packs.book().values().filter_map(|pack| vault.store.denied(&pack.name())).collect();
     if let Some(store::StoreError::Denied { name, why, hint }) = closed.first() {
         let found = format!("{} of it may not be read, such as {name}: {why}", count_of(closed.len() as u64, "pack"));
         recorder.add(DoctorCheck::problem("packs", found).advice(hint.clone()));

@@ -251,10 +251,10 @@ fn refusal(why: &dyn std::error::Error) -> String {
     if let Some(json) = json {
         // The error forms of OAuth and of Google's other services.
         let error = json.get("error").unwrap_or_default();
-        let told = [error.as_str(), error["message"].as_str(), json["error_description"].as_str()];
-        let told: Vec<_> = told.into_iter().flatten().collect();
-        if !told.is_empty() {
-            return told.join(": ");
+        let parts = [error.as_str(), error["message"].as_str(), json["error_description"].as_str()];
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if !parts.is_empty() {
+            return parts.join(": ");
         }
     }
     let text = AROUND.iter().fold(text, |text, around| text.replace(around, ""));

@@ -153,8 +153,8 @@ pub fn retry_after(text: &str) -> Option<Duration> {
 /// Returns the message of an error's body: that of the API's JSON, or the text, on one line of at most 400 characters.
 pub fn message(body: &str) -> Option<String> {
     let json: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let said = json.as_ref().and_then(|json| json.get("error")?.get("message")?.as_str()).unwrap_or(body);
-    let line: String = said.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect();
+    let text = json.as_ref().and_then(|json| json.get("error")?.get("message")?.as_str()).unwrap_or(body);
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect();
     (!line.is_empty()).then_some(line)
 }
 

@@ -142,13 +142,14 @@ impl Starter {
     pub fn start(&self, claim: &str, ctx: &Context) -> Result<Option<String>> {
         let doing = || format!("start the job {}", self.target);
         let client = http_client::client(&self.base, doing, |client| client.connect_timeout(ANSWER))?;
-        let login = Authenticator::new(&self.cloud, Scope::Platform).map_err(|fault| fault.while_doing(doing()))?;
+        let credentials =
+            Authenticator::new(&self.cloud, Scope::Platform).map_err(|fault| fault.while_doing(doing()))?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(doing)?;
         let done = runtime.block_on(async {
             tokio::select! {
                 biased;
-                started = self.attempts(claim, &client, &login, ctx) => started,
-                () = told(ctx.stop) => Err(Fault::Stopped),
+                started = self.attempts(claim, &client, &credentials, ctx) => started,
+                () = stopped(ctx.stop) => Err(Fault::Stopped),
             }
         });
         done.map_err(|fault| fault.while_doing(doing()))
@@ -158,12 +159,12 @@ impl Starter {
         &self,
         claim: &str,
         client: &Client,
-        login: &Authenticator,
+        credentials: &Authenticator,
         ctx: &Context<'_>,
     ) -> Result<Option<String>, Fault> {
         let (began, pace, mut failures) = (Instant::now(), Backoff::new(TIME), 0);
         loop {
-            let (why, after) = match self.attempt(claim, client, login).await {
+            let (why, after) = match self.attempt(claim, client, credentials).await {
                 Err(Fault::Passing { why, after }) => (why, after),
                 // The token was dropped; another one may do.
                 Err(Fault::Token { why }) if failures == 0 => (why, Some(Duration::ZERO)),
@@ -181,11 +182,16 @@ impl Starter {
         }
     }
 
-    async fn attempt(&self, claim: &str, client: &Client, login: &Authenticator) -> Result<Option<String>, Fault> {
+    async fn attempt(
+        &self,
+        claim: &str,
+        client: &Client,
+        credentials: &Authenticator,
+    ) -> Result<Option<String>, Fault> {
         let url = format!("{}/v2/{}:run", self.base, self.target);
         let variable = json!({ "name": CLAIM, "value": claim });
         let body = json!({ "overrides": { "containerOverrides": [{ "env": [variable] }] } });
-        let headers = login.headers(client).await?;
+        let headers = credentials.headers(client).await?;
         let sent = client.post(url).headers(headers).json(&body).timeout(ANSWER).send().await;
         let answer = sent.map_err(|why| Fault::passing(with_causes(&why.without_url())))?;
         let (status, headers) = (answer.status(), answer.headers().clone());
@@ -208,7 +214,7 @@ impl Starter {
             }
             status if status.is_server_error() => Fault::Passing { why, after },
             StatusCode::UNAUTHORIZED => {
-                login.renew();
+                credentials.renew();
                 Fault::Token { why }
             }
             StatusCode::FORBIDDEN => Fault::refused(
@@ -217,7 +223,7 @@ impl Starter {
                     "The credentials ({}) may not do this. Grant roles/run.jobsExecutorWithOverrides on the job: `gcloud run \
                      jobs add-iam-policy-binding JOB --region REGION --member serviceAccount:ACCOUNT \
                      --role roles/run.jobsExecutorWithOverrides`.",
-                    login.found()
+                    credentials.found()
                 ),
             )
             .code(Code::AccessDenied),
@@ -235,7 +241,7 @@ impl Starter {
 }
 
 /// Waits until the program is told to stop.
-async fn told(stop: &AtomicBool) {
+async fn stopped(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// A byte budget: [`ByteBudget::take`] blocks until the bytes fit.
+/// A byte budget: [`ByteBudget::reserve`] blocks until the bytes fit.
 pub struct ByteBudget {
     size: u64,
     taken: Mutex<u64>,
@@ -11,7 +11,7 @@ pub struct ByteBudget {
 
 /// Bytes of a budget that are taken until this is dropped.
 pub struct ReservedBytes<'r> {
-    room: &'r ByteBudget,
+    budget: &'r ByteBudget,
     bytes: u64,
 }
 
@@ -26,27 +26,27 @@ impl ByteBudget {
     }
 
     /// Returns how many bytes are taken.
-    pub fn held(&self) -> u64 {
+    pub fn reserved(&self) -> u64 {
         *self.lock()
     }
 
     /// Waits until the budget has `bytes` bytes left, or until nothing else is taken.
-    pub fn take(&self, bytes: u64) -> ReservedBytes<'_> {
+    pub fn reserve(&self, bytes: u64) -> ReservedBytes<'_> {
         let mut taken = self.lock();
         while *taken > 0 && taken.saturating_add(bytes) > self.size {
             taken = self.freed.wait(taken).unwrap_or_else(PoisonError::into_inner);
         }
         *taken = taken.saturating_add(bytes);
-        ReservedBytes { room: self, bytes }
+        ReservedBytes { budget: self, bytes }
     }
 }
 
 impl Drop for ReservedBytes<'_> {
     fn drop(&mut self) {
-        let mut taken = self.room.lock();
+        let mut taken = self.budget.lock();
         *taken = taken.saturating_sub(self.bytes);
         drop(taken);
-        self.room.freed.notify_all();
+        self.budget.freed.notify_all();
     }
 }
 
@@ -58,14 +58,14 @@ mod tests {
 
     #[test]
     fn no_more_is_held_than_there_is_room_for() {
-        let (room, held, most) = (ByteBudget::new(100), AtomicU64::new(0), AtomicU64::new(0));
+        let (budget, held, most) = (ByteBudget::new(100), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 0..6 {
-                let (room, held, most) = (&room, &held, &most);
+                let (budget, held, most) = (&budget, &held, &most);
                 scope.spawn(move || {
                     for n in 0..200 {
                         let bytes = 10 + (n * 7 + thread * 13) % 50;
-                        let taken = room.take(bytes);
+                        let taken = budget.reserve(bytes);
                         most.fetch_max(held.fetch_add(bytes, Ordering::SeqCst) + bytes, Ordering::SeqCst);
                         std::thread::yield_now();
                         held.fetch_sub(bytes, Ordering::SeqCst);
@@ -76,7 +76,7 @@ mod tests {
         });
         assert!((60..=100).contains(&most.into_inner()));
         // More than the whole budget fits when nothing else is taken.
-        drop(room.take(1000));
-        assert_eq!(room.held(), 0);
+        drop(budget.reserve(1000));
+        assert_eq!(budget.reserved(), 0);
     }
 }

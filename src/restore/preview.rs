@@ -121,7 +121,7 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
             pack.name()
         ));
     }
-    if let Some(why) = packs.book().values().find_map(|pack| vault.store.closed(&pack.name())) {
+    if let Some(why) = packs.book().values().find_map(|pack| vault.store.denied(&pack.name())) {
         preview.warnings.push(format!("{why}: the files that need it cannot be restored from this vault"));
     }
     let wanted = place.wanted();

@@ -167,7 +167,7 @@ impl ContentReader<'_> {
                 let (pack, span) = (read.pack, read.span());
                 let length = span.last().map_or(0, |last| last.end() - span[0].at);
                 // In order, because the lock is held; it waits here when the decoders are behind.
-                let reserved = shared.budget.take(length);
+                let reserved = shared.budget.reserve(length);
                 match &coalescer.1 {
                     Some(decoders) if decoders.send(PendingRead { read, bytes }).is_ok() => {}
                     _ => return,

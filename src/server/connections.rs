@@ -195,7 +195,7 @@ impl AdmittedConnection {
         drop(lock(&self.slot).take());
         let slot = tokio::select! {
             slot = self.admission.slots.wait(&self.phase) => slot,
-            _ = self.admission.shutdown.begun() => return Err(Overloaded),
+            _ = self.admission.shutdown.wait_until_begun() => return Err(Overloaded),
         };
         *lock(&self.slot) = Some(slot);
         *lock(&self.at_door) = false;

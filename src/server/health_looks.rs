@@ -191,7 +191,7 @@ fn tell(
     let mut read = Vec::with_capacity(new.len());
     let room = ByteBudget::new(report::AT_ONCE);
     let doing = |named: &&report::ReportName| {
-        let _room = room.take(named.size);
+        let _room = room.reserve(named.size);
         report::told(store, &named.object).map(|report| LastRun::read(report.stored()))
     };
     map_ordered(&new, ctx.parallel, doing, |named, told| {

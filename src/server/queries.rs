@@ -129,7 +129,7 @@ impl Server {
             let mut runs = Vec::with_capacity(named.len());
             let room = ByteBudget::new(report::AT_ONCE);
             let read = |named: &report::ReportName| {
-                let _room = room.take(named.size);
+                let _room = room.reserve(named.size);
                 report::told(&*vault.store, &named.object).map(|report| report.summary())
             };
             map_ordered(&named, ctx.parallel, read, |named, report| {

@@ -87,8 +87,8 @@ impl DatabaseLocation {
     }
 }
 
-fn found(said: Result<Stat, Errno>) -> Result<Option<Stat>, Errno> {
-    match said {
+fn found(result: Result<Stat, Errno>) -> Result<Option<Stat>, Errno> {
+    match result {
         Ok(stat) => Ok(Some(stat)),
         // A file with a name that is too long does not exist.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(None),

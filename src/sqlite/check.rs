@@ -41,7 +41,7 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
             self.1.unpark();
         }
     }
-    let said = thread::scope(|scope| {
+    let answer = thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             while !over.load(Ordering::Acquire) {
                 if stop.load(Ordering::Relaxed) {
@@ -53,12 +53,12 @@ pub fn check(connection: &Connection, kind: CheckKind, stop: &AtomicBool) -> rus
         let _over = WatchGuard(&over, watcher.thread().clone());
         connection.query_row(sql, [], |row| row.get::<_, String>(0))
     });
-    match said {
-        Ok(said) if said == "ok" => Ok(Checked::Sound),
-        Ok(said) => {
+    match answer {
+        Ok(answer) if answer == "ok" => Ok(Checked::Sound),
+        Ok(answer) => {
             // A heading that names the database may come before the first problem.
-            let first = said.lines().find(|line| !line.starts_with("*** in database"));
-            Ok(Checked::Damaged(first.unwrap_or(&said).to_owned()))
+            let first = answer.lines().find(|line| !line.starts_with("*** in database"));
+            Ok(Checked::Damaged(first.unwrap_or(&answer).to_owned()))
         }
         Err(Error::SqliteFailure(code, why)) => match code.extended_code & 0xff {
             ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => Ok(Checked::Damaged(why.unwrap_or_else(|| code.to_string()))),

@@ -41,26 +41,26 @@ pub enum Meaning {
     /// The text says why.
     Index(String),
     /// Waiting does not help.
-    Trouble(ReadError),
+    Fatal(ReadError),
 }
 
 /// Sorts an error by its extended code; `errno` is the system's reason, 0 if there is none.
 pub fn classify(error: &rusqlite::Error, errno: i32) -> Meaning {
-    let said = match error {
+    let message = match error {
         // The message follows the code and says more than it does.
         rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
         other => other.to_string(),
     };
     match error {
-        rusqlite::Error::SqliteFailure(code, _) => sort(code.extended_code, &said, errno),
-        _ => Meaning::Trouble(ReadError::Failed(format!("SQLite's answer makes no sense: {said}"))),
+        rusqlite::Error::SqliteFailure(code, _) => sort(code.extended_code, &message, errno),
+        _ => Meaning::Fatal(ReadError::Failed(format!("SQLite's answer makes no sense: {message}"))),
     }
 }
 
-fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
+fn sort(code: c_int, message: &str, errno: i32) -> Meaning {
     let system = if errno == 0 { String::new() } else { format!(": {}", std::io::Error::from_raw_os_error(errno)) };
-    let raw = |why: String| Meaning::Trouble(ReadError::Raw(why));
-    let failed = |why: String| Meaning::Trouble(ReadError::Failed(why));
+    let raw = |why: String| Meaning::Fatal(ReadError::Raw(why));
+    let failed = |why: String| Meaning::Fatal(ReadError::Failed(why));
     match code {
         ffi::SQLITE_READONLY_ROLLBACK => return Meaning::Journal,
         ffi::SQLITE_READONLY_RECOVERY | ffi::SQLITE_READONLY_CANTINIT | ffi::SQLITE_READONLY_CANTLOCK => {
@@ -84,22 +84,22 @@ fn sort(code: c_int, said: &str, errno: i32) -> Meaning {
     }
     match code & 0xff {
         ffi::SQLITE_BUSY | ffi::SQLITE_LOCKED | ffi::SQLITE_PROTOCOL => Meaning::Busy,
-        ffi::SQLITE_NOTADB => raw(format!("SQLite does not read it: {said}")),
-        ffi::SQLITE_CORRUPT => raw(format!("it is damaged: {said}")),
+        ffi::SQLITE_NOTADB => raw(format!("SQLite does not read it: {message}")),
+        ffi::SQLITE_CORRUPT => raw(format!("it is damaged: {message}")),
         // The process has run out of some resource; the database is not to blame.
         ffi::SQLITE_CANTOPEN if is_shortage(errno) => failed(format!("SQLite cannot open its files{system}")),
         ffi::SQLITE_CANTOPEN => raw(format!("SQLite cannot open it or a file beside it{system}")),
         ffi::SQLITE_READONLY | ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {
-            raw(format!("SQLite may not read it: {said}{system}"))
+            raw(format!("SQLite may not read it: {message}{system}"))
         }
         // The file has a format that this SQLite does not know.
-        ffi::SQLITE_ERROR if said.contains("no such table: sqlite_dbpage") => failed(
+        ffi::SQLITE_ERROR if message.contains("no such table: sqlite_dbpage") => failed(
             "this program's SQLite cannot show pages: build it with LIBSQLITE3_FLAGS=-DSQLITE_ENABLE_DBPAGE_VTAB=1"
                 .into(),
         ),
-        ffi::SQLITE_ERROR => raw(format!("SQLite does not understand it: {said}")),
-        ffi::SQLITE_INTERRUPT => Meaning::Trouble(ReadError::Stopped),
-        _ => failed(format!("SQLite cannot read it: {said}{system}")),
+        ffi::SQLITE_ERROR => raw(format!("SQLite does not understand it: {message}")),
+        ffi::SQLITE_INTERRUPT => Meaning::Fatal(ReadError::Stopped),
+        _ => failed(format!("SQLite cannot read it: {message}{system}")),
     }
 }
 
@@ -135,7 +135,7 @@ mod tests {
             panic!("others may fill it")
         };
         assert!(why.contains("-shm file that cannot be written to: Permission denied"), "{why}");
-        assert_eq!(sorted(ffi::SQLITE_INTERRUPT, 0), Meaning::Trouble(ReadError::Stopped));
+        assert_eq!(sorted(ffi::SQLITE_INTERRUPT, 0), Meaning::Fatal(ReadError::Stopped));
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
             (ffi::SQLITE_IOERR_RDLOCK, "has no locks: Permission denied"),
             (ffi::SQLITE_IOERR_SHMMAP, "shared memory, which fails: Permission denied"),
         ] {
-            let Meaning::Trouble(ReadError::Raw(said)) = sorted(code, Errno::ACCESS.raw_os_error()) else {
+            let Meaning::Fatal(ReadError::Raw(said)) = sorted(code, Errno::ACCESS.raw_os_error()) else {
                 panic!("{why}")
             };
             assert!(said.contains(why), "{said}");
@@ -163,12 +163,11 @@ mod tests {
             (ffi::SQLITE_NOMEM, Errno::NOMEM),
             (ffi::SQLITE_CANTOPEN, Errno::MFILE),
         ] {
-            assert!(matches!(sorted(code, errno.raw_os_error()), Meaning::Trouble(ReadError::Failed(_))));
+            assert!(matches!(sorted(code, errno.raw_os_error()), Meaning::Fatal(ReadError::Failed(_))));
         }
         let unreadable = rusqlite::Error::QueryReturnedNoRows;
-        assert!(matches!(classify(&unreadable, 0), Meaning::Trouble(ReadError::Failed(_))));
-        let Meaning::Trouble(ReadError::Failed(why)) = sort(ffi::SQLITE_ERROR, "no such table: sqlite_dbpage", 0)
-        else {
+        assert!(matches!(classify(&unreadable, 0), Meaning::Fatal(ReadError::Failed(_))));
+        let Meaning::Fatal(ReadError::Failed(why)) = sort(ffi::SQLITE_ERROR, "no such table: sqlite_dbpage", 0) else {
             panic!("the program was built wrong")
         };
         assert!(why.contains("SQLITE_ENABLE_DBPAGE_VTAB"), "{why}");

@@ -33,7 +33,7 @@ type Files = HashMap<(u64, u64), Vec<File>>;
 static HELD: LazyLock<Mutex<Files>> = LazyLock::new(Mutex::default);
 static GIVEN_BACK: Condvar = Condvar::new();
 
-fn held() -> MutexGuard<'static, Files> {
+fn registry() -> MutexGuard<'static, Files> {
     // A panic elsewhere cannot leave a map half changed.
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -55,10 +55,10 @@ impl InodeLock {
 
 impl Drop for InodeLock {
     fn drop(&mut self) {
-        let mut held = held();
+        let mut files = registry();
         // Nobody has the lock now, so no lock on the file is lost by closing these.
-        drop(held.remove(&(self.device, self.inode)));
-        drop(held);
+        drop(files.remove(&(self.device, self.inode)));
+        drop(files);
         // All threads are woken, since each waits for one file among many.
         GIVEN_BACK.notify_all();
     }
@@ -71,31 +71,31 @@ impl Drop for InodeLock {
 /// are done.
 pub fn lock_inode(device: u64, inode: u64, stop: &AtomicBool) -> Result<InodeLock, Errno> {
     let began = Instant::now();
-    let mut held = held();
-    while !add(&mut held, (device, inode)) {
+    let mut files = registry();
+    while !add(&mut files, (device, inode)) {
         if stop.load(Ordering::Relaxed) {
             return Err(Errno::CANCELED);
         }
         if began.elapsed() > LONGEST {
             return Err(Errno::TIMEDOUT);
         }
-        held = GIVEN_BACK.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        files = GIVEN_BACK.wait_timeout(files, LOOK).unwrap_or_else(PoisonError::into_inner).0;
     }
     Ok(InodeLock { device, inode })
 }
 
 /// Adds a file if nobody has its lock. Returns whether it was added.
-fn add(held: &mut Files, file: (u64, u64)) -> bool {
-    let free = !held.contains_key(&file);
+fn add(files: &mut Files, file: (u64, u64)) -> bool {
+    let free = !files.contains_key(&file);
     if free {
-        held.insert(file, Vec::new());
+        files.insert(file, Vec::new());
     }
     free
 }
 
 /// Takes a file's inode lock if nobody in this process has it; `None` otherwise.
 pub fn try_lock_inode(device: u64, inode: u64) -> Option<InodeLock> {
-    let free = add(&mut held(), (device, inode));
+    let free = add(&mut registry(), (device, inode));
     // It is made only if the file is free: an [`InodeLock`] that is made is also released.
     free.then(|| InodeLock { device, inode })
 }
@@ -108,16 +108,16 @@ pub struct LockedFile {
     /// The file's status.
     pub stat: Stat,
     /// The inode lock.
-    pub hold: InodeLock,
+    pub inode_lock: InodeLock,
 }
 
-/// Opens the file that `hold` locks; if another file has its name by now, that one is locked instead.
+/// Opens the file that `inode_lock` locks; if another file has its name by now, that one is locked instead.
 ///
 /// # Errors
 /// The errors of opening, and as [`lock_inode`]. A file that cannot be locked is closed when the thread that has its
 /// lock releases it, since closing it before would take SQLite's locks away.
 pub fn open(
-    hold: InodeLock,
+    inode_lock: InodeLock,
     stop: &AtomicBool,
     open: impl FnOnce() -> Result<OwnedFd, Errno>,
 ) -> Result<LockedFile, Errno> {
@@ -130,15 +130,15 @@ pub fn open(
             return Err(why);
         }
     };
-    if (stat.st_dev, stat.st_ino) == hold.id() {
-        return Ok(LockedFile { file, stat, hold });
+    if (stat.st_dev, stat.st_ino) == inode_lock.id() {
+        return Ok(LockedFile { file, stat, inode_lock });
     }
     // Nobody waits for one inode lock while having another.
-    drop(hold);
+    drop(inode_lock);
     match lock_inode(stat.st_dev, stat.st_ino, stop) {
-        Ok(hold) => Ok(LockedFile { file, stat, hold }),
+        Ok(inode_lock) => Ok(LockedFile { file, stat, inode_lock }),
         Err(why) => {
-            match held().get_mut(&(stat.st_dev, stat.st_ino)) {
+            match registry().get_mut(&(stat.st_dev, stat.st_ino)) {
                 Some(others) => others.push(file),
                 // Nobody can take its lock before it is closed here.
                 None => drop(file),

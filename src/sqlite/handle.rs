@@ -9,11 +9,11 @@ use rusqlite::{Connection, ffi};
 pub fn has_moved(connection: &Connection) -> bool {
     let mut moved: c_int = 0;
     // SAFETY: the handle lives as long as the borrow; a null name is the main database; the operation writes one int.
-    let said = unsafe {
+    let result = unsafe {
         let out = (&raw mut moved).cast::<c_void>();
         ffi::sqlite3_file_control(connection.handle(), ptr::null(), ffi::SQLITE_FCNTL_HAS_MOVED, out)
     };
-    said != ffi::SQLITE_OK || moved != 0
+    result != ffi::SQLITE_OK || moved != 0
 }
 
 /// The system's reason for the last failure.
@@ -30,12 +30,12 @@ pub fn system_errno(connection: &Connection) -> i32 {
 pub fn read_wal(connection: &Connection, at: u64, out: &mut [u8]) -> Result<bool, c_int> {
     let (Ok(length), Ok(at)) = (c_int::try_from(out.len()), i64::try_from(at)) else { return Err(ffi::SQLITE_TOOBIG) };
     // SAFETY: the file is the connection's, which this thread alone has. SQLite seeks before it reads.
-    let said = unsafe {
+    let result = unsafe {
         let (file, methods) = file(connection, ffi::SQLITE_FCNTL_JOURNAL_POINTER)?;
         let Some(read) = methods.xRead else { return Err(ffi::SQLITE_MISUSE) };
         read(file, out.as_mut_ptr().cast(), length, at)
     };
-    match said {
+    match result {
         ffi::SQLITE_OK => Ok(true),
         ffi::SQLITE_IOERR_SHORT_READ => Ok(false),
         code => Err(code),
@@ -49,11 +49,11 @@ pub fn read_wal(connection: &Connection, at: u64, out: &mut [u8]) -> Result<bool
 /// As SQLite reports them to a reader; busy while others keep the database locked.
 pub fn lock_shared(connection: &Connection) -> rusqlite::Result<()> {
     // SAFETY: the file is the connection's, which this thread alone has.
-    let said = unsafe {
+    let result = unsafe {
         file(connection, ffi::SQLITE_FCNTL_FILE_POINTER)
             .and_then(|(file, methods)| Ok(methods.xLock.ok_or(ffi::SQLITE_MISUSE)?(file, ffi::SQLITE_LOCK_SHARED)))
     };
-    match said.unwrap_or_else(|code| code) {
+    match result.unwrap_or_else(|code| code) {
         ffi::SQLITE_OK => Ok(()),
         code => Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)),
     }

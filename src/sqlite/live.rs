@@ -99,11 +99,11 @@ pub struct Live<'a> {
     alone: Option<Connection>,
     /// Holds a reader's lock on a database that uses a log, while others have it open.
     lock: Option<Connection>,
-    way: AccessMode,
+    mode: AccessMode,
     file: Arc<File>,
     /// The `-shm`, open under its inode lock since before the connection opened it.
     shm: Option<LockedFile>,
-    hold: InodeLock,
+    inode_lock: InodeLock,
     at: Arc<DatabaseLocation>,
     options: LiveOptions<'a>,
     /// The patience that is left.
@@ -145,12 +145,12 @@ enum BeginError {
     Again,
     /// A program that came before is awaited again.
     Awaited,
-    Trouble(ReadError),
+    Fatal(ReadError),
 }
 
 impl From<ReadError> for BeginError {
-    fn from(trouble: ReadError) -> Self {
-        BeginError::Trouble(trouble)
+    fn from(error: ReadError) -> Self {
+        BeginError::Fatal(error)
     }
 }
 
@@ -163,21 +163,21 @@ impl<'a> Live<'a> {
     ///
     /// # Errors
     /// Why it cannot be read live; nothing has been created then.
-    pub fn open(at: Arc<DatabaseLocation>, hold: InodeLock, options: LiveOptions<'a>) -> Result<Self, ReadError> {
+    pub fn open(at: Arc<DatabaseLocation>, inode_lock: InodeLock, options: LiveOptions<'a>) -> Result<Self, ReadError> {
         if !system_calls::replaced() {
             return Err(ReadError::Raw("this program's SQLite would create files beside it".into()));
         }
-        let expected = hold.id();
+        let expected = inode_lock.id();
         let opened =
-            fd_registry::open(hold, options.stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
+            fd_registry::open(inode_lock, options.stop, || at.open("", OFlags::RDONLY)).map_err(|why| match why {
                 Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::TIMEDOUT => ReadError::Replaced,
                 Errno::CANCELED => ReadError::Stopped,
                 why => failed(format!("it cannot be opened: {why}")),
             })?;
-        if opened.hold.id() != expected {
+        if opened.inode_lock.id() != expected {
             return Err(ReadError::Replaced);
         }
-        let LockedFile { file, hold, .. } = opened;
+        let LockedFile { file, inode_lock, .. } = opened;
         if Header::read(&file).map_err(|why| failed(format!("it cannot be read: {why}")))?.is_none() {
             return Err(ReadError::Raw("it is not a SQLite database any more".into()));
         }
@@ -191,10 +191,10 @@ impl<'a> Live<'a> {
             connection: None,
             alone: None,
             lock: None,
-            way: AccessMode::Shared,
+            mode: AccessMode::Shared,
             file: Arc::new(file),
             shm: None,
-            hold,
+            inode_lock,
             at,
             options,
             left: options.patience,
@@ -279,7 +279,7 @@ impl<'a> Live<'a> {
                     }
                     COMES_AND_GOES
                 }
-                BeginError::Trouble(trouble) => return Err(self.replaced_or(trouble)),
+                BeginError::Fatal(error) => return Err(self.replaced_or(error)),
             };
             self.wait(why, clock)?;
         }
@@ -304,7 +304,7 @@ impl<'a> Live<'a> {
         match read() {
             Ok(true) => Ok(()),
             Ok(false) => Err(failed(format!("SQLite has no page {number} of {} bytes", out.len()))),
-            Err(why) => Err(self.trouble(&why)),
+            Err(why) => Err(self.read_error(&why)),
         }
     }
 
@@ -313,7 +313,7 @@ impl<'a> Live<'a> {
     /// # Errors
     /// A check that was stopped, or that could not read the file.
     pub fn check(&mut self, kind: CheckKind) -> Result<Checked, ReadError> {
-        check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.trouble(&why))
+        check::check(self.transaction()?, kind, self.options.stop).map_err(|why| self.read_error(&why))
     }
 
     /// Ends the transaction. Returns whether its state stood to the end, and with it everything that was read.
@@ -322,8 +322,8 @@ impl<'a> Live<'a> {
     /// A transaction that cannot be ended; the connection is closed then, which ends it too.
     pub fn end(&mut self) -> Result<bool, ReadError> {
         // A log that was cut meanwhile has not given what was asked of it.
-        let logged = self.way != AccessMode::Shared || self.basis == Basis::Locks || self.is_log_of_index();
-        let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.trouble(&why));
+        let logged = self.mode != AccessMode::Shared || self.basis == Basis::Locks || self.is_log_of_index();
+        let ended = self.transaction()?.execute_batch("rollback").map_err(|why| self.read_error(&why));
         self.begun = false;
         let stands = self.stands().map(|stands| stands && logged);
         if matches!(stands, Ok(false)) {
@@ -342,7 +342,7 @@ impl<'a> Live<'a> {
 
     /// The connection that reads, or is going to.
     fn reader(&self) -> Option<&Connection> {
-        match self.way {
+        match self.mode {
             AccessMode::AtRest { log: false } => self.alone.as_ref(),
             AccessMode::AtRest { log: true } | AccessMode::Shared => self.connection.as_ref(),
         }
@@ -352,20 +352,20 @@ impl<'a> Live<'a> {
         self.reader().filter(|_| self.begun).ok_or_else(|| failed("no transaction is open"))
     }
 
-    fn trouble(&self, why: &rusqlite::Error) -> ReadError {
+    fn read_error(&self, why: &rusqlite::Error) -> ReadError {
         let errno = self.reader().map_or(0, system_errno);
         match classify(why, errno) {
             Meaning::Busy => ReadError::Busy(LOCKED.into()),
             Meaning::Journal => ReadError::Raw(CUT_OFF.into()),
             Meaning::Index(why) => ReadError::Raw(why),
-            Meaning::Trouble(trouble) => trouble,
+            Meaning::Fatal(error) => error,
         }
     }
 
     /// Ends what was begun; a connection that cannot end it is closed. In shared mode the lock connection is kept: what
     /// others share exists as long as the lock does.
     fn rollback(&mut self) {
-        if self.way != AccessMode::Shared {
+        if self.mode != AccessMode::Shared {
             (self.alone, self.lock, self.connection) = (None, None, None);
         }
         if self.connection.as_ref().is_some_and(|c| !c.is_autocommit() && c.execute_batch("rollback").is_err()) {

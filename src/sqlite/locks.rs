@@ -29,9 +29,9 @@ pub enum LockHolder {
     Alone(Option<u32>),
 }
 
-/// Tells who else has a database locked; other backups do not count, as they [`let_go`]. Nobody has if a filesystem
-/// does not tell.
-pub fn held(file: &File) -> LockHolder {
+/// Tells who else has a database locked. Other backups do not count, since each calls [`shrink_read_lock`]. Where a
+/// filesystem does not tell, nobody has.
+pub fn lock_holder(file: &File) -> LockHolder {
     let mut lock = lock(libc::F_WRLCK, OTHERS);
     // The system tells of one lock that is in the way: if there are several readers, the one that came first.
     if control(file, libc::F_GETLK, &mut lock).is_err() {
@@ -56,7 +56,7 @@ pub fn is_open(shm: &File) -> bool {
 ///
 /// # Errors
 /// An error of the system.
-pub fn let_go(file: &File) -> io::Result<()> {
+pub fn shrink_read_lock(file: &File) -> io::Result<()> {
     control(file, libc::F_SETLK, &mut lock(libc::F_UNLCK, OTHERS))
 }
 

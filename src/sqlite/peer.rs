@@ -244,10 +244,10 @@ impl PeerServer {
 }
 
 fn live(path: &Path) -> Result<String, String> {
-    let mut live = super::tests::try_open(path, super::tests::HASTY).map_err(|trouble| format!("{trouble:?}"))?;
-    let state = live.begin().map_err(|trouble| format!("{trouble:?}"))?;
+    let mut live = super::tests::try_open(path, super::tests::HASTY).map_err(|error| format!("{error:?}"))?;
+    let state = live.begin().map_err(|error| format!("{error:?}"))?;
     let bytes = super::tests::taken(&live, &state);
-    let steady = live.end().map_err(|trouble| format!("{trouble:?}"))?;
+    let steady = live.end().map_err(|error| format!("{error:?}"))?;
     Ok(format!("{:?} {} {steady}", super::tests::restored(&bytes), state.logged))
 }
 

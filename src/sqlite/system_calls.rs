@@ -127,20 +127,20 @@ unsafe extern "C" fn fchown(file: c_int, user: libc::uid_t, group: libc::gid_t) 
 
 unsafe extern "C" fn fcntl(file: c_int, command: c_int, argument: *mut c_void) -> c_int {
     // SAFETY: SQLite's own call.
-    let said = unsafe { libc::fcntl(file, command, argument) };
-    if said != 0 || command != libc::F_GETLK || FIRST.get() == FirstShmOpen::MakesAnew {
-        return said;
+    let result = unsafe { libc::fcntl(file, command, argument) };
+    if result != 0 || command != libc::F_GETLK || FIRST.get() == FirstShmOpen::MakesAnew {
+        return result;
     }
     // SAFETY: the argument of this command is a lock, which the call has filled in.
     let lock = unsafe { &mut *argument.cast::<libc::flock>() };
     // SQLite asks for this lock before anything else.
     if (lock.l_start, lock.l_len) != OPEN || c_int::from(lock.l_type) != libc::F_UNLCK {
-        return said;
+        return result;
     }
     if FIRST.get() == FirstShmOpen::TakesItAsLeft {
         // The answer is as if another reader had it open: SQLite then opens it beside that one.
         lock.l_type = libc::F_RDLCK as _;
-        return said;
+        return result;
     }
     WAS_FIRST.set(true);
     // If the answer were that another program keeps it, SQLite would wait for 10 seconds.

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 use super::at::DatabaseLocation;
 use super::fd_registry::{self, try_lock_inode};
 use super::header::Header;
-use super::locks::{self, LockHolder, OPEN, READING, held};
+use super::locks::{self, LockHolder, OPEN, READING, lock_holder};
 use super::side_files::{Id, id};
 use super::wal_index::{self, IndexFit};
 use crate::fs::beneath::Directory;
@@ -135,7 +135,7 @@ impl UsageFinder {
         let Ok(at) = DatabaseLocation::beneath(root, path) else { return true };
         let Some(hold) = try_lock_inode(device, inode) else { return true };
         let used = match fd_registry::open(hold, &GO_ON, || at.open("", OFlags::RDONLY)) {
-            Ok(opened) if opened.hold.id() == (device, inode) => match held(&opened.file) {
+            Ok(opened) if opened.inode_lock.id() == (device, inode) => match lock_holder(&opened.file) {
                 LockHolder::No => false,
                 LockHolder::Reading(pid) => {
                     let logged = Header::read(&opened.file).ok().flatten().is_none_or(|header| header.wal);

@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use self::answer::{Object, stored_crc32c, total};
-use self::exchange::broken;
+use self::exchange::transport_fault;
 use self::progress::{BodyProgress, stalled};
 use super::requests::{Described, Page, PartialRead, Requests, Span};
 use super::{Meta, Result};
@@ -89,9 +89,9 @@ pub struct GcsBucket {
     prefix: String,
     /// The project that is billed, if it is not the bucket's.
     user_project: Option<String>,
-    login: Authenticator,
+    credentials: Authenticator,
     limits: RequestTimeouts,
-    told: Mutex<Option<ClockReading>>,
+    clock: Mutex<Option<ClockReading>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -116,7 +116,7 @@ impl GcsBucket {
             let why = format!("the endpoint {base} is not encrypted: others could read the credentials on the way");
             return Err(Error::usage(doing(), why).code(Code::BadSetting).hint("Give an https:// endpoint."));
         }
-        let login = Authenticator::new(cloud, Scope::Storage).map_err(|fault| fault.while_doing(doing()))?;
+        let credentials = Authenticator::new(cloud, Scope::Storage).map_err(|fault| fault.while_doing(doing()))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("network")
@@ -124,14 +124,20 @@ impl GcsBucket {
             .build()
             .map_err(|why| Error::io(doing(), &why))?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let told = Mutex::default();
+        let clock = Mutex::default();
         let user_project = cloud.user_project.clone();
-        Ok(GcsBucket { runtime, client, base, bucket: bucket.into(), prefix, user_project, login, limits, told, stop })
-    }
-
-    /// Returns the credentials that it uses.
-    pub fn login(&self) -> &Authenticator {
-        &self.login
+        Ok(GcsBucket {
+            runtime,
+            client,
+            base,
+            bucket: bucket.into(),
+            prefix,
+            user_project,
+            credentials,
+            limits,
+            clock,
+            stop,
+        })
     }
 
     /// Sends the endpoint a request without credentials: whatever it answers, it can be reached.
@@ -143,7 +149,7 @@ impl GcsBucket {
         self.wait(async {
             let answer = tokio::time::timeout(self.limits.stall, request.send()).await;
             let answer = answer.map_err(|_| stalled("no answer", self.limits.stall))?;
-            self.hear(answer.map_err(broken)?.headers());
+            self.note_clock(answer.map_err(transport_fault)?.headers());
             Ok(())
         })
     }
@@ -154,19 +160,19 @@ impl GcsBucket {
     /// There is no token, because none can be had, or none within `limit`.
     pub fn sign_in(&self, limit: Duration) -> Result<(), Fault> {
         self.wait(async {
-            let token = tokio::time::timeout(limit, self.login.headers(&self.client)).await;
+            let token = tokio::time::timeout(limit, self.credentials.headers(&self.client)).await;
             token.map_err(|_| stalled("no token", limit))?.map(|_| ())
         })
     }
 
     /// Returns the account that the credentials belong to, if they or the metadata server name it.
     pub fn account(&self) -> Option<String> {
-        self.wait(async { Ok(self.login.account(&self.client).await) }).ok().flatten()
+        self.wait(async { Ok(self.credentials.account(&self.client).await) }).ok().flatten()
     }
 
     /// Returns how far the local clock was ahead of the store's at its last answer.
     pub fn ahead(&self) -> Option<SignedDuration> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).map(|told| told.ahead)
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).map(|reading| reading.ahead)
     }
 
     /// Returns those of `permissions` on the bucket that the credentials have.
@@ -246,7 +252,7 @@ impl Requests for GcsBucket {
         let url = format!("{}/upload/storage/v1/b/{}/o", self.base, utf8_percent_encode(&self.bucket, PLAIN));
         let query = [("uploadType", "multipart"), ("ifGenerationMatch", "0"), ("fields", "size,crc32c")];
         self.wait(async {
-            let headers = self.login.headers(&self.client).await?;
+            let headers = self.credentials.headers(&self.client).await?;
             // Two chunks are on the way at a time; the rest stays where it is until its turn.
             let (to, mut from) = mpsc::channel::<Bytes>(1);
             let stream = futures_util::stream::poll_fn(move |context| {
@@ -271,7 +277,7 @@ impl Requests for GcsBucket {
                 fault = progress.watch() => return Err(fault),
                 never = feeding => match never {},
             };
-            let response = self.judge(answer, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
+            let response = self.checked(answer, StatusCode::OK).await.map_err(|fault| self.no_bucket(fault))?;
             // The store checked the bytes. A server that does not check would store what nobody can read.
             match self.json::<Object>(response).await?.described() {
                 None => Err(Fault::passing("the answer does not say what was stored")),
@@ -415,18 +421,18 @@ impl Requests for GcsBucket {
     }
 
     fn time(&self) -> Result<Option<Timestamp>, Fault> {
-        let Some(told) = *self.told.lock().unwrap_or_else(PoisonError::into_inner) else { return Ok(None) };
-        if told.ahead.abs() > SKEW {
-            let direction = if told.ahead.is_positive() { "ahead" } else { "behind" };
-            let off = SignedDuration::from_secs(told.ahead.abs().as_secs());
-            let why = format!("this machine's clock is {off:#} {direction} of the store's ({} there)", told.time);
+        let Some(reading) = *self.clock.lock().unwrap_or_else(PoisonError::into_inner) else { return Ok(None) };
+        if reading.ahead.abs() > SKEW {
+            let direction = if reading.ahead.is_positive() { "ahead" } else { "behind" };
+            let off = SignedDuration::from_secs(reading.ahead.abs().as_secs());
+            let why = format!("this machine's clock is {off:#} {direction} of the store's ({} there)", reading.time);
             return Err(Fault::refused(
                 why,
                 "Set the clock (`timedatectl set-ntp true`, or the host's), and run it again.",
             ));
         }
-        let passed = SignedDuration::try_from(told.at.elapsed()).unwrap_or_default();
-        Ok(Some(told.time.saturating_add(passed).unwrap_or(told.time)))
+        let passed = SignedDuration::try_from(reading.at.elapsed()).unwrap_or_default();
+        Ok(Some(reading.time.saturating_add(passed).unwrap_or(reading.time)))
     }
 }
 

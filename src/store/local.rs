@@ -99,7 +99,7 @@ impl LocalStore {
     }
 
     /// Returns the error that this user may not read an object or a folder of the vault.
-    fn closed_to_us(&self, name: &str) -> StoreError {
+    fn denied_to_us(&self, name: &str) -> StoreError {
         let shown = if name.is_empty() { "the vault" } else { name };
         access::denied(shown, &self.folder, &self.folder.join(name))
     }
@@ -143,7 +143,7 @@ impl Store for LocalStore {
         let top = self.make_top()?;
         let doing = || format!("look at the folder {}", self.folder.display());
         let mode = fstat(&top).map_err(failed(doing))?.st_mode & 0o7777;
-        let closed = access::closed(mode);
+        let closed = access::closed_mode(mode);
         // A folder that cannot be closed may be somebody else's, or on a filesystem without modes. That it is open is
         // reported later.
         if mode != closed
@@ -179,7 +179,7 @@ impl Store for LocalStore {
         })
     }
 
-    fn closed(&self, name: &str) -> Option<StoreError> {
+    fn denied(&self, name: &str) -> Option<StoreError> {
         let (folder, last) = split(name).ok()?;
         let closed = |folder: &Folder| {
             accessat(folder, last, rustix::fs::Access::READ_OK, AtFlags::EACCESS) == Err(Errno::ACCESS)
@@ -188,14 +188,14 @@ impl Store for LocalStore {
             Ok(denied) => denied == Some(true),
             Err(why) => matches!(why, StoreError::Denied { .. }),
         };
-        denied.then(|| self.closed_to_us(name))
+        denied.then(|| self.denied_to_us(name))
     }
 
     fn staging(&self) -> Box<dyn Staging + '_> {
         Box::new(Staged::new(self))
     }
 
-    fn room(&self, keep: u64) -> Option<FreeSpace> {
+    fn set_aside(&self, keep: u64) -> Option<FreeSpace> {
         let free = filesystem::free(&self.folder).ok().flatten()?;
         let kept = self.keep(keep.min(free / 16));
         let kept =
@@ -230,7 +230,7 @@ impl Store for LocalStore {
             let doing = || format!("list {}", self.folder.join(&within).display());
             self.within(&within, |folder| {
                 let names = match folder.names() {
-                    Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
+                    Err(Errno::ACCESS) => return Err(self.denied_to_us(&within)),
                     names => names.map_err(failed(doing))?,
                 };
                 // At the top, no name is known that would have to be there.
@@ -240,7 +240,7 @@ impl Store for LocalStore {
                     let Ok(last) = last.into_string() else { continue };
                     let name = format!("{within}{last}");
                     let there = match folder.look(&last) {
-                        Err(Errno::ACCESS) => return Err(self.closed_to_us(&within)),
+                        Err(Errno::ACCESS) => return Err(self.denied_to_us(&within)),
                         looked => looked.map_err(failed(doing))?,
                     };
                     match there {
@@ -274,7 +274,7 @@ impl Store for LocalStore {
 
     fn forget(&self, name: &str) {
         // Pages that are not written back yet are not dropped. Objects have none: our writers sync them first.
-        let dropped = self.look_into(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
+        let dropped = self.open_regular_file(name).map(|(file, _)| fadvise(&file, 0, None, Advice::DontNeed));
         if !matches!(dropped, Ok(Ok(()))) {
             tracing::debug!("could not drop {name} from the system's cache: {dropped:?}");
         }

@@ -36,10 +36,10 @@ impl Store for MeteredStore {
         fn other_than(&self, known: &[&str]) -> Result<Option<String>>;
         fn prepare(&self) -> Result<()>;
         fn open_to_others(&self) -> Option<u32>;
-        fn closed(&self, name: &str) -> Option<super::StoreError>;
+        fn denied(&self, name: &str) -> Option<super::StoreError>;
         fn unshared(&self) -> Option<super::Unshared>;
         fn staging(&self) -> Box<dyn Staging + '_>;
-        fn room(&self, keep: u64) -> Option<FreeSpace>;
+        fn set_aside(&self, keep: u64) -> Option<FreeSpace>;
         fn now(&self) -> Result<Timestamp>;
         fn request_worth(&self) -> u64;
         fn forget(&self, name: &str);

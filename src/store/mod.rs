@@ -230,7 +230,7 @@ pub trait Store: Send + Sync {
 
     /// Returns the error that this user may not read an object, as far as that is known without reading it. `None` if
     /// nothing says so.
-    fn closed(&self, _name: &str) -> Option<StoreError> {
+    fn denied(&self, _name: &str) -> Option<StoreError> {
         None
     }
 
@@ -241,7 +241,7 @@ pub trait Store: Send + Sync {
 
     /// Returns how much space is free, and sets `keep` bytes of it aside, or a small part if there is little. `None` if
     /// that cannot be told.
-    fn room(&self, _keep: u64) -> Option<FreeSpace> {
+    fn set_aside(&self, _keep: u64) -> Option<FreeSpace> {
         None
     }
 
@@ -352,9 +352,9 @@ where
         fn prepare(&self) -> Result<()>;
         fn open_to_others(&self) -> Option<u32>;
         fn unshared(&self) -> Option<crate::store::Unshared>;
-        fn closed(&self, name: &str) -> Option<StoreError>;
+        fn denied(&self, name: &str) -> Option<StoreError>;
         fn staging(&self) -> Box<dyn Staging + '_>;
-        fn room(&self, keep: u64) -> Option<FreeSpace>;
+        fn set_aside(&self, keep: u64) -> Option<FreeSpace>;
         fn now(&self) -> Result<Timestamp>;
         fn request_worth(&self) -> u64;
         fn traffic(&self) -> Option<Traffic>;

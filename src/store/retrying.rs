@@ -44,7 +44,7 @@ struct Counters {
 /// A store made of single requests.
 pub struct RetryStore<R> {
     requests: R,
-    pace: Backoff,
+    backoff: Backoff,
     stop: Arc<AtomicBool>,
     counters: Counters,
 }
@@ -59,8 +59,8 @@ enum RetryFailure {
 
 impl<R: Requests> RetryStore<R> {
     /// Returns a store that asks through `requests`, and stops asking once `stop` is set.
-    pub fn new(requests: R, pace: Backoff, stop: Arc<AtomicBool>) -> Self {
-        RetryStore { requests, pace, stop, counters: Counters::default() }
+    pub fn new(requests: R, backoff: Backoff, stop: Arc<AtomicBool>) -> Self {
+        RetryStore { requests, backoff, stop, counters: Counters::default() }
     }
 
     /// Returns what makes the requests.
@@ -108,11 +108,11 @@ impl<R: Requests> RetryStore<R> {
             failures += 1;
             let pause = match at_once {
                 true => Duration::ZERO,
-                false => self.pace.pause(failures, random()).max(after.unwrap_or_default()),
+                false => self.backoff.pause(failures, random()).max(after.unwrap_or_default()),
             };
             let passed = since.elapsed();
-            if passed + pause > self.pace.patience {
-                let long = match after.filter(|after| *after > self.pace.patience) {
+            if passed + pause > self.backoff.patience {
+                let long = match after.filter(|after| *after > self.backoff.patience) {
                     Some(after) => format!(" (it asks to wait for {} s)", after.as_secs()),
                     None => String::new(),
                 };
@@ -153,7 +153,7 @@ impl<R: Requests> RetryStore<R> {
                 Err(RetryFailure::OutOfRange(size)) => {
                     return Err(StoreError::OutOfRange { name: name.into(), size, wanted });
                 }
-                Err(RetryFailure::Exists) => return Err(odd(&doing)),
+                Err(RetryFailure::Exists) => return Err(senseless_answer(&doing)),
                 Err(RetryFailure::Other(why)) => return Err(why),
             }
             let whole = span.offset == 0 && part.size == Some(part.bytes.len() as u64);
@@ -186,7 +186,7 @@ impl<R: Requests> RetryStore<R> {
             });
             let page = page.map_err(|end| match end {
                 RetryFailure::Other(why) => why,
-                RetryFailure::NotFound | RetryFailure::Exists | RetryFailure::OutOfRange(_) => odd(&doing),
+                RetryFailure::NotFound | RetryFailure::Exists | RetryFailure::OutOfRange(_) => senseless_answer(&doing),
             })?;
             if !take(page.objects) || page.next.is_none() {
                 return Ok(());
@@ -194,7 +194,7 @@ impl<R: Requests> RetryStore<R> {
             next = page.next;
             // A page token that comes again would lead round and round.
             if next.as_ref().is_some_and(|next| !asked.insert(next.clone())) {
-                return Err(odd(&doing));
+                return Err(senseless_answer(&doing));
             }
         }
     }
@@ -216,7 +216,7 @@ fn stopped(doing: &str) -> StoreError {
 }
 
 /// Returns the error for an answer that such a request cannot have.
-fn odd(doing: &str) -> StoreError {
+fn senseless_answer(doing: &str) -> StoreError {
     StoreError::Failed { doing: doing.into(), source: std::io::Error::other("the store's answer makes no sense") }
 }
 
@@ -258,7 +258,7 @@ impl<R: Requests> Store for RetryStore<R> {
         match done {
             Ok(()) => Ok(()),
             Err(RetryFailure::Exists) => Err(StoreError::AlreadyExists { name: name.into() }),
-            Err(RetryFailure::NotFound | RetryFailure::OutOfRange(_)) => Err(odd(&doing)),
+            Err(RetryFailure::NotFound | RetryFailure::OutOfRange(_)) => Err(senseless_answer(&doing)),
             Err(RetryFailure::Other(why)) => Err(why),
         }
     }
@@ -279,7 +279,7 @@ impl<R: Requests> Store for RetryStore<R> {
             Ok(found) => Err(StoreError::OutOfRange { name: name.into(), size: found.size, wanted: offset }),
             Err(RetryFailure::NotFound) => Err(StoreError::NotFound { name: name.into() }),
             Err(RetryFailure::Other(why)) => Err(why),
-            Err(RetryFailure::Exists | RetryFailure::OutOfRange(_)) => Err(odd(&doing)),
+            Err(RetryFailure::Exists | RetryFailure::OutOfRange(_)) => Err(senseless_answer(&doing)),
         }
     }
 
@@ -313,7 +313,7 @@ impl<R: Requests> Store for RetryStore<R> {
             return false;
         }
         self.counters.retries.fetch_add(1, Ordering::Relaxed);
-        self.sleep(self.pace.first.saturating_mul(1 << wrong.saturating_sub(1)).min(self.pace.longest));
+        self.sleep(self.backoff.first.saturating_mul(1 << wrong.saturating_sub(1)).min(self.backoff.longest));
         true
     }
 
@@ -322,7 +322,7 @@ impl<R: Requests> Store for RetryStore<R> {
             return Ok(time);
         }
         let doing = format!("ask {} for the time", self.requests.url());
-        let told = self.attempt(&doing, || {
+        let time = self.attempt(&doing, || {
             // Any answer tells the time, even the one that there is no such object: `vault.json` is as good as any other.
             let answer = match self.described(CONFIG) {
                 Ok(_) | Err(Fault::NotFound) => self.requests.time(),
@@ -330,10 +330,10 @@ impl<R: Requests> Store for RetryStore<R> {
             };
             (answer, 0)
         });
-        match told {
+        match time {
             Ok(Some(time)) => Ok(time),
             Err(RetryFailure::Other(why)) => Err(why),
-            Ok(None) | Err(_) => Err(odd(&doing)),
+            Ok(None) | Err(_) => Err(senseless_answer(&doing)),
         }
     }
 

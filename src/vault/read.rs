@@ -8,13 +8,13 @@
 //! reported all the same, as damage: see [`PackReader::mended`].
 
 mod index;
-mod kept;
+mod cache;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use self::index::once;
-use self::kept::PackCache;
+use self::cache::PackCache;
+use self::index::check_no_repeats;
 use super::decoder::Decoder;
 use super::entry::Extent;
 use super::hex::PackId;
@@ -35,7 +35,7 @@ const NEAR: u64 = 128 << 10;
 pub struct PackReader<'v> {
     store: &'v dyn Store,
     book: PackBook,
-    kept: Arc<PackCache>,
+    cache: Arc<PackCache>,
     /// Up to this many bytes are read along with what is asked for, if they are likely to be wanted.
     ahead: u64,
     /// Whether a pack with a damaged seek table is read all the same.
@@ -62,7 +62,7 @@ impl<'v> PackReader<'v> {
     pub fn new(store: &'v dyn Store, book: PackBook) -> Self {
         let worth = store.request_worth();
         let ahead = if worth > NEAR { worth } else { 0 };
-        PackReader { store, book, kept: Arc::default(), ahead, mends: true, without: Arc::default() }
+        PackReader { store, book, cache: Arc::default(), ahead, mends: true, without: Arc::default() }
     }
 
     /// Returns this reader, but a pack with a damaged seek table counts as lost for it. This is for writers: what they
@@ -82,7 +82,7 @@ impl<'v> PackReader<'v> {
     /// Returns what to report of packs, by name, that this reader and those that share its cache found damaged and
     /// could read all the same.
     pub fn mended(&self) -> BTreeMap<String, String> {
-        self.kept.told()
+        self.cache.mended()
     }
 
     /// Returns a reader of everything that `root` reaches; reads the root's pack list if that is in frames.
@@ -101,7 +101,7 @@ impl<'v> PackReader<'v> {
     pub fn for_another(&self, root: &Root) -> Result<PackReader<'v>> {
         let mut reader = self.of(root.holders().map(|p| (p.id, *p)).collect());
         let mut all = HashMap::new();
-        once(&root.packs.list)?;
+        check_no_repeats(&root.packs.list)?;
         reader.each(&root.packs.list, |info: PackInfo| {
             all.insert(info.id, info);
             Ok(())
@@ -118,8 +118,8 @@ impl<'v> PackReader<'v> {
     }
 
     fn of(&self, book: PackBook) -> PackReader<'v> {
-        let (kept, without) = (self.kept.clone(), self.without.clone());
-        PackReader { store: self.store, book, kept, ahead: self.ahead, mends: self.mends, without }
+        let (cache, without) = (self.cache.clone(), self.without.clone());
+        PackReader { store: self.store, book, cache, ahead: self.ahead, mends: self.mends, without }
     }
 
     /// Returns the packs that it knows.
@@ -151,16 +151,16 @@ impl<'v> PackReader<'v> {
     /// # Errors
     /// The store fails; the pack is missing, has another size or no seek table, and its frames are damaged too.
     pub fn table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
-        self.noted(pack, kind, self.find_table(pack, kind))
+        self.noting_damage(pack, kind, self.find_table(pack, kind))
     }
 
     /// Remembers that a pack seems damaged, if that is what reading it came to.
-    fn noted<T>(&self, pack: PackId, kind: PackKind, read: Result<T>) -> Result<T> {
+    fn noting_damage<T>(&self, pack: PackId, kind: PackKind, read: Result<T>) -> Result<T> {
         if let Err(why) = &read
             && why.kind() == Kind::Damage
             && let Ok(info) = self.info(pack, kind)
         {
-            self.kept.suspect(*info, why.what());
+            self.cache.suspect(*info, why.what());
         }
         read
     }
@@ -168,19 +168,19 @@ impl<'v> PackReader<'v> {
     /// Returns the packs that this reader, or one that shares its cache, could not read because of damage, and why. The
     /// fault may also lie in what refers to them.
     pub fn suspects(&self) -> Vec<(PackInfo, String)> {
-        self.kept.suspects()
+        self.cache.suspects()
     }
 
     fn find_table(&self, pack: PackId, kind: PackKind) -> Result<Arc<SeekTable>> {
         let info = self.info(pack, kind)?;
-        let pack = self.kept.pack(info);
+        let pack = self.cache.pack(info);
         let mut known = pack.table();
         if let Some(table) = &*known {
             return Ok(table.clone());
         }
         let table = match twice(&info.name(), || self.read_table(info)) {
             Ok(table) => Arc::new(table),
-            Err(why) if why.kind() == Kind::Damage => match self.unlike(info, |_| true, &why)? {
+            Err(why) if why.kind() == Kind::Damage => match self.rebuilt_table(info, |_| true, &why)? {
                 Some(table) => table,
                 None => return Err(why),
             },
@@ -191,34 +191,34 @@ impl<'v> PackReader<'v> {
 
     /// Returns the table that a pack's frames give, if it `differs` from what the seek table says, which led to `why`.
     /// In this case it also reports that the seek table is not used.
-    fn unlike(
+    fn rebuilt_table(
         &self,
         info: &PackInfo,
         differs: impl Fn(&SeekTable) -> bool,
         why: &Error,
     ) -> Result<Option<Arc<SeekTable>>> {
-        let Some(table) = self.walked(info)?.filter(|table| differs(table)) else { return Ok(None) };
+        let Some(table) = self.table_of_frames(info)?.filter(|table| differs(table)) else { return Ok(None) };
         let what = format!(
             "the seek table of {} is damaged ({}); its content was found without it and is checked as always. Put the object back \
              from another copy of the vault, if there is one; what damaged it may damage more",
             info.name(),
             why.what()
         );
-        self.kept.tell(info.name(), what);
+        self.cache.note_mended(info.name(), what);
         Ok(Some(table))
     }
 
     /// Returns the table that a pack's frames give; `None` if they are damaged too. A pack is gone through only once.
-    fn walked(&self, info: &PackInfo) -> Result<Option<Arc<SeekTable>>> {
+    fn table_of_frames(&self, info: &PackInfo) -> Result<Option<Arc<SeekTable>>> {
         if !self.mends {
             return Ok(None);
         }
-        let pack = self.kept.pack(info);
+        let pack = self.cache.pack(info);
         let mut known = pack.walked();
         if let Some(table) = &*known {
             return Ok(table.clone());
         }
-        let _one = self.kept.walk();
+        let _one = self.cache.walk();
         let name = info.name();
         let found = match frames::find(info, |at, length| self.store.get_range(&name, at, length)) {
             Ok(found) => found,
@@ -244,7 +244,7 @@ impl<'v> PackReader<'v> {
                 Ok(Tail::Longer(length)) if length > wanted => wanted = length,
                 Ok(Tail::Table(table)) if table.content() == info.content => {
                     if self.ahead > 0 && along {
-                        self.kept.keep(info.id, at, Arc::new(tail));
+                        self.cache.keep(info.id, at, Arc::new(tail));
                     }
                     return Ok(Ok(table));
                 }
@@ -266,7 +266,7 @@ impl<'v> PackReader<'v> {
         let (Some(first), Some(last)) = (frames.first(), frames.last()) else { return Ok(Vec::new()) };
         let length = last.end() - first.at;
         if self.ahead > 0
-            && let Some(bytes) = self.kept.bytes(pack, first.at, length)
+            && let Some(bytes) = self.cache.bytes(pack, first.at, length)
         {
             return Ok(bytes);
         }
@@ -282,8 +282,8 @@ impl<'v> PackReader<'v> {
     ///
     /// # Errors
     /// The store fails; the pack is missing or short.
-    pub fn anew(&self, (pack, kind): (PackId, PackKind), frame: &FrameAt) -> Result<Vec<u8>> {
-        self.kept.forget(pack, frame.at);
+    pub fn read_again(&self, (pack, kind): (PackId, PackKind), frame: &FrameAt) -> Result<Vec<u8>> {
+        self.cache.forget(pack, frame.at);
         self.range(pack, kind, frame.at, u64::from(frame.compressed))
     }
 
@@ -301,15 +301,15 @@ impl<'v> PackReader<'v> {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let done = match self.decode_checked((pack, kind), frame, compressed, decoder, out, |_| Ok(())) {
-            Err(why) if why.kind() == Kind::Damage => self.decode_anyhow((pack, kind), frame, why, decoder, out),
+            Err(why) if why.kind() == Kind::Damage => self.decode_by_frames((pack, kind), frame, why, decoder, out),
             done => done,
         };
-        self.noted(pack, kind, done)
+        self.noting_damage(pack, kind, done)
     }
 
     /// Puts the content that the seek table claims for `frame` into `out`, after decompressing the frame failed because
     /// of `why`. If the table is wrong although it adds up, the content is in other frames.
-    fn decode_anyhow(
+    fn decode_by_frames(
         &self,
         (pack, kind): (PackId, PackKind),
         frame: &FrameAt,
@@ -318,13 +318,13 @@ impl<'v> PackReader<'v> {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let is_another = |table: &SeekTable| table.beginning(frame.offset) != Some(frame);
-        let Some(table) = self.unlike(self.info(pack, kind)?, is_another, &why)? else { return Err(why) };
+        let Some(table) = self.rebuilt_table(self.info(pack, kind)?, is_another, &why)? else { return Err(why) };
         let extent = Extent { pack: Some(pack), offset: frame.offset, length: u64::from(frame.length) };
         let Some(range) = table.covering(extent.offset, extent.length) else { return Err(why) };
         out.clear();
         let mut content = Vec::new();
         for frame in &table.frames()[range] {
-            let compressed = self.anew((pack, kind), frame)?;
+            let compressed = self.read_again((pack, kind), frame)?;
             self.decode_checked((pack, kind), frame, &compressed, decoder, &mut content, |_| Ok(()))?;
             out.extend_from_slice(within(frame, &content, &extent));
         }
@@ -345,7 +345,7 @@ impl<'v> PackReader<'v> {
         let mut first = Some(compressed);
         twice(&pack::name(kind, pack), || match first.take() {
             Some(compressed) => Ok(decode(compressed)),
-            None => Ok(decode(&self.anew((pack, kind), frame)?)),
+            None => Ok(decode(&self.read_again((pack, kind), frame)?)),
         })
     }
 

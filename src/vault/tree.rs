@@ -6,10 +6,10 @@
 //! folder.
 
 mod check;
-mod left;
+mod salvaged;
 
 pub use self::check::{HunkSummary, Remark, SnapshotCheck, TreeCheck, link_group};
-pub use self::left::{HunksLeft, SalvagedHunk, hunks_left, read_left};
+pub use self::salvaged::{HunksLeft, SalvagedHunk, hunks_left, read_left};
 use super::decoder::Decoder;
 use super::entry::{Entry, Extent, MapForm, MapFrame};
 use super::frame::FrameRef;

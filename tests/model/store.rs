@@ -87,8 +87,8 @@ impl Store for Ahead {
     fn staging(&self) -> Box<dyn Staging + '_> {
         self.store.staging()
     }
-    fn room(&self, keep: u64) -> Option<FreeSpace> {
-        self.store.room(keep)
+    fn set_aside(&self, keep: u64) -> Option<FreeSpace> {
+        self.store.set_aside(keep)
     }
     fn now(&self) -> Result<Timestamp> {
         let now = Timestamp::now();

@@ -40,18 +40,18 @@ impl Live<'_> {
         if self.options.stop.load(Ordering::Relaxed) {
             return Err(ReadError::Stopped.into());
         }
-        let found = self.find()?;
-        let (way, joins, found) = self.choose(found)?;
-        self.turn_to(way, &found)?;
+        let found = self.stat_files()?;
+        let (mode, joins, found) = self.choose(found)?;
+        self.prepare_connection(mode, &found)?;
         // The rest of a `-shm` that nobody has open says nothing.
-        let shared_index = self.shm.as_ref().filter(|_| way == AccessMode::Shared);
+        let shared_index = self.shm.as_ref().filter(|_| mode == AccessMode::Shared);
         let index = shared_index.and_then(|shm| Index::read(&shm.file));
-        let seen = self.see(joins, &found)?;
+        let seen = self.begin_transaction(joins, &found)?;
         self.state(seen, index, joins, found)
     }
 
     /// Finds what lies there.
-    fn find(&self) -> Result<DatabaseFiles, BeginError> {
+    fn stat_files(&self) -> Result<DatabaseFiles, BeginError> {
         let logged = self.is_logged()?;
         let database = fstat(&self.file).map_err(failed)?;
         if database.st_size == 0 {
@@ -72,7 +72,7 @@ impl Live<'_> {
             (true, None) => false,
             (false, _) => true,
         };
-        let keeps = !shared && self.has_to_keep_it()?;
+        let keeps = !shared && self.must_keep_shared_files()?;
         if found.logged && (shared || keeps) && self.lock.is_none() {
             // Once what the programs share stays there, it is looked at again.
             self.lock()?;
@@ -86,16 +86,16 @@ impl Live<'_> {
                 false => Ok((AccessMode::Shared, joins, found)),
             };
         }
-        let (database, wal, shm) = self.rest(found.wal.as_ref())?;
-        let way = AccessMode::AtRest { log: wal.as_ref().is_some_and(|log| self.is_log(log)) };
-        Ok((way, joins, DatabaseFiles { database, wal, shm, ..found }))
+        let (database, wal, shm) = self.stat_at_rest(found.wal.as_ref())?;
+        let mode = AccessMode::AtRest { log: wal.as_ref().is_some_and(|log| self.is_log(log)) };
+        Ok((mode, joins, DatabaseFiles { database, wal, shm, ..found }))
     }
 
     /// Prepares a connection that reads in this mode.
-    fn turn_to(&mut self, way: AccessMode, found: &DatabaseFiles) -> Result<(), BeginError> {
-        let way_before = std::mem::replace(&mut self.way, way);
+    fn prepare_connection(&mut self, mode: AccessMode, found: &DatabaseFiles) -> Result<(), BeginError> {
+        let mode_before = std::mem::replace(&mut self.mode, mode);
         // SQLite does not look at the journal in this mode.
-        if way == (AccessMode::AtRest { log: false })
+        if mode == (AccessMode::AtRest { log: false })
             && found.journal.as_ref().is_some_and(|journal| self.is_hot(journal))
         {
             return Err(BeginError::Journal);
@@ -105,11 +105,11 @@ impl Live<'_> {
             false => Basis::Locks,
         };
         // SQLite does not check whether a file that it has all to itself has changed.
-        if way != way_before || way != AccessMode::Shared && self.basis != basis {
+        if mode != mode_before || mode != AccessMode::Shared && self.basis != basis {
             (self.connection, self.alone) = (None, None);
         }
         self.basis = basis;
-        match way {
+        match mode {
             AccessMode::AtRest { log: false } => self.read_alone()?,
             AccessMode::AtRest { log: true } | AccessMode::Shared if self.connection.is_none() => self.connect()?,
             AccessMode::AtRest { log: true } | AccessMode::Shared => {}
@@ -118,7 +118,7 @@ impl Live<'_> {
     }
 
     /// Begins SQLite's transaction, and makes sure that SQLite sees what was found.
-    fn see(&mut self, joins: bool, found: &DatabaseFiles) -> Result<TransactionHeader, BeginError> {
+    fn begin_transaction(&mut self, joins: bool, found: &DatabaseFiles) -> Result<TransactionHeader, BeginError> {
         let (read, nobody) = match joins {
             true => (system_calls::as_left(|| self.read()), false),
             false => system_calls::after_others(|| self.read()),
@@ -130,13 +130,13 @@ impl Live<'_> {
         if self.is_logged()? != found.logged || !self.stands()? {
             return Err(BeginError::Changed);
         }
-        let logged = self.way == AccessMode::Shared && found.logged;
+        let logged = self.mode == AccessMode::Shared && found.logged;
         if logged && (!self.is_log_of_index() || self.is_another_log_used(found.wal.as_ref())) {
             return Err(BeginError::Index(ELSEWHERE.into()));
         }
         let seen = read?;
-        if self.way == (AccessMode::AtRest { log: true }) {
-            self.let_go()?;
+        if self.mode == (AccessMode::AtRest { log: true }) {
+            self.shrink_read_lock()?;
         }
         // The log was found by its path.
         self.same(self.reader())?;
@@ -163,7 +163,7 @@ impl Live<'_> {
                 return Err(failed(format!("its write-ahead log cannot be read: SQLite's error {code}")).into());
             }
         };
-        let shared = self.way == AccessMode::Shared;
+        let shared = self.mode == AccessMode::Shared;
         let pending = match (index, frames) {
             (Some(index), Some(frames)) if !index.is_whole(frames) => return Err(BeginError::Index(ELSEWHERE.into())),
             // If nobody was there to commit the rest, the index is not of this log after all.

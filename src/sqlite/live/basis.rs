@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, Stat, fstat};
 
 use super::super::handle::read_wal;
-use super::super::locks::{self, held};
+use super::super::locks::{self, lock_holder};
 use super::super::usage;
 use super::super::wal_index::{self};
 use super::{AccessMode, BeginError, ELSEWHERE, LOCKED, Live, failed};
@@ -49,12 +49,12 @@ impl Live<'_> {
         }
         let (wal, shm) = (self.beside("-wal")?, self.beside("-shm")?);
         let now = self.basis_of(&fstat(&self.file).map_err(failed)?, wal.as_ref(), shm.as_ref());
-        Ok(now == self.basis && (self.way == AccessMode::Shared || self.is_at_rest()))
+        Ok(now == self.basis && (self.mode == AccessMode::Shared || self.is_at_rest()))
     }
 
     /// The basis of reading this database, which uses a log.
     pub(super) fn basis_of(&self, database: &Stat, wal: Option<&Stat>, shm: Option<&Stat>) -> Basis {
-        match self.way {
+        match self.mode {
             AccessMode::Shared => Basis::Shared { wal: wal.map(id), shm: shm.map(id) },
             AccessMode::AtRest { .. } => {
                 Basis::AtRest { database: looks(database), wal: wal.map(looks), shm: shm.map(looks) }
@@ -69,7 +69,7 @@ impl Live<'_> {
 
     /// Fails if a program has the database open and the `-shm` that lies here, if there is one, is not that program's.
     pub(super) fn is_nobodys(&self) -> Result<(), BeginError> {
-        match held(&self.file) {
+        match lock_holder(&self.file) {
             LockHolder::No => Ok(()),
             LockHolder::Reading(pid) if self.is_only_read(pid) => Ok(()),
             LockHolder::Reading(_) => Err(BeginError::Index(ELSEWHERE.into())),
@@ -116,7 +116,10 @@ impl Live<'_> {
     }
 
     /// Looks at a database that nobody has open, at a moment from which on any write shows in its times.
-    pub(super) fn rest(&mut self, wal: Option<&Stat>) -> Result<(Stat, Option<Stat>, Option<Stat>), BeginError> {
+    pub(super) fn stat_at_rest(
+        &mut self,
+        wal: Option<&Stat>,
+    ) -> Result<(Stat, Option<Stat>, Option<Stat>), BeginError> {
         if (self.met as usize) < AWAITED.len() {
             self.lock = None;
         }
@@ -144,7 +147,7 @@ impl Live<'_> {
     /// While it is kept, an app cannot close its database for good, nor have it to itself. So a program that came while
     /// the database was read is awaited, since then the database can be read together with it; if it does not come, the
     /// database is read at rest again. Only if it comes each time, and is never met, is there no other way.
-    pub(super) fn has_to_keep_it(&mut self) -> Result<bool, BeginError> {
+    pub(super) fn must_keep_shared_files(&mut self) -> Result<bool, BeginError> {
         if self.met == 0 {
             return Ok(false);
         }

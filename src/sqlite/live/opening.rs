@@ -38,7 +38,7 @@ impl Live<'_> {
     /// Fails if the path does not lead to our file any more, or leads there through another folder.
     pub(super) fn still_there(&self) -> Result<(), ReadError> {
         let cannot = |why| ReadError::Raw(format!("its path, which SQLite needs, cannot be followed: {why}"));
-        let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.hold.id());
+        let ours = |stat: Option<Stat>| stat.is_some_and(|stat| id(&stat) == self.inode_lock.id());
         let same = self.at.is_where_the_path_leads().map_err(cannot)?
             && ours(self.at.status("").map_err(cannot)?)
             && ours(self.at.status_by_path("").map_err(cannot)?);
@@ -46,10 +46,10 @@ impl Live<'_> {
     }
 
     /// Returns what went wrong, or that the path does not lead to our file any more, if that is so.
-    pub(super) fn replaced_or(&self, trouble: ReadError) -> ReadError {
+    pub(super) fn replaced_or(&self, error: ReadError) -> ReadError {
         match self.still_there() {
             Err(ReadError::Replaced) => ReadError::Replaced,
-            _ => trouble,
+            _ => error,
         }
     }
 
@@ -59,7 +59,7 @@ impl Live<'_> {
         // If there is no symlink in the path, none can be swapped.
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let own_index = self.way == AccessMode::AtRest { log: true };
+        let own_index = self.mode == AccessMode::AtRest { log: true };
         let open = || {
             let connection = Connection::open_with_flags(self.at.path(), flags)?;
             if own_index {
@@ -69,7 +69,7 @@ impl Live<'_> {
         };
         match system_calls::changing_nothing(open) {
             Ok(connection) => self.connection = Some(connection),
-            Err(why) => return Err(self.replaced_or(self.trouble(&why))),
+            Err(why) => return Err(self.replaced_or(self.read_error(&why))),
         }
         self.generation += 1;
         self.attached = false;
@@ -99,14 +99,14 @@ impl Live<'_> {
     pub(super) fn lock(&mut self) -> Result<(), BeginError> {
         let connection = self.alone()?;
         lock_shared(&connection).map_err(|why| refused(&why, system_errno(&connection)))?;
-        self.let_go()?;
+        self.shrink_read_lock()?;
         self.lock = Some(connection);
         Ok(())
     }
 
-    /// As [`locks::let_go`].
-    pub(super) fn let_go(&self) -> Result<(), ReadError> {
-        locks::let_go(&self.file).map_err(|why| failed(format!("its lock cannot be released in part: {why}")))
+    /// As [`locks::shrink_read_lock`].
+    pub(super) fn shrink_read_lock(&self) -> Result<(), ReadError> {
+        locks::shrink_read_lock(&self.file).map_err(|why| failed(format!("its lock cannot be released in part: {why}")))
     }
 
     /// Whether a program has the `-shm` open that was found, or is about to again. From now on it is open here, under
@@ -114,11 +114,11 @@ impl Live<'_> {
     pub(super) fn is_shared(&mut self, shm: Id) -> Result<bool, BeginError> {
         // SQLite must not open it before we have its inode lock: another thread here that then closed it would take
         // SQLite's locks away.
-        if self.shm.as_ref().is_none_or(|open| open.hold.id() != shm) {
+        if self.shm.as_ref().is_none_or(|open| open.inode_lock.id() != shm) {
             (self.connection, self.shm) = (None, None);
             let hold = try_lock_inode(shm.0, shm.1).ok_or(BeginError::Busy(IN_USE_HERE))?;
             let opened = match fd_registry::open(hold, self.options.stop, || self.at.open("-shm", OFlags::RDONLY)) {
-                Ok(opened) if opened.hold.id() == shm => opened,
+                Ok(opened) if opened.inode_lock.id() == shm => opened,
                 Ok(_) | Err(Errno::NOENT | Errno::LOOP | Errno::TIMEDOUT | Errno::CANCELED) => {
                     return Err(BeginError::Changed);
                 }
@@ -162,7 +162,7 @@ pub(super) fn refused(why: &rusqlite::Error, errno: i32) -> BeginError {
         Meaning::Busy => BeginError::Busy(LOCKED),
         Meaning::Journal => BeginError::Journal,
         Meaning::Index(why) => BeginError::Index(why),
-        Meaning::Trouble(trouble) => BeginError::Trouble(trouble),
+        Meaning::Fatal(error) => BeginError::Fatal(error),
     }
 }
 

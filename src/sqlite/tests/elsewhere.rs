@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use super::super::locks::held;
+use super::super::locks::lock_holder;
 use super::super::side_files::id;
 use super::super::usage::is_log_here;
 use super::*;
@@ -50,15 +50,15 @@ fn another_backup_is_not_taken_for_one() {
 fn a_lock_of_other_bytes_or_none_is_no_program_of_sqlite() {
     let (_folder, path) = database("");
     let file = fs::File::open(&path).unwrap();
-    assert_eq!(held(&file), LockHolder::No);
+    assert_eq!(lock_holder(&file), LockHolder::No);
     let mut peer = Peer::with(&path);
-    assert_eq!(held(&file), LockHolder::No);
+    assert_eq!(lock_holder(&file), LockHolder::No);
     peer.run("begin; select * from t").unwrap();
-    assert_eq!(held(&file), LockHolder::Reading(Some(peer.pid())));
+    assert_eq!(lock_holder(&file), LockHolder::Reading(Some(peer.pid())));
     peer.run("commit; begin exclusive").unwrap();
-    assert_eq!(held(&file), LockHolder::Alone(Some(peer.pid())));
+    assert_eq!(lock_holder(&file), LockHolder::Alone(Some(peer.pid())));
     peer.run("commit").unwrap();
-    assert_eq!(held(&file), LockHolder::No);
+    assert_eq!(lock_holder(&file), LockHolder::No);
 }
 
 #[test]

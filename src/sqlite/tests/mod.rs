@@ -3,7 +3,7 @@
 mod elsewhere;
 mod rights;
 mod rollback;
-mod trouble;
+mod unreadable;
 mod wal;
 
 use std::fs;
@@ -145,8 +145,8 @@ pub fn restored(bytes: &[u8]) -> (i64, i64) {
     connection.query_row("select sum(x), count(*) from t", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
-fn raw_because(trouble: ReadError, what: &str) {
-    match trouble {
+fn raw_because(error: ReadError, what: &str) {
+    match error {
         ReadError::Raw(why) => assert!(why.contains(what), "{why}"),
         other => panic!("{other:?}"),
     }

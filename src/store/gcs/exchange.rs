@@ -41,17 +41,17 @@ impl GcsBucket {
 
     /// Sends a request without a body; the answer must have the status `good` or 200.
     pub(super) async fn send(&self, request: RequestBuilder, good: StatusCode) -> Result<Response, Fault> {
-        let headers = self.login.headers(&self.client).await?;
+        let headers = self.credentials.headers(&self.client).await?;
         match tokio::time::timeout(self.limits.stall, request.headers(headers).send()).await {
-            Ok(answer) => self.judge(answer, good).await,
+            Ok(answer) => self.checked(answer, good).await,
             Err(_) => Err(stalled("no answer", self.limits.stall)),
         }
     }
 
     /// Returns the response if its status is `good` or 200, and otherwise the fault that it means.
-    pub(super) async fn judge(&self, answer: reqwest::Result<Response>, good: StatusCode) -> Result<Response, Fault> {
-        let response = answer.map_err(broken)?;
-        self.hear(response.headers());
+    pub(super) async fn checked(&self, answer: reqwest::Result<Response>, good: StatusCode) -> Result<Response, Fault> {
+        let response = answer.map_err(transport_fault)?;
+        self.note_clock(response.headers());
         let status = response.status();
         if status == good || status == StatusCode::OK {
             return Ok(response);
@@ -77,7 +77,7 @@ impl GcsBucket {
             }
             StatusCode::FORBIDDEN if text.contains("ateLimitExceeded") => Fault::Passing { why, after },
             StatusCode::UNAUTHORIZED => {
-                self.login.renew();
+                self.credentials.renew();
                 Fault::Token { why }
             }
             // The bucket is missing, not the object: that would be damage.
@@ -98,20 +98,20 @@ impl GcsBucket {
             None if status == StatusCode::FORBIDDEN => format!(
                 "The credentials ({}) may not do this. Grant roles/storage.objectCreator and roles/storage.objectViewer on the bucket; \
                  `lastgood doctor` shows what is missing.",
-                self.login.found()
+                self.credentials.found()
             ),
             None => "Check the address and the bucket; `lastgood doctor` looks at both.".into(),
         }
     }
 
     /// Remembers the store's time, as a `Date` header tells it.
-    pub(super) fn hear(&self, headers: &HeaderMap) {
+    pub(super) fn note_clock(&self, headers: &HeaderMap) {
         let date = headers.get(DATE).and_then(|date| date.to_str().ok());
         let Some(time) = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()) else { return };
         let time = time.timestamp();
         let local = Timestamp::try_from(SystemTime::now()).unwrap_or(time);
-        let told = ClockReading { time, at: Instant::now(), ahead: local.duration_since(time) };
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        let reading = ClockReading { time, at: Instant::now(), ahead: local.duration_since(time) };
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
     /// Reads the body of an answer, at most `most` bytes of it.
@@ -127,7 +127,7 @@ impl GcsBucket {
 
     pub(super) async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, Fault> {
         match tokio::time::timeout(self.limits.stall, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(broken),
+            Ok(chunk) => chunk.map_err(transport_fault),
             Err(_) => Err(stalled("no bytes", self.limits.stall)),
         }
     }
@@ -159,7 +159,7 @@ impl GcsBucket {
 }
 
 /// Returns the fault of a request that broke off, or whose answer did.
-pub(super) fn broken(why: reqwest::Error) -> Fault {
+pub(super) fn transport_fault(why: reqwest::Error) -> Fault {
     let builder = why.is_builder();
     let text = with_causes(&why.without_url());
     if builder {

@@ -33,7 +33,7 @@ fn shared(mode: RawMode) -> RawMode {
 
 /// Returns the mode of a vault's folder that is made in place of a folder of mode `mode`: without permissions for
 /// others, and for the group only if it had more than they had.
-pub fn closed(mode: RawMode) -> RawMode {
+pub fn closed_mode(mode: RawMode) -> RawMode {
     mode & 0o7700 | shared(mode) >> 3
 }
 
@@ -76,7 +76,7 @@ impl Ownership {
     /// # Errors
     /// The filesystem has no such modes or owners, or root lacks a right. The file or folder is then as closed as it
     /// was made, or open in addition to those who share the vault, and to nobody else.
-    pub fn give(self, made: impl AsFd) -> rustix::io::Result<()> {
+    pub fn apply_to(self, made: impl AsFd) -> rustix::io::Result<()> {
         let stat = fstat(&made)?;
         let full = if is_folder(&stat) { 0o700 } else { 0o600 };
         let group = Gid::from_raw(self.group);
@@ -185,7 +185,7 @@ mod tests {
             (0o775, 0o700, 0o770),
             (0o3771, 0o700, 0o3770),
         ] {
-            assert_eq!((shared(mode), closed(mode)), (group, made), "{mode:o}");
+            assert_eq!((shared(mode), closed_mode(mode)), (group, made), "{mode:o}");
         }
     }
 }

@@ -26,11 +26,11 @@ impl LocalStore {
 
     /// Opens a folder of the vault, or the vault's own if `name` is empty. `None` if it does not exist.
     fn enter(&self, top: &Folder, name: &str) -> Result<Option<Folder>> {
-        let mut at = again(top)?;
+        let mut at = reopen(top)?;
         for part in parts(name) {
             at = match at.enter(part) {
                 Err(Errno::NOENT) => return Ok(None),
-                Err(Errno::ACCESS) => return Err(self.closed_to_us(name)),
+                Err(Errno::ACCESS) => return Err(self.denied_to_us(name)),
                 entered => entered.map_err(|why| in_the_way(&at, part, why))?,
             };
         }
@@ -117,28 +117,28 @@ pub(super) fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
 }
 
 /// Gives something that was just made in a vault to those who share the vault, and to nobody else.
-pub(super) fn give(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
-    let given = fstat(top).and_then(|top| Ownership::in_vault(&top).give(made?));
+pub(super) fn set_ownership(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
+    let given = fstat(top).and_then(|top| Ownership::in_vault(&top).apply_to(made?));
     if let Err(why) = given {
         tracing::debug!("could not give {} the owner and the permissions of its vault: {why}", path.display());
     }
 }
 
 /// Opens the same folder once more.
-fn again(top: &Folder) -> Result<Folder> {
+fn reopen(top: &Folder) -> Result<Folder> {
     top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", top.path().display())))
 }
 
 /// Opens a folder of the vault, and makes it durably if it is missing.
 pub(super) fn make(top: &Folder, name: &str) -> Result<Folder> {
-    let mut at = again(top)?;
+    let mut at = reopen(top)?;
     for part in parts(name) {
         at = match at.enter(part) {
             Err(Errno::NOENT) => {
                 let path = at.path().join(part);
                 let made = at.make_all(Path::new(part), 0o700);
                 let made = made.map_err(failed(|| format!("create the folder {}", path.display())))?;
-                give(top, &path, made.readable());
+                set_ownership(top, &path, made.readable());
                 sync(&made)?;
                 sync(&at)?;
                 made

@@ -12,15 +12,15 @@ use super::{CONFIG, LocalStore, Result, Store, StoreError, access, failed};
 use crate::fs::open_file;
 
 impl LocalStore {
-    /// Opens an object's file, as [`LocalStore::look_into`] does. If other objects can be read, the error is about this
+    /// Opens an object's file, as [`LocalStore::open_regular_file`] does. If other objects can be read, the error is about this
     /// object alone.
     pub(super) fn open(&self, name: &str) -> Result<(File, u64)> {
         let unreadable = |why: String| StoreError::Unreadable { name: name.into(), why };
-        match self.look_into(name) {
-            Err(StoreError::Failed { source, .. }) if is_denied(&source) => Err(self.closed_to_us(name)),
-            Err(StoreError::Denied { .. }) => Err(self.closed_to_us(name)),
-            Err(StoreError::Refused { why, .. }) if self.gives_others(name) => Err(unreadable(why)),
-            Err(StoreError::Failed { source, .. }) if is_of_object(&source) && self.gives_others(name) => {
+        match self.open_regular_file(name) {
+            Err(StoreError::Failed { source, .. }) if is_denied(&source) => Err(self.denied_to_us(name)),
+            Err(StoreError::Denied { .. }) => Err(self.denied_to_us(name)),
+            Err(StoreError::Refused { why, .. }) if self.can_read_others(name) => Err(unreadable(why)),
+            Err(StoreError::Failed { source, .. }) if is_of_object(&source) && self.can_read_others(name) => {
                 Err(unreadable(source.to_string()))
             }
             opened => opened,
@@ -28,7 +28,7 @@ impl LocalStore {
     }
 
     /// Opens an object's file, and nothing else that lies in its place.
-    pub(super) fn look_into(&self, name: &str) -> Result<(File, u64)> {
+    pub(super) fn open_regular_file(&self, name: &str) -> Result<(File, u64)> {
         let path = self.path(name);
         let doing = || format!("open {}", path.display());
         let (folder, last) = split(name)?;
@@ -64,7 +64,7 @@ impl LocalStore {
         match file.read_exact_at(&mut bytes, offset) {
             Ok(()) => Ok(bytes),
             // A disk or a file server that returns nothing at all is a different matter from one bad place on it.
-            Err(why) if is_of_object(&why) && self.gives_others(name) => {
+            Err(why) if is_of_object(&why) && self.can_read_others(name) => {
                 Err(StoreError::Unreadable { name: name.into(), why: why.to_string() })
             }
             Err(why) => Err(self.not_read(name, offset, length, why)),
@@ -80,12 +80,12 @@ impl LocalStore {
 
     /// Whether an object other than this one can be read: the one that every vault has, from the medium and not from
     /// memory.
-    fn gives_others(&self, name: &str) -> bool {
+    fn can_read_others(&self, name: &str) -> bool {
         if name == CONFIG {
             return false;
         }
         self.forget(CONFIG);
-        self.look_into(CONFIG).is_ok_and(|(file, _)| file.read_at(&mut [0], 0).is_ok())
+        self.open_regular_file(CONFIG).is_ok_and(|(file, _)| file.read_at(&mut [0], 0).is_ok())
     }
 }
 

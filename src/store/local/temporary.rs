@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, fallocate, openat};
 use rustix::io::Errno;
 
-use super::folders::{give, make, split};
+use super::folders::{make, set_ownership, split};
 use super::{LocalStore, Result, StoreError, TMP, failed};
 use crate::fs::{Folder, SAFE, filesystem};
 
@@ -36,7 +36,7 @@ impl LocalStore {
         let tmp = make(top, TMP)?;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         if serial == 0 {
-            sweep(&tmp);
+            remove_stale(&tmp);
         }
         let mut random = [0u8; 8];
         getrandom::fill(&mut random).map_err(|e| StoreError::Failed {
@@ -46,7 +46,7 @@ impl LocalStore {
         let name = temporary(random, serial);
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         let file = File::from(openat(&tmp, &name, flags, Mode::from_raw_mode(0o600)).map_err(failed(doing))?);
-        give(top, &tmp.path().join(&name), Ok(&file));
+        set_ownership(top, &tmp.path().join(&name), Ok(&file));
         Ok(Temporary { tmp, name, file })
     }
 
@@ -92,7 +92,7 @@ impl LocalStore {
 
 /// Removes what killed writers left in `tmp/` more than a day ago, recognised by the form of its name. A file that
 /// cannot be removed waits for the next time.
-fn sweep(tmp: &Folder) {
+fn remove_stale(tmp: &Folder) {
     for name in tmp.names().unwrap_or_default() {
         if !is_temporary(name.as_bytes()) {
             continue;

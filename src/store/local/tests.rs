@@ -19,7 +19,7 @@ fn no_name_leads_out_of_the_vault() {
         assert!(matches!(store.staging().put(name, &[b"x"]), Err(StoreError::Refused { .. })), "{name:?}");
         assert!(matches!(store.get(name, 100), Err(StoreError::Refused { .. })), "{name:?}");
         assert!(matches!(store.get_range(name, 0, 1), Err(StoreError::Refused { .. })), "{name:?}");
-        assert!(store.closed(name).is_none());
+        assert!(store.denied(name).is_none());
     }
     assert!(store.list("").unwrap().is_empty());
 }

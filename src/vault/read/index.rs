@@ -23,17 +23,17 @@ impl PackReader<'_> {
             let name = pack::name(PackKind::Index, frame.pack);
             return Err(Error::damage(format!("read {name}"), "it is missing or damaged, and nothing is built on it"));
         }
-        self.noted(frame.pack, PackKind::Index, self.checked_index_frame(frame, decoder))
+        self.noting_damage(frame.pack, PackKind::Index, self.checked_index_frame(frame, decoder))
     }
 
     fn checked_index_frame(&self, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         let table = self.table(frame.pack, PackKind::Index)?;
-        match self.index_frame_by(&table, frame, decoder) {
+        match self.index_frame_with(&table, frame, decoder) {
             Err(why) if why.kind() == Kind::Damage => {
                 let info = self.info(frame.pack, PackKind::Index)?;
                 let is_another = |found: &SeekTable| found.beginning(frame.offset) != table.beginning(frame.offset);
-                match self.unlike(info, is_another, &why)? {
-                    Some(table) => self.index_frame_by(&table, frame, decoder),
+                match self.rebuilt_table(info, is_another, &why)? {
+                    Some(table) => self.index_frame_with(&table, frame, decoder),
                     None => Err(why),
                 }
             }
@@ -41,7 +41,7 @@ impl PackReader<'_> {
         }
     }
 
-    fn index_frame_by(&self, table: &SeekTable, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
+    fn index_frame_with(&self, table: &SeekTable, frame: &FrameRef, decoder: &mut Decoder) -> Result<Vec<u8>> {
         let range = table.covering(frame.offset, frame.length);
         let number = range.filter(|range| range.len() == 1).map(|range| range.start);
         let Some(number) = number.filter(|&number| table.frames()[number].offset == frame.offset) else {
@@ -68,22 +68,22 @@ impl PackReader<'_> {
         if self.ahead == 0 {
             return self.range(pack, PackKind::Index, frame.at, length);
         }
-        let kept = || self.kept.bytes(pack, frame.at, length);
-        if let Some(bytes) = kept() {
+        let cached = || self.cache.bytes(pack, frame.at, length);
+        if let Some(bytes) = cached() {
             return Ok(bytes);
         }
-        let info = self.kept.pack(self.info(pack, PackKind::Index)?);
+        let info = self.cache.pack(self.info(pack, PackKind::Index)?);
         let _right = info.stretch();
         // Another thread may have read it while this one waited.
-        if let Some(bytes) = kept() {
+        if let Some(bytes) = cached() {
             return Ok(bytes);
         }
-        let (until, next) = (frame.at + self.ahead, self.kept.next(pack, frame.at).unwrap_or(u64::MAX));
+        let (until, next) = (frame.at + self.ahead, self.cache.next(pack, frame.at).unwrap_or(u64::MAX));
         let along = following.iter().take_while(|along| along.end() <= until && along.at < next).last();
         let length = along.unwrap_or(frame).end() - frame.at;
         let bytes = self.range(pack, PackKind::Index, frame.at, length)?;
         let bytes = Arc::new(bytes);
-        self.kept.keep(pack, frame.at, bytes.clone());
+        self.cache.keep(pack, frame.at, bytes.clone());
         Ok(bytes.get(..frame.compressed as usize).unwrap_or_default().to_vec())
     }
 
@@ -92,7 +92,7 @@ impl PackReader<'_> {
     /// # Errors
     /// The store fails; damage.
     pub fn all<T: DeserializeOwned + Clone>(&self, list: &List<T>) -> Result<Vec<T>> {
-        once(list)?;
+        check_no_repeats(list)?;
         let mut all = Vec::new();
         self.each(list, |item| {
             all.push(item);
@@ -129,7 +129,7 @@ impl PackReader<'_> {
 
 /// Refuses a list that names one of its frames twice. No writer makes such a list of items that have a path or an id,
 /// and with it a small root could be endless. The maps of files do repeat frames, where the files repeat themselves.
-pub(super) fn once<T>(list: &List<T>) -> Result<()> {
+pub(super) fn check_no_repeats<T>(list: &List<T>) -> Result<()> {
     let List::Frames(frames) = list else { return Ok(()) };
     let mut seen = HashSet::new();
     match frames.iter().find(|frame| !seen.insert(**frame)) {

@@ -222,7 +222,7 @@ impl SnapshotCheck {
     /// The errors of [`TreeCheck::next`].
     pub fn next(&mut self, entry: &Entry) -> Result<Vec<Remark>> {
         let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder)?;
-        let mut remarks = self.told(missing);
+        let mut remarks = self.remarks(missing);
         if let Some((name, content)) = link_of(entry)
             && *self.links.entry(name).or_insert(content) != content
         {
@@ -232,7 +232,7 @@ impl SnapshotCheck {
         Ok(remarks)
     }
 
-    fn told(&mut self, missing: Vec<EntryPath>) -> Vec<Remark> {
+    fn remarks(&mut self, missing: Vec<EntryPath>) -> Vec<Remark> {
         match std::mem::take(&mut self.gap) {
             true => Vec::new(),
             false => missing.into_iter().map(Remark::NoFolder).collect(),
@@ -259,7 +259,7 @@ impl SnapshotCheck {
         let Some(missing) = same.then(|| tree.next(first, true).ok()).flatten() else {
             return Ok(self.entries(&entries()?));
         };
-        let mut remarks = self.told(missing);
+        let mut remarks = self.remarks(missing);
         remarks.extend_from_slice(&hunk.remarks);
         self.tree = hunk.end.clone();
         self.links.extend(hunk.links.iter().copied());

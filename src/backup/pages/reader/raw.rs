@@ -29,7 +29,7 @@ use crate::sqlite::error::ReadError;
 use crate::sqlite::fd_registry::{self, LockedFile};
 use crate::sqlite::header::{Header, is_log};
 use crate::sqlite::live::{ELSEWHERE, STEP, UNINDEXED};
-use crate::sqlite::locks::{LockHolder, held};
+use crate::sqlite::locks::{LockHolder, lock_holder};
 use crate::sqlite::side_files::{StatFingerprint, id, looks, looks_so, side_of};
 use crate::sqlite::source::{DatabaseState, PageSource, block_of};
 use crate::sqlite::usage::{is_log_here, is_only_read, names_in_use};
@@ -164,7 +164,7 @@ impl DatabaseReader<'_> {
     /// names that is in the snapshot too.
     fn used(&self, source: &Raw, at: &DatabaseLocation) -> Result<Used, ReadError> {
         for _ in 0..UNINDEXED {
-            let pid = match held(&source.file) {
+            let pid = match lock_holder(&source.file) {
                 LockHolder::Alone(pid) => return Ok(Used::Alone(pid)),
                 LockHolder::Reading(pid) if source.wal == Some(true) => pid,
                 LockHolder::Reading(_) | LockHolder::No => return Ok(Used::Seen),
@@ -327,10 +327,10 @@ fn open_raw(at: &DatabaseLocation, stop: &AtomicBool) -> Result<Raw, ReadError> 
         Errno::CANCELED | Errno::TIMEDOUT => not_held(why),
         why => refused(why),
     })?;
-    if opened.hold.id() != id(&found) {
+    if opened.inode_lock.id() != id(&found) {
         return Err(ReadError::Replaced);
     }
-    let LockedFile { file, hold, .. } = opened;
+    let LockedFile { file, inode_lock: hold, .. } = opened;
     let mut first = [0; 100];
     let length = read_some(&file, 0, &mut first).map_err(|why| ReadError::Failed(why.to_string()))?;
     let header = Header::parse(&first[..length]);

@@ -96,12 +96,12 @@ impl PackCache {
     }
 
     /// Stores what to report of a pack.
-    pub fn tell(&self, name: String, what: String) {
+    pub fn note_mended(&self, name: String, what: String) {
         lock(&self.mended).entry(name).or_insert(what);
     }
 
     /// Returns what to report of packs, by name.
-    pub fn told(&self) -> BTreeMap<String, String> {
+    pub fn mended(&self) -> BTreeMap<String, String> {
         lock(&self.mended).clone()
     }
 
@@ -179,26 +179,26 @@ mod tests {
 
     #[test]
     fn what_was_used_last_is_kept() {
-        let kept = PackCache::default();
+        let cache = PackCache::default();
         for n in 0..8 {
-            kept.keep(pack(n), 100, Arc::new(vec![n; 1 << 20]));
+            cache.keep(pack(n), 100, Arc::new(vec![n; 1 << 20]));
         }
-        assert_eq!(kept.bytes(pack(0), 100, 3), Some(vec![0; 3]));
-        kept.keep(pack(8), 0, Arc::new(vec![8; 1 << 20]));
-        assert_eq!(kept.bytes(pack(1), 100, 3), None);
-        assert_eq!(kept.bytes(pack(0), 99 + (1 << 20), 1), Some(vec![0]));
+        assert_eq!(cache.bytes(pack(0), 100, 3), Some(vec![0; 3]));
+        cache.keep(pack(8), 0, Arc::new(vec![8; 1 << 20]));
+        assert_eq!(cache.bytes(pack(1), 100, 3), None);
+        assert_eq!(cache.bytes(pack(0), 99 + (1 << 20), 1), Some(vec![0]));
         for (at, length) in [(99, 1), (99, 2), (99 + (1 << 20), 2), (200 + (1 << 20), 1)] {
-            assert_eq!(kept.bytes(pack(0), at, length), None, "{at}");
+            assert_eq!(cache.bytes(pack(0), at, length), None, "{at}");
         }
-        assert_eq!((kept.next(pack(0), 99), kept.next(pack(0), 100)), (Some(100), None));
-        kept.forget(pack(0), 99);
-        kept.forget(pack(2), 500);
-        assert_eq!((kept.bytes(pack(0), 100, 1), kept.bytes(pack(2), 100, 1)), (Some(vec![0]), None));
+        assert_eq!((cache.next(pack(0), 99), cache.next(pack(0), 100)), (Some(100), None));
+        cache.forget(pack(0), 99);
+        cache.forget(pack(2), 500);
+        assert_eq!((cache.bytes(pack(0), 100, 1), cache.bytes(pack(2), 100, 1)), (Some(vec![0]), None));
         for n in 0..20 {
-            kept.keep(pack(9), n, Arc::new(vec![9; 4 << 20]));
+            cache.keep(pack(9), n, Arc::new(vec![9; 4 << 20]));
         }
-        assert!(kept.bytes(pack(0), 100, 1).is_none() && kept.bytes(pack(9), 18, 4 << 20).is_some());
-        kept.keep(pack(10), 0, Arc::new(vec![0; (4 << 20) + 1]));
-        assert!(kept.bytes(pack(10), 0, 1).is_none() && kept.bytes(pack(9), 19, 1).is_some());
+        assert!(cache.bytes(pack(0), 100, 1).is_none() && cache.bytes(pack(9), 18, 4 << 20).is_some());
+        cache.keep(pack(10), 0, Arc::new(vec![0; (4 << 20) + 1]));
+        assert!(cache.bytes(pack(10), 0, 1).is_none() && cache.bytes(pack(9), 19, 1).is_some());
     }
 }
