@@ -171,11 +171,7 @@ fn nothing_is_built_upon_what_may_not_be_read() {
     let told = asked(&["doctor", "data"]).unwrap();
     assert!(told.ended(1).text().contains("may not be read"), "{told:?}");
     let ran = asked(&["backup", "data"]).unwrap();
-<<<<<<< HEAD:tests/vault_permissions.rs
     ran.ended(0).says("belongs to the user 0").says("stored again").says("chgrp -R GROUP");
-=======
-    ran.ended(0).says("belongs to the user 0").says("stored anew").says("chgrp -R GROUP");
->>>>>>> 6593dc8 (Messages of the vault, the stores and Google say what happened in words that are understood at once):tests/closed_vaults.rs
     asked(&["restore", "home/all"]).unwrap().ended(0);
     // Owners are only given by root.
     assert_eq!(fs::read(world.path("home/all/large")).unwrap(), noise(7, 300_000));

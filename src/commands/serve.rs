@@ -81,8 +81,9 @@ pub fn serve(
                 return Ok(answered & pulled? & finished.unwrap_or(false));
             }
         };
-        let finished =
-            tokio::time::timeout(shutdown.remaining(), work_ended).await.is_ok_and(|finished| finished.unwrap_or(false));
+        let finished = tokio::time::timeout(shutdown.remaining(), work_ended)
+            .await
+            .is_ok_and(|finished| finished.unwrap_or(false));
         Ok(answered & pulled? & finished)
     });
     // A task that hangs is not waited for: the process ends.

@@ -42,7 +42,7 @@ pub(super) fn read_file(
     // Variables are dropped in reverse order of declaration: the file is closed before its lock is released.
     let hold;
     let (file, stat);
-    LockedFile { file, stat, hold } = match open_under_lock(reading.root, found, reading.ctx.stop) {
+    LockedFile { file, stat, inode_lock: hold } = match open_under_lock(reading.root, found, reading.ctx.stop) {
         Ok(opened) => opened,
         Err(why) => return Ok(Err(why)),
     };

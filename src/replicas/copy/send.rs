@@ -28,7 +28,7 @@ impl Copying<'_> {
                         && lock(&summary).failure.is_none()
                     {
                         let sent = {
-                            let _reserved = budget.take(pack.size);
+                            let _reserved = budget.reserve(pack.size);
                             this.send_one(pack)
                         };
                         let mut summary = lock(&summary);
