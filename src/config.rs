@@ -211,7 +211,7 @@ impl Config {
                     format!("find the directory {}", named.display()),
                     "the working directory, in which it would be, has been removed",
                 )
-                .code(Code::NotFound)
+                .with_code(Code::NotFound)
                 .hint("Go to another one, or back to the one that has its name now: `cd \"$PWD\"`.")),
             }
         };
@@ -363,7 +363,9 @@ fn copy_job(args: cli::CopyArgs, outside: &HostEnvironment) -> Result<Configured
         bucket => bucket.clone(),
     };
     if at(&from) == at(&to) {
-        return Err(Error::usage(format!("copy from {from} to {to}"), "both are the same place").code(Code::BadSetting));
+        return Err(
+            Error::usage(format!("copy from {from} to {to}"), "both are the same place").with_code(Code::BadSetting)
+        );
     }
     Ok(ConfiguredCommand::Copy { from, to, init: args.init, snapshots: args.snapshots })
 }
@@ -373,7 +375,7 @@ fn entry_path(text: &OsStr) -> Result<EntryPath> {
     let mut bytes = text.as_bytes();
     if bytes.is_empty() {
         return Err(Error::usage("look into a snapshot", "the path is empty")
-            .code(Code::BadSetting)
+            .with_code(Code::BadSetting)
             .hint("Is a variable unset? `.` is all of the snapshot."));
     }
     while let Some(rest) = bytes.strip_prefix(b"./") {
@@ -387,7 +389,7 @@ fn entry_path(text: &OsStr) -> Result<EntryPath> {
     let bytes = if bytes.is_empty() { b"." } else { bytes };
     EntryPath::new(bytes).map_err(|why| {
         Error::usage("look into a snapshot", why)
-            .code(Code::BadSetting)
+            .with_code(Code::BadSetting)
             .hint("Paths in a snapshot are relative to the data directory: `uploads/a`.")
     })
 }

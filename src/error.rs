@@ -229,7 +229,7 @@ impl Error {
     }
 
     /// Gives it a code that says more than its kind.
-    pub fn code(mut self, code: Code) -> Self {
+    pub fn with_code(mut self, code: Code) -> Self {
         self.code = code;
         self
     }
@@ -266,6 +266,11 @@ impl Error {
     /// vault may serve.
     pub fn of_store(&self) -> bool {
         self.of_store
+    }
+
+    /// Returns what went wrong, as a code.
+    pub fn code(&self) -> Code {
+        self.code
     }
 
     /// Returns the word for what went wrong.
@@ -320,7 +325,7 @@ mod tests {
         assert_eq!(full.what_with_code(), format!("{} [disk-full]", full.what()));
         let failed = Error::failed("read it", "it is broken");
         assert_eq!((failed.word(), failed.what_with_code()), ("failed", failed.what()));
-        assert_eq!(failed.code(Code::NoVault).what_with_code(), "could not read it: it is broken [no-vault]");
+        assert_eq!(failed.with_code(Code::NoVault).what_with_code(), "could not read it: it is broken [no-vault]");
         let words: std::collections::BTreeSet<_> = Code::ALL.iter().map(|code| code.word()).collect();
         assert_eq!(words.len(), Code::ALL.len(), "a word is used twice");
     }

@@ -268,8 +268,9 @@ fn write(line: Receiver<PendingFrame>, out: &mut dyn Write, ctx: &Context) -> Re
     let mut report = ExportReport::default();
     let mut check = HashCheck::default();
     for outcome in line {
-        let frame =
-            outcome.recv().map_err(|_| Error::failed(DOING, "a thread of it ended early").code(Code::Internal))??;
+        let frame = outcome
+            .recv()
+            .map_err(|_| Error::failed(DOING, "a thread of it ended early").with_code(Code::Internal))??;
         ctx.check(DOING)?;
         check.frame(&frame, &mut report)?;
         out.write_all(&frame.bytes).doing(|| "write the archive")?;

@@ -118,7 +118,7 @@ impl FinishedJob {
             (Some(why), _) => Err(why),
             (None, Some(done)) => Ok(done),
             (None, None) => {
-                Err(Error::failed("run the job", "it gave neither a result nor an error").code(Code::Internal))
+                Err(Error::failed("run the job", "it gave neither a result nor an error").with_code(Code::Internal))
             }
         }
     }
@@ -241,7 +241,7 @@ pub fn check_data(options: &backup::options::BackupOptions) -> Result<()> {
     }
     let why = if data.exists() { "it is not a directory" } else { "it does not exist" };
     Err(Error::failed(format!("back up {}", data.display()), why)
-        .code(Code::NoData)
+        .with_code(Code::NoData)
         .hint("Name the directory: `lastgood backup DIR`, or LASTGOOD_DATA. If it is a volume, is it mounted?"))
 }
 

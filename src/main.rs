@@ -146,7 +146,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
     match config.task {
         // A person who asks for it, or a script that goes on only if there is a snapshot, must not believe that it was taken.
         ConfiguredCommand::SwitchedOff { scheduled: false } => Err(Error::failed("take a snapshot", config::OFF)
-            .code(Code::BackupsOff)
+            .with_code(Code::BackupsOff)
             .hint("Unset BACKUP_ENABLED to take it. With `--reason schedule` it is no failure that backups are off.")),
         // A scheduler would retry after a failure.
         ConfiguredCommand::SwitchedOff { scheduled: true } => {

@@ -108,7 +108,7 @@ impl Context<'_> {
     /// The work was told to stop.
     pub fn check(&self, doing: &str) -> Result<()> {
         if self.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(Error::failed(doing, "it was told to stop").code(Code::Stopped));
+            return Err(Error::failed(doing, "it was told to stop").with_code(Code::Stopped));
         }
         Ok(())
     }

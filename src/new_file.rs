@@ -33,7 +33,7 @@ impl NewFile {
     pub fn create(path: &Path) -> Result<Self> {
         let doing = || format!("create {}", path.display());
         let Some(name) = path.file_name() else {
-            return Err(Error::usage(doing(), "it is not the name of a file").code(Code::BadSetting));
+            return Err(Error::usage(doing(), "it is not the name of a file").with_code(Code::BadSetting));
         };
         let folder = Folder::open(path.parent().unwrap_or(Path::new(""))).doing(doing)?;
         if folder.look(name).doing(doing)?.is_some() {
@@ -67,7 +67,7 @@ impl NewFile {
 
 fn exists(path: &Path) -> Error {
     Error::usage(format!("create {}", path.display()), "it exists already")
-        .code(Code::AlreadyExists)
+        .with_code(Code::AlreadyExists)
         .hint("Name another file, or move that one away first.")
 }
 

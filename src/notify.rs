@@ -96,7 +96,9 @@ impl Notifier {
             ctx.monitor.warn(&format!("how the run {} ended could not be told: {}{advice}", report.run, why.what()));
         };
         if within.is_zero() {
-            return warn(&Error::unreachable("tell how the run ended", "no time is left for it").code(Code::Stopped));
+            return warn(
+                &Error::unreachable("tell how the run ended", "no time is left for it").with_code(Code::Stopped),
+            );
         }
         let begun = listeners.begin(report, reason, within);
         let mut hurry = false;
@@ -112,7 +114,7 @@ impl Notifier {
                 match end.recv_timeout(TICK) {
                     Ok(told) => break told,
                     Err(RecvTimeoutError::Disconnected) => {
-                        break Err(Error::failed(&*doing, "its thread ended in a panic").code(Code::Internal));
+                        break Err(Error::failed(&*doing, "its thread ended in a panic").with_code(Code::Internal));
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }

@@ -20,7 +20,7 @@ pub fn caught<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 pub fn error(doing: &str, panic: &(dyn Any + Send)) -> Error {
     let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let said = said.map(|said| format!(": {said}")).unwrap_or_default();
-    Error::failed(doing, format!("a thread ended in a panic{said}")).code(Code::Internal).hint(FAULT)
+    Error::failed(doing, format!("a thread ended in a panic{said}")).with_code(Code::Internal).hint(FAULT)
 }
 
 #[cfg(test)]

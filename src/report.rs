@@ -336,7 +336,7 @@ impl Report {
 
 /// The error of a report that has no JSON form.
 fn not_encoded(why: serde_json::Error) -> Error {
-    Error::failed("encode the run's report", why).code(Code::Internal)
+    Error::failed("encode the run's report", why).with_code(Code::Internal)
 }
 
 #[cfg(test)]

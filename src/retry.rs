@@ -60,7 +60,7 @@ impl Fault {
     }
 
     /// Gives a fault that stays a code that says more than [`Code::Failed`].
-    pub fn code(self, code: Code) -> Self {
+    pub fn with_code(self, code: Code) -> Self {
         match self {
             Fault::Refused { why, hint, .. } => Fault::Refused { why, hint, code },
             Fault::Exists { why, hint, .. } => Fault::Exists { why, hint, code },
@@ -72,14 +72,14 @@ impl Fault {
     pub fn while_doing(self, doing: impl Into<String>) -> Error {
         match self {
             Fault::Refused { why, hint, code } => {
-                let error = Error::failed(doing, why).code(code);
+                let error = Error::failed(doing, why).with_code(code);
                 if hint.is_empty() { error } else { error.hint(hint) }
             }
             Fault::Token { why } => Error::failed(doing, why)
-                .code(Code::NoCredentials)
+                .with_code(Code::NoCredentials)
                 .hint("`lastgood doctor` shows which credentials are used."),
             Fault::Passing { why, .. } => Error::unreachable(doing, why),
-            Fault::Stopped => Error::failed(doing, "it was told to stop").code(Code::Stopped),
+            Fault::Stopped => Error::failed(doing, "it was told to stop").with_code(Code::Stopped),
             Fault::NotFound | Fault::Exists { .. } | Fault::OutOfRange { .. } => {
                 Error::failed(doing, format!("the answer does not fit the request: {self:?}"))
             }

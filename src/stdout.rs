@@ -62,8 +62,8 @@ impl Write for Stdout {
 /// # Errors
 /// None in practice: every report has a JSON form.
 pub fn json(value: &impl Serialize) -> Result<String> {
-    let mut text =
-        serde_json::to_string(value).map_err(|e| Error::failed("write the report as JSON", e).code(Code::Internal))?;
+    let mut text = serde_json::to_string(value)
+        .map_err(|e| Error::failed("write the report as JSON", e).with_code(Code::Internal))?;
     text.push('\n');
     Ok(text)
 }
@@ -95,7 +95,8 @@ impl<'o> Items<'o> {
     /// Stdout cannot be written.
     pub fn item<T: Serialize>(&mut self, item: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
         let line = if self.json {
-            let value = serde_json::to_string(item).map_err(|e| Error::failed("write JSON", e).code(Code::Internal))?;
+            let value =
+                serde_json::to_string(item).map_err(|e| Error::failed("write JSON", e).with_code(Code::Internal))?;
             format!("{}{value}", if self.any { ",\n" } else { "[" })
         } else {
             text(item) + "\n"

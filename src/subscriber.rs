@@ -145,7 +145,7 @@ async fn look(access: &PubsubAccess, subscription: &Subscription) -> Result<bool
         Ok(Ok(found)) => match found.push_config.filter(|config| !config.push_endpoint.is_empty()) {
             None => Ok(true),
             Some(_) => Err(Error::failed(format!("pull from {subscription}"), "it is a push subscription")
-                .code(Code::BadSetting)
+                .with_code(Code::BadSetting)
                 .hint(
                     "Pub/Sub pushes its messages to a URL: that of `lastgood serve`. Make one without a push endpoint.",
                 )),
@@ -201,7 +201,7 @@ fn wrong(subscription: &Subscription, code: &str, why: &str) -> Error {
         ),
         _ => (Code::BadSetting, "Is it a pull subscription, without an endpoint that its messages are pushed to?"),
     };
-    Error::failed(format!("pull from {subscription}"), why).code(code).hint(hint)
+    Error::failed(format!("pull from {subscription}"), why).with_code(code).hint(hint)
 }
 
 /// Everything that a message's task needs; clones share it.

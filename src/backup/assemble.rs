@@ -181,7 +181,7 @@ impl<'a> Assembly<'a> {
                 ReadEvent::Link(found, identity) => self.link(found, identity)?,
                 ReadEvent::Broken => {
                     return Err(
-                        Error::failed("read the data directory", "a thread ended in a panic").code(Code::Internal)
+                        Error::failed("read the data directory", "a thread ended in a panic").with_code(Code::Internal)
                     );
                 }
                 ReadEvent::Later(path, why) => _ = self.later.insert(path, why),
@@ -206,7 +206,7 @@ impl<'a> Assembly<'a> {
                         "put the snapshot together",
                         "content without a file came from a reader",
                     )
-                    .code(Code::Internal));
+                    .with_code(Code::Internal));
                 }
             }
         }
@@ -420,5 +420,5 @@ impl<'a> Assembly<'a> {
 
 /// The error that a reader stopped in the middle of a file without saying why.
 fn ended_early() -> Error {
-    Error::failed("put the snapshot together", "a reader ended in the middle of a file").code(Code::Internal)
+    Error::failed("put the snapshot together", "a reader ended in the middle of a file").with_code(Code::Internal)
 }

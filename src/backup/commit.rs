@@ -103,7 +103,7 @@ impl BackupRun<'_> {
         if !checkpoint && assembly.read_nothing() {
             let first = assembly.first_unread().map(|(path, why)| format!("{path}: {why}")).unwrap_or_default();
             return Err(Error::failed(doing(self.options), format!("no file in it can be read. {first}"))
-                .code(Code::NoData)
+                .with_code(Code::NoData)
                 .hint("Look at its disk or mount, and at who may read it. The snapshots before are as they were."));
         }
         assembly.flush()?;
@@ -143,7 +143,7 @@ impl BackupRun<'_> {
         // Nothing takes content from these packs; a snapshot that named one all the same could not be restored.
         if let Some(lost) = infos.iter().chain(&holders).find(|info| !self.base.may_name(info.id)) {
             let why = format!("the snapshot would name {}, which is damaged or was missing", lost.name());
-            return Err(Error::failed(doing(self.options), why).code(Code::Internal).hint(
+            return Err(Error::failed(doing(self.options), why).with_code(Code::Internal).hint(
                 "This is a fault of lastgood: please report it. `lastgood backup` into a new vault takes a snapshot.",
             ));
         }
@@ -241,7 +241,7 @@ impl BackupRun<'_> {
         let info = assembly.pack(id).or_else(|| self.base.packs.book().get(&id).copied());
         info.ok_or_else(|| {
             Error::failed("list the snapshot's packs", format!("nothing is known of the pack {id}"))
-                .code(Code::Internal)
+                .with_code(Code::Internal)
         })
     }
 
@@ -294,7 +294,7 @@ pub const MAX_LABEL: usize = 1024;
 /// # Errors
 /// Fails if there are more than [`MAX_LABELS`], or if one is nameless or longer than [`MAX_LABEL`].
 pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<()> {
-    let wrong = |why: &str| Err(Error::usage("label the snapshot", why).code(Code::BadSetting));
+    let wrong = |why: &str| Err(Error::usage("label the snapshot", why).with_code(Code::BadSetting));
     if labels.len() > MAX_LABELS {
         return wrong(&format!("a snapshot has at most {MAX_LABELS} labels"));
     }

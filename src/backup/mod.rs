@@ -153,7 +153,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<B
                 lost.missing.extend(more);
                 if lost.missing.len() == known {
                     return Err(Error::failed(doing(options), "packs vanish from the vault while they are written")
-                        .code(Code::Vanishing)
+                        .with_code(Code::Vanishing)
                         .hint("Something else deletes objects there: a lifecycle rule, a cleanup script. Stop it."));
                 }
             }
@@ -227,9 +227,10 @@ fn attempt(
     });
     let mut base = found?;
     if let Some(read) = read {
-        *doubts = Some(
-            read.map_err(|_| Error::failed("read the doubts", "a thread of it ended early").code(Code::Internal))?,
-        );
+        *doubts =
+            Some(read.map_err(|_| {
+                Error::failed("read the doubts", "a thread of it ended early").with_code(Code::Internal)
+            })?);
     }
     let doubts = doubts.get_or_insert_default();
     while doubted::closed(vault, &base, lost, warn) || doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {

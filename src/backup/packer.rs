@@ -130,7 +130,7 @@ impl PackerShared {
     /// Does a thread's work. If it panics, whoever waits for the thread's results is told.
     fn guard(&self, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            self.record_broken(Error::failed("store a pack", "a thread ended in a panic").code(Code::Internal));
+            self.record_broken(Error::failed("store a pack", "a thread ended in a panic").with_code(Code::Internal));
         }
     }
 
@@ -250,7 +250,7 @@ fn compress_all(
         out.clear();
         out.reserve(zstd::zstd_safe::compress_bound(content.len()));
         if let Err(why) = compressor.compress_to_buffer(&content, &mut out) {
-            shared.record_broken(Error::failed("compress a frame", why).code(Code::Internal));
+            shared.record_broken(Error::failed("compress a frame", why).with_code(Code::Internal));
             continue;
         }
         let length = content.len() as u32;
@@ -314,7 +314,7 @@ fn store_all(packs: &Receiver<Arc<OpenPack>>, staging: &dyn Staging, shared: &Pa
 
 /// The error that no thread is left to store a pack.
 fn storing_ended() -> Error {
-    Error::failed("store a pack", "the storing threads ended early").code(Code::Internal)
+    Error::failed("store a pack", "the storing threads ended early").with_code(Code::Internal)
 }
 
 /// Stores a pack. If that fails, the pack keeps its frames.
@@ -380,9 +380,8 @@ impl Packer<'_> {
             state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if self.shared.broken.load(Ordering::Relaxed) {
-            return Err(
-                Error::failed("go on storing the index", "a thread that stores packs ended early").code(Code::Internal)
-            );
+            return Err(Error::failed("go on storing the index", "a thread that stores packs ended early")
+                .with_code(Code::Internal));
         }
         state.pending.retain(|_, kind| *kind == PackKind::Index);
         state.error = None;

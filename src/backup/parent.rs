@@ -145,7 +145,9 @@ impl<'v> Parent<'v> {
             }
             Ok(Err(why)) => return Err(why),
             Err(_) => {
-                return Err(Error::failed("list the checkpoints", "a thread of it ended early").code(Code::Internal));
+                return Err(
+                    Error::failed("list the checkpoints", "a thread of it ended early").with_code(Code::Internal)
+                );
             }
         };
         let mut base = Parent {

@@ -108,8 +108,8 @@ impl SnapshotWriter {
         }
         // Checks that refuse only this entry come first: this one already records the path, beside all that came before.
         let missing = self.tree.next(&entry.path, entry.kind == EntryKind::Folder);
-        let missing =
-            missing.map_err(|why| PutError::Failed(Error::failed("write the snapshot", why).code(Code::Internal)))?;
+        let missing = missing
+            .map_err(|why| PutError::Failed(Error::failed("write the snapshot", why).with_code(Code::Internal)))?;
         if let Some(missing) = missing.first() {
             return wrong(&format!("the folder {missing} is missing"));
         }
@@ -213,9 +213,8 @@ impl SnapshotWriter {
                 Some(hunk) if has(hunk.frame.pack) => read(hunk)?,
                 Some(_) => Vec::new(),
                 None => match self.builder.finish() {
-                    Some(hunk) => {
-                        parse(&hunk.bytes).map_err(|why| Error::failed("end a checkpoint", why).code(Code::Internal))?
-                    }
+                    Some(hunk) => parse(&hunk.bytes)
+                        .map_err(|why| Error::failed("end a checkpoint", why).with_code(Code::Internal))?,
                     None => Vec::new(),
                 },
             };
@@ -263,7 +262,7 @@ impl SnapshotWriter {
 /// The error that readers would refuse what lastgood was about to write.
 fn fault(doing: impl Into<String>, why: &str) -> Error {
     Error::failed(doing, format!("{why}; this is a fault of lastgood"))
-        .code(Code::Internal)
+        .with_code(Code::Internal)
         .hint("Please report it. The snapshots before are as they were.")
 }
 

@@ -81,11 +81,12 @@ impl DispatchRequest {
     /// # Errors
     /// A store that fails; a dispatch request without a claim.
     pub fn write(&self, store: &dyn Store) -> Result<()> {
-        let no_claim = || Error::failed("write a dispatch request", "it has no claim").code(Code::Internal);
+        let no_claim = || Error::failed("write a dispatch request", "it has no claim").with_code(Code::Internal);
         let claim = self.claims.first().ok_or_else(no_claim)?;
         let name = claim.object("order");
         let doing = || format!("create {name}");
-        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
+        let mut bytes =
+            serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why).with_code(Code::Internal))?;
         bytes.push(b'\n');
         match store.create(&name, &[&bytes]) {
             Ok(()) => Ok(()),
@@ -116,7 +117,7 @@ impl DispatchRequest {
         if version.format != FORMAT {
             let why = format!("it has the format {}, and this program knows {FORMAT}", version.format);
             let why = Error::failed(doing(), why).hint("Deploy the same version of lastgood as service and as job.");
-            return Err(if version.format > FORMAT { why.code(Code::NewerFormat) } else { why });
+            return Err(if version.format > FORMAT { why.with_code(Code::NewerFormat) } else { why });
         }
         let dispatch_request: DispatchRequest =
             serde_json::from_slice(&bytes).map_err(|why| Error::damage(doing(), why))?;
@@ -164,7 +165,8 @@ impl TakenBy {
     pub fn take(&self, store: &dyn Store, claim: &ClaimName) -> Result<Option<TakenBy>> {
         let name = claim.object("taken");
         let doing = || format!("create {name}");
-        let mut bytes = serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
+        let mut bytes =
+            serde_json::to_vec(self).map_err(|why| Error::failed(doing(), why).with_code(Code::Internal))?;
         bytes.push(b'\n');
         let Err(why) = store.create(&name, &[&bytes]) else { return Ok(None) };
         match (TakenBy::of(store, claim)?, why) {

@@ -251,7 +251,7 @@ pub fn resume(
         ClaimAttempt::Not(EventOutcome::Elsewhere { run, .. }) => Ok(ResumedClaim::Elsewhere(run)),
         ClaimAttempt::Not(EventOutcome::Now(_)) | ClaimAttempt::NoVault => {
             let why = "it is neither held nor served";
-            Err(Error::failed(format!("go on with the claim {name}"), why).code(Code::Internal))
+            Err(Error::failed(format!("go on with the claim {name}"), why).with_code(Code::Internal))
         }
     }
 }
@@ -375,7 +375,7 @@ impl HeldClaim {
         let no = |why: String| Error::failed("commit the snapshot", why);
         if self.claim.age() >= self.claim.timeout() {
             let limit = self.claim.timeout().as_secs();
-            return Err(no(format!("the run has taken longer than its limit of {limit} s")).code(Code::Stopped));
+            return Err(no(format!("the run has taken longer than its limit of {limit} s")).with_code(Code::Stopped));
         }
         if self.claim.is_superseded(&*self.vault.store)? {
             return Err(no("another run has taken over what this one was to do".into()));
@@ -400,7 +400,7 @@ fn answer(entry: LeaseState, store: &dyn Store, address: &Address) -> Result<Eve
         LeaseState::Done(served) => before(served, store, address).map(EventOutcome::Before),
         LeaseState::Mine(claim) => {
             let why = format!("the run {} holds it itself", claim.run());
-            Err(Error::failed(format!("answer for the claim {}", claim.name()), why).code(Code::Internal))
+            Err(Error::failed(format!("answer for the claim {}", claim.name()), why).with_code(Code::Internal))
         }
     }
 }

@@ -413,7 +413,7 @@ fn earlier(
 fn served(store: &dyn Store, folder: &str) -> Result<DoneRecord> {
     let gone = || {
         Error::damage(format!("read {}", done_json(folder)), "it was there a moment ago, and is gone")
-            .code(Code::Vanishing)
+            .with_code(Code::Vanishing)
     };
     read_done(store, folder)?.ok_or_else(gone)
 }
@@ -432,7 +432,7 @@ fn read_done(store: &dyn Store, folder: &str) -> Result<Option<DoneRecord>> {
 /// may say that an object exists already, or that creating it failed, although it created it at our request.
 pub(super) fn create(store: &dyn Store, name: &str, body: &impl Serialize, run: RunId) -> Result<bool> {
     let doing = || format!("create {name}");
-    let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
+    let mut bytes = serde_json::to_vec(body).map_err(|why| Error::failed(doing(), why).with_code(Code::Internal))?;
     bytes.push(b'\n');
     let Err(why) = store.create(name, &[&bytes]) else { return Ok(true) };
     let found = store.get(name, MAX_CLAIM).ok().and_then(|found| serde_json::from_slice::<ClaimMark>(&found).ok());

@@ -84,7 +84,7 @@ pub fn unseen(action: Action, why: Error) -> Error {
     if action != Action::Restore {
         return why;
     }
-    Error::failed("see whether a run before has done this restore", why.what()).hint(
+    Error::failed("see whether a run before has done this restore", why.what()).with_code(why.code()).hint(
         "Every vault is asked. If one is gone for good, look into the data directory, and ask for the restore by another event or by \
          `lastgood restore`.",
     )

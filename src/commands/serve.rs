@@ -76,7 +76,7 @@ pub fn serve(
                 let (answered, pulled) = both.await;
                 if !was_stopped {
                     return Err(Error::failed("serve", "the thread that runs what is asked for ended early")
-                        .code(Code::Internal));
+                        .with_code(Code::Internal));
                 }
                 return Ok(answered & pulled? & finished.unwrap_or(false));
             }

@@ -33,7 +33,7 @@ pub(super) fn labels(given: Vec<(String, String)>) -> Result<BTreeMap<String, St
                 format!("label the snapshot with {key}={value}"),
                 format!("{key} is given twice"),
             )
-            .code(Code::BadSetting));
+            .with_code(Code::BadSetting));
         }
         labels.insert(key, value);
     }
@@ -55,7 +55,7 @@ pub(super) fn backup_options(
     if let Some((vault, _)) = folders.iter().find(|(_, vault_at)| lies_in(&at, vault_at)) {
         let why = format!("it is the vault {} or lies in it", vault.display());
         return Err(Error::usage(format!("back up {}", data.display()), why)
-            .code(Code::BadSetting)
+            .with_code(Code::BadSetting)
             .hint("Keep the vault beside the data directory: `--vault URL`."));
     }
     if !args.init {

@@ -38,7 +38,7 @@ impl fmt::Debug for DispatchedConfig {
 /// Usage: the name is not that of a job. Also credentials that cannot be used.
 pub fn dispatch(args: cli::DispatchFlags, cloud: &Cloud) -> Result<Option<Dispatch>> {
     let Some(text) = args.dispatch else { return Ok(None) };
-    let wrong = |why: String| Error::usage(format!("use --dispatch {text}"), why).code(Code::BadSetting);
+    let wrong = |why: String| Error::usage(format!("use --dispatch {text}"), why).with_code(Code::BadSetting);
     let job: Target = text.parse().map_err(wrong)?;
     Ok(Some(Dispatch::new(Starter::new(job, cloud)?, args.dispatch_wait)))
 }

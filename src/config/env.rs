@@ -44,7 +44,7 @@ impl<'e> Env<'e> {
     /// # Errors
     /// Usage: it is not UTF-8.
     pub fn text(&self, name: &str) -> Result<Option<String>> {
-        let wrong = |_| Error::usage(format!("read {name}"), "it is not UTF-8").code(Code::BadSetting);
+        let wrong = |_| Error::usage(format!("read {name}"), "it is not UTF-8").with_code(Code::BadSetting);
         self.get(name).map(|value| value.into_string().map_err(wrong)).transpose()
     }
 
@@ -56,7 +56,7 @@ impl<'e> Env<'e> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         parse(text.trim())
             .map(Some)
-            .map_err(|why| Error::usage(format!("use {name}={text}"), why).code(Code::BadSetting))
+            .map_err(|why| Error::usage(format!("use {name}={text}"), why).with_code(Code::BadSetting))
     }
 
     /// Returns a variable's value as a whole number.
@@ -87,7 +87,7 @@ impl<'e> Env<'e> {
                 Some((first, before)) if *before != value => {
                     let why = format!("{first} says {before}, and {name} says {value}");
                     return Err(Error::usage(format!("find out which {what} is meant"), why)
-                        .code(Code::BadSetting)
+                        .with_code(Code::BadSetting)
                         .hint(hint));
                 }
                 Some(_) => {}

@@ -20,7 +20,7 @@ const PREFIX: &str = "lastgood";
 /// # Errors
 /// Usage: the address is of an unknown kind.
 pub fn address(given: &OsStr, outside: &HostEnvironment) -> Result<Address> {
-    let address = Address::parse(given).map_err(|why| why.code(Code::BadSetting))?;
+    let address = Address::parse(given).map_err(|why| why.with_code(Code::BadSetting))?;
     Ok(absolute(address, outside))
 }
 
@@ -61,7 +61,9 @@ pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Res
     for given in named {
         let address = address(&given, outside)?;
         if vaults.contains(&address) {
-            return Err(Error::usage(format!("use the vault {address}"), "it is given twice").code(Code::BadSetting));
+            return Err(
+                Error::usage(format!("use the vault {address}"), "it is given twice").with_code(Code::BadSetting)
+            );
         }
         vaults.push(address);
     }
@@ -74,7 +76,7 @@ pub fn vaults(flags: Vec<OsString>, env: &Env, outside: &HostEnvironment) -> Res
                 let bare = value.strip_prefix("gs://").unwrap_or(&value).trim_end_matches('/');
                 Address::bucket(bare, PREFIX).map_err(|why| {
                     Error::usage(doing(), why)
-                        .code(Code::BadSetting)
+                        .with_code(Code::BadSetting)
                         .hint("Give the name alone; `--vault gs://bucket/prefix` names a prefix, too.")
                 })?
             }

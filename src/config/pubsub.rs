@@ -44,13 +44,12 @@ pub fn pulling(
     project: Option<&str>,
     env: &Env,
 ) -> Result<Option<subscriber::SubscriberSettings>> {
-    let subscription =
-        match args.subscription {
-            Some(name) => Some(Subscription::new(&name, project).map_err(|why| {
-                Error::usage(format!("pull from the subscription {name}"), why).code(Code::BadSetting)
-            })?),
-            None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
-        };
+    let subscription = match args.subscription {
+        Some(name) => Some(Subscription::new(&name, project).map_err(|why| {
+            Error::usage(format!("pull from the subscription {name}"), why).with_code(Code::BadSetting)
+        })?),
+        None => env.parsed(SUBSCRIPTION, |name| Subscription::new(name, project))?,
+    };
     Ok(subscription.map(|subscription| subscriber::SubscriberSettings { subscription, hold: args.hold }))
 }
 
@@ -82,7 +81,7 @@ pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str,
     let topic = match topic {
         Some(name) => Some(
             Topic::new(&name, project)
-                .map_err(|why| Error::usage(format!("publish to the topic {name}"), why).code(Code::BadSetting))?,
+                .map_err(|why| Error::usage(format!("publish to the topic {name}"), why).with_code(Code::BadSetting))?,
         ),
         None => env.parsed(TOPIC, |name| Topic::new(name, project))?,
     };
@@ -92,7 +91,7 @@ pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str,
     })?;
     if id.as_deref().is_some_and(str::is_empty) {
         return Err(Error::usage("publish", "the event's id is empty")
-            .code(Code::BadSetting)
+            .with_code(Code::BadSetting)
             .hint("Without --id it is a random one."));
     }
     let source = sent::source(host, service.as_deref());
@@ -101,7 +100,7 @@ pub fn publication(args: cli::PublishCommand, project: Option<&str>, host: &str,
             let why =
                 format!("{flag} makes an attribute of {} bytes, and Pub/Sub takes at most {MAX_ATTRIBUTE}", text.len());
             return Err(Error::usage("publish", why)
-                .code(Code::BadSetting)
+                .with_code(Code::BadSetting)
                 .hint("Put the long part into --message or --label."));
         }
     }

@@ -20,7 +20,7 @@ pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env
         None => env.text("LASTGOOD_RESULTS_TOPIC")?,
     };
     let topic = topic.map(|name| {
-        let wrong = |why| Error::usage(format!("publish results to {name}"), why).code(Code::BadSetting);
+        let wrong = |why| Error::usage(format!("publish results to {name}"), why).with_code(Code::BadSetting);
         Topic::new(name.trim(), cloud.project.as_deref()).map_err(wrong)
     });
     let topic = topic.transpose()?.map(|topic| ResultTopic::new(topic, cloud.clone()));
@@ -40,7 +40,7 @@ pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env
     };
     let wrong = |why| {
         Error::usage("use the URL of --webhook or LASTGOOD_WEBHOOK", why)
-            .code(Code::BadSetting)
+            .with_code(Code::BadSetting)
             .hint("Give the whole URL, as the service that takes the results shows it: https://…")
     };
     let webhook = url.map(|url| Webhook::new(&url, when).map_err(wrong)).transpose()?;

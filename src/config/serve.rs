@@ -204,7 +204,8 @@ pub(super) fn rules(
 
 /// Parses the pattern of a critical file; returns it as it is given and as it is matched.
 fn pattern(text: String) -> Result<(String, GlobMatcher)> {
-    let wrong = |why: String| Error::usage(format!("look for the critical file {text}"), why).code(Code::BadSetting);
+    let wrong =
+        |why: String| Error::usage(format!("look for the critical file {text}"), why).with_code(Code::BadSetting);
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {
         return Err(wrong("it must be a path below the data directory, or a pattern for one".into()));
     }

@@ -279,7 +279,7 @@ impl<'a> ExportPlanner<'a> {
     fn send(&self, job: FrameJob) -> Result<()> {
         let (done, outcome) = bounded(1);
         // The error of the thread that stopped is the one that is reported.
-        let stopped = || Error::failed(DOING, "it stopped early").code(Code::Stopped);
+        let stopped = || Error::failed(DOING, "it stopped early").with_code(Code::Stopped);
         self.jobs.send((job, done)).map_err(|_| stopped())?;
         self.outcomes.send(outcome).map_err(|_| stopped())
     }

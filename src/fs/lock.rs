@@ -54,7 +54,7 @@ pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &Atomi
             Err(why) => return Ok(Some(not_locked(folder.path(), &why))),
         }
         if stop.load(Ordering::Relaxed) {
-            return Err(Error::failed(doing(), "it was told to stop").code(Code::Stopped));
+            return Err(Error::failed(doing(), "it was told to stop").with_code(Code::Stopped));
         }
         let who = || holder(folder.folder()).unwrap_or_else(|| "another process".to_owned());
         if !warned && began.elapsed() >= TELL {
@@ -72,7 +72,7 @@ pub fn lock(folder: &Directory, kind: LockKind, patience: Duration, stop: &Atomi
             let other =
                 "a program that locks the directory itself, such as flock(1), has to use a file of its own for that";
             return Err(Error::failed(doing(), why)
-                .code(Code::Locked)
+                .with_code(Code::Locked)
                 .hint(format!("{what}: then run this again when it has ended. Otherwise {other}.")));
         }
         std::thread::sleep(STEP);

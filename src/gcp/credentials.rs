@@ -109,7 +109,7 @@ pub fn find(cloud: &Cloud) -> Result<CredentialSource, Fault> {
 
 /// Returns the fault that there are no credentials, or that those that there are cannot be used.
 fn unusable(why: String, hint: &str) -> Fault {
-    Fault::refused(why, hint).code(Code::NoCredentials)
+    Fault::refused(why, hint).with_code(Code::NoCredentials)
 }
 
 fn read(path: &Path) -> Result<CredentialSource, String> {

@@ -174,7 +174,7 @@ impl Publisher {
         });
         let client = client.map_err(|why| {
             let code = if why.is_default_credentials() { Code::NoCredentials } else { Code::Failed };
-            Error::failed(doing(), with_causes(&why)).code(code).hint(access.advice())
+            Error::failed(doing(), with_causes(&why)).with_code(code).hint(access.advice())
         })?;
         Ok(Publisher { topic, access, client, handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
@@ -204,11 +204,11 @@ impl Publisher {
             }
         });
         let Some(published) = published else {
-            return Err(Error::failed(doing(), "it was told to stop").code(Code::Stopped));
+            return Err(Error::failed(doing(), "it was told to stop").with_code(Code::Stopped));
         };
         match published {
             Ok(Ok(id)) => Ok(id),
-            Ok(Err(why)) => Err(Error::failed(doing(), with_causes(&why)).code(code_of(&why)).hint(
+            Ok(Err(why)) => Err(Error::failed(doing(), with_causes(&why)).with_code(code_of(&why)).hint(
                 "Does the topic exist (`gcloud pubsub topics create TOPIC`), and does this account have the role \
                  roles/pubsub.publisher on it?",
             )),

@@ -113,13 +113,13 @@ impl Starter {
     pub fn new(target: Target, cloud: &Cloud) -> Result<Self> {
         let doing = || format!("start the job {target}");
         let base = cloud.run_endpoint.clone().unwrap_or_else(|| GOOGLE.into());
-        let url =
-            Url::parse(&base).map_err(|why| Error::usage(doing(), format!("{base}: {why}")).code(Code::BadSetting))?;
+        let url = Url::parse(&base)
+            .map_err(|why| Error::usage(doing(), format!("{base}: {why}")).with_code(Code::BadSetting))?;
         let plain = url.scheme() == "http" && http_client::is_loopback(&base);
         if url.scheme() != "https" && !plain {
             let why = format!("the endpoint {base} is not encrypted: others could read the credentials on the way");
             return Err(Error::usage(doing(), why)
-                .code(Code::BadSetting)
+                .with_code(Code::BadSetting)
                 .hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));
         }
         // A stand-in for the API on this machine is given credentials only where a file of them is named. An emulator of another
@@ -226,7 +226,7 @@ impl Starter {
                     credentials.found()
                 ),
             )
-            .code(Code::AccessDenied),
+            .with_code(Code::AccessDenied),
             StatusCode::NOT_FOUND => Fault::refused(
                 why,
                 "There is no such job: check project, region and name in --dispatch; `gcloud run jobs list` shows \

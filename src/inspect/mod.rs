@@ -149,7 +149,7 @@ pub fn newest_of(
 
 fn not_there(path: &EntryPath) -> Error {
     Error::usage(format!("find {path} in the snapshot"), "it is not there")
-        .code(Code::UnknownPath)
+        .with_code(Code::UnknownPath)
         .hint("Paths are relative to the data directory. `lastgood ls` lists what is in a snapshot.")
 }
 
@@ -286,7 +286,7 @@ pub fn cat_torn(vault: &Vault, root: &Root, path: &EntryPath, out: &mut dyn Writ
     let entry = find(&mut Entries::torn(&packs, root)?, path)?.ok_or_else(|| {
         let why = "the snapshot has no such reads of it: the tree has its content, if the snapshot has the file at all";
         Error::usage(format!("find what was read of {path} while it changed"), why)
-            .code(Code::UnknownPath)
+            .with_code(Code::UnknownPath)
             .hint("Without --torn, `lastgood cat` writes what is in the tree.")
     })?;
     write_content(&packs, &entry, out, ctx)

@@ -106,7 +106,7 @@ impl Notification {
 
 /// The error of an event that has no JSON form.
 fn not_encoded(why: impl ToString) -> Error {
-    Error::failed("encode the event that tells how the run ended", why).code(Code::Internal)
+    Error::failed("encode the event that tells how the run ended", why).with_code(Code::Internal)
 }
 
 /// Leaves the longest lists out of a report that is too long with them; `left_out` names those.

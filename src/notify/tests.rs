@@ -135,7 +135,7 @@ fn an_event_is_the_same_in_both_modes() {
 
 #[test]
 fn a_program_is_told_the_code_of_an_error_and_what_to_do() {
-    let why = Error::failed("write it", "the disk is full").code(Code::DiskFull).hint("Free some space.");
+    let why = Error::failed("write it", "the disk is full").with_code(Code::DiskFull).hint("Free some space.");
     let report = Report { error: Some((&why).into()), ..report(Action::Backup, Outcome::Failed) };
     let (message, _, structured) = told(&report, None);
     let expected = json!({

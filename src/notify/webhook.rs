@@ -103,7 +103,7 @@ impl Webhook {
     pub(super) fn body(&self, text: &str, told: &Notification) -> Result<Vec<u8>> {
         let chat = self.url.host_str().is_some_and(|host| CHATS.contains(&host));
         let body = if chat { json!({ "text": text }) } else { json!({ "text": text, "event": told.structured()? }) };
-        let not_encoded = |why| Error::failed("encode the body for the webhook", why).code(Code::Internal);
+        let not_encoded = |why| Error::failed("encode the body for the webhook", why).with_code(Code::Internal);
         serde_json::to_vec(&body).map_err(not_encoded)
     }
 
@@ -126,7 +126,7 @@ impl Webhook {
                     Ok(Ok(())) => return Ok(()),
                     Ok(Err(PostFailure::Passing { why, after })) => (why, after),
                     Ok(Err(PostFailure::Refused { why, code, hint })) => {
-                        return Err(Error::failed(self.doing(), why).code(code).hint(hint));
+                        return Err(Error::failed(self.doing(), why).with_code(code).hint(hint));
                     }
                     Err(_) => (format!("no answer came within {:.0} s", time.as_secs_f64()), None),
                 };

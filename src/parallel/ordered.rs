@@ -22,7 +22,7 @@ pub fn map_ordered<T: Sync, A: Send>(
         return items.iter().try_for_each(|item| take(item, ask(item)));
     }
     let early =
-        || Error::failed("read several objects at a time", "one of the threads ended early").code(Code::Internal);
+        || Error::failed("read several objects at a time", "one of the threads ended early").with_code(Code::Internal);
     std::thread::scope(|scope| {
         let (jobs, work) = bounded::<(&T, Sender<A>)>(parallel);
         for _ in 0..parallel {

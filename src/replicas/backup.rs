@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::copy::{copy_with, from_any};
-use super::{Site, SiteState, check_same, code_of, none_serves, passed_over};
+use super::{Site, SiteState, check_same, none_serves, passed_over};
 use crate::backup::doubted::user;
 use crate::backup::options::BackupOptions;
 use crate::backup::{self};
@@ -355,8 +355,8 @@ fn may_be_another(place: &Replica, unknown: &Replica) -> Error {
         _ => Error::failed(doing, why),
     };
     // What keeps the other place from being asked is what has to be mended.
-    let error = match cause.filter(|cause| cause.kind() == Kind::Failed).and_then(code_of) {
-        Some(code) => error.code(code),
+    let error = match cause.filter(|cause| cause.kind() == Kind::Failed) {
+        Some(cause) => error.with_code(cause.code()),
         None => error,
     };
     error.hint(format!(

@@ -170,7 +170,7 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
         () => Error::usage(doing, why),
     };
     let error = match shared_code(error.kind(), &failures) {
-        Some(code) => error.code(code),
+        Some(code) => error.with_code(code),
         None => error,
     };
     match failures.iter().find_map(|(_, why)| why.advice()) {
@@ -179,16 +179,11 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     }
 }
 
-/// The code of an error.
-fn code_of(why: &Error) -> Option<Code> {
-    Code::ALL.iter().copied().find(|code| code.word() == why.word())
-}
-
 /// The code that all failures of a kind have in common.
 fn shared_code(kind: Kind, failures: &[SiteFailure]) -> Option<Code> {
     let mut of_kind = failures.iter().map(|(_, why)| why).filter(|why| why.kind() == kind);
-    let first = of_kind.next()?;
-    code_of(first).filter(|_| of_kind.all(|why| why.word() == first.word()))
+    let first = of_kind.next()?.code();
+    of_kind.all(|why| why.code() == first).then_some(first)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ fn word<T: DeserializeOwned>(text: &str) -> Option<T> {
 /// Usage: none or several begin so. A store that fails.
 pub fn find(store: &dyn Store, run: &str) -> Result<serde_json::Value> {
     let doing = || format!("find the run {run}");
-    let unknown = |why: &str| Error::usage(doing(), why).code(Code::UnknownRun);
+    let unknown = |why: &str| Error::usage(doing(), why).with_code(Code::UnknownRun);
     let mut found = list(store)?;
     found.retain(|named| !run.is_empty() && named.run.to_string().starts_with(run));
     let Some(counts) = that_counts(&found) else {

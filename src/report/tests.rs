@@ -66,7 +66,7 @@ fn a_report_is_of_the_run_that_its_name_says() {
 
 #[test]
 fn a_report_has_the_code_of_its_error_and_one_without_a_code_is_read() {
-    let why = Error::failed("write it", "the disk is full").code(Code::DiskFull).hint("Free some space.");
+    let why = Error::failed("write it", "the disk is full").with_code(Code::DiskFull).hint("Free some space.");
     let failed = Report { error: Some((&why).into()), ..sample::report(Action::Backup, Outcome::Failed) };
     let read = EncodedReport::read(failed.encode().unwrap()).unwrap();
     assert_eq!(read.value()["error"]["code"], "disk-full");

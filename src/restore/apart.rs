@@ -19,7 +19,7 @@ pub fn check(target: &Path, paths: &[EntryPath], vaults: &[PathBuf]) -> Result<(
     for vault in vaults {
         if lies_in(target, vault) {
             let why = format!("it is the vault {} or lies in it", vault.display());
-            return Err(Error::usage(doing(), why).code(Code::BadTarget).hint("Restore to another directory."));
+            return Err(Error::usage(doing(), why).with_code(Code::BadTarget).hint("Restore to another directory."));
         }
         let names = names_in(vault, target);
         if names.is_empty() {
@@ -28,7 +28,7 @@ pub fn check(target: &Path, paths: &[EntryPath], vaults: &[PathBuf]) -> Result<(
         let mounts = mounts::below(target)?;
         if !names.iter().all(|name| stays(name, paths, &mounts)) {
             let why = format!("the vault {} lies in it, and would move aside with what is there", vault.display());
-            return Err(Error::usage(doing(), why).code(Code::BadTarget).hint(
+            return Err(Error::usage(doing(), why).with_code(Code::BadTarget).hint(
                 "Restore into another directory, or move the vault out of this one first: `--vault URL` names it.",
             ));
         }

@@ -33,7 +33,8 @@ pub(crate) fn fill_staging(
         let planning = scope.spawn(move || {
             planner.each_window(root, |window| {
                 // The error of the window that could not be written is the one that is reported.
-                send.send(window).map_err(|_| Error::failed(READING, "the restore was stopped").code(Code::Stopped))
+                send.send(window)
+                    .map_err(|_| Error::failed(READING, "the restore was stopped").with_code(Code::Stopped))
             })
         });
         let written =

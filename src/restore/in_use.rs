@@ -59,7 +59,7 @@ pub fn refusal(target: &Path, users: &[FileUser]) -> Error {
         more => format!(", and {more} more"),
     };
     let why = format!("programs use files in it: {}{more}", named.join(", "));
-    Error::failed(format!("replace {}", target.display()), why).code(Code::InUse).hint(
+    Error::failed(format!("replace {}", target.display()), why).with_code(Code::InUse).hint(
         "Stop them and run it again. With --while-in-use the restore is done anyway: until they are restarted, they go on with the old \
          files, and what they write is not in the new ones.",
     )

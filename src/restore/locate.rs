@@ -61,7 +61,7 @@ pub(crate) fn locate(
             }
             Located::Nowhere => {
                 return Err(Error::usage(format!("find {path}"), "the snapshot has no such entry")
-                    .code(Code::UnknownPath)
+                    .with_code(Code::UnknownPath)
                     .hint("`lastgood ls SNAPSHOT` shows what it has."));
             }
         };

@@ -70,7 +70,7 @@ fn check_apart(target: &Path, all: &[Mounted]) -> Result<()> {
             let at = mounted.at.display();
             let why = format!("{at} shows a folder that lies in it too, {}", mounted.root.display());
             return Err(Error::usage(format!("restore to {}", target.display()), why)
-                .code(Code::MountPoint)
+                .with_code(Code::MountPoint)
                 .hint("Unmount one of the two, or restore to another folder."));
         }
     }

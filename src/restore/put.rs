@@ -191,7 +191,7 @@ impl<'a> Putting<'a> {
                 self.steps.shift(at, &aside).and_then(|()| self.steps.shift(new, at)).map(|()| true)
             }
             Errno::BUSY | Errno::XDEV if at.enter().is_ok_and(|at| at.is_mount().unwrap_or(why == Errno::BUSY)) => {
-                Err(Error::failed("exchange it", "it is a mount point").code(Code::MountPoint).hint(USE_IN_PLACE))
+                Err(Error::failed("exchange it", "it is a mount point").with_code(Code::MountPoint).hint(USE_IN_PLACE))
             }
             // A folder of a container's image, or of another volume of its filesystem.
             Errno::XDEV if is_folder(&there) => match self.steps.cover(new, at) {

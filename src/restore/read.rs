@@ -208,7 +208,7 @@ impl ContentReader<'_> {
             }
             let (frame, FetchedBytes { bytes, from, pack, .. }) = (&task.frame.at, &*task.bytes);
             let decoded = match shared.stop.load(Ordering::Acquire) {
-                true => Err(Error::failed("restore", "it was stopped").code(Code::Stopped)),
+                true => Err(Error::failed("restore", "it was stopped").with_code(Code::Stopped)),
                 false => {
                     let compressed = frame.within(bytes, *from);
                     self.packs.decode((*pack, PackKind::Data), frame, compressed, decoder, &mut content)
@@ -238,7 +238,7 @@ impl ContentReader<'_> {
             if let Some((pieces, why)) = fetched.read.lost {
                 self.lose(shared, pieces.iter().map(|p| (p.item, p.length)), why);
             }
-            let gone = |_| Error::failed("read the vault", "a reading thread ended early").code(Code::Internal);
+            let gone = |_| Error::failed("read the vault", "a reading thread ended early").with_code(Code::Internal);
             match fetched.bytes.recv().map_err(gone).flatten() {
                 Ok(bytes) => {
                     feed.bytes = Some(Arc::new(bytes));

@@ -101,7 +101,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
         _ => {
             let why = format!("the ids of {} snapshots begin with it: {}", by_id.len(), list(by_id.iter().copied()));
             return Err(Error::usage(format!("find the snapshot {spec}"), why)
-                .code(Code::UnknownSnapshot)
+                .with_code(Code::UnknownSnapshot)
                 .hint("Give more of the id.")
                 .into());
         }
@@ -115,7 +115,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
             ),
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
-            .code(Code::UnknownSnapshot)
+            .with_code(Code::UnknownSnapshot)
             .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21.")
             .into());
     };
@@ -129,7 +129,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
             None => "there is none".to_owned(),
         };
         return Err(Error::usage(format!("find a snapshot not after {time}"), why)
-            .code(Code::UnknownSnapshot)
+            .with_code(Code::UnknownSnapshot)
             .hint("`lastgood list` shows the snapshots and their times.")
             .into());
     }
@@ -211,7 +211,7 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
     let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
         Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len()))
-            .code(Code::NoGoodSnapshot)
+            .with_code(Code::NoGoodSnapshot)
             .hint(format!(
                 "The newest is {}: {}. To use it anyway, name it: --snapshot {}",
                 newest.snapshot, newest.why, newest.snapshot.id

@@ -60,7 +60,7 @@ pub fn refusal(target: &Path, user: &FileUser) -> Error {
         false => format!("{} (process {}), which started this one, works", user.program, user.pid),
     };
     let why = format!("{who} in {}, which moves aside: it would go on working in the old folder", user.file.display());
-    Error::failed(format!("replace {}", target.display()), why).code(Code::InUse).hint(format!(
+    Error::failed(format!("replace {}", target.display()), why).with_code(Code::InUse).hint(format!(
         "Run it from {} itself or from outside of it: `cd {}`, or the WORKDIR of the container.",
         target.display(),
         word(target)

@@ -222,7 +222,7 @@ impl Steps {
         }
         let old = Arc::new(from.enter().doing(doing)?);
         if old.is_mount().unwrap_or(false) {
-            return Err(Error::failed(doing(), "a filesystem is mounted there").code(Code::MountPoint));
+            return Err(Error::failed(doing(), "a filesystem is mounted there").with_code(Code::MountPoint));
         }
         let attributes = FolderAttributes::read(&old).doing(doing)?;
         self.open_up(&old).doing(doing)?;

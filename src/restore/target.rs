@@ -95,7 +95,7 @@ impl RestoreTarget {
         let other = "Name the folder itself, or one that does not exist yet.";
         let at = match location::named(target) {
             Err(why) if why.kind() == io::ErrorKind::Other => {
-                return Err(Error::usage(doing(), why).code(Code::BadTarget).hint(other));
+                return Err(Error::usage(doing(), why).with_code(Code::BadTarget).hint(other));
             }
             named => named.doing(doing)?,
         };
@@ -104,7 +104,7 @@ impl RestoreTarget {
             Err(why) if why.kind() == io::ErrorKind::NotFound => None,
             Err(why) if why.kind() == io::ErrorKind::NotADirectory => {
                 let why = "something above it is not a folder";
-                return Err(Error::usage(doing(), why).code(Code::BadTarget).hint(other));
+                return Err(Error::usage(doing(), why).with_code(Code::BadTarget).hint(other));
             }
             Err(why) => return Err(Error::io(doing(), &why)),
         };
@@ -112,12 +112,12 @@ impl RestoreTarget {
             && !meta.is_dir()
         {
             let what = if meta.is_symlink() { "a symbolic link" } else { "not a folder" };
-            return Err(Error::usage(doing(), format!("it is {what}")).code(Code::BadTarget).hint(other));
+            return Err(Error::usage(doing(), format!("it is {what}")).with_code(Code::BadTarget).hint(other));
         }
         let (exists, target) = (found.is_some(), at);
         if !how.in_place && exists && is_mount(&target).doing(doing)? {
             let why = "it is a mount point, which cannot be exchanged";
-            return Err(Error::usage(doing(), why).code(Code::MountPoint).hint(USE_IN_PLACE));
+            return Err(Error::usage(doing(), why).with_code(Code::MountPoint).hint(USE_IN_PLACE));
         }
         let mut place = RestoreTarget {
             target,
@@ -166,7 +166,7 @@ impl RestoreTarget {
             [Some(mount)] => {
                 let why = format!("{mount} is a file that is mounted there by itself, which cannot be replaced");
                 return Err(Error::usage(doing(), why)
-                    .code(Code::MountPoint)
+                    .with_code(Code::MountPoint)
                     .hint("Restore it to another folder, and copy its content."));
             }
             _ => {
@@ -198,7 +198,7 @@ impl RestoreTarget {
                     "what is mounted by itself can be restored to another folder, and copied from there".to_owned()
                 }
             };
-            return Err(Error::usage(format!("restore to {}", self.target.display()), why).code(Code::MountPoint).hint(format!(
+            return Err(Error::usage(format!("restore to {}", self.target.display()), why).with_code(Code::MountPoint).hint(format!(
                 "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is; {alone}."
             )));
         }
@@ -301,7 +301,7 @@ impl RestoreTarget {
     fn name(&self) -> Result<&OsStr> {
         self.target.file_name().ok_or_else(|| {
             Error::usage(format!("restore to {}", self.target.display()), "it has no name")
-                .code(Code::BadTarget)
+                .with_code(Code::BadTarget)
                 .hint(USE_IN_PLACE)
         })
     }

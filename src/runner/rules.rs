@@ -121,7 +121,7 @@ impl Rules {
         let why = self.refusal(request)?;
         let is_off = request.action == Action::Backup && self.backups_off.as_ref() == Some(&why);
         let error = Error::usage("serve the request", why);
-        Some(if is_off { error.code(Code::BackupsOff) } else { error })
+        Some(if is_off { error.with_code(Code::BackupsOff) } else { error })
     }
 
     /// How long it takes at most until a promised request is served: the window of critical events, or the hour in which they are

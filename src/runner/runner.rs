@@ -327,7 +327,7 @@ impl Runner {
             }
         }
         let why = Error::failed("serve a request", "the service was told to stop before the run began")
-            .code(Code::Stopped)
+            .with_code(Code::Stopped)
             .hint("Nobody sends it again: ask for it once more if it is still wanted (`lastgood backup` takes a snapshot now).");
         self.break_promises(promised, &why)
     }
@@ -462,7 +462,7 @@ impl Runner {
         let before = BeforeCommit::new(move || {
             if Instant::now() >= deadline {
                 let why = "the run has taken longer than it may (--run-timeout)";
-                return Err(Error::failed("commit the snapshot", why).code(Code::Stopped));
+                return Err(Error::failed("commit the snapshot", why).with_code(Code::Stopped));
             }
             held.as_deref().map_or(Ok(()), idempotent::check_any)
         });

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_run_that_failed_has_the_same_error_and_code_by_its_report_as_by_its_stored_report() {
-        let why = Error::failed("write it", "the disk is full").code(Code::DiskFull);
+        let why = Error::failed("write it", "the disk is full").with_code(Code::DiskFull);
         let failed = Report { error: Some((&why).into()), ..sample::report(Action::Backup, Outcome::Failed) };
         let here = EndedRun::from(&failed);
         let (error, code) = (here.last.error.as_deref(), here.last.code.as_deref());

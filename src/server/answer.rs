@@ -255,7 +255,8 @@ mod tests {
             let BodySource::Whole(parts) = failed(why).into_body().what else { panic!("it is all there") };
             serde_json::from_slice(&Vec::from(parts).concat()).unwrap()
         };
-        let hinted = Error::usage("find x", "it is not there").code(Code::UnknownSnapshot).hint("Look at the list.");
+        let hinted =
+            Error::usage("find x", "it is not there").with_code(Code::UnknownSnapshot).hint("Look at the list.");
         let expected = json!({
             "error": "could not find x: it is not there", "code": "unknown-snapshot", "hint": "Look at the list.",
         });

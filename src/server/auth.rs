@@ -109,7 +109,7 @@ impl AuthPolicy {
     pub fn new(settings: AuthSettings) -> Result<AuthPolicy> {
         let error = |why: &str, hint: &'static str| Error::usage("settle who may ask", why).hint(hint);
         let wrong = |why, hint| Err(error(why, hint));
-        let bad = |why, hint| Err(error(why, hint).code(Code::BadSetting));
+        let bad = |why, hint| Err(error(why, hint).with_code(Code::BadSetting));
         let AuthSettings { auth, audience, emails, jwks_url, token_file, token, insecure } = settings;
         if auth != Some(AuthKind::Oidc) && (audience.is_some() || !emails.is_empty() || jwks_url.is_some()) {
             return wrong(
@@ -131,7 +131,7 @@ impl AuthPolicy {
                 let secret = match (&token_file, &token) {
                     (Some(path), _) => Secret::read(path),
                     (None, Some(token)) => Secret::new(token.as_encoded_bytes()).map_err(|why| {
-                        Error::usage("take LASTGOOD_TOKEN", why).code(Code::BadSetting).hint(secret::HINT)
+                        Error::usage("take LASTGOOD_TOKEN", why).with_code(Code::BadSetting).hint(secret::HINT)
                     }),
                     (None, None) => return wrong("--auth token has no token", secret::HINT),
                 };
@@ -165,7 +165,7 @@ impl AuthPolicy {
     /// It may not; the error says what to do.
     pub fn check_listen(&self, address: SocketAddr, insecure: bool, k_service: bool) -> Result<()> {
         let wrong = |why: &str, hint: &'static str| {
-            Err(Error::usage(format!("serve at {address}"), why).code(Code::BadSetting).hint(hint))
+            Err(Error::usage(format!("serve at {address}"), why).with_code(Code::BadSetting).hint(hint))
         };
         match self {
             AuthPolicy::None if !address.ip().to_canonical().is_loopback() && !insecure => wrong(

@@ -102,7 +102,7 @@ impl Server {
             }
             Some(Ok(None)) => Ok(answer::reply(StatusCode::OK, "application/json", ReplyBody::whole(""))),
             Some(Err(why)) => Err(answer::failed(&why)),
-            None => Err(answer::failed(&Error::failed(SENDING, "a thread ended early").code(Code::Internal))),
+            None => Err(answer::failed(&Error::failed(SENDING, "a thread ended early").with_code(Code::Internal))),
         }
     }
 

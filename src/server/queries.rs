@@ -52,7 +52,7 @@ impl Server {
             let _permit = permit;
             runner.context(|ctx| work(&runner, ctx))
         });
-        let ended = |_| Err(Error::failed("serve a request", "a thread ended early").code(Code::Internal));
+        let ended = |_| Err(Error::failed("serve a request", "a thread ended early").with_code(Code::Internal));
         done.await.unwrap_or_else(ended).map_err(|why| answer::failed(&why))
     }
 

@@ -149,14 +149,14 @@ impl Patterns {
         for pattern in patterns {
             let anchored = anchor(pattern, data)?;
             let wrong = |e: globset::Error| {
-                Error::usage(format!("read the pattern {pattern:?}"), e.kind()).code(Code::BadSetting)
+                Error::usage(format!("read the pattern {pattern:?}"), e.kind()).with_code(Code::BadSetting)
             };
             for glob in [format!("{anchored}/**"), anchored] {
                 set.add(GlobBuilder::new(&glob).literal_separator(true).build().map_err(wrong)?);
             }
         }
         Ok(Patterns {
-            set: set.build().map_err(|e| Error::usage("read the patterns", e.kind()).code(Code::BadSetting))?,
+            set: set.build().map_err(|e| Error::usage("read the patterns", e.kind()).with_code(Code::BadSetting))?,
             texts: patterns.to_vec(),
             met: patterns.iter().map(|_| AtomicBool::new(false)).collect(),
             all_met: AtomicBool::new(patterns.is_empty()),
@@ -210,7 +210,7 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
         () => return Ok(format!("**/{name}")),
     };
     Err(Error::usage(format!("read the pattern {pattern:?}"), why)
-        .code(Code::BadSetting)
+        .with_code(Code::BadSetting)
         .hint("A name (`*.tmp`) matches at any depth, a path (`cache/**`) below the data directory."))
 }
 

@@ -219,8 +219,8 @@ impl Drop for ListingGuard<'_> {
 pub fn open(data: &Path) -> Result<Directory> {
     let doing = || format!("read the data directory {}", data.display());
     Directory::open(data).map_err(|why| match why {
-        Errno::NOENT => Error::failed(doing(), "it does not exist").code(Code::NoData).hint(MISSING),
-        Errno::NOTDIR => Error::failed(doing(), "it is not a directory").code(Code::NoData).hint(NOT_A_DIRECTORY),
+        Errno::NOENT => Error::failed(doing(), "it does not exist").with_code(Code::NoData).hint(MISSING),
+        Errno::NOTDIR => Error::failed(doing(), "it is not a directory").with_code(Code::NoData).hint(NOT_A_DIRECTORY),
         why => Error::io(doing(), &why.into()),
     })
 }
@@ -421,7 +421,9 @@ impl WalkShared<'_> {
         }
         loop {
             if ahead.broken {
-                return Err(Error::failed("read the data directory", "a thread ended in a panic").code(Code::Internal));
+                return Err(
+                    Error::failed("read the data directory", "a thread ended in a panic").with_code(Code::Internal)
+                );
             }
             match ahead.listed.remove(path) {
                 Some(Some(listing)) => {

@@ -71,7 +71,7 @@ impl Address {
     pub fn parse(address: &OsStr) -> Result<Address> {
         let bytes = address.as_bytes();
         let wrong =
-            |why: &str| Error::usage(format!("use the vault {}", address.display()), why).code(Code::BadSetting);
+            |why: &str| Error::usage(format!("use the vault {}", address.display()), why).with_code(Code::BadSetting);
         if bytes.is_empty() {
             return Err(wrong("the address is empty"));
         }

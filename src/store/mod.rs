@@ -150,20 +150,20 @@ impl StoreError {
         match self {
             StoreError::Failed { doing: inner, source } => error::Error::io(inner, &source).within(doing).from_store(),
             StoreError::Refused { doing: inner, why, hint, code } => {
-                let error = error::Error::failed(inner, why).code(code).within(doing).from_store();
+                let error = error::Error::failed(inner, why).with_code(code).within(doing).from_store();
                 if hint.is_empty() { error } else { error.hint(hint) }
             }
             StoreError::Stopped { doing: inner } => {
-                error::Error::failed(inner, "it was told to stop").code(Code::Stopped).within(doing).from_store()
+                error::Error::failed(inner, "it was told to stop").with_code(Code::Stopped).within(doing).from_store()
             }
             StoreError::Unreachable { doing: inner, why } => {
                 error::Error::unreachable(inner, why).within(doing).from_store()
             }
             StoreError::Denied { ref hint, .. } => {
                 let hint = hint.clone();
-                error::Error::failed(doing, self).code(Code::PermissionDenied).hint(hint).from_store()
+                error::Error::failed(doing, self).with_code(Code::PermissionDenied).hint(hint).from_store()
             }
-            StoreError::AlreadyExists { .. } => error::Error::failed(doing, self).code(Code::AlreadyExists),
+            StoreError::AlreadyExists { .. } => error::Error::failed(doing, self).with_code(Code::AlreadyExists),
             StoreError::NotFound { .. }
             | StoreError::OutOfRange { .. }
             | StoreError::Corrupt { .. }

@@ -35,10 +35,10 @@ impl DocumentError {
     pub fn while_doing(self, doing: impl Into<String>) -> Error {
         let error = Error::damage(doing, &self);
         match self {
-            DocumentError::Format(format) if self.is_newer() => {
-                error.code(Code::NewerFormat).hint(format!("Use a version of lastgood that reads format {format}."))
-            }
-            DocumentError::Encrypted => error.code(Code::NewerFormat).hint("Use a newer version of lastgood."),
+            DocumentError::Format(format) if self.is_newer() => error
+                .with_code(Code::NewerFormat)
+                .hint(format!("Use a version of lastgood that reads format {format}.")),
+            DocumentError::Encrypted => error.with_code(Code::NewerFormat).hint("Use a newer version of lastgood."),
             DocumentError::Format(_) | DocumentError::Damaged(_) => error,
         }
     }

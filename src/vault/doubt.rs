@@ -276,7 +276,8 @@ impl Doubts {
             self.tested.insert(pack.id, (*pack, tested));
         }
         let tested = self.tested.get(&pack.id).map(|(_, tested)| tested);
-        tested.ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read").code(Code::Internal))
+        tested
+            .ok_or_else(|| Error::failed(format!("test {}", pack.name()), "it was not read").with_code(Code::Internal))
     }
 
     /// Records that another reader read these packs and found them sound: the doubted ones among them need not be read
@@ -433,7 +434,7 @@ fn writer() -> String {
 
 fn create(vault: &Vault, object: &str, what: &impl Serialize) -> Result<()> {
     let doing = || format!("create {object} in {}", vault.store.url());
-    let mut bytes = serde_json::to_vec(what).map_err(|why| Error::failed(doing(), why).code(Code::Internal))?;
+    let mut bytes = serde_json::to_vec(what).map_err(|why| Error::failed(doing(), why).with_code(Code::Internal))?;
     bytes.push(b'\n');
     match vault.store.create(object, &[&bytes]) {
         // Another run has lifted it.

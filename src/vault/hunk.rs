@@ -151,7 +151,7 @@ impl HunkBuilder {
         entry.check().map_err(refused)?;
         let wire = to_wire(entry, &mut self.packs);
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()).code(Code::Internal))?;
+        serde_json::to_writer(&mut self.line, &wire).map_err(|e| refused(e.to_string()).with_code(Code::Internal))?;
         if self.line.len() > MAX_LINE {
             let why = format!(
                 "its metadata takes {} bytes, and at most {MAX_LINE} can be stored; \

@@ -40,7 +40,7 @@ const MAX_FRAME: usize = 512 << 10;
 /// The errors of `store`.
 pub fn write<T: Serialize>(items: Vec<T>, mut store: impl FnMut(FrameBuilder) -> Result<FrameRef>) -> Result<List<T>> {
     let lines = items.iter().map(serde_json::to_vec).collect::<Result<Vec<_>, _>>();
-    let lines = lines.map_err(|e| Error::failed("write a list", e).code(Code::Internal))?;
+    let lines = lines.map_err(|e| Error::failed("write a list", e).with_code(Code::Internal))?;
     if lines.iter().map(|line| line.len() + 1).sum::<usize>() <= IN_PLACE {
         return Ok(List::Items(items));
     }

@@ -65,8 +65,8 @@ pub struct VaultConfig {
 impl VaultConfig {
     fn checksum(&self) -> Result<String> {
         let unchecked = VaultConfig { check: String::new(), ..self.clone() };
-        let bytes =
-            serde_json::to_vec(&unchecked).map_err(|e| Error::failed("write vault.json", e).code(Code::Internal))?;
+        let bytes = serde_json::to_vec(&unchecked)
+            .map_err(|e| Error::failed("write vault.json", e).with_code(Code::Internal))?;
         Ok(hex::Hash::of(&bytes).to_string())
     }
 
@@ -182,7 +182,7 @@ impl Vault {
     /// Returns the "no vault here" error.
     pub fn missing(store: &dyn Store) -> Error {
         Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)")
-            .code(Code::NoVault)
+            .with_code(Code::NoVault)
             .hint(
                 "Check the address; if it is on a volume, is that mounted? `lastgood init` makes a new, empty vault, and so \
                  does `lastgood backup --init`.",
@@ -205,7 +205,7 @@ impl Vault {
             Err(store::StoreError::NotFound { .. }) => {
                 let place = argument(&format!("{}/lastgood", store.url().trim_end_matches('/')));
                 Err(Error::failed(doing(), format!("it is not empty ({name}), and has no vault.json"))
-                    .code(Code::NotEmpty)
+                    .with_code(Code::NotEmpty)
                     .hint(format!(
                         "Check the address. A vault has a place of its own: `lastgood init --vault {place}` makes one."
                     )))
@@ -268,7 +268,7 @@ impl Vault {
             false => format!("they are different vaults: the first is {id}, the second {theirs}"),
         };
         let doing = format!("use {} and {} together", self.store.url(), other.store.url());
-        Err(Error::usage(doing, why).code(Code::DifferentVaults).hint(
+        Err(Error::usage(doing, why).with_code(Code::DifferentVaults).hint(
             "Vaults that are used together are replicas of one. Use these one by one; `lastgood copy --init --from URL --to URL` makes \
              a replica where there is no vault yet.",
         ))
@@ -292,7 +292,7 @@ impl Vault {
     /// Returns the error that a vault exists already.
     pub fn exists(store: &dyn Store) -> Error {
         Error::failed(format!("make a vault at {}", store.url()), "a vault exists there already")
-            .code(Code::AlreadyExists)
+            .with_code(Code::AlreadyExists)
             .hint("It can be used as it is: `lastgood list` shows what it holds.")
     }
 
@@ -328,7 +328,7 @@ impl Vault {
             Ok(()) | Err(store::StoreError::AlreadyExists { .. }) => {}
             Err(why) => return Err(why.while_doing(doing())),
         }
-        let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e).code(Code::Internal))?;
+        let mut bytes = serde_json::to_vec(&config).map_err(|e| Error::failed(doing(), e).with_code(Code::Internal))?;
         bytes.push(b'\n');
         match store.create(CONFIG, &[&bytes]) {
             Ok(()) => Ok(Ok(Vault { store, config, user: VaultUser::default() })),

@@ -321,8 +321,8 @@ impl Root {
     /// # Errors
     /// No errors in practice: every field has a JSON form.
     pub fn encode(&self) -> Result<(SnapshotName, Vec<u8>)> {
-        let mut bytes =
-            serde_json::to_vec(self).map_err(|e| Error::failed("write the snapshot's root", e).code(Code::Internal))?;
+        let mut bytes = serde_json::to_vec(self)
+            .map_err(|e| Error::failed("write the snapshot's root", e).with_code(Code::Internal))?;
         bytes.push(b'\n');
         Ok((SnapshotName::of(self.seq, self.finished, &bytes), bytes))
     }

@@ -28,7 +28,7 @@ impl FileSampler {
         let percent = percent.unwrap_or(0.0);
         if !(0.0..=100.0).contains(&percent) {
             let doing = format!("verify {percent} % of the data");
-            return Err(Error::usage(doing, "a share is from 0 to 100 %").code(Code::BadSetting));
+            return Err(Error::usage(doing, "a share is from 0 to 100 %").with_code(Code::BadSetting));
         }
         let mut seed = [0; 32];
         (ctx.random)(&mut seed)?;

@@ -228,6 +228,16 @@ fn kinds_and_codes_of_errors_and_results_of_runs_are_those_of_the_program() {
 }
 
 #[test]
+fn every_code_is_that_of_an_error_of_the_program() {
+    let is_test = |text: &&str| !text.contains("#[test]");
+    let source: String =
+        sources().iter().flat_map(|text| text.split("#[cfg(test)]\nmod tests {")).filter(is_test).collect();
+    // The two lists of codes themselves are macros and do not name them so.
+    let unused: Vec<_> = Code::ALL.iter().filter(|code| !source.contains(&format!("Code::{code:?}"))).collect();
+    assert!(unused.is_empty(), "no error has the codes {unused:?}");
+}
+
+#[test]
 fn every_code_of_an_error_leads_to_a_page_that_says_what_to_do() {
     // `links.rs` shows that the page is there.
     let rows = rows_below("exit-codes-and-errors.md", "Codes of errors");

@@ -146,5 +146,5 @@ fn is_with_sides(entry: &Entry) -> bool {
 
 pub(super) fn entry_header(entry: &Entry) -> Result<Vec<u8>> {
     let doing = || format!("write the tar header of {}", entry.path);
-    tar::header(entry).map_err(|why| Error::failed(doing(), why).code(Code::Internal))
+    tar::header(entry).map_err(|why| Error::failed(doing(), why).with_code(Code::Internal))
 }

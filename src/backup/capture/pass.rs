@@ -91,7 +91,7 @@ impl Capture<'_> {
                     over.store(taken.is_err(), Ordering::Relaxed);
                 }
             }
-            let panicked = || Error::failed(doing(options), "a thread ended in a panic").code(Code::Internal);
+            let panicked = || Error::failed(doing(options), "a thread ended in a panic").with_code(Code::Internal);
             let walked = walker.join().unwrap_or_else(|_| Err(panicked()));
             let sent = sender.join().unwrap_or_else(|_| Err(panicked()));
             // This thread's own error comes first: after it, the others only report that they ended early.
@@ -128,7 +128,7 @@ impl Capture<'_> {
         let used = sqlite::usage::UsageFinder::default();
         let elsewhere = |found: &SourceEntry| used.is_used(self.root, &found.path, (found.device, found.inode));
         let mut folders = Folders::default();
-        let early = |_| Error::failed(doing(options), "it ended early").code(Code::Internal);
+        let early = |_| Error::failed(doing(options), "it ended early").with_code(Code::Internal);
         let go_on = || {
             if over.load(Ordering::Relaxed) {
                 return Err(early(Disconnected));

@@ -58,11 +58,12 @@ impl<'p> PackWriter<'p> {
     pub fn frame(&mut self, content: &[u8]) -> Result<FrameRef> {
         if content.is_empty() || content.len() > MAX_FRAME {
             let why = format!("it has {} bytes, and a frame has 1 to {MAX_FRAME}", content.len());
-            return Err(Error::failed("store an index frame", why).code(Code::Internal));
+            return Err(Error::failed("store an index frame", why).with_code(Code::Internal));
         }
         let Extent { offset, length, pack } = self.append(&[content])?;
         self.end_frame()?;
-        let pack = pack.ok_or_else(|| Error::failed("store an index frame", "it has no pack").code(Code::Internal))?;
+        let pack =
+            pack.ok_or_else(|| Error::failed("store an index frame", "it has no pack").with_code(Code::Internal))?;
         Ok(FrameRef { pack, offset, length, hash: Hash::of(content) })
     }
 
@@ -110,7 +111,9 @@ impl<'p> PackWriter<'p> {
         };
         let job = CompressJob { pack: pack.clone(), place, content };
         if self.packer.jobs.send(job).is_err() {
-            return Err(Error::failed("compress a frame", "the compressing threads ended early").code(Code::Internal));
+            return Err(
+                Error::failed("compress a frame", "the compressing threads ended early").with_code(Code::Internal)
+            );
         }
         self.packer.shared.check(self.kind)
     }

@@ -31,7 +31,7 @@ impl Putting<'_> {
                 is.display()
             );
             return Err(Error::usage("fill it", why)
-                .code(Code::MountPoint)
+                .with_code(Code::MountPoint)
                 .hint("Restore to another folder, or unmount what is mounted there."));
         };
         let (from, to) = (Arc::new(from), Arc::new(to));
@@ -113,14 +113,14 @@ impl Putting<'_> {
                 Some(_) if !self.leads_to_kept(&child) => {
                     let why = "something appeared there in the meantime";
                     return Err(Error::failed(format!("move {} into place", at.path().display()), why)
-                        .code(Code::InUse)
+                        .with_code(Code::InUse)
                         .hint("A program is using the folder: stop it, and run it again."));
                 }
                 Some(_) => {
                     let Ok(folder) = new.enter() else {
                         let why = format!("{} stays, and the snapshot has no folder there", at.path().display());
                         return Err(Error::usage("fill it", why)
-                            .code(Code::MountPoint)
+                            .with_code(Code::MountPoint)
                             .hint("Restore to another folder, or unmount what is mounted there."));
                     };
                     let (folder, stays) = (Arc::new(folder), Arc::new(at.enter().doing(|| doing(to))?));
@@ -193,7 +193,7 @@ pub(crate) fn refuse_fixed(fixed: &[PathBuf], doing: impl FnOnce() -> String) ->
     };
     let why = format!("{}{more} cannot be moved: immutable or append-only", named.join(", "));
     Err(Error::failed(doing(), why)
-        .code(Code::PermissionDenied)
+        .with_code(Code::PermissionDenied)
         .hint("`lsattr -d` shows such entries as i or a, and `chattr -i -a` makes them movable. Nothing was changed."))
 }
 

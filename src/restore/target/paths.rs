@@ -28,7 +28,7 @@ impl RestoreTarget {
             let doing = || format!("put the restored {} into place", at.display());
             if access(above.path(), Access::WRITE_OK | Access::EXEC_OK) == Err(Errno::ROFS) {
                 let why = "the filesystem is mounted read-only";
-                return Err(Error::failed(doing(), why).code(Code::ReadOnly).hint("Nothing was changed."));
+                return Err(Error::failed(doing(), why).with_code(Code::ReadOnly).hint("Nothing was changed."));
             }
             for name in [OsStr::new(""), OsStr::from_bytes(part.name())] {
                 if is_fixed(&above, name).doing(doing)? {
@@ -100,7 +100,7 @@ pub(super) fn missing_from(target: &Folder, path: &EntryPath) -> Result<(EntryPa
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let why = format!("{} is not a folder, and what is in it cannot be put there", above.display());
                 return Err(Error::usage(format!("restore {path}"), why)
-                    .code(Code::BadTarget)
+                    .with_code(Code::BadTarget)
                     .hint("Move it away and run it again."));
             }
             Err(why) => return Err(why).doing(|| format!("look at {}", above.display())),

@@ -193,7 +193,7 @@ impl RestoreTarget {
         if !mounts::below(&self.target)?.is_empty() || is_mount(&self.target).doing(doing)? {
             let why = "something was mounted there meanwhile";
             return Err(Error::failed(format!("restore to {}", self.target.display()), why)
-                .code(Code::MountPoint)
+                .with_code(Code::MountPoint)
                 .hint("Run it again."));
         }
         Ok(())
@@ -234,7 +234,7 @@ impl RestoreTarget {
         let free = free.ok_or_else(|| {
             let stem = base.path().join(&stem);
             let why = format!("all names from {0} to {0}-999 are taken", stem.display());
-            Error::failed("move aside what is there", why).code(Code::AlreadyExists).hint("Run it again.")
+            Error::failed("move aside what is there", why).with_code(Code::AlreadyExists).hint("Run it again.")
         })?;
         Ok(Spot::new(base, free))
     }

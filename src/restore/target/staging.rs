@@ -46,7 +46,7 @@ impl RestoreTarget {
         };
         let doing = format!("restore to {}", self.target.display());
         let why = format!("nothing can be made in {}: {}", there.display(), io::Error::from(why));
-        Err(Error::failed(doing, why).code(code).hint(hint))
+        Err(Error::failed(doing, why).with_code(code).hint(hint))
     }
 
     /// Makes the staging folder. Also returns what is to be reported of other staging folders, as

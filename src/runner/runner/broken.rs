@@ -312,7 +312,8 @@ impl Runner {
             Action::Backup => "Nobody sends it again: `lastgood backup` takes a snapshot now.",
             Action::Restore | Action::Verify => "Nobody sends it again: ask for it once more if it is still wanted.",
         };
-        let why = Error::failed("serve a request", format!("{why}{unknown}")).code(code).hint(format!("{look}{again}"));
+        let why =
+            Error::failed("serve a request", format!("{why}{unknown}")).with_code(code).hint(format!("{look}{again}"));
         tracing::error!(code = why.word(), "the run {run}, which was promised, is reported as failed: {why}");
         let (labels, snapshot) = Default::default();
         let event = promise.event.clone();

@@ -59,7 +59,7 @@ impl Secret {
         if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile && about.st_mode & 0o004 != 0 {
             tracing::warn!("every user of this machine may read the token file {}: chmod o-r", path.display());
         }
-        Secret::new(&text).map_err(|why| Error::usage(doing(), why).code(Code::BadSetting).hint(HINT))
+        Secret::new(&text).map_err(|why| Error::usage(doing(), why).with_code(Code::BadSetting).hint(HINT))
     }
 
     /// Whether `token` is this one. Hashes are compared, in constant time, so that the time reveals nothing about how much of a

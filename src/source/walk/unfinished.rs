@@ -30,7 +30,7 @@ pub fn check_above(data: &Path) -> Result<()> {
     let again = unfinished.command(None, &folder, &EntryPath::root());
     let why = format!("a restore into {shown}, around it, has not been finished (there is {MARKER})");
     Err(Error::failed(doing, why)
-        .code(Code::Unfinished)
+        .with_code(Code::Unfinished)
         .hint(format!("`{again}`, with the vault that it restored from, finishes it.")))
 }
 
@@ -45,15 +45,15 @@ pub(super) fn half_restored(
     let unfinished = match marker_content {
         Ok(unfinished) => unfinished,
         Err(unclear) if folder.is_root() => {
-            return Error::failed(doing, unclear.to_string()).code(unclear.code).hint(unclear.advice);
+            return Error::failed(doing, unclear.to_string()).with_code(unclear.code).hint(unclear.advice);
         }
         Err(unclear) => {
-            return Error::failed(doing, format!("{folder}: {unclear}")).code(unclear.code).hint(unclear.advice);
+            return Error::failed(doing, format!("{folder}: {unclear}")).with_code(unclear.code).hint(unclear.advice);
         }
     };
     let of = if unfinished.is_all() { "in place".to_owned() } else { format!("of {unfinished}") };
     let why = format!("a restore {of} has not been finished (there is {marker})");
     let again = unfinished.command(Some(vault), data, folder);
     let again = format!("`{again}` finishes it. If it restored from another vault, name that one.");
-    Error::failed(doing, why).code(Code::Unfinished).hint(again)
+    Error::failed(doing, why).with_code(Code::Unfinished).hint(again)
 }

@@ -87,7 +87,7 @@ impl GcsBucket {
             status if error_text::says_it_exists(status, text) => {
                 Fault::Exists { why, hint: self.hint(status, text), code: error_text::code(status, text) }
             }
-            status => Fault::refused(why, self.hint(status, text)).code(error_text::code(status, text)),
+            status => Fault::refused(why, self.hint(status, text)).with_code(error_text::code(status, text)),
         }
     }
 
@@ -152,7 +152,7 @@ impl GcsBucket {
                     self.bucket
                 ),
             )
-            .code(Code::NoBucket),
+            .with_code(Code::NoBucket),
             other => other,
         }
     }
@@ -163,7 +163,7 @@ pub(super) fn transport_fault(why: reqwest::Error) -> Fault {
     let builder = why.is_builder();
     let text = with_causes(&why.without_url());
     if builder {
-        Fault::refused(text, "Check the address of the bucket.").code(Code::BadSetting)
+        Fault::refused(text, "Check the address of the bucket.").with_code(Code::BadSetting)
     } else {
         Fault::passing(text)
     }

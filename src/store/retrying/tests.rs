@@ -250,7 +250,7 @@ fn a_refused_token_is_replaced_once() {
 
 #[test]
 fn what_stays_is_not_tried_again() {
-    let store = store([Step::Fault(Fault::refused("403 Forbidden", "Grant it.").code(Code::AccessDenied))]);
+    let store = store([Step::Fault(Fault::refused("403 Forbidden", "Grant it.").with_code(Code::AccessDenied))]);
     let error = store.list("packs/").unwrap_err().while_doing("take a snapshot");
     let (said, word) = (error.to_string(), error.word());
     assert_eq!(word, "access-denied");
