@@ -249,7 +249,7 @@ fn a_link_of_another_content_is_told() {
     let (damage, warned) = verified(&sample, name);
     assert_eq!(damage, [""; 0]);
     for told in [report.warnings, warned] {
-        assert!(told.len() == 1 && told[0].contains("b is called another name"), "{told:?}");
+        assert!(told.len() == 1 && told[0].contains("b is recorded as another name"), "{told:?}");
     }
     let mut archive = Vec::new();
     export::export(&sample.vault, &sample.vault.root(name).unwrap(), &mut archive, &context()).unwrap();

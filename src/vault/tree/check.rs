@@ -41,7 +41,7 @@ impl TreeCheck {
         match &self.last {
             Some((last, _)) if last >= path => return wrong(format!("comes after {last}, where it cannot be")),
             Some((last, false)) if path.is_in(last) => {
-                return wrong(format!("is not in a folder: {last} is none"));
+                return wrong(format!("is not in a folder: {last} is not one"));
             }
             _ => {}
         }
@@ -107,9 +107,12 @@ impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Remark::Refused(_, why) => f.write_str(why),
-            Remark::NoFolder(path) => write!(f, "the folder {path} is not in the snapshot, and what lies in it is"),
+            Remark::NoFolder(path) => write!(f, "the folder {path} is not in the snapshot, but entries in it are"),
             Remark::OtherContent(path) => {
-                write!(f, "{path} is called another name of a file that has another content; it is a file of its own")
+                write!(
+                    f,
+                    "{path} is recorded as another name of a file whose content differs; it is taken for a file of its own"
+                )
             }
             Remark::NoSide(database, side) => write!(
                 f,
