@@ -15,11 +15,13 @@ pub fn with_deadline<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(
             self.0.store(true, Ordering::Release);
         }
     }
-    let (over, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+    let is_over = || stop.load(Ordering::Relaxed) || Instant::now() >= deadline;
+    // Asked here too: the work may begin, and even end, before the thread does.
+    let (over, ended) = (AtomicBool::new(is_over()), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !ended.load(Ordering::Acquire) {
-                if stop.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                if is_over() {
                     over.store(true, Ordering::Relaxed);
                 }
                 std::thread::sleep(TICK);
@@ -45,8 +47,9 @@ mod tests {
         };
         let soon = || Instant::now() + Duration::from_millis(20);
         with_deadline(soon(), &stop, wait);
+        assert!(with_deadline(Instant::now(), &stop, |over| over.load(Ordering::Relaxed)));
         stop.store(true, Ordering::Relaxed);
-        with_deadline(far, &stop, wait);
+        assert!(with_deadline(far, &stop, |over| over.load(Ordering::Relaxed)));
         let panics = || with_deadline(far, &stop, |_| panic!("work"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
     }
