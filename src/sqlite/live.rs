@@ -7,8 +7,8 @@
 //!
 //! Nothing of the source is changed: a read-only connection neither rolls back nor checkpoints, and SQLite may create
 //! nothing beside the database ([`system_calls`]). Where it would have to, because nobody has a WAL database open, the
-//! database is read [at rest](super::at_rest). While a WAL database that others use is read here, the last of its writers to close it
-//! leaves the log as it is; the next program to open it goes on from there.
+//! database is read [`at_rest`](super::at_rest). While a WAL database that others use is read here, the last of its
+//! writers to close it leaves the log as it is; the next program to open it goes on from there.
 
 mod attempt;
 mod basis;

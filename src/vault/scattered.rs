@@ -1,9 +1,8 @@
 //! Computes a file's BLAKE3 from pieces of any length that come in any order, without reading the file again.
 //!
-//! A piece is cut into whole subtrees of the file's hash tree ([`subtree`]), which are hashed at once,
-//! and at most two parts of chunks, whose bytes are kept until the rest of their chunks has come. Neighbouring subtrees
-//! become one. So the memory that it takes grows with the number of stretches that the pieces so far form, not with the
-//! file.
+//! A piece is cut into whole subtrees of the file's hash tree ([`subtree`]), which are hashed at once, and at most two
+//! parts of chunks, whose bytes are kept until the rest of their chunks has come. Neighbouring subtrees become one. So
+//! the memory that it takes grows with the number of stretches that the pieces so far form, not with the file.
 
 use std::collections::BTreeMap;
 

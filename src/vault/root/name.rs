@@ -13,7 +13,7 @@ use crate::vault::hex::Hex;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotName {
     /// Greater than that of every earlier snapshot in the vault and in its replicas; gives the order of snapshots. See
-    /// [`seq`](super::seq).
+    /// [`seq`](crate::vault::seq).
     pub seq: u64,
     /// When it was committed, to the second.
     pub time: Timestamp,
