@@ -292,6 +292,6 @@ fn what_cannot_be_pulled_from_at_the_start_is_an_error() {
     command.env("PUBSUB_EMULATOR_HOST", silent.local_addr().unwrap().to_string());
     let mut listener = Running::start(command, "pulling from ");
     let log = listener.log();
-    assert!(log.contains("is asked again. Does the emulator run") && log.contains("as soon as"), "{log}");
+    assert!(log.contains("is asked again. Is the emulator running") && log.contains("as soon as"), "{log}");
     ends_in_time(&mut listener);
 }

@@ -114,7 +114,7 @@ impl Rounds {
             return wrong;
         };
         let verdict = verdict(snapshot, earlier.iter().copied());
-        let accepted = report["notices"].to_string().contains("this was suspect since");
+        let accepted = report["notices"].to_string().contains("have looked suspect since");
         if is_suspect != (verdict == Verdict::Suspect) || accepted != (verdict == Verdict::Accepted) {
             let said = format!("{verdict:?} is due, and it is {}: {}", snapshot.state, report["suspect"]);
             wrong.push(Wrong::new(Class::Suspect, said));
