@@ -329,6 +329,16 @@ pub struct DoctorArgs {
     /// How old the newest good snapshot may be before doctor warns
     #[arg(long, value_name = "DURATION", default_value = "26h", value_parser = duration)]
     pub max_age: Duration,
+    /// Check only this, and end with 1 if it is not as it should be: for a schedule whose failure somebody is told of
+    #[arg(long, value_enum)]
+    pub only: Option<DoctorOnly>,
+}
+
+/// What `doctor` checks alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DoctorOnly {
+    /// How old each vault's newest good snapshot is; a vault that cannot be read, or has none, is a problem, too
+    Age,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

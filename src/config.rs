@@ -256,7 +256,11 @@ impl Config {
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
                 let settings = doctor::doctor_settings(data(args.data)?, &vaults, &cloud, args.max_age, outside);
-                ConfiguredCommand::Doctor(Box::new(lastgood::doctor::check::DoctorSettings { backups_off, ..settings }))
+                ConfiguredCommand::Doctor(Box::new(lastgood::doctor::check::DoctorSettings {
+                    backups_off,
+                    only_age: args.only == Some(cli::DoctorOnly::Age),
+                    ..settings
+                }))
             }
             Command::Serve(args) => {
                 let data = data(args.data.clone())?;

@@ -308,6 +308,8 @@ pub(crate) fn log(report: &Report, seconds: f64) {
     let snapshot = report.snapshot.map(|name| name.to_string()).unwrap_or_default();
     let error = report.error.as_ref().map(|error| (error.error.as_str(), error.code.as_str()));
     let (error, code) = error.unwrap_or_default();
+    // A number where there is one, for metrics that are made of the log.
+    let uploaded_bytes = report.done.as_ref().and_then(JobOutput::uploaded_bytes);
     let (execution, attempt) = (&report.place.execution, &report.place.attempt);
     let (execution, attempt) = (execution.as_deref().unwrap_or_default(), attempt.as_deref().unwrap_or_default());
     tracing::info!(
@@ -317,6 +319,7 @@ pub(crate) fn log(report: &Report, seconds: f64) {
         result,
         snapshot,
         seconds,
+        uploaded_bytes,
         events = report.events.len(),
         execution,
         attempt,

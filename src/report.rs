@@ -244,6 +244,14 @@ impl JobOutput {
         }
     }
 
+    /// Bytes of the objects that a backup created.
+    pub fn uploaded_bytes(&self) -> Option<u64> {
+        match self {
+            JobOutput::Backup(report) => Some(report.taken.uploaded_bytes),
+            JobOutput::Restore(_) | JobOutput::Verify(_) => None,
+        }
+    }
+
     /// All that keeps it from being complete, the worst first.
     pub fn shortcomings(&self) -> Vec<Outcome> {
         match (self, self.outcome()) {

@@ -12,6 +12,7 @@ mod crash;
 mod dispatch;
 mod docs;
 mod doctor;
+mod doctor_age;
 mod doctor_bucket;
 mod doubted_packs;
 mod event_to_restored_directory;

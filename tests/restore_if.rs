@@ -35,7 +35,7 @@ fn nothing_to_restore_yet_is_told_from_all_else() {
     fs::rename(world.data(), world.path("kept")).unwrap();
     fs::create_dir(world.data()).unwrap();
     world.run(["backup"]).ended(3);
-    world.run(["restore", "out"]).ended(1).says("none of its 1 snapshots is good");
+    world.run(["restore", "out"]).ended(1).says("its only snapshot is not good");
 }
 
 #[test]

@@ -13,7 +13,10 @@ use crate::console::Console;
 /// # Errors
 /// Checks that end in a panic; an output that cannot be written.
 pub fn doctor(settings: &DoctorSettings, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
-    let report = doctor::examine(settings, ctx)?;
+    let report = match settings.only_age {
+        true => doctor::examine_age(settings, ctx)?,
+        false => doctor::examine(settings, ctx)?,
+    };
     if console.quiet() {
         view::doctor_problems(&report).iter().for_each(|line| tracing::error!("{line}"));
     }

@@ -34,5 +34,5 @@ pub fn doctor_settings(
     });
     let data_at = (outside.resolve)(&data);
     let vaults = vaults.iter().map(vault).collect();
-    DoctorSettings { vaults, cloud: cloud.clone(), proxy, data, data_at, backups_off: None, max_age }
+    DoctorSettings { vaults, cloud: cloud.clone(), proxy, data, data_at, backups_off: None, max_age, only_age: false }
 }

@@ -166,15 +166,13 @@ fn check_access(
         }
     };
     let permissions = permissions(input, bucket, found, member);
-    let missing: Vec<_> = permissions.iter().filter(|check| check.outcome == CheckStatus::Problem).collect();
-    let needed: Vec<_> = missing.iter().map(|check| check.name).filter(|name| *name != grants::MAY_CREATE).collect();
+    let usable = !permissions.iter().any(|check| check.outcome == CheckStatus::Problem);
     match forbidden {
         // In this case one permission is missing, and is named once.
-        Some(failed) if !needed.is_empty() => recorder.add(DoctorCheck::skipped(name, failed.found)),
+        Some(failed) if !usable => recorder.add(DoctorCheck::skipped(name, failed.found)),
         Some(failed) => recorder.add(failed),
         None => {}
     }
-    let usable = needed.is_empty();
     permissions.into_iter().for_each(|check| recorder.add(check));
     if !usable {
         recorder.add(DoctorCheck::skipped("vault", "not looked for, because nothing may be read"));

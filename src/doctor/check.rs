@@ -26,6 +26,8 @@ pub struct DoctorSettings {
     pub backups_off: Option<String>,
     /// How old the newest good snapshot may be.
     pub max_age: Duration,
+    /// Whether that age is all that is checked.
+    pub only_age: bool,
 }
 
 /// A vault, and where it is.

@@ -21,8 +21,8 @@ const NEEDED: [(&str, &str, &str, &str); 3] = [
     ("may get", "storage.objects.get", VIEWER, "every command fails without it"),
     ("may list", "storage.objects.list", VIEWER, "every command fails without it"),
 ];
-/// The check whose permission only backups need.
-pub const MAY_CREATE: &str = "may create";
+/// The check whose permission only backups need, and a condition may grant.
+const MAY_CREATE: &str = "may create";
 const CREATOR: &str = "roles/storage.objectCreator";
 const VIEWER: &str = "roles/storage.objectViewer";
 
@@ -118,7 +118,17 @@ pub fn judge(held: &[String], bucket: &str, member: &Member, project: Option<&st
             checks.push(DoctorCheck::ok(name, format!("{permission} is held")));
             continue;
         }
-        let missing = DoctorCheck::problem(name, format!("{permission} is missing: {without}"));
+        // The bucket is asked as a whole. A condition on the names of objects may grant what is not held there, except for a
+        // listing, which is of the whole bucket, and for reading `vault.json`, which every command does.
+        let missing = match name {
+            MAY_CREATE => DoctorCheck::warning(
+                name,
+                format!(
+                    "{permission} is not held in the whole bucket. Unless a condition grants it below the vault's prefix, {without}"
+                ),
+            ),
+            _ => DoctorCheck::problem(name, format!("{permission} is missing: {without}")),
+        };
         let command = member.grant(bucket, role);
         let said = checks.iter().any(|check| check.commands.contains(&command));
         checks.push(match said {
@@ -209,7 +219,7 @@ mod tests {
         assert_eq!(outcomes(&good), [("may create", Ok), ("may get", Ok), ("may list", Ok), ("may not destroy", Ok)]);
 
         let none = judge(&[], "b-1", &writer, None);
-        assert_eq!(outcomes(&none)[..3], [("may create", Problem), ("may get", Problem), ("may list", Problem)]);
+        assert_eq!(outcomes(&none)[..3], [("may create", Warning), ("may get", Problem), ("may list", Problem)]);
         assert_eq!(
             none[0].commands,
             [

@@ -10,6 +10,7 @@
 //! Nothing is written anywhere: a writer could not remove it from a bucket. And an answer comes soon, whatever is broken: each
 //! part has a time limit, and one that does not come back (a network mount whose server is gone) is left behind.
 
+mod age;
 mod bucket;
 pub mod check;
 mod data;
@@ -70,6 +71,13 @@ pub struct DoctorReport {
     pub parts: Vec<DoctorSection>,
 }
 
+impl DoctorReport {
+    fn new(parts: Vec<DoctorSection>) -> Self {
+        let count = |wanted| parts.iter().flat_map(|part| &part.checks).filter(|check| check.outcome == wanted).count();
+        DoctorReport { problems: count(CheckStatus::Problem), warnings: count(CheckStatus::Warning), parts }
+    }
+}
+
 /// Runs all checks.
 ///
 /// # Errors
@@ -94,8 +102,31 @@ pub fn examine(settings: &DoctorSettings, ctx: &Context) -> Result<DoctorReport>
         parts.push(part(Subject::Vaults, String::new(), together));
     }
     parts.push(part(Subject::Data, settings.data_at.display().to_string(), data.checks));
-    let count = |wanted| parts.iter().flat_map(|part| &part.checks).filter(|check| check.outcome == wanted).count();
-    Ok(DoctorReport { problems: count(CheckStatus::Problem), warnings: count(CheckStatus::Warning), parts })
+    Ok(DoctorReport::new(parts))
+}
+
+/// Checks how old the newest good snapshot of each vault is, and nothing else; an old one is a problem, as nothing else tells.
+///
+/// # Errors
+/// It was told to stop. Any other failure is in the report.
+pub fn examine_age(settings: &DoctorSettings, ctx: &Context) -> Result<DoctorReport> {
+    let begin = |vault: &VaultLocation| {
+        let input = age::AgeCheckInput {
+            address: match &vault.at {
+                Some(folder) => Address::Folder(folder.clone()),
+                None => vault.address.clone(),
+            },
+            name: vault.shown(),
+            cloud: settings.cloud.clone(),
+            max_age: settings.max_age,
+        };
+        RunningChecks::start("vault", age::LIMIT, move |recorder, stop| age::check_age(&input, recorder, stop))
+    };
+    let running: Vec<_> = settings.vaults.iter().map(|vault| (vault.shown(), begin(vault))).collect();
+    let parts = running.into_iter().map(|(place, running)| {
+        Ok(DoctorSection { subject: Subject::Vault, place, checks: running.wait(ctx)?.checks })
+    });
+    Ok(DoctorReport::new(parts.collect::<Result<_>>()?))
 }
 
 fn begin(vault: &VaultLocation, settings: &DoctorSettings) -> RunningChecks {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::age;
 use super::check::{DoctorCheck, span};
 use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
 use crate::error::Error;
@@ -24,9 +25,6 @@ pub struct VaultCheckInput {
     /// Whether a backup makes a vault there without being told to.
     pub made_unasked: bool,
 }
-
-/// A snapshot that is further in the future than this gets a warning: clocks are not set alike.
-const AHEAD: Duration = Duration::from_secs(300);
 
 /// Runs the checks.
 pub fn check_vault(store: Box<dyn Store>, input: &VaultCheckInput, recorder: &CheckRecorder, stop: &AtomicBool) {
@@ -161,21 +159,7 @@ fn snapshots(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) -
         .advice(format!("A restore takes {}, the newest good one. `lastgood list` shows all of them.", name.id)),
     });
     readable(vault, &root, recorder)?;
-    let old = age(root.finished);
-    let found = format!("the newest good snapshot is {} old", span(old));
-    let ahead = Duration::try_from(root.finished.duration_since(now)).unwrap_or_default();
-    recorder.add(if ahead > AHEAD {
-        let found = format!("the newest good snapshot was taken {} from now: a clock was wrong, or is", span(ahead));
-        DoctorCheck::warning("age", found).advice("Until then nothing tells whether backups are still taken.")
-    } else if old <= input.max_age {
-        DoctorCheck::ok("age", found)
-    } else {
-        DoctorCheck::warning("age", format!("{found}, and more than {} is too old (--max-age)", span(input.max_age)))
-            .advice(
-                "Does what starts the backups (cron, Cloud Scheduler, a timer) still run, and what does its log say? \
-             `lastgood backup` takes one now.",
-            )
-    });
+    recorder.add(age::judge(root.finished, now, input.max_age));
     Ok(())
 }
 

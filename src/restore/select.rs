@@ -210,12 +210,18 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
     let doing = format!("find {wanted} in {}", vault.store.url());
     let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
-        Some(newest) => Error::failed(doing, format!("none of its {} snapshots is good", names.len()))
-            .with_code(Code::NoGoodSnapshot)
-            .hint(format!(
-                "The newest is {}: {}. To use it anyway, name it: --snapshot {}",
-                newest.snapshot, newest.why, newest.snapshot.id
-            )),
+        Some(newest) => Error::failed(
+            doing,
+            match names.len() {
+                1 => "its only snapshot is not good".to_owned(),
+                count => format!("none of its {count} snapshots is good"),
+            },
+        )
+        .with_code(Code::NoGoodSnapshot)
+        .hint(format!(
+            "The newest is {}: {}. To use it anyway, name it: --snapshot {}",
+            newest.snapshot, newest.why, newest.snapshot.id
+        )),
     };
     Err(Unchosen { why, passed_over })
 }
