@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::backup::options::BeforeCommit;
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
-use crate::notify::{self, Notifier};
+use crate::notify::{self, Notifier, PingStart};
 use crate::parallel::ordered::map_ordered;
 use crate::replicas::pool::VaultPool;
 use crate::replicas::{self};
@@ -90,6 +90,7 @@ pub struct FinishedJob {
     pub error: Option<Error>,
     reason: Option<BackupReason>,
     notify: Notifier,
+    start: PingStart,
     ended: Instant,
 }
 
@@ -141,7 +142,7 @@ pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r FinishedJob>, ctx: &Cont
     let tell = |ran: &&FinishedJob| {
         // A run that was not needed is treated as if that had been seen before it began: there is nothing to tell of.
         if ran.error.as_ref().is_none_or(|why| why.kind() != Kind::Unneeded) {
-            ran.notify.tell_until(until, &ran.report, ran.reason, ctx);
+            ran.notify.tell_until(until, &ran.report, ran.reason, &ran.start, ctx);
         }
     };
     if let Err(why) = map_ordered(&ended, TOLD_AT_ONCE, tell, |_, ()| Ok(())) {
@@ -153,7 +154,12 @@ pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r FinishedJob>, ctx: &Cont
 /// log tells of it.
 pub fn run(run: RunId, job: &Job, cause: Origin, vaults: &VaultPool, ctx: &Context) -> FinishedJob {
     let user = VaultUser { run: Some(run), host: cause.place.host.clone() };
-    reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx))
+    let start = match job.action() {
+        Action::Backup => cause.notify.begin_backup(run),
+        Action::Restore | Action::Verify => PingStart::default(),
+    };
+    let ran = reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx));
+    FinishedJob { start, ..ran }
 }
 
 /// Ends a run that could not even begin. It has a report like any other.
@@ -193,14 +199,14 @@ fn reported(
     };
     let (reason, notify, ended) = (job.reason(), cause.notify, Instant::now());
     if unneeded {
-        return FinishedJob { report, stored: None, error, reason, notify, ended };
+        return FinishedJob { report, stored: None, error, reason, notify, start: PingStart::default(), ended };
     }
     let stored = store(&mut report, ended, vaults);
     let stored = stored
         .inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not stored: {}", why.what())))
         .ok();
     log(&report, began.elapsed().as_secs_f64());
-    FinishedJob { report, stored, error, reason, notify, ended }
+    FinishedJob { report, stored, error, reason, notify, start: PingStart::default(), ended }
 }
 
 fn carry_out(user: VaultUser, job: &Job, vaults: &VaultPool, ctx: &Context) -> Result<JobOutput> {

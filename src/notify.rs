@@ -1,8 +1,10 @@
-//! Tells a Pub/Sub topic and a webhook how a run ended. Both are the configuration's alone; no request names one.
+//! Tells a Pub/Sub topic, a webhook and a dead man's switch how a run ended. All are the configuration's alone; no request names
+//! one.
 //!
 //! ```text
 //! a run's report ──► CloudEvent (event.rs) ──► topic (topic.rs): a message, for programs
 //!                └─► sentence (sentence.rs) ─► webhook (webhook.rs): JSON, for chats and programs
+//!                                          └─► ping (ping.rs): begun, complete or failed, for a dead man's switch
 //! ```
 //!
 //! The event that is told has the type `dev.lastgood.<backup|restore|verify>.<completed|partial|failed>`:
@@ -21,6 +23,8 @@
 //! tokens are not worth having.
 
 mod event;
+mod ping;
+mod post;
 mod sentence;
 mod topic;
 mod webhook;
@@ -33,11 +37,12 @@ use std::time::{Duration, Instant};
 
 use self::event::Notification;
 pub use self::event::source;
+pub use self::ping::{Ping, PingStart};
 pub use self::topic::ResultTopic;
 pub use self::webhook::{Webhook, WebhookFilter};
 use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
-use crate::report::Report;
+use crate::report::{Report, RunId};
 use crate::vault::root::BackupReason;
 
 /// How long telling of a run is tried.
@@ -59,6 +64,7 @@ struct NotifyTargets {
     source: String,
     topic: Option<ResultTopic>,
     webhook: Option<Webhook>,
+    ping: Option<Ping>,
 }
 
 /// A delivery that has begun: what it is called, and where its end is heard of.
@@ -74,19 +80,32 @@ pub fn time(ctx: &Context) -> Duration {
 
 impl Notifier {
     /// Tells these targets, in events of this [`source`].
-    pub fn new(source: String, topic: Option<ResultTopic>, webhook: Option<Webhook>) -> Self {
-        let anybody = topic.is_some() || webhook.is_some();
-        Notifier(anybody.then(|| Arc::new(NotifyTargets { source, topic, webhook })))
+    pub fn new(source: String, topic: Option<ResultTopic>, webhook: Option<Webhook>, ping: Option<Ping>) -> Self {
+        let anybody = topic.is_some() || webhook.is_some() || ping.is_some();
+        Notifier(anybody.then(|| Arc::new(NotifyTargets { source, topic, webhook, ping })))
+    }
+
+    /// Tells a dead man's switch that a backup begins, and goes on at once.
+    pub fn begin_backup(&self, run: RunId) -> PingStart {
+        let ping = self.0.as_ref().and_then(|targets| targets.ping.as_ref());
+        ping.map(|ping| ping.start(run)).unwrap_or_default()
     }
 
     /// Tells how a run ended, and for a backup why it was made. Blocks until that is told, or the time is over; what goes wrong
     /// is a warning.
     pub fn tell(&self, report: &Report, reason: Option<BackupReason>, ctx: &Context) {
-        self.tell_until(Instant::now() + time(ctx), report, reason, ctx);
+        self.tell_until(Instant::now() + time(ctx), report, reason, &PingStart::default(), ctx);
     }
 
-    /// Tells how a run ended, like [`Notifier::tell`], until `until` at the latest.
-    pub fn tell_until(&self, until: Instant, report: &Report, reason: Option<BackupReason>, ctx: &Context) {
+    /// Tells how a run ended, like [`Notifier::tell`], until `until` at the latest. `start` is what told that it began.
+    pub fn tell_until(
+        &self,
+        until: Instant,
+        report: &Report,
+        reason: Option<BackupReason>,
+        start: &PingStart,
+        ctx: &Context,
+    ) {
         let Some(listeners) = &self.0 else { return };
         let stopped = || ctx.stop.load(Ordering::Relaxed);
         let within = until.saturating_duration_since(Instant::now());
@@ -100,7 +119,7 @@ impl Notifier {
                 &Error::unreachable("tell how the run ended", "no time is left for it").with_code(Code::Stopped),
             );
         }
-        let begun = listeners.begin(report, reason, within);
+        let begun = listeners.begin(report, reason, start, within);
         let mut hurry = false;
         for begun in begun {
             let Delivery { doing, end } = match begun {
@@ -144,7 +163,13 @@ impl fmt::Debug for Notifier {
 
 impl NotifyTargets {
     /// Begins to tell all targets.
-    fn begin(&self, report: &Report, reason: Option<BackupReason>, within: Duration) -> Vec<Result<Delivery>> {
+    fn begin(
+        &self,
+        report: &Report,
+        reason: Option<BackupReason>,
+        start: &PingStart,
+        within: Duration,
+    ) -> Vec<Result<Delivery>> {
         let told = match Notification::new(report, reason, &self.source) {
             Ok(told) => told,
             Err(why) => return vec![Err(why)],
@@ -157,6 +182,11 @@ impl NotifyTargets {
         if let Some(webhook) = self.webhook.as_ref().filter(|webhook| webhook.wants(report)) {
             let (webhook, body) = (webhook.clone(), webhook.body(&sentence::of(report, reason), &told));
             begun.push(begin(webhook.doing(), move || webhook.post(body?, within)));
+        }
+        if let Some(ping) = self.ping.as_ref().filter(|ping| ping.wants(report)) {
+            let (ping, start, text) = (ping.clone(), start.clone(), sentence::of(report, reason));
+            let (outcome, run) = (report.result, report.run);
+            begun.push(begin(ping.doing(), move || ping.end(outcome, run, &text, &start, within)));
         }
         begun
     }

@@ -31,6 +31,7 @@ mod memory_maps;
 mod model;
 mod moved_data_directory;
 mod notify;
+mod ping;
 mod publishing;
 mod pubsub_pull;
 mod pubsub_push;

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::World;
 use crate::support::cloud::server::{Fault, Kind, Server, When};
 use crate::support::doctor::{assert_check, complaints};
+use crate::support::{Ran, World};
 
 const ONLY: [&str; 3] = ["doctor", "--only", "age"];
 
@@ -56,15 +56,23 @@ fn each_of_several_vaults_is_to_be_young() {
     assert_eq!((&report["parts"][0]["checks"][0]["outcome"], &report["problems"]), (&json!("ok"), &json!(1)));
 }
 
+/// Returns what the lines of a JSON log have of a field.
+fn logged(ran: &Ran, field: &str) -> Vec<Value> {
+    let lines = ran.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter_map(|line| line.get(field).cloned()).collect()
+}
+
 #[test]
-fn the_age_is_a_number_in_the_log() {
+fn metrics_that_are_made_of_the_log_have_numbers() {
     let world = World::with_files();
-    world.backup();
+    let backup = world.run(["backup", "--log-format", "json"]);
+    let sent = logged(backup.ended(0), "uploaded_bytes");
+    assert!(matches!(&sent[..], [bytes] if bytes.as_u64().is_some_and(|bytes| bytes > 0)), "{backup:?}");
+    let verified = world.run(["verify", "--log-format", "json"]);
+    assert_eq!(logged(verified.ended(0), "uploaded_bytes"), [] as [Value; 0]);
     let ran = world.run(["doctor", "--only", "age", "--log-format", "json"]);
-    ran.ended(0);
-    let lines: Vec<Value> = ran.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let ages: Vec<_> = lines.iter().filter_map(|line| line["newest_good_snapshot_age_seconds"].as_f64()).collect();
-    assert!(matches!(ages[..], [age] if (0.0..3600.0).contains(&age)), "{lines:#?}");
+    let ages = logged(ran.ended(0), "newest_good_snapshot_age_seconds");
+    assert!(matches!(&ages[..], [age] if age.as_f64().is_some_and(|age| (0.0..3600.0).contains(&age))), "{ran:?}");
 }
 
 #[test]

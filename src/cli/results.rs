@@ -17,6 +17,11 @@ pub struct ResultFlags {
     /// Which results are posted [env: LASTGOOD_WEBHOOK_ON] [default: all]
     #[arg(long, value_name = "WHICH", value_enum, help_heading = "Notifications")]
     pub webhook_on: Option<WebhookOn>,
+    /// Ping a dead man's switch when a backup begins, is complete or fails: the URL of a check of Healthchecks.io and the like,
+    /// or of a monitor of Cronitor. Each ping is tried for 5 s and never changes the run's result. Give the URL, which is a
+    /// secret, by the variable [env: LASTGOOD_PING]
+    #[arg(long, value_name = "URL", help_heading = "Notifications")]
+    pub ping: Option<String>,
 }
 
 /// The results that are posted to the webhook.

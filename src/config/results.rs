@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::gcp::pubsub::Topic;
-use lastgood::notify::{self, Notifier, ResultTopic, Webhook, WebhookFilter};
+use lastgood::notify::{self, Notifier, Ping, ResultTopic, Webhook, WebhookFilter};
 use lastgood::report::RunEnvironment;
 
 use super::env::Env;
@@ -47,8 +47,18 @@ pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env
     if webhook.is_none() && args.webhook_on.is_some() {
         return Err(Error::usage("use --webhook-on", "there is no webhook").hint("Set LASTGOOD_WEBHOOK to its URL."));
     }
+    let ping = match args.ping {
+        Some(url) => Some(url),
+        None => env.text("LASTGOOD_PING")?,
+    };
+    let wrong = |why| {
+        Error::usage("use the URL of --ping or LASTGOOD_PING", why)
+            .with_code(Code::BadSetting)
+            .hint("Give the whole URL, as the service that watches the backups shows it: https://…")
+    };
+    let ping = ping.map(|url| Ping::new(&url).map_err(wrong)).transpose()?;
     let job = env.text("CLOUD_RUN_JOB")?;
-    Ok(Notifier::new(notify::source(place, job.as_deref()), topic, webhook))
+    Ok(Notifier::new(notify::source(place, job.as_deref()), topic, webhook, ping))
 }
 
 #[cfg(test)]
@@ -75,6 +85,10 @@ mod tests {
                 assert!(!told.contains("secret") && !told.contains("services/T0"), "{told}");
             }
         }
+        let ping = "https://hc-ping.com/secret";
+        for told in [told(&format!("backup --ping {ping}"), &[]), told("backup", &[("LASTGOOD_PING", ping)])] {
+            assert!(told.contains("https://hc-ping.com") && !told.contains("secret"), "{told}");
+        }
         let failures = told("backup", &[("LASTGOOD_WEBHOOK", hook), ("LASTGOOD_WEBHOOK_ON", "failure")]);
         assert!(failures.contains("NotComplete"), "{failures}");
         let all = told("backup --webhook-on all", &[("LASTGOOD_WEBHOOK", hook), ("LASTGOOD_WEBHOOK_ON", "failure")]);
@@ -95,6 +109,8 @@ mod tests {
             ("backup --results-topic projects/p/subscriptions/ended", &[]),
             ("serve --listen 127.0.0.1:0 --webhook http://example.com/secret", &[]),
             ("backup --webhook-on failure", &[]),
+            ("backup --ping http://example.com/secret", &[]),
+            ("serve --listen 127.0.0.1:0", &[("LASTGOOD_PING", "secret")]),
         ] {
             let why = config(line, env).unwrap_err();
             assert!(why.kind() == Kind::Usage && !why.to_string().contains("secret"), "{line}: {why}");

@@ -318,7 +318,7 @@ fn server(answer: &'static str) -> SocketAddr {
 fn once_told_to_stop_it_takes_two_seconds() {
     let url = format!("http://{}/secret", server(""));
     let webhook = || Some(Webhook::new(&url, WebhookFilter::All).unwrap());
-    let notify = Notifier::new("//lastgood.dev/hosts/h".into(), None, webhook());
+    let notify = Notifier::new("//lastgood.dev/hosts/h".into(), None, webhook(), None);
     let (stop, heard) = (AtomicBool::new(true), CollectingMonitor::default());
     let ctx = Context { random: &system_random, threads: 1, parallel: 1, stop: &stop, monitor: &heard };
     let began = Instant::now();

@@ -26,7 +26,7 @@ fn listener(world: &World) -> (Notifier, Receiver<(usize, usize)>) {
             }
         }
     });
-    (Notifier::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, WebhookFilter::All).ok()), seen)
+    (Notifier::new("//lastgood.dev/hosts/h".into(), None, Webhook::new(&url, WebhookFilter::All).ok(), None), seen)
 }
 
 pub fn promise(runner: &Runner, request: RunRequest) -> RunId {

@@ -1,0 +1,167 @@
+//! Posts to a URL that is a secret: whoever has it may post. No log line and no error has more of it than scheme, host and port.
+
+use std::time::{Duration, Instant};
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use reqwest::{Client, Response, Url};
+use tokio::runtime::Builder;
+
+use crate::error::{Code, Doing, Error, Result};
+use crate::gcp::error_text::{retry_after, with_causes};
+use crate::gcp::http_client;
+use crate::retry::{Backoff, random};
+
+/// A request that is not answered within this time is repeated. Whatever it starts may take some seconds to start.
+const TRY: Duration = Duration::from_secs(10);
+/// How long the body of an answer that is not a success is waited for.
+const WORD_TIME: Duration = Duration::from_secs(1);
+/// The most bytes of that body that are looked at.
+const WORD: usize = 64;
+
+/// A URL to post to, and what it is called.
+#[derive(Clone)]
+pub struct PostTarget {
+    url: Url,
+    noun: &'static str,
+}
+
+/// Why a post was not taken.
+enum PostFailure {
+    /// It may be taken another time, but not before `after`.
+    Passing { why: String, after: Option<Duration> },
+    /// It will not be taken, however often it is tried.
+    Refused { why: String, code: Code, hint: String },
+}
+
+impl PostTarget {
+    /// A target at an https URL; http is allowed only on this machine.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with the URL, and holds nothing of it.
+    pub fn new(url: &str, noun: &'static str) -> Result<Self, String> {
+        let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
+        match url.scheme() {
+            "https" => Ok(PostTarget { url, noun }),
+            "http" if http_client::is_loopback(url.as_str()) => Ok(PostTarget { url, noun }),
+            "http" => Err(format!("it is not encrypted: only a {noun} on this machine may be http://")),
+            _ => Err("it is not an https:// URL".into()),
+        }
+    }
+
+    /// Returns the URL.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Returns the same target with another URL of the same place.
+    pub fn with_url(&self, url: Url) -> Self {
+        PostTarget { url, ..*self }
+    }
+
+    /// Returns scheme, host and port, which are no secret.
+    pub fn origin(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
+    /// Names the operation in errors and log lines.
+    pub fn doing(&self) -> String {
+        format!("post to the {} at {}", self.noun, self.origin())
+    }
+
+    /// Posts until it is answered with success, further tries are of no use, or the time is over. Blocks.
+    ///
+    /// # Errors
+    /// The last answer that was not a success.
+    pub fn post(&self, content_type: &'static str, body: Vec<u8>, within: Duration) -> Result<()> {
+        let began = Instant::now();
+        let client = http_client::client(self.url.as_str(), || self.doing(), |client| client)?;
+        let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
+        let pace = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
+        let posted = runtime.block_on(async {
+            let mut tried = 0;
+            loop {
+                let time = within.saturating_sub(began.elapsed()).min(TRY);
+                let answer = tokio::time::timeout(time, self.once(&client, content_type, body.clone())).await;
+                tried += 1;
+                let (why, after) = match answer {
+                    Ok(Ok(())) => return Ok(()),
+                    Ok(Err(PostFailure::Passing { why, after })) => (why, after),
+                    Ok(Err(PostFailure::Refused { why, code, hint })) => {
+                        return Err(Error::failed(self.doing(), why).with_code(code).hint(hint));
+                    }
+                    Err(_) => (format!("no answer came within {:.0} s", time.as_secs_f64()), None),
+                };
+                let pause = pace.pause(tried, random()).max(after.unwrap_or_default());
+                let passed = began.elapsed();
+                if passed.saturating_add(pause) >= within {
+                    let asks = after.map(|after| format!(" (it asks to wait for {} s)", after.as_secs()));
+                    let asks = asks.unwrap_or_default();
+                    let why = format!("{why}{asks}; tried {tried} times in {:.1} s", passed.as_secs_f64());
+                    return Err(Error::unreachable(self.doing(), why));
+                }
+                tokio::time::sleep(pause).await;
+            }
+        });
+        // A name that is still being looked up is not waited for.
+        runtime.shutdown_background();
+        posted
+    }
+
+    async fn once(&self, client: &Client, content_type: &'static str, body: Vec<u8>) -> Result<(), PostFailure> {
+        let request = client.post(self.url.clone()).header(CONTENT_TYPE, content_type).body(body);
+        let answer = request.send().await.map_err(|why| {
+            let is_bad_url = why.is_builder();
+            let why = with_causes(&why.without_url());
+            match is_bad_url {
+                true => PostFailure::Refused {
+                    why,
+                    code: Code::BadSetting,
+                    hint: format!("Check the {}'s URL.", self.noun),
+                },
+                false => PostFailure::Passing { why, after: None },
+            }
+        })?;
+        let (status, after) = (answer.status(), wish(answer.headers()));
+        if status.is_success() {
+            return Ok(());
+        }
+        let word = tokio::time::timeout(WORD_TIME, self.word(answer)).await.ok().flatten();
+        let word = word.map(|word| format!(", {word}")).unwrap_or_default();
+        let why = format!("it answered {status}{word}");
+        match status {
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
+                Err(PostFailure::Passing { why, after })
+            }
+            _ if status.is_server_error() => Err(PostFailure::Passing { why, after }),
+            _ if status.is_redirection() => {
+                let hint =
+                    format!("Set the {}'s URL to the one that it redirects to: redirects are not followed.", self.noun);
+                Err(PostFailure::Refused { why, code: Code::BadSetting, hint })
+            }
+            _ => {
+                let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+                let code = if is_denied { Code::AccessDenied } else { Code::Failed };
+                Err(PostFailure::Refused {
+                    why,
+                    code,
+                    hint: format!("Is the {}'s URL right, and is it still valid?", self.noun),
+                })
+            }
+        }
+    }
+
+    /// The word that Slack answers for an error: `no_service`, `channel_is_archived`. Pages of other servers may hold the URL
+    /// itself, so that no other text is taken.
+    async fn word(&self, mut answer: Response) -> Option<String> {
+        let bytes = answer.chunk().await.ok().flatten()?;
+        let word = std::str::from_utf8(&bytes).ok()?.trim();
+        let plain = (1..=WORD).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        (plain && !self.url.as_str().contains(word)).then(|| word.to_owned())
+    }
+}
+
+/// How long an answer asks to wait.
+fn wish(headers: &HeaderMap) -> Option<Duration> {
+    retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?)
+}
