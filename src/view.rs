@@ -169,7 +169,8 @@ fn bad_state(report: &backup::BackupReport) -> Vec<String> {
         SnapshotState::Complete => Vec::new(),
         SnapshotState::Partial => problem_lines("could not back up", &report.errors),
         SnapshotState::Suspect => vec![format!(
-            "{}; the snapshot is kept but never restored unasked (--accept-shrink accepts it)",
+            "{}. The snapshot is kept, but never restored unasked. If the directory is as it should be, \
+             `lastgood backup --accept-shrink` takes one that is",
             printable(report.suspect.as_deref().unwrap_or("it looks like an accident"))
         )],
     }

@@ -42,9 +42,12 @@ pub fn rescue(
     }
     drop(reserved);
     match checkpoint(run, assembly, packer) {
-        Ok(Some(until)) => ctx.monitor.warn(&format!(
-            "what was stored until then, up to {until}, is kept: the next backup of this directory goes on from there"
-        )),
+        Ok(Some(until)) => {
+            let up_to = if until.is_root() { String::new() } else { format!(", up to {until},") };
+            ctx.monitor.warn(&format!(
+                "what was stored until then{up_to} is kept: the next backup of this directory goes on from there"
+            ));
+        }
         Ok(None) => {}
         Err(why) => tracing::info!("what was stored until then is not kept for the next backup: {}", why.what()),
     }

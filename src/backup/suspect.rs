@@ -100,7 +100,8 @@ pub fn judge(now: &Now, measure: Option<&Measure>, since: &[EarlierSuspect]) -> 
     let half = now.entries < measure.entries.div_ceil(2) || now.bytes < measure.bytes.div_ceil(2);
     let why = match same_place {
         false if half => {
-            "it is in another place than the last complete snapshot's directory, and holds less than half of that"
+            "it is not the directory of the last complete snapshot (a restore or a new disk replaced it, or it is another one), \
+             and holds less than half of that"
         }
         false => return CaptureVerdict::Sound,
         true if now.entries < measure.entries.div_ceil(10) => {

@@ -437,10 +437,12 @@ impl Runner {
         let Report { run, result, .. } = &ran.report;
         match &ran.error {
             Some(why) if self.stop.load(Ordering::Relaxed) => {
-                tracing::warn!(code = why.word(), "the run {run} is {result}: {why}");
+                tracing::warn!(code = why.word(), "the run {run} ended as {result}: {why}");
             }
-            Some(why) => tracing::error!(code = why.word(), "the run {run} is {result}: {why}"),
-            None if *result != Outcome::Complete => tracing::error!("the run {run} is {result}; its report says more"),
+            Some(why) => tracing::error!(code = why.word(), "the run {run} ended as {result}: {why}"),
+            None if *result != Outcome::Complete => {
+                tracing::error!("the run {run} ended as {result}; `lastgood runs {run}` says more");
+            }
             None => {}
         }
     }

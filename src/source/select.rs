@@ -110,7 +110,10 @@ impl Select {
             more => format!(" and {more} more"),
         };
         let what = "left out, since by its name a restore moved it aside or did not finish it";
-        let what = format!("{}{more}: {what}; to have such a folder in snapshots, rename it", named.join(", "));
+        let what = format!(
+            "{}{more}: {what}; delete it if no restore is under way, or rename it to have it in snapshots",
+            named.join(", ")
+        );
         Some((what, wrong))
     }
 

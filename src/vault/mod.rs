@@ -181,12 +181,14 @@ impl Vault {
 
     /// Returns the "no vault here" error.
     pub fn missing(store: &dyn Store) -> Error {
-        Error::failed(format!("open the vault {}", store.url()), "there is no vault (no vault.json)")
+        let url = store.url();
+        let check = match url.starts_with("gs://") {
+            true => "Is the address right?",
+            false => "Is the address right, and if it is on a volume, is that mounted?",
+        };
+        Error::failed(format!("open the vault {url}"), "there is no vault (no vault.json)")
             .with_code(Code::NoVault)
-            .hint(
-                "Check the address; if it is on a volume, is that mounted? `lastgood init` makes a new, empty vault, and so \
-                 does `lastgood backup --init`.",
-            )
+            .hint(format!("{check} `lastgood init --vault {}` makes a new, empty vault there.", argument(&url)))
     }
 
     /// Refuses to make a vault among other things: the address may be wrong, or a vault may have lost its `vault.json`.
