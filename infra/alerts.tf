@@ -1,0 +1,223 @@
+# Who is told when any of it stops. docs/operate.md says what to do about each.
+#
+#   age            the newest good snapshot is too old, or nothing looks how old it is
+#   run            a run did not end complete: the log says why
+#   execution      a job's execution failed, also one that was killed before it could say anything
+#   dead_letters   critical events came to nothing
+
+locals {
+  channels = concat(
+    [for channel in google_monitoring_notification_channel.email : channel.id],
+    [for channel in google_monitoring_notification_channel.topic : channel.id],
+  )
+
+  # Executions of jobs that ended, by how: https://docs.cloud.google.com/monitoring/api/metrics_gcp_p_z#gcp-run
+  executions = join(" AND ", [
+    "resource.type = \"cloud_run_job\"",
+    "resource.labels.location = \"${var.region}\"",
+    "metric.type = \"run.googleapis.com/job/completed_execution_count\"",
+  ])
+  age_job = "resource.labels.job_name = \"${google_cloud_run_v2_job.job["age"].name}\""
+
+  # The one line that each run of this vault ends with, whatever ran it.
+  run_line = join(" AND ", [
+    "resource.type = (\"cloud_run_job\" OR \"cloud_run_revision\")",
+    "(${join(" OR ", concat(
+      [for job in google_cloud_run_v2_job.job : "resource.labels.job_name = \"${job.name}\""],
+      [for service in google_cloud_run_v2_service.events : "resource.labels.service_name = \"${service.name}\""],
+    ))})",
+    "labels.\"dev.lastgood/writer\":*",
+    "jsonPayload.seconds:*",
+    "jsonPayload.run:*",
+  ])
+}
+
+resource "google_monitoring_notification_channel" "email" {
+  for_each = var.alert_emails
+
+  project      = var.project
+  display_name = "lastgood ${var.name}: ${each.key}"
+  type         = "email"
+  labels       = { email_address = each.key }
+
+  depends_on = [google_project_service.needed]
+}
+
+resource "google_monitoring_notification_channel" "topic" {
+  count = var.alert_topic == null ? 0 : 1
+
+  project      = var.project
+  display_name = "lastgood ${var.name}: ${var.alert_topic}"
+  type         = "pubsub"
+  labels       = { topic = var.alert_topic }
+
+  depends_on = [google_project_service.needed]
+}
+
+# Cloud Monitoring publishes as its own service agent, which is made with the first such channel.
+resource "google_pubsub_topic_iam_member" "alerts" {
+  count = var.alert_topic == null ? 0 : 1
+
+  topic  = var.alert_topic
+  role   = "roles/pubsub.publisher"
+  member = local.service_agent["gcp-sa-monitoring-notification"]
+
+  depends_on = [google_monitoring_notification_channel.topic]
+}
+
+# The age is looked at by a job every hour, as Cloud Monitoring itself cannot wait for a daily backup: what is absent it notices
+# for 23.5 hours at most. It notices absence only of what was there once: see README.md, "After the first apply".
+resource "google_monitoring_alert_policy" "age" {
+  project               = var.project
+  display_name          = "lastgood ${var.name}: no good snapshot for ${var.max_age}"
+  combiner              = "OR"
+  severity              = "CRITICAL"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "The newest good snapshot is older than ${var.max_age}, or cannot be seen"
+    condition_threshold {
+      filter          = "${local.executions} AND ${local.age_job} AND metric.labels.result = \"failed\""
+      comparison      = "COMPARISON_GT"
+      threshold_value = 0
+      duration        = "0s"
+      # Over two hours, so that what fails every hour is one incident.
+      aggregations {
+        alignment_period     = "7200s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
+  }
+
+  conditions {
+    display_name = "Nothing has looked for three hours"
+    condition_absent {
+      filter   = "${local.executions} AND ${local.age_job}"
+      duration = "10800s"
+      aggregations {
+        alignment_period     = "3600s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = <<-EOT
+      Backups of `${local.vault}` have stopped, or the job `${google_cloud_run_v2_job.job["age"].name}` that looks has. What is in
+      the vault is safe. `lastgood list --vault ${local.vault}` shows what there is; then see whether Cloud Scheduler still starts
+      the jobs, and what the last backup logged.
+    EOT
+  }
+}
+
+# A log-match condition and not one on the metric in monitoring.tf: a policy cannot be made for ten minutes after a metric is, so
+# that the first `terraform apply` would fail: https://github.com/hashicorp/terraform-provider-google/issues/11102
+# It also brings the reason along.
+resource "google_monitoring_alert_policy" "run" {
+  project               = var.project
+  display_name          = "lastgood ${var.name}: a run is not complete"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "A run ended with another result than complete"
+    condition_matched_log {
+      filter = "${local.run_line} AND jsonPayload.result:* AND jsonPayload.result != \"complete\""
+      label_extractors = {
+        action = "EXTRACT(jsonPayload.action)"
+        result = "EXTRACT(jsonPayload.result)"
+        error  = "EXTRACT(jsonPayload.error)"
+        run    = "EXTRACT(jsonPayload.run)"
+      }
+    }
+  }
+
+  alert_strategy {
+    # Log-match policies have to have one.
+    notification_rate_limit {
+      period = "3600s"
+    }
+    auto_close = "86400s"
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = "`lastgood runs RUN --vault ${local.vault}` shows the run's report in full. The snapshots before it are as they were."
+  }
+
+  depends_on = [google_project_service.needed]
+}
+
+resource "google_monitoring_alert_policy" "execution" {
+  project               = var.project
+  display_name          = "lastgood ${var.name}: a job failed"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "An execution failed in each attempt"
+    condition_threshold {
+      filter = "${local.executions} AND metric.labels.result = \"failed\" AND resource.labels.job_name = one_of(${join(", ", [
+        for key, job in google_cloud_run_v2_job.job : "\"${job.name}\"" if key != "age"
+      ])})"
+      comparison      = "COMPARISON_GT"
+      threshold_value = 0
+      duration        = "0s"
+      aggregations {
+        alignment_period     = "300s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+        group_by_fields      = ["resource.labels.job_name"]
+      }
+    }
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = <<-EOT
+      If the alert "a run is not complete" came, too, that one says why. If it did not, the run was killed: by its time limit
+      (`timeout_seconds`) or for want of memory (`memory`). `gcloud run jobs executions list --region=${var.region}` shows which.
+    EOT
+  }
+}
+
+resource "google_monitoring_alert_policy" "dead_letters" {
+  count = var.events ? 1 : 0
+
+  project               = var.project
+  display_name          = "lastgood ${var.name}: critical events came to nothing"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "Dead letters wait"
+    condition_threshold {
+      filter = join(" AND ", [
+        "resource.type = \"pubsub_subscription\"",
+        "resource.labels.subscription_id = \"${google_pubsub_subscription.dead[0].name}\"",
+        "metric.type = \"pubsub.googleapis.com/subscription/num_undelivered_messages\"",
+      ])
+      comparison      = "COMPARISON_GT"
+      threshold_value = 0
+      duration        = "0s"
+      aggregations {
+        alignment_period   = "300s"
+        per_series_aligner = "ALIGN_MAX"
+      }
+    }
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = <<-EOT
+      Each was delivered ${local.delivery_attempts} times in vain. Read them, take a backup, and take them away:
+      `gcloud pubsub subscriptions pull ${google_pubsub_subscription.dead[0].name} --project=${var.project} --limit=100 --auto-ack`
+    EOT
+  }
+}
