@@ -79,8 +79,8 @@ resource "google_storage_bucket_iam_member" "create" {
   member = google_service_account.account[each.key].member
 
   condition {
-    title       = "below ${join(", ", each.value)}"
-    description = "New objects in these folders of the vault ${local.vault}."
+    title       = "what the ${each.key} creates"
+    description = "New objects in some folders of the vault, and never README.md or vault.json."
     expression  = local.below[each.key]
   }
 }
@@ -103,7 +103,7 @@ resource "google_storage_bucket_iam_member" "release" {
 
   condition {
     title       = "what can be let go"
-    description = "Objects of snapshots of the vault ${local.vault}, and never README.md or vault.json."
+    description = "Objects in some folders of the vault, and never README.md or vault.json."
     expression  = local.below["release"]
   }
 }

@@ -1,14 +1,16 @@
-# What the provider would tell of the resources once they are there. With it, plans have no unknown members, and the tests
-# read from them who is granted what.
+# What Google would tell of the resources once they are there. With it the members of grants are known in a plan, and the tests
+# read from it who is granted what.
 
-mock_data "google_project" {
-  defaults = {
+override_data {
+  target = data.google_project.this
+  values = {
     number = "123456789012"
   }
 }
 
-mock_data "google_storage_project_service_account" {
-  defaults = {
+override_data {
+  target = data.google_storage_project_service_account.this
+  values = {
     email_address = "service-123456789012@gs-project-accounts.iam.gserviceaccount.com"
   }
 }
@@ -39,6 +41,7 @@ override_resource {
     name   = "projects/my-project/serviceAccounts/writer@my-project.iam.gserviceaccount.com"
   }
 }
+
 override_resource {
   target = google_service_account.account["restorer"]
   values = {
@@ -47,6 +50,7 @@ override_resource {
     name   = "projects/my-project/serviceAccounts/restorer@my-project.iam.gserviceaccount.com"
   }
 }
+
 override_resource {
   target = google_service_account.account["keeper"]
   values = {
@@ -55,6 +59,16 @@ override_resource {
     name   = "projects/my-project/serviceAccounts/keeper@my-project.iam.gserviceaccount.com"
   }
 }
+
+override_resource {
+  target = google_service_account.account["dispatcher"]
+  values = {
+    email  = "dispatcher@my-project.iam.gserviceaccount.com"
+    member = "serviceAccount:dispatcher@my-project.iam.gserviceaccount.com"
+    name   = "projects/my-project/serviceAccounts/dispatcher@my-project.iam.gserviceaccount.com"
+  }
+}
+
 override_resource {
   target = google_service_account.account["scheduler"]
   values = {
@@ -63,19 +77,12 @@ override_resource {
     name   = "projects/my-project/serviceAccounts/scheduler@my-project.iam.gserviceaccount.com"
   }
 }
+
 override_resource {
   target = google_service_account.account["push"]
   values = {
     email  = "push@my-project.iam.gserviceaccount.com"
     member = "serviceAccount:push@my-project.iam.gserviceaccount.com"
     name   = "projects/my-project/serviceAccounts/push@my-project.iam.gserviceaccount.com"
-  }
-}
-override_resource {
-  target = google_service_account.account["dispatcher"]
-  values = {
-    email  = "dispatcher@my-project.iam.gserviceaccount.com"
-    member = "serviceAccount:dispatcher@my-project.iam.gserviceaccount.com"
-    name   = "projects/my-project/serviceAccounts/dispatcher@my-project.iam.gserviceaccount.com"
   }
 }

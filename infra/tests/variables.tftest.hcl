@@ -1,0 +1,212 @@
+# Values that are refused. Each variable in expect_failures has to fail, or the run does. What is judged together with another
+# variable has a run of its own: Terraform does not look at it when the other one is wrong.
+
+mock_provider "google" {
+  source          = "./tests/mocks"
+  override_during = plan
+}
+
+variables {
+  project = "my-project"
+  region  = "europe-west1"
+  image   = "europe-west1-docker.pkg.dev/my-project/images/lastgood:1"
+}
+
+run "no_prefix" {
+  command = plan
+  variables {
+    prefix = ""
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_with_a_slash_at_its_end" {
+  command = plan
+  variables {
+    prefix = "app/"
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_with_a_slash_at_its_beginning" {
+  command = plan
+  variables {
+    prefix = "/app"
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_with_an_empty_part" {
+  command = plan
+  variables {
+    prefix = "a//b"
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_upwards" {
+  command = plan
+  variables {
+    prefix = "a/../b"
+  }
+  expect_failures = [var.prefix]
+}
+
+# It would end the string in a condition.
+run "prefix_with_a_quote" {
+  command = plan
+  variables {
+    prefix = "a\") || resource.name.startsWith(\""
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_that_is_too_long" {
+  command = plan
+  variables {
+    prefix = join("", [for n in range(101) : "a"])
+  }
+  expect_failures = [var.prefix]
+}
+
+run "other_values" {
+  command = plan
+
+  variables {
+    project             = "My Project"
+    region              = "europe"
+    name                = "a2345678901234567890"
+    image               = ""
+    bucket              = "A.b"
+    kms_key             = "key"
+    storage_classes     = [{ class = "STANDARD", age_days = 1 }]
+    environment         = { LASTGOOD_VAULT = "gs://other/vault" }
+    backup_schedule     = "hourly"
+    verify_schedule     = "* * *"
+    time_zone           = "CEST +1"
+    verify_read_percent = 101
+    cpu                 = 3
+    memory              = "1GB"
+    timeout_seconds     = 10
+    publishers          = ["allUsers"]
+    eventarc            = { filters = {}, path = "/" }
+    alert_emails        = ["ops"]
+    alert_topic         = "ops"
+    max_age             = "1 day"
+  }
+
+  expect_failures = [
+    var.alert_emails,
+    var.alert_topic,
+    var.backup_schedule,
+    var.bucket,
+    var.cpu,
+    var.environment,
+    var.eventarc,
+    var.image,
+    var.kms_key,
+    var.max_age,
+    var.memory,
+    var.name,
+    var.project,
+    var.publishers,
+    var.region,
+    var.storage_classes,
+    var.time_zone,
+    var.timeout_seconds,
+    var.verify_read_percent,
+    var.verify_schedule,
+  ]
+}
+
+run "a_restore_to_nowhere" {
+  command = plan
+  variables {
+    restore_job = true
+  }
+  expect_failures = [var.restore_job]
+}
+
+run "secret_of_another_project" {
+  command = plan
+  variables {
+    secrets = { LASTGOOD_WEBHOOK = "projects/p/secrets/s" }
+  }
+  expect_failures = [var.secrets]
+}
+
+run "storage_class_of_no_age" {
+  command = plan
+  variables {
+    storage_classes = [{ class = "NEARLINE", age_days = 0 }]
+  }
+  expect_failures = [var.storage_classes]
+}
+
+run "data_nowhere" {
+  command = plan
+  variables {
+    data = {}
+  }
+  expect_failures = [var.data]
+}
+
+run "data_in_two_places" {
+  command = plan
+  variables {
+    data = { bucket = "data", nfs = { server = "10.0.0.2", path = "/" }, network = "default" }
+  }
+  expect_failures = [var.data]
+}
+
+run "share_without_a_network" {
+  command = plan
+  variables {
+    data = { nfs = { server = "10.0.0.2", path = "/" } }
+  }
+  expect_failures = [var.data]
+}
+
+run "data_in_the_vault" {
+  command = plan
+  variables {
+    data = { bucket = "my-project-lastgood-vault" }
+  }
+  expect_failures = [var.data]
+}
+
+run "no_events_to_dispatch" {
+  command = plan
+  variables {
+    events   = false
+    dispatch = true
+  }
+  expect_failures = [var.dispatch]
+}
+
+run "runs_that_outlast_their_message" {
+  command = plan
+  variables {
+    dispatch        = true
+    timeout_seconds = 50401
+  }
+  expect_failures = [var.dispatch]
+}
+
+run "eventarc_without_a_service" {
+  command = plan
+  variables {
+    events   = false
+    eventarc = { filters = { type = "google.cloud.pubsub.topic.v1.messagePublished" } }
+  }
+  expect_failures = [var.eventarc]
+}
+
+run "one_variable_from_two_places" {
+  command = plan
+  variables {
+    environment = { LASTGOOD_WEBHOOK = "https://example.com" }
+    secrets     = { LASTGOOD_WEBHOOK = "webhook" }
+  }
+  expect_failures = [var.secrets]
+}
