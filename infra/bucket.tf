@@ -106,7 +106,10 @@ resource "google_storage_bucket" "vault" {
         ])
         if one(rule.action).type == "Delete"
       ])
-      error_message = "A lifecycle rule would delete what the backups need. Each Delete rule has days_since_custom_time of at least 7, or age of at least 31 and only the vault's claims/, runs/ and checkpoints/."
+      error_message = join(" ", [
+        "A lifecycle rule would delete what the backups need: a Delete rule has days_since_custom_time of at least 7,",
+        "or age of at least 31 and only the vault's claims/, runs/ and checkpoints/.",
+      ])
     }
   }
 

@@ -59,6 +59,23 @@ resource "google_service_account" "account" {
   depends_on = [google_project_service.needed]
 }
 
+# Google gives each new bucket to all editors and viewers of the project. Among the editors is the default account of Compute
+# Engine in many projects, and so whatever app runs as it: it could delete the backups. Here they are the owners' alone. Whoever
+# applies this has to be an owner of the project, or hold roles/storage.admin.
+# https://docs.cloud.google.com/storage/docs/access-control/iam#convenience-values
+resource "google_storage_bucket_iam_binding" "owners" {
+  for_each = toset([
+    "roles/storage.legacyBucketOwner",
+    "roles/storage.legacyBucketReader",
+    "roles/storage.legacyObjectOwner",
+    "roles/storage.legacyObjectReader",
+  ])
+
+  bucket  = google_storage_bucket.vault.name
+  role    = each.key
+  members = ["projectOwner:${var.project}"]
+}
+
 # Get and list, without a condition: a listing is asked of the bucket and has no object's name, and vault.json is read, too. This
 # is why a vault has a bucket of its own: who may list sees all names in it.
 resource "google_storage_bucket_iam_member" "read" {
@@ -67,6 +84,15 @@ resource "google_storage_bucket_iam_member" "read" {
   bucket = google_storage_bucket.vault.name
   role   = "roles/storage.objectViewer"
   member = google_service_account.account[each.key].member
+}
+
+# People who look and restore.
+resource "google_storage_bucket_iam_member" "readers" {
+  for_each = var.readers
+
+  bucket = google_storage_bucket.vault.name
+  role   = "roles/storage.objectViewer"
+  member = each.key
 }
 
 # Create. To overwrite an object, storage.objects.delete would be needed, which the role does not have.

@@ -32,6 +32,11 @@ output "service_url" {
 
 # Commands, ready to paste.
 
+locals {
+  where      = "--project=${var.project} --region=${var.region}"
+  test_event = jsonencode({ message = "a test", service = var.name, severity = "CRITICAL" })
+}
+
 output "init" {
   description = "Makes the vault: once, after the first apply, by a person who may create objects in the bucket."
   value       = "lastgood init --vault ${local.vault}"
@@ -39,7 +44,7 @@ output "init" {
 
 output "back_up_now" {
   description = "Takes a snapshot now."
-  value       = "gcloud run jobs execute ${google_cloud_run_v2_job.job["backup"].name} --project=${var.project} --region=${var.region} --args=backup,--reason=manual --wait"
+  value       = "gcloud run jobs execute ${google_cloud_run_v2_job.job["backup"].name} ${local.where} --args=backup,--reason=manual --wait"
 }
 
 output "list" {
@@ -54,10 +59,13 @@ output "restore" {
 
 output "restore_in_place" {
   description = "Restores the newest good snapshot into the data's place. `null` without `restore_job`."
-  value       = var.restore_job ? "gcloud run jobs execute ${google_cloud_run_v2_job.job["restore"].name} --project=${var.project} --region=${var.region} --wait" : null
+  value       = var.restore_job ? "gcloud run jobs execute ${google_cloud_run_v2_job.job["restore"].name} ${local.where} --wait" : null
 }
 
 output "publish_critical" {
   description = "Publishes a critical event, as an app in trouble does. `null` without events."
-  value       = var.events ? "gcloud pubsub topics publish ${google_pubsub_topic.critical[0].name} --project=${var.project} --message='{\"severity\":\"CRITICAL\",\"service\":\"${var.name}\",\"message\":\"a test\"}'" : null
+  value = one([
+    for topic in google_pubsub_topic.critical :
+    "gcloud pubsub topics publish ${topic.name} --project=${var.project} --message='${local.test_event}'"
+  ])
 }

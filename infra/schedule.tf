@@ -1,6 +1,8 @@
 # When jobs are started. Cloud Scheduler calls the Cloud Run Admin API as the account scheduler.
 
 locals {
+  job_path = "projects/${var.project}/locations/${var.region}/jobs"
+
   schedules = {
     for job, schedule in {
       backup = var.backup_schedule
@@ -31,7 +33,7 @@ resource "google_cloud_scheduler_job" "start" {
 
   http_target {
     http_method = "POST"
-    uri         = "https://run.googleapis.com/v2/projects/${var.project}/locations/${var.region}/jobs/${google_cloud_run_v2_job.job[each.key].name}:run"
+    uri         = "https://run.googleapis.com/v2/${local.job_path}/${google_cloud_run_v2_job.job[each.key].name}:run"
 
     # A Google API takes an access token, not an ID token.
     oauth_token {

@@ -28,7 +28,7 @@ resource "google_cloud_run_v2_service" "events" {
       args = concat(
         ["serve", "--auth=cloud-run", "--max-age=${var.max_age}"],
         var.dispatch ? [
-          "--dispatch=job=projects/${var.project}/locations/${var.region}/jobs/${google_cloud_run_v2_job.job["work"].name}",
+          "--dispatch=job=${local.job_path}/${google_cloud_run_v2_job.job["work"].name}",
           "--run-timeout=${local.run_seconds}s",
         ] : [],
       )

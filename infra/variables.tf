@@ -11,7 +11,7 @@ variable "project" {
 }
 
 variable "region" {
-  description = "The region of the jobs, of the service and of the schedules, and of the bucket, unless `location` says otherwise."
+  description = "The region of jobs, service and schedules, and of the bucket, unless `location` says otherwise."
   type        = string
 
   validation {
@@ -21,7 +21,10 @@ variable "region" {
 }
 
 variable "name" {
-  description = "The vault's short name, with which the names of all resources begin. Two instances of this module in one project need two names."
+  description = <<-EOT
+    The vault's short name, with which the names of all resources begin. Two instances of this module in one project need two
+    names.
+  EOT
   type        = string
   default     = "lastgood"
 
@@ -80,13 +83,32 @@ variable "location" {
 }
 
 variable "kms_key" {
-  description = "A Cloud KMS key that encrypts the bucket's objects: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. It has to be in the bucket's location. Whoever destroys the key destroys the backups."
+  description = <<-EOT
+    A Cloud KMS key that encrypts the bucket's objects: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. It has to be in the
+    bucket's location. Whoever destroys the key destroys the backups.
+  EOT
   type        = string
   default     = null
 
   validation {
     condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
     error_message = "A key looks like projects/P/locations/L/keyRings/R/cryptoKeys/K."
+  }
+}
+
+variable "readers" {
+  description = <<-EOT
+    Members that may list the vault and restore from it, such as `["group:ops@example.com"]`. They read all that was ever backed up.
+    The project's owners may without it, its editors and viewers may not.
+  EOT
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition = alltrue([
+      for member in var.readers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):\\S+$", member))
+    ])
+    error_message = "A member looks like group:ops@example.com. Everybody is not taken."
   }
 }
 
@@ -132,7 +154,10 @@ variable "data" {
     error_message = "The data is on a bucket or on an NFS share: set one of bucket and nfs."
   }
   validation {
-    condition     = try(var.data.nfs, null) == null || try(var.data.network, null) != null || try(var.data.subnetwork, null) != null
+    condition = (
+      try(var.data.nfs, null) == null || try(var.data.network, null) != null ||
+      try(var.data.subnetwork, null) != null
+    )
     error_message = "An NFS share is reached through a VPC: set network or subnetwork."
   }
   validation {
@@ -155,7 +180,10 @@ variable "environment" {
 }
 
 variable "secrets" {
-  description = "Environment variables whose value is the newest version of a secret in Secret Manager, by the secret's name: `{ LASTGOOD_WEBHOOK = \"chat-webhook\" }`."
+  description = <<-EOT
+    Environment variables whose values are secrets of Secret Manager. For each the short name of a secret in the project, whose
+    newest version it gets: `{ LASTGOOD_WEBHOOK = "chat-webhook" }`.
+  EOT
   type        = map(string)
   default     = {}
 
@@ -210,13 +238,16 @@ variable "verify_read_percent" {
   default     = 10
 
   validation {
-    condition     = var.verify_read_percent >= 0 && var.verify_read_percent <= 100 && floor(var.verify_read_percent) == var.verify_read_percent
+    condition     = contains(range(101), var.verify_read_percent)
     error_message = "A whole number from 0 to 100."
   }
 }
 
 variable "restore_job" {
-  description = "Makes a job that restores into the data's place. Nothing starts it but a person. With data on a bucket, the restorer may then write and delete there."
+  description = <<-EOT
+    Makes a job that restores into the data's place. Nothing starts it but a person. With data on a bucket, the restorer may then
+    write and delete there.
+  EOT
   type        = bool
   default     = false
 
@@ -273,13 +304,18 @@ variable "publishers" {
   default     = []
 
   validation {
-    condition     = alltrue([for member in var.publishers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):\\S+$", member))])
+    condition = alltrue([
+      for member in var.publishers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):\\S+$", member))
+    ])
     error_message = "A member looks like serviceAccount:NAME@PROJECT.iam.gserviceaccount.com. Everybody is not taken."
   }
 }
 
 variable "dispatch" {
-  description = "Has the service start a job for each run: for data that takes longer than the ten minutes for which Pub/Sub waits for an answer."
+  description = <<-EOT
+    Has the service start a job for each run. Set it where a backup takes longer than ten minutes: Pub/Sub waits no longer for an
+    answer.
+  EOT
   type        = bool
   default     = false
 
@@ -296,8 +332,9 @@ variable "dispatch" {
 
 variable "eventarc" {
   description = <<-EOT
-    An Eventarc trigger that asks the service for backups: `filters`, such as `{ type = "google.cloud.storage.object.v1.finalized",
-    bucket = "my-uploads" }`; `location`, by default the region, has to be that of what the events come from; `path` of the service.
+    An Eventarc trigger that asks the service for backups. `filters` choose the events, such as
+    `{ type = "google.cloud.storage.object.v1.finalized", bucket = "my-uploads" }`; `location`, by default the region, has to be
+    that of what they come from; `path` is the service's.
   EOT
   type = object({
     filters  = map(string)
@@ -345,7 +382,10 @@ variable "alert_topic" {
 }
 
 variable "max_age" {
-  description = "How old the newest good snapshot may be before that is an alert. For a backup every six hours, `13h` tells of the second one that is missing."
+  description = <<-EOT
+    How old the newest good snapshot may be before that is an alert. With a backup every six hours, `13h` tells of the second one
+    that is missing.
+  EOT
   type        = string
   default     = "26h"
 
@@ -356,7 +396,10 @@ variable "max_age" {
 }
 
 variable "data_access_logs" {
-  description = "Logs who reads and writes objects. Google has this switch for all buckets of a project together, and bills the logs by size. Set it in one instance of this module per project."
+  description = <<-EOT
+    Logs who reads and writes objects. Google has this switch for all buckets of a project together, and bills the logs by size. Set
+    it in one instance of this module per project. What was set for Cloud Storage before is replaced.
+  EOT
   type        = bool
   default     = false
 }

@@ -13,6 +13,8 @@ import pathlib
 import re
 import sys
 
+sys.dont_write_bytecode = True
+
 from iam import ON_PROJECT, ROLES, condition_holds, object_name
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -49,6 +51,8 @@ GRANTING = {
     "google_service_account_iam_member": "service_account_id",
     "google_storage_bucket_iam_member": "bucket",
 }
+# The roles that Google gives to all editors and viewers of a project on a new bucket, and that the module leaves to owners alone.
+OF_OWNERS = {f"roles/storage.legacy{role}" for role in ("BucketOwner", "BucketReader", "ObjectOwner", "ObjectReader")}
 # Grants to Google's own service agents, whose names hold the project's number, which a plan does not know yet.
 TO_AGENTS = {
     "google_kms_crypto_key_iam_member.storage",
@@ -168,6 +172,19 @@ def other_rules(plan):
         yield "the bucket can be destroyed with what is in it, or can be public, or has ACLs"
 
 
+def owners(plan):
+    """Says where somebody else than the project's owners keeps what Google gives away of a new bucket."""
+    left = set()
+    for change in plan.of_type("google_storage_bucket_iam_binding"):
+        after = change["change"]["after"]
+        if after["bucket"] != plan.bucket["name"] or after["role"] not in OF_OWNERS or after.get("condition"):
+            yield f"{change['address']}: an authoritative binding that this check does not know"
+        if after["members"] != [f"projectOwner:{plan.bucket['project']}"]:
+            yield f"{change['address']}: {after['members']} are not the project's owners alone"
+        left.add(after["role"])
+    yield from (f"{role} stays with all editors or viewers of the project" for role in OF_OWNERS - left)
+
+
 def grants(plan):
     """Yields each grant as (account or member, role, permissions, kind of resource, resource, condition, problem)."""
     accounts = {}
@@ -178,7 +195,7 @@ def grants(plan):
         custom[change["change"]["after"].get("name")] = set(change["change"]["after"]["permissions"])
     for change in plan.changes:
         type_, after, problem = change["type"], change["change"]["after"], None
-        if type_ in GRANTING_NOTHING or type_ == "google_project_iam_custom_role":
+        if type_ in GRANTING_NOTHING | {"google_project_iam_custom_role", "google_storage_bucket_iam_binding"}:
             continue
         if type_ not in GRANTING:
             yield None, None, set(), type_, "", None, f"{change['address']}: this check does not know what a {type_} grants"
@@ -223,7 +240,8 @@ def who_may(plan, in_examples=False):
         on_vault = type_ == "google_storage_bucket_iam_member" and resource == plan.bucket["name"]
         # In an example the accounts' members are not known, so that only what is granted can be judged, and not to whom.
         if not in_examples:
-            if on_vault and who not in MAY:
+            person = re.match(r"(user|group|serviceAccount|domain|principal|principalSet):", who or "")
+            if on_vault and who not in MAY and not (person and role == "roles/storage.objectViewer" and expression is None):
                 yield f"{who} is granted {role} on the vault"
             if not on_vault and who in MAY and (who, role, type_) not in BESIDES:
                 yield f"{who} is granted {role} on {resource}"
@@ -261,7 +279,7 @@ def who_may(plan, in_examples=False):
 
 
 def faults(plan, in_examples=False):
-    return [*delete_rules(plan), *other_rules(plan), *who_may(plan, in_examples)]
+    return [*delete_rules(plan), *other_rules(plan), *owners(plan), *who_may(plan, in_examples)]
 
 
 def spoiled(plan):
@@ -294,13 +312,14 @@ def spoiled(plan):
         address = plan.changes[index]["address"]
         if after["bucket"] != plan.bucket["name"]:
             continue
+        # Readers are whom somebody names: others there, or none, is no fault.
+        named = plan.local_address(plan.changes[index]) == "google_storage_bucket_iam_member.readers"
         for text, key, value in [
-            ("is gone", None, None),
+            *([] if named else [("is gone", None, None), ("is granted to a person", "member", "user:somebody@example.com")]),
             ("is of the role storage.admin", "role", "roles/storage.admin"),
             ("is of the role editor", "role", "roles/editor"),
             ("is of the role objectUser", "role", "roles/storage.objectUser"),
             ("is granted to everybody", "member", "allUsers"),
-            ("is granted to a person", "member", "user:somebody@example.com"),
         ]:
             text, other = copied(f"{address} {text}")
             if key is None:
@@ -318,6 +337,16 @@ def spoiled(plan):
             condition["expression"] += f' || resource.name.startsWith("{wider}")'
             yield text, other
 
+    for index, change in enumerate(plan.changes):
+        if change["type"] != "google_storage_bucket_iam_binding":
+            continue
+        text, other = copied(f"{change['address']} is gone")
+        del other.changes[index]
+        yield text, other
+        text, other = copied(f"{change['address']} leaves it to editors, too")
+        other.changes[index]["change"]["after"]["members"].append(f"projectEditor:{plan.bucket['project']}")
+        yield text, other
+
     for type_, role in [
         ("google_project_iam_member", "roles/storage.objectViewer"),
         ("google_project_iam_member", "roles/owner"),
@@ -327,7 +356,7 @@ def spoiled(plan):
         ("google_storage_bucket_acl", None),
     ]:
         text, other = copied(f"there is a {type_} of {role}")
-        after = {"role": role, "member": "serviceAccount:x@y", "project": "p", "condition": []}
+        after = {"role": role, "member": "serviceAccount:x@y", "members": ["serviceAccount:x@y"], "bucket": plan.bucket["name"]}
         other.changes.append({"address": f"{type_}.x", "type": type_, "change": {"after": after}})
         yield text, other
 

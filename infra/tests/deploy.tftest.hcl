@@ -159,7 +159,7 @@ run "events" {
       output.restore == "lastgood restore --vault gs://my-project-shop-vault/lastgood ./restored",
       output.list == "lastgood list --vault gs://my-project-shop-vault/lastgood",
       output.init == "lastgood init --vault gs://my-project-shop-vault/lastgood",
-      output.publish_critical == "gcloud pubsub topics publish shop-critical --project=my-project --message='{\"severity\":\"CRITICAL\",\"service\":\"shop\",\"message\":\"a test\"}'",
+      output.publish_critical == "gcloud pubsub topics publish shop-critical --project=my-project --message='{\"message\":\"a test\",\"service\":\"shop\",\"severity\":\"CRITICAL\"}'",
       output.restore_in_place == null,
     ])
     error_message = "A command of the outputs is not ready to paste."

@@ -61,6 +61,7 @@ run "least" {
     prefix              = "a"
     location            = "EU"
     kms_key             = null
+    readers             = []
     storage_classes     = []
     data                = null
     environment         = {}
@@ -104,6 +105,7 @@ run "most" {
     prefix              = "a/b.c/d-e/f_g/01234567890123456789012345678901234567890123456789012345678901234567890123456789012345"
     location            = "NORTHAMERICA-NORTHEAST1"
     kms_key             = "projects/p/locations/l/keyRings/r/cryptoKeys/k"
+    readers             = ["group:ops@example.com", "user:somebody@example.com"]
     storage_classes     = [{ class = "NEARLINE", age_days = 1 }, { class = "COLDLINE", age_days = 1 }, { class = "ARCHIVE", age_days = 36500 }]
     data                = { bucket = "data", mount_options = ["only-dir=a"], network = "n", subnetwork = "s" }
     environment         = { RUST_LOG = "debug" }

@@ -79,6 +79,7 @@ run "other_values" {
     image               = ""
     bucket              = "A.b"
     kms_key             = "key"
+    readers             = ["allAuthenticatedUsers"]
     storage_classes     = [{ class = "STANDARD", age_days = 1 }]
     environment         = { LASTGOOD_VAULT = "gs://other/vault" }
     backup_schedule     = "hourly"
@@ -110,6 +111,7 @@ run "other_values" {
     var.name,
     var.project,
     var.publishers,
+    var.readers,
     var.region,
     var.storage_classes,
     var.time_zone,
