@@ -116,9 +116,10 @@ resource "google_storage_bucket" "vault" {
   depends_on = [google_kms_crypto_key_iam_member.storage]
 }
 
-# Cloud Storage encrypts with the key itself, as its service agent, which the data source makes where there is none yet.
+# Cloud Storage's service agent, which the data source makes where there is none yet: it encrypts with the key, and it publishes
+# events of objects.
 data "google_storage_project_service_account" "this" {
-  count = var.kms_key == null ? 0 : 1
+  count = var.kms_key != null || local.storage_events ? 1 : 0
 
   project = var.project
 

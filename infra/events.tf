@@ -7,6 +7,8 @@ locals {
   # A message is delivered again after 10 minutes at most, and has to outlast a run that goes on: see docs/cloud-run-service.md.
   run_seconds       = var.dispatch ? var.timeout_seconds : 3600
   delivery_attempts = min(100, max(20, ceil(local.run_seconds / 600) + 12))
+
+  storage_events = startswith(try(var.eventarc.filters["type"], ""), "google.cloud.storage.")
 }
 
 # How each run ended. A topic without a subscription keeps nothing and costs nothing.
@@ -154,11 +156,11 @@ resource "google_project_iam_member" "event_receiver" {
 }
 
 resource "google_project_iam_member" "storage_events" {
-  count = startswith(try(var.eventarc.filters["type"], ""), "google.cloud.storage.") ? 1 : 0
+  count = local.storage_events ? 1 : 0
 
   project = var.project
   role    = "roles/pubsub.publisher"
-  member  = "serviceAccount:service-${data.google_project.this.number}@gs-project-accounts.iam.gserviceaccount.com"
+  member  = "serviceAccount:${data.google_storage_project_service_account.this[0].email_address}"
 }
 
 resource "google_eventarc_trigger" "events" {
