@@ -29,8 +29,8 @@ locals {
     var.kms_key == null ? [] : ["cloudkms.googleapis.com"],
     length(var.secrets) == 0 ? [] : ["secretmanager.googleapis.com"],
     var.eventarc == null ? [] : ["eventarc.googleapis.com"],
-    local.data_network ? ["compute.googleapis.com"] : [],
   )
+
   data_network = try(var.data.network, null) != null || try(var.data.subnetwork, null) != null
 }
 

@@ -360,7 +360,7 @@ variable "eventarc" {
 # Alerts
 
 variable "alert_emails" {
-  description = "Addresses to which alerts are sent."
+  description = "Addresses to which alerts are sent. Without one, and without `alert_topic`, nobody is told."
   type        = set(string)
   default     = []
 

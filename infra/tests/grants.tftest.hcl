@@ -60,6 +60,11 @@ run "grants" {
     error_message = "An account may create what it must not, or not what it has to."
   }
 
+  assert {
+    condition     = alltrue([for grant in google_storage_bucket_iam_member.create : grant.role == "roles/storage.objectCreator"])
+    error_message = "An account may do more than create."
+  }
+
   # A listing is asked of the bucket, and vault.json has no condition that it could fulfil.
   assert {
     condition = alltrue([
