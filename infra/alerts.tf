@@ -1,4 +1,4 @@
-# Who is told when any of it stops. docs/operate.md says what to do about each.
+# Alerts for when any of it stops. docs/operate.md says what to do about each.
 #
 #   age            the newest good snapshot is too old, or nothing looks how old it is
 #   run            a run did not end complete: the log says why
@@ -80,8 +80,10 @@ resource "google_monitoring_alert_policy" "age" {
       filter          = "${local.executions} AND ${local.age_job} AND metric.labels.result = \"failed\""
       comparison      = "COMPARISON_GT"
       threshold_value = 0
-      duration        = "0s"
-      # Over two hours, so that what fails every hour is one incident.
+      # Over two hours, so that a check that fails every hour is one incident. It closes when none has failed for so long: nothing is
+      # written of a failure that did not happen, and without the next two lines the incident would stay open for a week.
+      duration                = "60s"
+      evaluation_missing_data = "EVALUATION_MISSING_DATA_INACTIVE"
       aggregations {
         alignment_period     = "7200s"
         per_series_aligner   = "ALIGN_SUM"
@@ -106,9 +108,9 @@ resource "google_monitoring_alert_policy" "age" {
   documentation {
     mime_type = "text/markdown"
     content   = <<-EOT
-      Backups of `${local.vault}` have stopped, or the job `${google_cloud_run_v2_job.job["age"].name}` that looks has. What is in
-      the vault is safe. `lastgood list --vault ${local.vault}` shows what there is; then see whether Cloud Scheduler still starts
-      the jobs, and what the last backup logged.
+      Backups of `${local.vault}` have stopped, or the job `${google_cloud_run_v2_job.job["age"].name}` that looks has. The
+      snapshots in the vault are safe. `lastgood list --vault ${local.vault}` shows what there is; then see whether Cloud
+      Scheduler still starts the jobs, and what the last backup logged.
     EOT
   }
 }
@@ -167,9 +169,11 @@ resource "google_monitoring_alert_policy" "execution" {
       ])})"
       comparison      = "COMPARISON_GT"
       threshold_value = 0
-      duration        = "0s"
+      # An incident closes a day after the last failure.
+      duration                = "60s"
+      evaluation_missing_data = "EVALUATION_MISSING_DATA_INACTIVE"
       aggregations {
-        alignment_period     = "300s"
+        alignment_period     = "86400s"
         per_series_aligner   = "ALIGN_SUM"
         cross_series_reducer = "REDUCE_SUM"
         group_by_fields      = ["resource.labels.job_name"]

@@ -29,7 +29,7 @@ resource "google_storage_bucket" "vault" {
   uniform_bucket_level_access = true
   public_access_prevention    = "enforced"
 
-  # What is deleted, by whomever, can be had back for 30 days. Versions would keep nothing more: no object is overwritten.
+  # A deleted object can be had back for 30 days, whoever deleted it. Versions would keep nothing more: no object is overwritten.
   soft_delete_policy {
     retention_duration_seconds = 30 * 24 * 60 * 60
   }
@@ -97,12 +97,15 @@ resource "google_storage_bucket" "vault" {
     prevent_destroy = true
 
     postcondition {
+      # The folders are named once more, so that no other one gets into short_lived.
       condition = alltrue([
         for rule in self.lifecycle_rule :
-        try(one(rule.condition).days_since_custom_time, null) != null && try(one(rule.condition).days_since_custom_time >= 7, false) ||
-        try(one(rule.condition).age >= 31, false) && length(coalesce(one(rule.condition).matches_prefix, [])) > 0 && alltrue([
-          for prefix in coalesce(one(rule.condition).matches_prefix, []) :
-          contains([for folder in ["claims", "runs", "checkpoints"] : "${var.prefix}/${folder}/"], prefix)
+        try(one(rule.condition).days_since_custom_time >= 7, false) || alltrue([
+          try(one(rule.condition).age >= 31, false),
+          try(length(one(rule.condition).matches_prefix) > 0, false),
+          try(length(setsubtract(
+            one(rule.condition).matches_prefix, formatlist("${var.prefix}/%s/", ["claims", "runs", "checkpoints"])
+          )) == 0, false),
         ])
         if one(rule.action).type == "Delete"
       ])
@@ -113,7 +116,7 @@ resource "google_storage_bucket" "vault" {
     }
   }
 
-  depends_on = [google_kms_crypto_key_iam_member.storage]
+  depends_on = [google_kms_crypto_key_iam_member.storage, google_project_service.needed]
 }
 
 # Cloud Storage's service agent, which the data source makes where there is none yet: it encrypts with the key, and it publishes

@@ -121,7 +121,7 @@ resource "google_cloud_run_v2_job" "job" {
     }
   }
 
-  # Who starts it finds what it needs.
+  # A job that is started at once finds its grants.
   depends_on = [
     google_secret_manager_secret_iam_member.environment,
     google_storage_bucket_iam_member.create,

@@ -1,7 +1,7 @@
 # Numbers from the log, a dashboard that shows them, and logs of who read and wrote objects.
 
 locals {
-  # What a log line tells becomes a metric: logging.googleapis.com/user/NAME-KEY.
+  # Metrics from lines of the log: logging.googleapis.com/user/NAME-KEY.
   log_metrics = {
     runs = {
       about = "Runs that ended, by action and result.", filter = local.run_line, value = null, unit = "1"
@@ -126,7 +126,7 @@ resource "google_monitoring_dashboard" "vault" {
   depends_on = [google_logging_metric.log]
 }
 
-# Who reads and writes objects. Google knows this switch for a project's Cloud Storage as a whole, and not for a bucket; what is
+# Logs of who reads and writes objects. Google knows this switch for a project's Cloud Storage as a whole, and not for a bucket; what is
 # set here takes the place of what was set for Cloud Storage before.
 # https://docs.cloud.google.com/logging/docs/audit/configure-data-access
 resource "google_project_iam_audit_config" "storage" {

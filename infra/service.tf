@@ -88,8 +88,8 @@ resource "google_cloud_run_v2_service" "events" {
           content {
             bucket    = gcs.value
             read_only = true
-            # An instance lives long. What it remembers of files, for a minute by default, would hide from a snapshot what the app
-            # wrote just before the event.
+            # An instance lives long. Its memory of files, a minute long by default, would hide from a snapshot what the app wrote just
+            # before the event.
             mount_options = concat(["metadata-cache-ttl-secs=0"], volumes.value.mount_options)
           }
         }

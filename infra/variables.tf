@@ -137,7 +137,7 @@ variable "storage_classes" {
 
 variable "data" {
   description = <<-EOT
-    What is mounted at /app/data. Either `bucket`, by Cloud Storage FUSE, with `mount_options` such as `["only-dir=app"]`; or `nfs`,
+    The data: a bucket or an NFS share that is mounted at /app/data. Either `bucket`, by Cloud Storage FUSE, with `mount_options` such as `["only-dir=app"]`; or `nfs`,
     with `network` and `subnetwork` from which the server is reached. Without it nothing is mounted: the image has to bring the data.
   EOT
   type = object({
@@ -398,7 +398,7 @@ variable "max_age" {
 variable "data_access_logs" {
   description = <<-EOT
     Logs who reads and writes objects. Google has this switch for all buckets of a project together, and bills the logs by size. Set
-    it in one instance of this module per project. What was set for Cloud Storage before is replaced.
+    it in one instance of this module per project. It replaces what was set for Cloud Storage before.
   EOT
   type        = bool
   default     = false

@@ -39,7 +39,7 @@ GRANTING_NOTHING = {
     "google_service_account",
     "google_storage_bucket",
 }
-# Those that grant a role to one member and leave other grants alone, and what they are on.
+# The types that grant a role to one member and leave other grants alone, and the argument that names the resource.
 GRANTING = {
     "google_cloud_run_v2_job_iam_member": "name",
     "google_cloud_run_v2_service_iam_member": "name",
@@ -63,7 +63,7 @@ TO_AGENTS = {
     "google_service_account_iam_member.push_token",
 }
 
-# Who may do what in the vault: by account and permission the folders below the prefix. All else is refused.
+# The table of rights in the vault: by account and permission the folders below the prefix. All else is refused.
 EVERYWHERE = object()
 READ = {"storage.objects.get": EVERYWHERE, "storage.objects.list": EVERYWHERE}
 MAY = {
@@ -99,7 +99,7 @@ PERMISSIONS = [
     "storage.buckets.delete",
     "storage.buckets.setIamPolicy",
 ]
-# What else an account is granted: the account, the role, and the type of the grant.
+# The grants beside it: the account, the role, and the type of the grant.
 BESIDES = {
     ("writer", "roles/storage.objectViewer", "google_storage_bucket_iam_member"),  # the data
     ("dispatcher", "roles/storage.objectViewer", "google_storage_bucket_iam_member"),
@@ -245,7 +245,7 @@ def who_may(plan, in_examples=False):
                 yield f"{who} is granted {role} on the vault"
             if not on_vault and who in MAY and (who, role, type_) not in BESIDES:
                 yield f"{who} is granted {role} on {resource}"
-        # What a vault or its data could be lost by is looked for by permission, whatever the role is called.
+        # Permissions by which a vault or its data could be lost are looked for one by one, whatever the role is called.
         for permission in filter(NEVER.search, permissions):
             release = on_vault and permission == "storage.objects.update" and expression is not None
             data = type_ == "google_storage_bucket_iam_member" and not on_vault

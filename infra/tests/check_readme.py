@@ -105,6 +105,16 @@ def check_names():
     for alert in re.findall(r'^resource "google_monitoring_alert_policy" "(\w+)"', (INFRA / "alerts.tf").read_text(), re.M):
         if f"`{alert}`" not in text:
             yield f"README.md does not name the alert {alert}"
+    # The accounts and the lifecycle rules, as the tables tell them.
+    identities, bucket = (INFRA / "identities.tf").read_text(), (INFRA / "bucket.tf").read_text()
+    creates = re.search(r"^  creates = {\n(.*?)^  }$", identities, re.M | re.S)[1]
+    for account, folders in re.findall(r"^      (\w+) += \[(.*)\]$", creates, re.M):
+        folders = " ".join(re.findall(r"\w+", folders))
+        if not re.search(rf"^\| {account} \| reads; creates below `{folders}`", text, re.M):
+            yield f"README.md does not tell that {account} creates below {folders}"
+    for folder, days in re.findall(r"^    (\w+) += (\d+)", re.search(r"short_lived = {\n(.*?)^  }$", bucket, re.M | re.S)[1], re.M):
+        if f"| `{folder}/` | after {days} days |" not in text:
+            yield f"README.md does not tell that {folder}/ is deleted after {days} days"
     for file in sorted(INFRA.glob("*.tf")):
         if file.name != "main.tf" and file.name not in (INFRA / "main.tf").read_text() + "variables.tf outputs.tf versions.tf":
             yield f"main.tf does not tell what {file.name} is about"

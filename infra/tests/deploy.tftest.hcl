@@ -1,4 +1,4 @@
-# What runs, when, as whom, and who is told.
+# The jobs, their schedules, the service, the alerts, and the commands of the outputs.
 
 mock_provider "google" {
   source          = "./tests/mocks"
@@ -38,7 +38,7 @@ run "jobs" {
     error_message = "The jobs are not what they have to be."
   }
 
-  # What is accepted would be hidden: a run that is not complete has to fail its execution.
+  # A result that is accepted would be hidden: a run that is not complete has to fail its execution.
   assert {
     condition = alltrue([
       for job in google_cloud_run_v2_job.job : alltrue([
@@ -233,6 +233,7 @@ run "alerts" {
     condition = alltrue([
       strcontains(google_monitoring_alert_policy.age.conditions[0].condition_threshold[0].filter, "resource.labels.job_name = \"shop-age\""),
       strcontains(google_monitoring_alert_policy.age.conditions[0].condition_threshold[0].filter, "metric.labels.result = \"failed\""),
+      google_monitoring_alert_policy.age.conditions[0].condition_threshold[0].evaluation_missing_data == "EVALUATION_MISSING_DATA_INACTIVE",
       google_monitoring_alert_policy.age.conditions[1].condition_absent[0].duration == "10800s",
       strcontains(google_monitoring_alert_policy.age.conditions[1].condition_absent[0].filter, "resource.labels.job_name = \"shop-age\""),
       strcontains(google_monitoring_alert_policy.run.conditions[0].condition_matched_log[0].filter, "jsonPayload.result != \"complete\""),

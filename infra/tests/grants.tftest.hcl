@@ -1,4 +1,4 @@
-# Who may do what. check_plans.py does this for every plan and all permissions; here is what matters most.
+# Grants. check_plans.py goes through those of every plan, with all permissions; here is the part that matters most.
 
 mock_provider "google" {
   source          = "./tests/mocks"

@@ -1,4 +1,4 @@
-"""What Google's roles allow, and what a condition of this module's grants means."""
+"""The permissions of Google's roles, and the meaning of a condition in this module's grants."""
 
 import re
 

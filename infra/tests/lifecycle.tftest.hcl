@@ -1,4 +1,4 @@
-# What is deleted, and when, with all variables at their extremes. check_plans.py goes through every Delete rule of every plan here.
+# The bucket and its lifecycle rules, with all variables at their extremes. check_plans.py goes through every Delete rule of each plan.
 
 mock_provider "google" {
   source          = "./tests/mocks"

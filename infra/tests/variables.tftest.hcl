@@ -1,5 +1,5 @@
-# Values that are refused. Each variable in expect_failures has to fail, or the run does. What is judged together with another
-# variable has a run of its own: Terraform does not look at it when the other one is wrong.
+# Values that are refused. Each variable in expect_failures has to fail, or the run does. A variable that is judged
+# together with another one has a run of its own: Terraform does not look at it when the other one is wrong.
 
 mock_provider "google" {
   source          = "./tests/mocks"

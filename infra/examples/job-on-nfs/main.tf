@@ -40,7 +40,7 @@ module "vault" {
   dispatch        = true
   restore_job     = true
 
-  # What is seldom read again may cost less: see the arithmetic in the description of storage_classes.
+  # Packs that are seldom read may cost less: see the arithmetic in the description of storage_classes.
   storage_classes = [{ class = "NEARLINE", age_days = 60 }]
   alert_emails    = ["ops@example.com"]
 }

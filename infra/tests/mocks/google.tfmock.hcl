@@ -1,5 +1,5 @@
-# What Google would tell of the resources once they are there. With it the members of grants are known in a plan, and the tests
-# read from it who is granted what.
+# Values that Google would tell of the resources once they are there. With these, the members of grants are known in a plan, and the
+# tests read from it who is granted what.
 
 override_data {
   target = data.google_project.this
