@@ -92,10 +92,20 @@ run "grants" {
     error_message = "An account may do more with the data than it has to."
   }
 
+  # The terms are all that a condition has, with `||` between them.
+  assert {
+    condition = alltrue([
+      for grant in concat(values(google_storage_bucket_iam_member.create), [google_storage_bucket_iam_member.release]) :
+      replace(grant.condition[0].expression, "/resource\\.name\\.startsWith\\(\"[^\"]*\"\\)( \\|\\| )?/", "") == ""
+    ])
+    error_message = "A condition has something else in it than names."
+  }
+
   # IAM takes no more operators in a condition.
   assert {
     condition = alltrue([
-      for expression in values(local.below) : length(split(" || ", expression)) <= 13
+      for grant in concat(values(google_storage_bucket_iam_member.create), [google_storage_bucket_iam_member.release]) :
+      length(split(" || ", grant.condition[0].expression)) <= 13
     ])
     error_message = "A condition has more than 12 operators."
   }
