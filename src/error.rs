@@ -234,6 +234,12 @@ impl Error {
         self
     }
 
+    /// Gives it another meaning for the caller; its code stays.
+    pub fn with_kind(mut self, kind: Kind) -> Self {
+        self.kind = kind;
+        self
+    }
+
     /// Notes that it was the vault's store that failed or refused.
     pub fn from_store(mut self) -> Self {
         self.of_store = true;

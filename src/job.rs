@@ -203,7 +203,7 @@ fn reported(
     }
     let stored = store(&mut report, ended, vaults);
     let stored = stored
-        .inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not stored: {}", why.what())))
+        .inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not stored: {}", why.what_with_code())))
         .ok();
     log(&report, began.elapsed().as_secs_f64());
     FinishedJob { report, stored, error, reason, notify, start: PingStart::default(), ended }

@@ -213,7 +213,10 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
         };
         let text = why.to_string();
         // Below the message there are a tip, if clap has one, and the usage.
-        let (message, rest) = text.trim_end().split_once("\n\n").unwrap_or((text.trim_end(), ""));
+        // A value that is quoted in the message may have empty lines, too.
+        let ends = ["\n\n  tip: ", "\n\nUsage: ", "\n\nFor more information"];
+        let end = ends.iter().filter_map(|end| text.rfind(end)).min().unwrap_or(text.len());
+        let (message, rest) = (text[..end].trim_end(), &text[end..]);
         let message = message.strip_prefix("error: ").unwrap_or(message);
         let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
         console::write_error(&mut out, Kind::Usage, code.word(), message, tip);

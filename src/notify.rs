@@ -112,7 +112,11 @@ impl Notifier {
         let mut deadline = until + GRACE;
         let warn = |why: &Error| {
             let advice = why.advice().map(|advice| format!(". {advice}")).unwrap_or_default();
-            ctx.monitor.warn(&format!("how the run {} ended could not be told: {}{advice}", report.run, why.what()));
+            ctx.monitor.warn(&format!(
+                "how the run {} ended could not be told: {}{advice}",
+                report.run,
+                why.what_with_code()
+            ));
         };
         if within.is_zero() {
             return warn(

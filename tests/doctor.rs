@@ -57,7 +57,7 @@ fn snapshots_that_are_old_or_not_good() {
     std::fs::create_dir(empty.data()).unwrap();
     assert_check(&empty.json(["doctor"], 0), "directory", "warning", "empty", "volume");
     empty.run(["backup"]).ended(3);
-    assert_check(&empty.json(["doctor"], 1), "snapshots", "problem", "its only snapshot is not good", "--snapshot");
+    assert_check(&empty.json(["doctor"], 1), "snapshots", "problem", "its only snapshot is not good", "by its id");
 }
 
 #[test]

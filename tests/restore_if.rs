@@ -35,7 +35,14 @@ fn nothing_to_restore_yet_is_told_from_all_else() {
     fs::rename(world.data(), world.path("kept")).unwrap();
     fs::create_dir(world.data()).unwrap();
     world.run(["backup"]).ended(3);
-    world.run(["restore", "out"]).ended(1).says("its only snapshot is not good");
+    world.run(["restore", "out"]).ended(1).says("its only snapshot is not good").says("by its id");
+    // What cannot even be read is no choice.
+    for root in fs::read_dir(world.vault().join("snapshots")).unwrap() {
+        fs::write(root.unwrap().path(), "junk").unwrap();
+    }
+    let told = world.json(["restore", "out"], 4);
+    assert_eq!((&told["kind"], &told["code"]), (&json!("damage"), &json!("damage")), "{told}");
+    assert!(told["hint"].as_str().unwrap().contains("lastgood verify"), "{told}");
 }
 
 #[test]

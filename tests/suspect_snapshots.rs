@@ -93,7 +93,7 @@ fn another_directory_is_told_and_what_it_loses_counts() {
     fs::create_dir(world.path("third")).unwrap();
     fs::write(world.path("third/one"), "one").unwrap();
     let report = world.json(["backup", "third"], 3);
-    assert!(text(&report, "suspect").contains("in another place"), "{report}");
+    assert!(text(&report, "suspect").contains("not the directory of the last"), "{report}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::{ResultFlags, duration, label};
   # from a timer, with a report for a program
   lastgood backup --reason schedule --json
   # into the first vault that can be reached, then copied to the other
-  lastgood backup --vault gs://b/app --vault /mnt/b
+  lastgood backup --vault gs://my-state/app --vault /mnt/b
   # as a job that is run again when it fails
   lastgood backup --exit-zero-on partial,suspect
 

@@ -313,7 +313,8 @@ fn served_before(
     console: &mut Console,
 ) -> Result<ProgramOutcome> {
     let report = before.report.clone().unwrap_or_else(|| EncodedReport::bare(before.run));
-    let (stored, told) = (report.stored(), report.summary());
+    // What cannot be read of it is told as what is not known.
+    let (stored, told) = (report.stored(), report.summary().unwrap_or_default());
     let snapshot = told.snapshot.as_deref().unwrap_or("whose report is lost");
     let result = told.result.as_deref().unwrap_or("of unknown state");
     tracing::warn!(

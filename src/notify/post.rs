@@ -11,6 +11,7 @@ use crate::error::{Code, Doing, Error, Result};
 use crate::gcp::error_text::{retry_after, with_causes};
 use crate::gcp::http_client;
 use crate::retry::{Backoff, random};
+use crate::text::count_of;
 
 /// A request that is not answered within this time is repeated. Whatever it starts may take some seconds to start.
 const TRY: Duration = Duration::from_secs(10);
@@ -79,7 +80,7 @@ impl PostTarget {
         let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
         let pace = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
         let posted = runtime.block_on(async {
-            let mut tried = 0;
+            let mut tried = 0u32;
             loop {
                 let time = within.saturating_sub(began.elapsed()).min(TRY);
                 let answer = tokio::time::timeout(time, self.once(&client, content_type, body.clone())).await;
@@ -97,7 +98,11 @@ impl PostTarget {
                 if passed.saturating_add(pause) >= within {
                     let asks = after.map(|after| format!(" (it asks to wait for {} s)", after.as_secs()));
                     let asks = asks.unwrap_or_default();
-                    let why = format!("{why}{asks}; tried {tried} times in {:.1} s", passed.as_secs_f64());
+                    let why = format!(
+                        "{why}{asks}; tried {} in {:.1} s",
+                        count_of(u64::from(tried), "time"),
+                        passed.as_secs_f64()
+                    );
                     return Err(Error::unreachable(self.doing(), why));
                 }
                 tokio::time::sleep(pause).await;

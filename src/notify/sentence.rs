@@ -47,7 +47,9 @@ pub fn of(report: &Report, reason: Option<BackupReason>) -> String {
             }
         }
     }
-    text.push('.');
+    if !text.ends_with(['.', '?', '!']) {
+        text.push('.');
+    }
     if let Some(why) = not_good(report) {
         add(&mut text, format_args!(" {why}."));
     }

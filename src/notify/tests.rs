@@ -366,7 +366,7 @@ fn an_error_has_slacks_word_and_nothing_of_the_url() {
     // If the answer asks to wait for longer than there is time, it is given up at once.
     let began = Instant::now();
     let why = post("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n");
-    assert!(why.what().contains("it asks to wait for 3600 s") && why.what().contains("tried 1 times"), "{why}");
+    assert!(why.what().contains("it asks to wait for 3600 s") && why.what().contains("tried 1 time in"), "{why}");
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(!why.to_string().contains("secret"));
 }

@@ -145,7 +145,7 @@ fn check_same(sites: &[Site]) -> Result<()> {
 }
 
 fn passed_over(url: &str, why: &Error) -> String {
-    format!("the vault {url} is passed over: {}", why.what())
+    format!("the vault {url} is passed over: {}", why.what_with_code())
 }
 
 /// The error that says why each of several vaults could not serve; if there is only one, its own error.
@@ -169,21 +169,19 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
         () if is(Kind::Failed) || is(Kind::NothingYet) || failures.is_empty() => Error::failed(doing, why),
         () => Error::usage(doing, why),
     };
-    let error = match shared_code(error.kind(), &failures) {
-        Some(code) => error.with_code(code),
-        None => error,
+    // Code and hint are of one failure, and of one that has the kind that was chosen: a hint for another vault's failure would
+    // be followed in the wrong place. A code that says more than the kind is preferred.
+    let of_kind = || failures.iter().filter(|(_, why)| why.kind() == error.kind());
+    let Some((url, chosen)) =
+        of_kind().find(|(_, why)| why.code() != Code::from(why.kind())).or_else(|| of_kind().next())
+    else {
+        return error;
     };
-    match failures.iter().find_map(|(_, why)| why.advice()) {
-        Some(advice) => error.hint(advice.to_owned()),
+    let error = error.with_code(chosen.code());
+    match chosen.advice() {
+        Some(advice) => error.hint(format!("{url}: {advice}")),
         None => error,
     }
-}
-
-/// The code that all failures of a kind have in common.
-fn shared_code(kind: Kind, failures: &[SiteFailure]) -> Option<Code> {
-    let mut of_kind = failures.iter().map(|(_, why)| why).filter(|why| why.kind() == kind);
-    let first = of_kind.next()?.code();
-    of_kind.all(|why| why.code() == first).then_some(first)
 }
 
 #[cfg(test)]

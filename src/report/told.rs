@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::stored::{RunSummary, StoredReport};
 use super::{Action, Outcome, Report, ReportedError, RunId};
+use crate::error::{Error, Result};
 
 /// A report's JSON, encoded once however many are sent it, as it may have 16 MiB; and the little of it that the program itself
 /// goes by, parsed once.
@@ -62,8 +63,11 @@ impl EncodedReport {
     }
 
     /// The parts that a list shows, in the words of the program that wrote it.
-    pub fn summary(&self) -> RunSummary {
-        serde_json::from_slice(&self.json).unwrap_or_default()
+    ///
+    /// # Errors
+    /// Damage: a part is there twice.
+    pub fn summary(&self) -> Result<RunSummary> {
+        serde_json::from_slice(&self.json).map_err(|why| Error::damage("read the summary of a report", why))
     }
 
     /// What it says of its run.

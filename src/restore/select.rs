@@ -210,6 +210,15 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
     let doing = format!("find {wanted} in {}", vault.store.url());
     let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
+        Some(newest) if passed_over.iter().all(|over| over.damaged) => {
+            let why = format!(
+                "each of its snapshots ({}) is damaged; the newest is {}: {}",
+                names.len(),
+                newest.snapshot,
+                newest.why
+            );
+            Error::damage(doing, why).hint("`lastgood verify` says what is damaged, and what can still be read.")
+        }
         Some(newest) => Error::failed(
             doing,
             match names.len() {
@@ -219,7 +228,7 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
         )
         .with_code(Code::NoGoodSnapshot)
         .hint(format!(
-            "The newest is {}: {}. To use it anyway, name it: --snapshot {}",
+            "The newest is {}: {}. To use it all the same, name it by its id, {}, in place of `latest`.",
             newest.snapshot, newest.why, newest.snapshot.id
         )),
     };

@@ -397,8 +397,8 @@ impl Runner {
         };
         if ctx.stop.load(Ordering::Relaxed) && Instant::now() >= deadline && !self.stop.load(Ordering::Relaxed) {
             tracing::error!(
-                "the run {run} took longer than {:.0} s (--run-timeout) and was ended",
-                self.rules.run_timeout.as_secs_f64()
+                "the run {run} took longer than {:?} (--run-timeout) and was ended",
+                self.rules.run_timeout
             );
         }
         self.log(&ran);

@@ -181,7 +181,7 @@ pub fn failed(why: &Error) -> Reply {
         Kind::Damage => StatusCode::INTERNAL_SERVER_ERROR,
     };
     if status.is_server_error() {
-        tracing::warn!("a request is not served: {}", why.what());
+        tracing::warn!("a request is not served: {}", why.what_with_code());
     }
     let body = match why.advice() {
         Some(advice) => json!({ "error": why.what(), "code": why.word(), "hint": advice }),

@@ -336,12 +336,12 @@ impl HealthSettings {
         let backups = runs.iter().filter(|last| last.action == Action::Backup).cloned();
         let (backup, last) = (looks::last_of(backups), looks::last_of(runs.clone()));
         if let Some(last) = last.as_ref().filter(|last| last.result != Outcome::Complete) {
-            odd.push(format!("the last run, {} {}, is {}", last.action.name(), last.run, last.result));
+            odd.push(format!("the last run, {} {}, ended as {}", last.action.name(), last.run, last.result));
         }
         // A run that came after a bad backup and ended well mends nothing: a replica may stay behind, for one.
         let is_last = |backup: &LastRun| last.as_ref().is_some_and(|last| last.run == backup.run);
         let backup = backup.filter(|backup| backup.result != Outcome::Complete && !is_last(backup));
-        odd.extend(backup.map(|backup| format!("the last backup, {}, is {}", backup.run, backup.result)));
+        odd.extend(backup.map(|backup| format!("the last backup, {}, ended as {}", backup.run, backup.result)));
         let status = match (bad.is_empty(), odd.is_empty()) {
             (false, _) => Status::Unhealthy,
             (true, false) => Status::Degraded,

@@ -130,7 +130,7 @@ impl Server {
             let room = ByteBudget::new(report::AT_ONCE);
             let read = |named: &report::ReportName| {
                 let _room = room.reserve(named.size);
-                report::told(&*vault.store, &named.object).map(|report| report.summary())
+                report::told(&*vault.store, &named.object).and_then(|report| report.summary())
             };
             map_ordered(&named, ctx.parallel, read, |named, report| {
                 ctx.check("list the runs")?;
@@ -147,7 +147,10 @@ impl Server {
 
     /// `GET /runs/{id}`
     pub(super) async fn run(&self, id: &str) -> Reply {
-        let unknown = || answer::error(StatusCode::NOT_FOUND, "no run of this id is known here");
+        let unknown = || {
+            let body = json!({ "error": "no run of this id is known here", "code": Code::UnknownRun.word() });
+            answer::json(StatusCode::NOT_FOUND, &body)
+        };
         let Ok(run) = id.parse::<RunId>() else { return unknown() };
         match self.runner.progress(run) {
             Some(RunProgress::Waiting) => answer::json(StatusCode::OK, &json!({ "run": run, "status": "waiting" })),

@@ -21,6 +21,7 @@ use super::requests::{Described, PartialRead, Requests, Span};
 use super::{CONFIG, Meta, RequestCounts, Result, Store, StoreError, Traffic};
 use crate::error::Code;
 use crate::retry::{Backoff, Fault, random};
+use crate::text::count_of;
 
 /// The number of times that a whole object is read before a wrong CRC32C counts as corruption.
 const FLIPPED: u32 = 3;
@@ -72,7 +73,7 @@ impl<R: Requests> RetryStore<R> {
     /// so far.
     fn attempt<T>(&self, doing: &str, mut once: impl FnMut() -> (Result<T, Fault>, usize)) -> Result<T, RetryFailure> {
         let (mut failures, mut since, mut reached, mut tokens) = (0u32, Instant::now(), 0, 0);
-        let mut tried = 0;
+        let mut tried = 0u32;
         let other = |error| Err(RetryFailure::Other(error));
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -116,7 +117,11 @@ impl<R: Requests> RetryStore<R> {
                     Some(after) => format!(" (it asks to wait for {} s)", after.as_secs()),
                     None => String::new(),
                 };
-                let why = format!("{why}{long}; tried {} times in {:.1} s", tried, passed.as_secs_f64());
+                let why = format!(
+                    "{why}{long}; tried {} in {:.1} s",
+                    count_of(u64::from(tried), "time"),
+                    passed.as_secs_f64()
+                );
                 return other(StoreError::Unreachable { doing: doing.into(), why });
             }
             self.counters.retries.fetch_add(1, Ordering::Relaxed);

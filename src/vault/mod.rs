@@ -155,7 +155,8 @@ impl Vault {
             Ok(bytes) => VaultConfig::parse(&bytes).map(Some).map_err(|why| {
                 let is_newer = why.is_newer();
                 let error = why.while_doing("read vault.json").within(doing());
-                GetFailure::Answer(if is_newer { error } else { error.hint(put_back) })
+                // Nothing is wrong with a vault that a newer version made; only this program cannot use it.
+                GetFailure::Answer(if is_newer { error.with_kind(Kind::Failed) } else { error.hint(put_back) })
             }),
             Err(store::StoreError::NotFound { .. }) => {
                 match store.list(SNAPSHOTS).map_err(|e| GetFailure::Other(e.while_doing(doing())))?.is_empty() {

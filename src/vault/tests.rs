@@ -27,10 +27,11 @@ fn each_refusal_has_its_code() {
     assert_eq!(word(Vault::init(Box::new(store.clone()), system_random)), "already-exists");
     assert_eq!(word(vault.check_same(&other)), "different-vaults");
     let config = store.objects()[CONFIG].clone();
-    for (changed, code) in [(config.repeat(2), "damage"), (br#"{"format":2}"#.to_vec(), "newer-format")] {
+    let newer = br#"{"format":2}"#.to_vec();
+    for (changed, code, kind) in [(config.repeat(2), "damage", Kind::Damage), (newer, "newer-format", Kind::Failed)] {
         store.objects().insert(CONFIG.into(), changed);
         let why = Vault::open(Box::new(store.clone())).err().expect("an error");
-        assert_eq!((why.word(), why.kind()), (code, Kind::Damage));
+        assert_eq!((why.word(), why.kind()), (code, kind));
         assert_eq!(why.advice().is_some_and(|hint| hint.contains("Put vault.json back")), code == "damage");
     }
     store.objects().clear();

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
+use indicatif::BinaryBytes;
 
 use super::Capture;
 use crate::backup::commit::BackupRun;
@@ -244,10 +245,10 @@ impl Estimate {
         let more = found.size.saturating_sub(known.as_ref().map_or(0, |known| known.size));
         self.new = self.new.saturating_add(more);
         let free = self.free.take_if(|free| *free < self.new)?;
-        let [new, free] = [self.new, free].map(|bytes| bytes.div_ceil(1 << 20));
+        let (new, free) = (BinaryBytes(self.new), BinaryBytes(free));
         Some(format!(
-            "new files, and what others have grown by, come to {new} MiB so far, and {free} MiB are free where the vault is: \
-             unless they compress well, this backup will not fit"
+            "new files, and what others have grown by, come to {new} so far, and where the vault is {free} are free: unless they \
+             compress well, this backup will not fit"
         ))
     }
 }

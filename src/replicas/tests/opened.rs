@@ -96,3 +96,21 @@ fn the_first_vault_that_opens_is_used() {
     assert_eq!(why.kind(), Kind::Damage);
     says(&why, &["one: ", "two: "]);
 }
+
+#[test]
+fn code_and_hint_are_of_one_failure_of_the_kind_that_counts() {
+    let none = || Error::failed("open b", "no vault").with_code(Code::NoVault).hint("Make one.");
+    let full = || Error::failed("write to c", "full").with_code(Code::DiskFull).hint("Free some space.");
+    let away = || Error::unreachable("open a", "no answer");
+    let plain = || Error::failed("open d", "it failed");
+    let said = |failures: &[(&str, Error)]| {
+        let failures = failures.iter().map(|(url, why)| ((*url).to_owned(), why.clone())).collect();
+        let error = none_serves("list", failures);
+        (error.kind(), error.word(), error.advice().map(str::to_owned))
+    };
+    // Another vault's hint would be followed in the wrong place.
+    assert_eq!(said(&[("a", away()), ("b", none())]), (Kind::Unreachable, "unreachable", None));
+    assert_eq!(said(&[("b", none()), ("c", full())]), (Kind::Failed, "no-vault", Some("b: Make one.".into())));
+    assert_eq!(said(&[("d", plain()), ("c", full())]), (Kind::Failed, "disk-full", Some("c: Free some space.".into())));
+    assert_eq!(said(&[("d", plain()), ("d", plain())]), (Kind::Failed, "failed", None));
+}
