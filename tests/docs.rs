@@ -11,4 +11,5 @@ mod console;
 mod facts;
 mod links;
 mod pages;
+mod start;
 mod words;

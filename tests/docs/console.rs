@@ -171,7 +171,7 @@ fn prepare(page: &Page, world: &mut World) -> Prepared {
 }
 
 /// The files that a page shows, each in the block below `<!-- docs-test: file NAME -->`. They can be run.
-fn files_of(page: &Page) -> Vec<(String, String)> {
+pub fn files_of(page: &Page) -> Vec<(String, String)> {
     let shown = page.text.split("<!-- docs-test: file ").skip(1).map(|rest| {
         let (name, rest) = rest.split_once(" -->\n```sh\n").expect("a block of `sh` below the name of a file");
         (name.to_owned(), rest.split("```\n").next().unwrap_or_default().to_owned())
