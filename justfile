@@ -26,6 +26,10 @@ bench WORK KINDS='app,files,sqlite' TOOLS='tarzstd,restic,rustic,borg,conserve,l
     for kind in $(echo {{ KINDS }} | tr , ' '); do [ -d {{ WORK }}/$kind ] || benches/make_data.py $kind {{ WORK }}/$kind; done
     SCRATCH={{ WORK }} benches/peers.py {{ WORK }} --kinds {{ KINDS }} --tools {{ TOOLS }} --lastgood target/release/lastgood
 
+# Builds the image of the Dockerfile without a registry, and tries it, as root: just image --profile release
+image *ARGS:
+    .ci/image {{ ARGS }}
+
 # Builds the documentation of the library.
 docs:
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
