@@ -164,8 +164,9 @@ pub enum Command {
   lastgood restore --snapshot 2026-11-20T18:00:00Z
   # only some of it, somewhere else
   lastgood restore /tmp/look --path uploads
-  # before an app starts; exit code 5 means that there is no snapshot yet
-  lastgood restore --if-missing || [ $? = 5 ]
+  # before an app starts: 3 is an older snapshot or one without some entries,
+  # and 5 is that there is no snapshot yet
+  lastgood restore --if-missing; case $? in 0|3|5) ;; *) exit 1 ;; esac
 
 With several vaults, the snapshot comes from the first one that has a good snapshot that fits and can give it back. Where all \
 have it damaged, and it was not named by its id, the newest older good snapshot that is whole is restored in its place (exit \

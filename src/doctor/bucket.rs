@@ -15,6 +15,7 @@ use super::vault;
 use crate::gcp::cloud::Cloud;
 use crate::gcp::credentials::{self, CredentialSource};
 use crate::gcp::error_text;
+use crate::gcp::http_client::origin;
 use crate::retry::{Backoff, Fault};
 use crate::store::gcs::{GcsBucket, RequestTimeouts};
 use crate::store::requests::Requests;
@@ -76,7 +77,7 @@ pub fn check_bucket(input: &BucketCheckInput, recorder: &CheckRecorder, stop: &A
         recorder.add(failed);
         return skip_rest("the bucket cannot be reached");
     }
-    recorder.add(DoctorCheck::ok("network", format!("{} answers", input.cloud.base())));
+    recorder.add(DoctorCheck::ok("network", format!("{} answers", origin(input.cloud.base()))));
     recorder.add(clock(bucket.ahead(), bucket.time().err()));
     if !usable {
         return skip_rest("there are no credentials that can be used");
@@ -223,7 +224,7 @@ fn network(input: &BucketCheckInput, bucket: &GcsBucket) -> Option<DoctorCheck> 
         return Some(DoctorCheck::problem("network", why).advice(hint));
     }
     let NetworkProblem { found, advice } =
-        network_problem(&why, input.cloud.base(), input.cloud.emulator.is_some(), input.proxy.as_ref());
+        network_problem(&why, &origin(input.cloud.base()), input.cloud.emulator.is_some(), input.proxy.as_ref());
     Some(DoctorCheck::problem("network", found).advice(advice))
 }
 
@@ -308,7 +309,7 @@ fn unlisted(input: &BucketCheckInput, fault: Fault, found: &CredentialSource) ->
     }
     if let Fault::Passing { why, .. } = &fault {
         let NetworkProblem { found, advice } =
-            network_problem(why, input.cloud.base(), input.cloud.emulator.is_some(), input.proxy.as_ref());
+            network_problem(why, &origin(input.cloud.base()), input.cloud.emulator.is_some(), input.proxy.as_ref());
         return (DoctorCheck::problem(name, found).advice(advice), false);
     }
     let (why, hint) = reason_and_hint(fault);

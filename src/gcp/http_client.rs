@@ -35,6 +35,12 @@ pub fn use_ring() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// Returns scheme, host and port of a URL, to be shown: what else it has may be a password.
+pub fn origin(url: &str) -> String {
+    let origin = Url::parse(url).ok().map(|url| url.origin()).filter(|origin| origin.is_tuple());
+    origin.map_or_else(|| "an address that is not a URL".into(), |origin| origin.ascii_serialization())
+}
+
 /// Whether an endpoint is on this machine.
 pub fn is_loopback(base: &str) -> bool {
     let host = Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
@@ -45,6 +51,17 @@ pub fn is_loopback(base: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_is_shown_without_what_may_be_secret() {
+        assert_eq!(
+            origin("http://user:secret@proxy.example.com:8080/path?key=secret"),
+            "http://proxy.example.com:8080"
+        );
+        for odd in ["secret", "secret:secret@host", "file:///secret", ""] {
+            assert!(!origin(odd).contains("secret"), "{odd}: {}", origin(odd));
+        }
+    }
 
     #[test]
     fn what_is_on_this_machine() {

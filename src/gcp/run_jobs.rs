@@ -113,11 +113,15 @@ impl Starter {
     pub fn new(target: Target, cloud: &Cloud) -> Result<Self> {
         let doing = || format!("start the job {target}");
         let base = cloud.run_endpoint.clone().unwrap_or_else(|| GOOGLE.into());
-        let url = Url::parse(&base)
-            .map_err(|why| Error::usage(doing(), format!("{base}: {why}")).with_code(Code::BadSetting))?;
+        let url = Url::parse(&base).map_err(|why| {
+            Error::usage(doing(), format!("the endpoint is not a URL: {why}")).with_code(Code::BadSetting)
+        })?;
         let plain = url.scheme() == "http" && http_client::is_loopback(&base);
         if url.scheme() != "https" && !plain {
-            let why = format!("the endpoint {base} is not encrypted: others could read the credentials on the way");
+            let why = format!(
+                "the endpoint {} is not encrypted: others could read the credentials on the way",
+                http_client::origin(&base)
+            );
             return Err(Error::usage(doing(), why)
                 .with_code(Code::BadSetting)
                 .hint("Let LASTGOOD_RUN_ENDPOINT begin with https://, or unset it."));

@@ -443,7 +443,7 @@ mod tests {
             (fine().0, fine().1, Some(run(Outcome::Suspect)), "suspect"),
             (stale, fine().1, None, "not all could be read"),
             (fine().0, fine().1, Some(LastRun { finished: at(-600), ..run(Outcome::Complete) }), "ahead of the clock"),
-            (behind, fine().1, Some(verified), "the last backup, 0101010101010101, is incomplete-copies"),
+            (behind, fine().1, Some(verified), "the last backup, 0101010101010101, ended as incomplete-copies"),
         ] {
             let told = judge(vaults, seen, last);
             assert!(told.0 == "degraded" && told.1.contains(why), "{told:?}");

@@ -113,7 +113,10 @@ impl GcsBucket {
         let client =
             http_client::client(&base, doing, |client| client.connect_timeout(limits.stall).tcp_nodelay(true))?;
         if plain && cloud.emulator.is_none() && !http_client::is_loopback(&base) {
-            let why = format!("the endpoint {base} is not encrypted: others could read the credentials on the way");
+            let why = format!(
+                "the endpoint {} is not encrypted: others could read the credentials on the way",
+                http_client::origin(&base)
+            );
             return Err(Error::usage(doing(), why).with_code(Code::BadSetting).hint("Give an https:// endpoint."));
         }
         let credentials = Authenticator::new(cloud, Scope::Storage).map_err(|fault| fault.while_doing(doing()))?;
