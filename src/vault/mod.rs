@@ -189,7 +189,10 @@ impl Vault {
         };
         Error::failed(format!("open the vault {url}"), "there is no vault (no vault.json)")
             .with_code(Code::NoVault)
-            .hint(format!("{check} `lastgood init --vault {}` makes a new, empty vault there.", argument(&url)))
+            .hint(format!(
+                "{check} `lastgood init --vault {}` makes a new, empty vault there, as does `lastgood backup --init`.",
+                argument(&url)
+            ))
     }
 
     /// Refuses to make a vault among other things: the address may be wrong, or a vault may have lost its `vault.json`.

@@ -56,7 +56,7 @@ fn an_empty_or_halved_directory_is_suspect_and_no_parent() {
     }
     let other = world.backup();
     assert_eq!(other.state, SnapshotState::Suspect);
-    assert!(other.suspect.unwrap().contains("in another place"));
+    assert!(other.suspect.unwrap().contains("not the directory of the last"));
     // Its content is sent once.
     let again = world.backup();
     assert_eq!((again.state, again.read_bytes < 100_000), (SnapshotState::Suspect, true));

@@ -10,7 +10,7 @@ fn snapshots_are_found_by_word_id_and_time() {
     let partial = sample.commit(SnapshotState::Partial);
     let said = select::find(&sample.vault, "latest").unwrap_err();
     assert_eq!((said.kind(), said.word()), (Kind::Failed, "no-good-snapshot"));
-    assert!(said.to_string().contains(&format!("--snapshot {}", partial.id)), "{said}");
+    assert!(said.to_string().contains(&format!("by its id, {}", partial.id)), "{said}");
     let good = sample.commit(SnapshotState::Complete);
     let suspect = sample.commit(SnapshotState::Suspect);
     let find = |spec: &str| select::find(&sample.vault, spec).map(|(name, _)| name);

@@ -235,7 +235,7 @@ fn a_store_that_asks_for_a_pause_gets_it() {
 
     let too_long = store([after(60_000)]);
     let said = too_long.get("a", 5).unwrap_err().to_string();
-    assert!(said.contains("it asks to wait for 60 s") && said.contains("tried 1 times"), "{said}");
+    assert!(said.contains("it asks to wait for 60 s") && said.contains("tried 1 time in"), "{said}");
 }
 
 #[test]
