@@ -110,7 +110,7 @@ resource "google_monitoring_alert_policy" "age" {
     content   = <<-EOT
       Backups of `${local.vault}` have stopped, or the job `${google_cloud_run_v2_job.job["age"].name}` that looks has. The
       snapshots in the vault are safe. `lastgood list --vault ${local.vault}` shows what there is; then see whether Cloud
-      Scheduler still starts the jobs, and what the last backup logged.
+      Scheduler still starts the jobs, and what the last backup logged. More: docs/operate.md#age
     EOT
   }
 }
@@ -148,7 +148,10 @@ resource "google_monitoring_alert_policy" "run" {
 
   documentation {
     mime_type = "text/markdown"
-    content   = "`lastgood runs RUN --vault ${local.vault}` shows the run's report in full. The snapshots before it are as they were."
+    content   = <<-EOT
+      `lastgood runs RUN --vault ${local.vault}` shows the run's report in full. The snapshots before it are as they were. What to do
+      about each result: docs/operate.md#run
+    EOT
   }
 
   depends_on = [google_project_service.needed]
@@ -186,6 +189,7 @@ resource "google_monitoring_alert_policy" "execution" {
     content   = <<-EOT
       If the alert "a run is not complete" came, too, that one says why. If it did not, the run was killed: by its time limit
       (`timeout_seconds`) or for want of memory (`memory`). `gcloud run jobs executions list --region=${var.region}` shows which.
+      More: docs/operate.md#execution
     EOT
   }
 }
@@ -222,6 +226,7 @@ resource "google_monitoring_alert_policy" "dead_letters" {
     content   = <<-EOT
       Each was delivered ${local.delivery_attempts} times in vain. Read them, take a backup, and take them away:
       `gcloud pubsub subscriptions pull ${google_pubsub_subscription.dead[0].name} --project=${var.project} --limit=100 --auto-ack`
+      More: docs/operate.md#dead_letters
     EOT
   }
 }

@@ -5,7 +5,8 @@
     tests/check_readme.py --write    writes the tables anew
 
 In the repository's Markdown, a block of HCL that uses the module has to set variables that exist and all that have no default;
-`module.NAME.OUTPUT` and `terraform output OUTPUT` have to be outputs.
+`module.NAME.OUTPUT` and `terraform output OUTPUT` have to be outputs, and `module.NAME.TYPE.RESOURCE` a resource. docs/operate.md
+says what to do about each alert, and the pages that the module's files name exist, with the heading that is named.
 """
 
 import pathlib
@@ -82,6 +83,7 @@ def check_tables(write):
 def check_names():
     known = {name: default for name, _, default, _ in variables()}
     told = {name for name, _ in outputs()}
+    resources = {pair for file in INFRA.glob("*.tf") for pair in re.findall(r'^resource "(\w+)" "(\w+)"', file.read_text(), re.M)}
     pages = [*INFRA.glob("*.md"), *REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("**/*.md")]
     for page in pages:
         text = page.read_text()
@@ -94,7 +96,10 @@ def check_names():
                 yield from (f"{where}: the module has no variable {unknown}" for unknown in sorted(used - known.keys()))
                 needed = {variable for variable, default in known.items() if default is None}
                 yield from (f"{where}: module {name} does not set {missing}" for missing in sorted(needed - used))
-        for output in re.findall(r"module\.\w+\.(\w+)|terraform output (?:-\w+ )*(\w+)", text):
+        for type_, resource in re.findall(r"module\.\w+\.(google_\w+)\.(\w+)", text):
+            if (type_, resource) not in resources:
+                yield f"{where}: the module has no resource {type_}.{resource}"
+        for output in re.findall(r"module\.\w+\.(?!google_)(\w+)|terraform output (?:-\w+ )*(\w+)", text):
             output = output[0] or output[1]
             if output not in told:
                 yield f"{where}: the module has no output {output}"
@@ -120,8 +125,32 @@ def check_names():
             yield f"main.tf does not tell what {file.name} is about"
 
 
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ +(.*)$", text, re.M)}
+
+
+def check_operate():
+    page = REPOSITORY / "docs" / "operate.md"
+    headings, text = anchors(page), page.read_text()
+    for alert in re.findall(r'^resource "google_monitoring_alert_policy" "(\w+)"', (INFRA / "alerts.tf").read_text(), re.M):
+        if alert not in headings:
+            yield f"docs/operate.md has no heading for the alert {alert}"
+        if f"| [`{alert}`](#{alert}) |" not in text:
+            yield f"docs/operate.md: the table of alerts has no row for {alert}"
+        if f"docs/operate.md#{alert}" not in (INFRA / "alerts.tf").read_text():
+            yield f"alerts.tf does not lead from the alert {alert} to docs/operate.md#{alert}"
+    for file in sorted(INFRA.glob("*.tf")):
+        for name, anchor in re.findall(r"\b(docs/[\w-]+\.md)(?:#([\w-]+))?", file.read_text()):
+            if not (REPOSITORY / name).exists():
+                yield f"{file.name} names {name}, which is not there"
+            elif anchor and anchor not in anchors(REPOSITORY / name):
+                yield f"{file.name} names {name}#{anchor}, and there is no such heading"
+
+
 def main():
-    faults = [*check_tables("--write" in sys.argv[1:]), *check_names()]
+    faults = [*check_tables("--write" in sys.argv[1:]), *check_names(), *check_operate()]
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

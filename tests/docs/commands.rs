@@ -15,8 +15,9 @@ use super::words::{self, Command};
 use crate::support::World;
 use crate::support::requirements::skipped;
 
-/// The languages that a block may be in. Blocks of the last two are output, or documents, and hold no commands.
-const LANGUAGES: [&str; 8] = ["console", "sh", "cron", "ini", "dockerfile", "text", "json", "sql"];
+/// The languages that a block may be in. Blocks of the last three are documents, or programs of others, and hold no commands.
+/// What is in a block of `hcl` is checked by `infra/tests/check_readme.py`.
+const LANGUAGES: [&str; 9] = ["console", "sh", "cron", "ini", "dockerfile", "text", "json", "sql", "hcl"];
 
 /// All commands that a page names and that are not run, each with a word where that is.
 fn named(page: &Page) -> Vec<(String, Command)> {
