@@ -215,7 +215,8 @@ impl Config {
                 .hint("Go to another one, or back to the one that has its name now: `cd \"$PWD\"`.")),
             }
         };
-        let tell = |args| results::notify(args, &place, &cloud, &env);
+        let pings = matches!(cli.command, Command::Backup(_) | Command::Dispatched(_));
+        let tell = |args| results::notify(args, pings, &place, &cloud, &env);
         let (mut exit_zero_on, mut notify) = (Vec::new(), Notifier::default());
         let unused = switches::unused(&cli.command, &env);
         let task = match cli.command {

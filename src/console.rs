@@ -26,6 +26,11 @@ impl<'t> Console<'t> {
         &mut self.out
     }
 
+    /// Whether the log on stderr is JSON.
+    pub fn json_log(&self) -> bool {
+        self.output.json_log
+    }
+
     /// Whether the user wants errors only.
     pub fn quiet(&self) -> bool {
         self.output.quiet

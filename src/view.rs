@@ -19,7 +19,7 @@ use crate::{backup, restore};
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 
-pub use self::doctor::{doctor, problems as doctor_problems};
+pub use self::doctor::{age as doctor_age, doctor, problems as doctor_problems};
 pub use self::lists::{difference, entry, list_head, listed, run, run_in_full, runs_head};
 pub use self::preview::preview;
 pub use self::verify::{verified, verify};

@@ -72,6 +72,11 @@ fn metrics_that_are_made_of_the_log_have_numbers() {
     assert_eq!(logged(verified.ended(0), "uploaded_bytes"), [] as [Value; 0]);
     let ran = world.run(["doctor", "--only", "age", "--log-format", "json"]);
     let ages = logged(ran.ended(0), "newest_good_snapshot_age_seconds");
+    assert!(ran.text().ends_with("The newest good snapshot of each vault is young enough.\n"), "{ran:?}");
+    // What fails is in the log, too: an alert is sent by it.
+    let failed = world.run(["doctor", "--only", "age", "--vault", "none", "--log-format", "json"]);
+    let messages = logged(failed.ended(1), "message");
+    assert!(messages.iter().any(|text| text.as_str().unwrap().contains("there is no vault")), "{failed:?}");
     assert!(matches!(&ages[..], [age] if age.as_f64().is_some_and(|age| (0.0..3600.0).contains(&age))), "{ran:?}");
 }
 

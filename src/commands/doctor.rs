@@ -17,9 +17,13 @@ pub fn doctor(settings: &DoctorSettings, console: &mut Console, ctx: &Context) -
         true => doctor::examine_age(settings, ctx)?,
         false => doctor::examine(settings, ctx)?,
     };
-    if console.quiet() {
+    // Whoever reads a schedule's log reads no table.
+    if console.quiet() || (settings.only_age && console.json_log()) {
         view::doctor_problems(&report).iter().for_each(|line| tracing::error!("{line}"));
     }
-    console.answer(&report, || view::doctor(&report))?;
+    console.answer(&report, || match settings.only_age {
+        true => view::doctor_age(&report),
+        false => view::doctor(&report),
+    })?;
     Ok(if report.problems == 0 { ProgramOutcome::Done } else { ProgramOutcome::Failed })
 }

@@ -10,11 +10,18 @@ use lastgood::report::RunEnvironment;
 use super::env::Env;
 use crate::cli;
 
-/// Settles whom to tell how a run ended.
+/// Settles whom to tell how a run ended; `pings` says whether the command takes backups, of which alone a dead man's switch is told:
+/// a restore, and the app that waits for it, is not to fail by a variable that does not concern it.
 ///
 /// # Errors
 /// Usage: a topic or a URL is not valid, or `--webhook-on` is given without a URL. No message shows the URL.
-pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env: &Env) -> Result<Notifier> {
+pub fn notify(
+    args: cli::ResultFlags,
+    pings: bool,
+    place: &RunEnvironment,
+    cloud: &Cloud,
+    env: &Env,
+) -> Result<Notifier> {
     let topic = match args.results_topic {
         Some(topic) => Some(topic),
         None => env.text("LASTGOOD_RESULTS_TOPIC")?,
@@ -49,7 +56,8 @@ pub fn notify(args: cli::ResultFlags, place: &RunEnvironment, cloud: &Cloud, env
     }
     let ping = match args.ping {
         Some(url) => Some(url),
-        None => env.text("LASTGOOD_PING")?,
+        None if pings => env.text("LASTGOOD_PING")?,
+        None => None,
     };
     let wrong = |why| {
         Error::usage("use the URL of --ping or LASTGOOD_PING", why)
@@ -86,6 +94,7 @@ mod tests {
             }
         }
         let ping = "https://hc-ping.com/secret";
+        assert_eq!(told("restore", &[("LASTGOOD_PING", "not a URL")]), "Nobody");
         for told in [told(&format!("backup --ping {ping}"), &[]), told("backup", &[("LASTGOOD_PING", ping)])] {
             assert!(told.contains("https://hc-ping.com") && !told.contains("secret"), "{told}");
         }
@@ -111,6 +120,7 @@ mod tests {
             ("backup --webhook-on failure", &[]),
             ("backup --ping http://example.com/secret", &[]),
             ("serve --listen 127.0.0.1:0", &[("LASTGOOD_PING", "secret")]),
+            ("backup", &[("LASTGOOD_PING", "secret")]),
         ] {
             let why = config(line, env).unwrap_err();
             assert!(why.kind() == Kind::Usage && !why.to_string().contains("secret"), "{line}: {why}");

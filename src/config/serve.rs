@@ -167,7 +167,7 @@ pub(super) fn rules(
     outside: &HostEnvironment,
 ) -> Result<Rules> {
     let init = args.taking.init;
-    let notify = results::notify(args.results, &place, cloud, env)?;
+    let notify = results::notify(args.results, true, &place, cloud, env)?;
     let mut backup = backup_options(data.clone(), vaults, args.taking, BackupReason::Manual, outside)?;
     let backups_off = switches::backups_off(env)?.then(|| switches::OFF.to_owned());
     for name in ["K_SERVICE", "RENDER_SERVICE_NAME", "FLY_APP_NAME"] {

@@ -210,13 +210,19 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
     let doing = format!("find {wanted} in {}", vault.store.url());
     let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {
         None => Error::nothing_yet(doing, "the vault has no snapshots").hint("Take one with `lastgood backup`."),
-        Some(newest) if passed_over.iter().all(|over| over.damaged) => {
-            let why = format!(
-                "each of its snapshots ({}) is damaged; the newest is {}: {}",
-                names.len(),
-                newest.snapshot,
-                newest.why
-            );
+        // Damage of the newest ones comes before what is wrong with older ones, which may be far from what was there last.
+        Some(_) if passed_over[0].damaged => {
+            let newest = &passed_over[0];
+            let damaged = passed_over.iter().filter(|over| over.damaged).count();
+            let (snapshot, why) = (newest.snapshot, &newest.why);
+            let why = match names.len() {
+                1 => format!("its only snapshot, {snapshot}, is damaged: {why}"),
+                count => {
+                    format!(
+                        "none of its {count} snapshots is good, and {damaged} of them damaged; the newest is {snapshot}: {why}"
+                    )
+                }
+            };
             Error::damage(doing, why).hint("`lastgood verify` says what is damaged, and what can still be read.")
         }
         Some(newest) => Error::failed(

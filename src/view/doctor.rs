@@ -13,6 +13,19 @@ const INDENT: usize = 11;
 
 /// Returns the whole report as text.
 pub fn doctor(report: &DoctorReport) -> String {
+    text(report, verdict(report))
+}
+
+/// Returns the report of the age alone as text.
+pub fn age(report: &DoctorReport) -> String {
+    let verdict = match report.problems {
+        0 => "The newest good snapshot of each vault is young enough.".into(),
+        _ => verdict(report),
+    };
+    text(report, verdict)
+}
+
+fn text(report: &DoctorReport, verdict: String) -> String {
     let mut text = String::new();
     let checks = report.parts.iter().flat_map(|part| &part.checks);
     let width = checks.map(|check| check.name.len()).max().unwrap_or(0);
@@ -23,7 +36,7 @@ pub fn doctor(report: &DoctorReport) -> String {
         }
         text.push('\n');
     }
-    line(&mut text, format_args!("{}", verdict(report)));
+    line(&mut text, format_args!("{verdict}"));
     text
 }
 

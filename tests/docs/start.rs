@@ -55,6 +55,29 @@ fn an_app_starts_with_an_older_snapshot_if_the_newest_is_damaged() {
 }
 
 #[test]
+fn an_app_does_not_start_when_its_container_is_stopped_during_the_restore() {
+    let world = world();
+    for n in 0..30 {
+        world.write(&format!("{n}.bin"), noise(n, 4_000_000));
+    }
+    world.backup();
+    fs::remove_dir_all(world.data()).unwrap();
+    let stop = "./start sh -c 'echo app runs' & start=$!
+        until ls -d .data.lastgood-restoring-* >/dev/null 2>&1; do kill -0 $start || break; done
+        kill -TERM $start; wait $start; echo ended with $?";
+    // On a busy machine the restore may be over before the signal comes.
+    let stopped = (0..5).find_map(|_| {
+        let ran = world.shell(stop);
+        let over = world.data().exists();
+        _ = fs::remove_dir_all(world.data());
+        (!over).then_some(ran)
+    });
+    let stopped = stopped.expect("five restores were not stopped");
+    assert_eq!(stopped.text(), "ended with 1\n", "{stopped:?}");
+    assert!(stopped.stderr.contains("[stopped]"), "{stopped:?}");
+}
+
+#[test]
 fn an_app_starts_without_a_snapshot_and_not_without_a_vault() {
     let world = world();
     let started = start(&world);
