@@ -129,11 +129,11 @@ resource "google_monitoring_alert_policy" "run" {
     display_name = "A run ended with another result than complete"
     condition_matched_log {
       filter = "${local.run_line} AND jsonPayload.result:* AND jsonPayload.result != \"complete\""
+      # Each combination of values is notified by itself, so these are words of which there are few, and no run and no text.
       label_extractors = {
         action = "EXTRACT(jsonPayload.action)"
         result = "EXTRACT(jsonPayload.result)"
-        error  = "EXTRACT(jsonPayload.error)"
-        run    = "EXTRACT(jsonPayload.run)"
+        code   = "EXTRACT(jsonPayload.code)"
       }
     }
   }

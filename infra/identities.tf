@@ -5,7 +5,8 @@
 #   writer       yes    all that a backup writes, not holds, unpins, receipts   nothing   reads the data
 #   restorer     yes    claims, runs                                            nothing   writes the data, where there is a restore job
 #   keeper       yes    holds, pins, runs, unpins                               releases  nothing: nothing runs as it yet
-#   dispatcher   yes    claims, runs                                            nothing   starts the job work, reads the data
+#   dispatcher   yes    claims, runs                                            nothing   starts the job work with arguments of its choice,
+#                                                                                         so has what the writer has; reads the data
 #   scheduler    no     nothing                                                 nothing   starts the scheduled jobs
 #   push         no     nothing                                                 nothing   calls the service
 #

@@ -7,13 +7,13 @@ locals {
       # As the writer: a pack that is found damaged is doubted in the vault, and the next backup stores its content again.
       verify = {
         args    = var.verify_read_percent == 0 ? ["verify"] : ["verify", "--read-data=${var.verify_read_percent}"]
-        account = "writer", data = "none", retries = 3
+        account = "writer", data = "none", retries = 0
       }
       # Fails when the newest good snapshot is too old, which alerts.tf waits for.
       age = { args = ["doctor", "--only=age", "--max-age=${var.max_age}"], account = "restorer", data = "none", retries = 1 }
     },
     var.dispatch ? { work = { args = ["dispatched"], account = "writer", data = "read", retries = 1 } } : {},
-    var.restore_job ? { restore = { args = ["restore", "--in-place"], account = "restorer", data = "write", retries = 1 } } : {},
+    var.restore_job ? { restore = { args = ["restore", "--in-place"], account = "restorer", data = "write", retries = 0 } } : {},
   )
 
   # The same for all that runs, so that a snapshot is of the same app whoever takes it.
@@ -42,7 +42,8 @@ resource "google_cloud_run_v2_job" "job" {
     template {
       service_account = google_service_account.account[each.value.account].email
       timeout         = each.key == "age" ? "300s" : "${var.timeout_seconds}s"
-      # A retried attempt of a run that ended makes no second one: it ends within seconds with the code of the first.
+      # A retried attempt of a backup that ended makes no second one: it ends within seconds with the code of the first. Other
+      # runs would be done again, which a restore must not be, so these are not retried.
       max_retries           = each.value.retries
       execution_environment = "EXECUTION_ENVIRONMENT_GEN2"
 

@@ -172,10 +172,12 @@ variable "environment" {
   default     = {}
 
   validation {
+    # Alerts and metrics read the log: as text, or without its notes, it would tell them nothing.
     condition = length(setintersection(keys(var.environment), [
-      "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "GOOGLE_CLOUD_PROJECT"
+      "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "LASTGOOD_CLAIM", "LASTGOOD_LOG_FORMAT",
+      "GOOGLE_CLOUD_PROJECT", "RUST_LOG"
     ])) == 0
-    error_message = "LASTGOOD_VAULT, LASTGOOD_SERVICE, LASTGOOD_RESULTS_TOPIC and GOOGLE_CLOUD_PROJECT are set by this module."
+    error_message = "LASTGOOD_VAULT, LASTGOOD_SERVICE, LASTGOOD_RESULTS_TOPIC, LASTGOOD_CLAIM, LASTGOOD_LOG_FORMAT, GOOGLE_CLOUD_PROJECT and RUST_LOG are not for the environment."
   }
 }
 
@@ -194,6 +196,13 @@ variable "secrets" {
   validation {
     condition     = length(setintersection(keys(var.secrets), keys(var.environment))) == 0
     error_message = "A variable is set in environment or in secrets, not in both."
+  }
+  validation {
+    condition = length(setintersection(keys(var.secrets), [
+      "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "LASTGOOD_CLAIM", "LASTGOOD_LOG_FORMAT",
+      "GOOGLE_CLOUD_PROJECT", "RUST_LOG"
+    ])) == 0
+    error_message = "LASTGOOD_VAULT, LASTGOOD_SERVICE, LASTGOOD_RESULTS_TOPIC, LASTGOOD_CLAIM, LASTGOOD_LOG_FORMAT, GOOGLE_CLOUD_PROJECT and RUST_LOG are not for secrets."
   }
 }
 

@@ -33,7 +33,7 @@ run "jobs" {
         args = ["backup", "--reason=schedule"], account = "writer", retries = 3, timeout = "3600s"
         data = [{ bucket = "shop-data", read_only = true }]
       }
-      verify = { args = ["verify", "--read-data=10"], account = "writer", retries = 3, timeout = "3600s", data = [] }
+      verify = { args = ["verify", "--read-data=10"], account = "writer", retries = 0, timeout = "3600s", data = [] }
     })
     error_message = "The jobs are not what they have to be."
   }

@@ -108,7 +108,7 @@ run "most" {
     readers             = ["group:ops@example.com", "user:somebody@example.com"]
     storage_classes     = [{ class = "NEARLINE", age_days = 1 }, { class = "COLDLINE", age_days = 1 }, { class = "ARCHIVE", age_days = 36500 }]
     data                = { bucket = "data", mount_options = ["only-dir=a"], network = "n", subnetwork = "s" }
-    environment         = { RUST_LOG = "debug" }
+    environment         = { LASTGOOD_WEBHOOK_ON = "failure" }
     secrets             = { LASTGOOD_WEBHOOK = "webhook", LASTGOOD_PING = "ping" }
     backup_schedule     = "* * * * *"
     verify_schedule     = "* * * * *"
