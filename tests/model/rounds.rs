@@ -27,8 +27,9 @@ use crate::restore_by_hand::script;
 /// A mistake, as the oracle describes it.
 pub type Found = Wrong;
 
-/// A file that changed so shortly before it was read is not trusted.
-const WINDOW: Duration = Duration::from_millis(20);
+/// A file that changed so shortly before it was read is not trusted. The kernel's clock for times of files goes in steps of up to 10 ms,
+/// and in larger ones on a virtual machine that is not run for a moment.
+const WINDOW: Duration = Duration::from_millis(40);
 /// A backup that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Silence after which the app goes on by itself: the engine may be waiting for it.
