@@ -54,13 +54,18 @@ resource "google_monitoring_notification_channel" "topic" {
   depends_on = [google_project_service.needed]
 }
 
-# Cloud Monitoring publishes as its own service agent, which is made with the first such channel.
+# Cloud Monitoring publishes as its own service agent, which is made with the first such channel. Other vaults of the project that
+# publish to the same topic have the same grant, and would fall silent without it: hence it stays.
 resource "google_pubsub_topic_iam_member" "alerts" {
   count = var.alert_topic == null ? 0 : 1
 
   topic  = var.alert_topic
   role   = "roles/pubsub.publisher"
   member = local.service_agent["gcp-sa-monitoring-notification"]
+
+  lifecycle {
+    prevent_destroy = true
+  }
 
   depends_on = [google_monitoring_notification_channel.topic]
 }

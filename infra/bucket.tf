@@ -129,10 +129,16 @@ data "google_storage_project_service_account" "this" {
   depends_on = [google_project_service.needed]
 }
 
+# Without this grant nobody can read an object that the key encrypted, and every vault of the project with the same key has the same
+# grant. So it outlasts a change of the key and the module itself: see docs/deploy.md#9-take-it-down.
 resource "google_kms_crypto_key_iam_member" "storage" {
   count = var.kms_key == null ? 0 : 1
 
   crypto_key_id = var.kms_key
   role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
   member        = "serviceAccount:${data.google_storage_project_service_account.this[0].email_address}"
+
+  lifecycle {
+    prevent_destroy = true
+  }
 }

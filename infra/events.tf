@@ -155,12 +155,17 @@ resource "google_project_iam_member" "event_receiver" {
   member  = google_service_account.account["push"].member
 }
 
+# Every trigger on Cloud Storage in the project needs this grant, also those that the module did not make: hence it stays.
 resource "google_project_iam_member" "storage_events" {
   count = local.storage_events ? 1 : 0
 
   project = var.project
   role    = "roles/pubsub.publisher"
   member  = "serviceAccount:${data.google_storage_project_service_account.this[0].email_address}"
+
+  lifecycle {
+    prevent_destroy = true
+  }
 }
 
 resource "google_eventarc_trigger" "events" {
