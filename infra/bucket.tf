@@ -120,13 +120,11 @@ resource "google_storage_bucket" "vault" {
 }
 
 # Cloud Storage's service agent, which the data source makes where there is none yet: it encrypts with the key, and it publishes
-# events of objects.
+# events of objects. It has no depends_on either: see the project in main.tf.
 data "google_storage_project_service_account" "this" {
   count = var.kms_key != null || local.storage_events ? 1 : 0
 
   project = var.project
-
-  depends_on = [google_project_service.needed]
 }
 
 # Without this grant nobody can read an object that the key encrypted, and every vault of the project with the same key has the same
@@ -137,6 +135,8 @@ resource "google_kms_crypto_key_iam_member" "storage" {
   crypto_key_id = var.kms_key
   role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
   member        = "serviceAccount:${data.google_storage_project_service_account.this[0].email_address}"
+
+  depends_on = [google_project_service.needed]
 
   lifecycle {
     prevent_destroy = true

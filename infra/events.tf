@@ -163,6 +163,8 @@ resource "google_project_iam_member" "storage_events" {
   role    = "roles/pubsub.publisher"
   member  = "serviceAccount:${data.google_storage_project_service_account.this[0].email_address}"
 
+  depends_on = [google_project_service.needed]
+
   lifecycle {
     prevent_destroy = true
   }

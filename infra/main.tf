@@ -44,11 +44,10 @@ resource "google_project_service" "needed" {
   disable_on_destroy = false
 }
 
-# The project's number names Google's service agents. It is asked for when the API that tells it is on.
+# The project's number names Google's service agents. This has no depends_on: with one, each change of the APIs above would hide the
+# number from the plan, and the grants of all these agents would be made again.
 data "google_project" "this" {
   project_id = var.project
-
-  depends_on = [google_project_service.needed]
 }
 
 locals {

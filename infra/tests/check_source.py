@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Checks in the module's files what no plan shows: what Terraform must not destroy.
+"""Checks in the module's files what no plan shows: what Terraform must not destroy, and that it knows data sources when it plans.
 
     tests/check_source.py
 
-Then it takes out each protection in turn, and fails if it does not notice.
+Then it spoils the files itself, a line at a time, and fails if it does not notice.
 """
 
 import pathlib
@@ -49,6 +49,8 @@ def faults(files, deploy):
     for file, text in files.items():
         for kind, type_, name, body in blocks(text):
             if kind == "data":
+                if re.search(r"\bdepends_on\b", body):
+                    yield f"{file}: data.{type_}.{name} has depends_on: a plan that changes one of these does not know what it tells"
                 continue
             why, protected = outlasts(type_, body), PROTECTED.search(body)
             if why and not protected:
@@ -64,6 +66,10 @@ def spoiled(files):
             line = text[: found.start()].count("\n") + 1
             for what, line_instead in [("is gone", ""), ("is false", "    prevent_destroy = false\n")]:
                 yield f"{file}:{line}: prevent_destroy {what}", files | {file: text[: found.start()] + line_instead + text[found.end() :]}
+        for found in re.finditer(r'^data "\w+" "\w+" {\n', text, re.M):
+            line = text[: found.start()].count("\n") + 1
+            added = "  depends_on = [google_project_service.needed]\n"
+            yield f"{file}:{line}: depends_on is added", files | {file: text[: found.end()] + added + text[found.end() :]}
 
 
 def main():
