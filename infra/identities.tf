@@ -1,10 +1,11 @@
 # The accounts, and what each may do in the vault. A stolen account destroys no backup: none may delete, none may grant, and only
-# the keeper may change what is there, by which an object can be released for deletion.
+# the keeper may change what is there, by which an object can be released for deletion. It is made only where a variable asks for it:
+# nothing runs as it yet, and an editor of the project may run something as any account.
 #
 #   account      reads  creates below these folders of the vault                changes   besides
 #   writer       yes    all that a backup writes, not holds, unpins, receipts   nothing   reads the data
 #   restorer     yes    claims, runs                                            nothing   writes the data, where there is a restore job
-#   keeper       yes    holds, pins, runs, unpins                               releases  nothing: nothing runs as it yet
+#   keeper       yes    holds, pins, runs, unpins                               releases  nothing
 #   dispatcher   yes    claims, runs                                            nothing   starts the job work with arguments of its choice,
 #                                                                                         so has what the writer has; reads the data
 #   scheduler    no     nothing                                                 nothing   starts the scheduled jobs
@@ -17,9 +18,9 @@ locals {
     {
       writer    = "Takes snapshots, and verifies them."
       restorer  = "Restores, and looks how old the newest snapshot is."
-      keeper    = "Lets old snapshots go."
       scheduler = "Starts jobs when it is time."
     },
+    var.keeper ? { keeper = "Lets old snapshots go." } : {},
     var.events ? { push = "Delivers events to the service." } : {},
     var.dispatch ? { dispatcher = "Is the service, and starts a job for each event." } : {},
   )
@@ -43,7 +44,7 @@ locals {
   # A condition on names below some folders of the vault. IAM takes at most 12 operators in a condition, 13 folders.
   # https://docs.cloud.google.com/iam/quotas
   below = {
-    for use, folders in merge(local.creates, { release = local.releases }) : use => join(" || ", [
+    for use, folders in merge(local.creates, var.keeper ? { release = local.releases } : {}) : use => join(" || ", [
       for folder in folders : "resource.name.startsWith(\"projects/_/buckets/${local.bucket}/objects/${var.prefix}/${folder}/\")"
     ])
   }
@@ -114,6 +115,8 @@ resource "google_storage_bucket_iam_member" "create" {
 
 # Release. Each predefined role that may update objects may delete them, too, or grant.
 resource "google_project_iam_custom_role" "release" {
+  count = var.keeper ? 1 : 0
+
   project     = var.project
   role_id     = "${replace(var.name, "-", "_")}_release"
   title       = "lastgood: release objects of ${var.name}"
@@ -124,8 +127,10 @@ resource "google_project_iam_custom_role" "release" {
 }
 
 resource "google_storage_bucket_iam_member" "release" {
+  count = var.keeper ? 1 : 0
+
   bucket = google_storage_bucket.vault.name
-  role   = google_project_iam_custom_role.release.name
+  role   = google_project_iam_custom_role.release[0].name
   member = google_service_account.account["keeper"].member
 
   condition {

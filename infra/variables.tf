@@ -112,6 +112,14 @@ variable "readers" {
   }
 }
 
+variable "keeper" {
+  description = <<-EOT
+    Makes the account that may release objects of the vault for deletion, and its grants. Nothing runs as it yet.
+  EOT
+  type        = bool
+  default     = false
+}
+
 variable "storage_classes" {
   description = <<-EOT
     Moves packs to colder storage classes: the class, and the age in days from which on. None by default, as it often costs more.

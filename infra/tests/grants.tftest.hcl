@@ -12,6 +12,7 @@ variables {
   image       = "europe-west1-docker.pkg.dev/my-project/images/lastgood:1"
   data        = { bucket = "shop-data" }
   dispatch    = true
+  keeper      = true
   restore_job = true
 }
 
@@ -75,10 +76,10 @@ run "grants" {
 
   assert {
     condition = alltrue([
-      google_project_iam_custom_role.release.permissions == toset(["storage.objects.update"]),
-      google_storage_bucket_iam_member.release.member == google_service_account.account["keeper"].member,
-      !strcontains(google_storage_bucket_iam_member.release.condition[0].expression, "vault.json"),
-      !strcontains(google_storage_bucket_iam_member.release.condition[0].expression, "objects/lastgood/\")"),
+      google_project_iam_custom_role.release[0].permissions == toset(["storage.objects.update"]),
+      google_storage_bucket_iam_member.release[0].member == google_service_account.account["keeper"].member,
+      !strcontains(google_storage_bucket_iam_member.release[0].condition[0].expression, "vault.json"),
+      !strcontains(google_storage_bucket_iam_member.release[0].condition[0].expression, "objects/lastgood/\")"),
     ])
     error_message = "Somebody else than the keeper may release, or the keeper may release everything."
   }
@@ -95,7 +96,7 @@ run "grants" {
   # The terms are all that a condition has, with `||` between them.
   assert {
     condition = alltrue([
-      for grant in concat(values(google_storage_bucket_iam_member.create), [google_storage_bucket_iam_member.release]) :
+      for grant in concat(values(google_storage_bucket_iam_member.create), google_storage_bucket_iam_member.release) :
       replace(grant.condition[0].expression, "/resource\\.name\\.startsWith\\(\"[^\"]*\"\\)( \\|\\| )?/", "") == ""
     ])
     error_message = "A condition has something else in it than names."
@@ -104,7 +105,7 @@ run "grants" {
   # IAM takes no more operators in a condition.
   assert {
     condition = alltrue([
-      for grant in concat(values(google_storage_bucket_iam_member.create), [google_storage_bucket_iam_member.release]) :
+      for grant in concat(values(google_storage_bucket_iam_member.create), google_storage_bucket_iam_member.release) :
       length(split(" || ", grant.condition[0].expression)) <= 13
     ])
     error_message = "A condition has more than 12 operators."
@@ -113,6 +114,26 @@ run "grants" {
   assert {
     condition     = alltrue([for grant in google_storage_bucket_iam_binding.owners : grant.members == toset(["projectOwner:my-project"])])
     error_message = "The project's editors or viewers keep the bucket."
+  }
+}
+
+# By default nothing can release an object.
+run "without_a_keeper" {
+  command = plan
+
+  variables {
+    keeper = false
+  }
+
+  assert {
+    condition = alltrue([
+      !contains(keys(google_service_account.account), "keeper"),
+      !contains(keys(google_storage_bucket_iam_member.create), "keeper"),
+      !contains(keys(google_storage_bucket_iam_member.read), "keeper"),
+      length(google_project_iam_custom_role.release) == 0,
+      length(google_storage_bucket_iam_member.release) == 0,
+    ])
+    error_message = "There is something of the keeper."
   }
 }
 

@@ -62,6 +62,7 @@ run "least" {
     location            = "EU"
     kms_key             = null
     readers             = []
+    keeper              = false
     storage_classes     = []
     data                = null
     environment         = {}
@@ -106,6 +107,7 @@ run "most" {
     location            = "NORTHAMERICA-NORTHEAST1"
     kms_key             = "projects/p/locations/l/keyRings/r/cryptoKeys/k"
     readers             = ["group:ops@example.com", "user:somebody@example.com"]
+    keeper              = true
     storage_classes     = [{ class = "NEARLINE", age_days = 1 }, { class = "COLDLINE", age_days = 1 }, { class = "ARCHIVE", age_days = 36500 }]
     data                = { bucket = "data", mount_options = ["only-dir=a"], network = "n", subnetwork = "s" }
     environment         = { LASTGOOD_WEBHOOK_ON = "failure" }
