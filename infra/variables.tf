@@ -274,6 +274,17 @@ variable "restore_job" {
   }
 }
 
+locals {
+  # In mebibytes, by the number of processors.
+  memory_limits = {
+    1 = { least = 512, most = 4 * 1024 }
+    2 = { least = 512, most = 8 * 1024 }
+    4 = { least = 2 * 1024, most = 16 * 1024 }
+    6 = { least = 4 * 1024, most = 24 * 1024 }
+    8 = { least = 4 * 1024, most = 32 * 1024 }
+  }
+}
+
 variable "cpu" {
   description = "Processors of a job's container, and of the service's."
   type        = number
@@ -286,13 +297,25 @@ variable "cpu" {
 }
 
 variable "memory" {
-  description = "Memory of a job's container, and of the service's. Cloud Storage FUSE and temporary files take theirs from it."
+  description = <<-EOT
+    Memory of a job's container, and of the service's. Cloud Storage FUSE and temporary files take theirs from it. How much it may be
+    depends on `cpu`.
+  EOT
   type        = string
   default     = "1Gi"
 
   validation {
     condition     = can(regex("^[1-9][0-9]*(Mi|Gi)$", var.memory))
     error_message = "An amount such as 512Mi or 2Gi."
+  }
+  validation {
+    # https://docs.cloud.google.com/run/docs/configuring/services/cpu; and the second generation, which runs all, takes no less than 512Mi:
+    # https://docs.cloud.google.com/run/docs/configuring/services/memory-limits
+    condition = try(alltrue([
+      for mebibytes in [tonumber(regex("^[0-9]+", var.memory)) * (endswith(var.memory, "Gi") ? 1024 : 1)] :
+      mebibytes >= local.memory_limits[var.cpu].least && mebibytes <= local.memory_limits[var.cpu].most
+    ]), true) # Where it fails, cpu or memory itself is refused.
+    error_message = "Cloud Run takes 512Mi to 4Gi with 1 CPU, 512Mi to 8Gi with 2, 2Gi to 16Gi with 4, 4Gi to 24Gi with 6, and 4Gi to 32Gi with 8."
   }
 }
 
@@ -409,6 +432,13 @@ variable "max_age" {
   validation {
     condition     = can(regex("^([1-9][0-9]*h)?([1-9][0-9]*m)?$", var.max_age)) && var.max_age != ""
     error_message = "A duration such as 26h or 1h30m."
+  }
+  validation {
+    # The program takes no longer one.
+    condition = try(sum([
+      for amount in regexall("[0-9]+[hm]", var.max_age) : tonumber(trimsuffix(trimsuffix(amount, "h"), "m")) * (endswith(amount, "h") ? 60 : 1)
+    ]) <= 876000 * 60, true) # Where it fails, it is no duration.
+    error_message = "At most 876000h, a hundred years."
   }
 }
 

@@ -73,7 +73,7 @@ run "least" {
     verify_read_percent = 0
     restore_job         = false
     cpu                 = 1
-    memory              = "1Mi"
+    memory              = "512Mi"
     timeout_seconds     = 300
     events              = false
     publishers          = []
@@ -126,7 +126,7 @@ run "most" {
     eventarc            = { filters = { type = "google.cloud.storage.object.v1.finalized", bucket = "uploads" }, location = "eu", path = "/events/verify" }
     alert_emails        = ["a@example.com", "b@example.com"]
     alert_topic         = "projects/p/topics/t"
-    max_age             = "9999h59m"
+    max_age             = "876000h"
     data_access_logs    = true
   }
 
@@ -173,5 +173,69 @@ run "prefix_like_folders" {
 
   variables {
     prefix = "packs/runs/checkpoints"
+  }
+}
+
+# The memory that Cloud Run takes with each number of processors, where least and most do not have it.
+run "most_memory_of_one_processor" {
+  command = plan
+
+  variables {
+    cpu    = 1
+    memory = "4Gi"
+  }
+}
+
+run "most_memory_of_two" {
+  command = plan
+
+  variables {
+    cpu    = 2
+    memory = "8192Mi"
+  }
+}
+
+run "least_memory_of_four" {
+  command = plan
+
+  variables {
+    cpu    = 4
+    memory = "2Gi"
+  }
+}
+
+run "most_memory_of_four" {
+  command = plan
+
+  variables {
+    cpu    = 4
+    memory = "16Gi"
+  }
+}
+
+run "least_memory_of_six" {
+  command = plan
+
+  variables {
+    cpu    = 6
+    memory = "4Gi"
+  }
+}
+
+run "most_memory_of_six" {
+  command = plan
+
+  variables {
+    cpu    = 6
+    memory = "24Gi"
+  }
+}
+
+run "least_memory_of_eight" {
+  command = plan
+
+  variables {
+    cpu    = 8
+    memory = "4096Mi"
   }
 }

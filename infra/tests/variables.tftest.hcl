@@ -87,7 +87,6 @@ run "other_values" {
     time_zone           = "CEST +1"
     verify_read_percent = 101
     cpu                 = 3
-    memory              = "1GB"
     timeout_seconds     = 10
     publishers          = ["allUsers"]
     eventarc            = { filters = {}, path = "/" }
@@ -107,7 +106,6 @@ run "other_values" {
     var.image,
     var.kms_key,
     var.max_age,
-    var.memory,
     var.name,
     var.project,
     var.publishers,
@@ -211,4 +209,110 @@ run "one_variable_from_two_places" {
     secrets     = { LASTGOOD_WEBHOOK = "webhook" }
   }
   expect_failures = [var.secrets]
+}
+
+run "memory_in_another_unit" {
+  command = plan
+  variables {
+    memory = "1GB"
+  }
+  expect_failures = [var.memory]
+}
+
+# Memory outside of what Cloud Run takes with that many processors. `least` and `most` in lifecycle.tftest.hcl are at the limits.
+run "too_little_memory_for_the_second_generation" {
+  command = plan
+  variables {
+    cpu    = 1
+    memory = "511Mi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_much_memory_for_one_processor" {
+  command = plan
+  variables {
+    cpu    = 1
+    memory = "4097Mi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_much_memory_for_two" {
+  command = plan
+  variables {
+    cpu    = 2
+    memory = "9Gi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_little_memory_for_four" {
+  command = plan
+  variables {
+    cpu    = 4
+    memory = "2047Mi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_much_memory_for_four" {
+  command = plan
+  variables {
+    cpu    = 4
+    memory = "17Gi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_little_memory_for_six" {
+  command = plan
+  variables {
+    cpu    = 6
+    memory = "3Gi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_much_memory_for_six" {
+  command = plan
+  variables {
+    cpu    = 6
+    memory = "25Gi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_little_memory_for_eight" {
+  command = plan
+  variables {
+    cpu    = 8
+    memory = "4095Mi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "too_much_memory_for_eight" {
+  command = plan
+  variables {
+    cpu    = 8
+    memory = "33Gi"
+  }
+  expect_failures = [var.memory]
+}
+
+run "an_age_that_the_program_does_not_take" {
+  command = plan
+  variables {
+    max_age = "876000h1m"
+  }
+  expect_failures = [var.max_age]
+}
+
+run "an_age_of_many_minutes" {
+  command = plan
+  variables {
+    max_age = "52560001m"
+  }
+  expect_failures = [var.max_age]
 }
