@@ -310,6 +310,15 @@ def spoiled(plan):
             other.bucket["lifecycle_rule"][index]["condition"] = [changed]
             yield text, other
 
+    # The accounts that may create have each its own folders, and none has the writer's.
+    creates = {c["index"]: c["change"]["after"] for c in plan.changes if plan.local_address(c) == "google_storage_bucket_iam_member.create"}
+    for who in creates.keys() - {"writer"}:
+        text, other = copied(f"the {who} may create what the writer may")
+        for change in other.changes:
+            if plan.local_address(change) == "google_storage_bucket_iam_member.create" and change["index"] == who:
+                change["change"]["after"]["condition"] = copy.deepcopy(creates["writer"]["condition"])
+        yield text, other
+
     vault_grants = [i for i, c in enumerate(plan.changes) if c["type"] == "google_storage_bucket_iam_member"]
     for index in vault_grants:
         after = plan.changes[index]["change"]["after"]
