@@ -32,6 +32,8 @@ locals {
   ])
 }
 
+# A channel that an alert still names cannot be deleted: it goes after the alerts were changed, which is what the lifecycle does.
+# https://github.com/hashicorp/terraform-provider-google/issues/3008
 resource "google_monitoring_notification_channel" "email" {
   for_each = var.alert_emails
 
@@ -39,6 +41,10 @@ resource "google_monitoring_notification_channel" "email" {
   display_name = "lastgood ${var.name}: ${each.key}"
   type         = "email"
   labels       = { email_address = each.key }
+
+  lifecycle {
+    create_before_destroy = true
+  }
 
   depends_on = [google_project_service.needed]
 }
@@ -50,6 +56,10 @@ resource "google_monitoring_notification_channel" "topic" {
   display_name = "lastgood ${var.name}: ${var.alert_topic}"
   type         = "pubsub"
   labels       = { topic = var.alert_topic }
+
+  lifecycle {
+    create_before_destroy = true
+  }
 
   depends_on = [google_project_service.needed]
 }
@@ -110,6 +120,17 @@ resource "google_monitoring_alert_policy" "age" {
     }
   }
 
+  # An incident is told once, however long it lasts. That there are no backups is told again every day.
+  dynamic "alert_strategy" {
+    for_each = length(local.channels) == 0 ? [] : [local.channels]
+    content {
+      notification_channel_strategy {
+        notification_channel_names = alert_strategy.value
+        renotify_interval          = "86400s"
+      }
+    }
+  }
+
   documentation {
     mime_type = "text/markdown"
     content   = <<-EOT
@@ -144,9 +165,10 @@ resource "google_monitoring_alert_policy" "run" {
   }
 
   alert_strategy {
-    # Log-match policies have to have one.
+    # Log-match policies have to have one. Google tells of no more than 20 in a day, of all kinds together: what fails again and again
+    # must not use them up. https://docs.cloud.google.com/logging/docs/alerting/log-based-incidents
     notification_rate_limit {
-      period = "3600s"
+      period = "14400s"
     }
     auto_close = "86400s"
   }

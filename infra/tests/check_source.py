@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks in the module's files what no plan shows: what Terraform must not destroy, and that it knows data sources when it plans.
+"""Checks in the module's files what no plan shows: what Terraform must not destroy, in which order, and what it knows when it plans.
 
     tests/check_source.py
 
@@ -19,7 +19,7 @@ DEPLOY = INFRA.parent / "docs" / "deploy.md"
 
 # The members of grants that are no service agents of Google's: the module's own accounts, and whom a variable names.
 OWN = re.compile(r"google_service_account\.account\[[^]]+\]\.member|each\.key")
-PROTECTED = re.compile(r"^  lifecycle {\n(?:    .*\n|\n)*?    prevent_destroy = true\n", re.M)
+LIFECYCLE = re.compile(r"^  lifecycle {\n(?:    .*\n|\n)*?    (prevent_destroy|create_before_destroy) = true\n", re.M)
 
 
 def blocks(text):
@@ -52,20 +52,23 @@ def faults(files, deploy):
                 if re.search(r"\bdepends_on\b", body):
                     yield f"{file}: data.{type_}.{name} has depends_on: a plan that changes one of these does not know what it tells"
                 continue
-            why, protected = outlasts(type_, body), PROTECTED.search(body)
+            lifecycle = LIFECYCLE.search(body)
+            why, protected = outlasts(type_, body), lifecycle and lifecycle[1] == "prevent_destroy"
             if why and not protected:
                 yield f"{file}: {type_}.{name} has no prevent_destroy: {why}"
             if protected and f"terraform state rm module.vault.{type_}.{name}" not in deploy:
                 yield f"docs/deploy.md does not say how Terraform lets go of {type_}.{name}, which it refuses to destroy"
+            if type_ == "google_monitoring_notification_channel" and not (lifecycle and lifecycle[1] == "create_before_destroy"):
+                yield f"{file}: {type_}.{name} has no create_before_destroy: it would be deleted while alerts still name it"
 
 
 def spoiled(files):
     """Yields what was done to copies of the files, and the copies: each has to be found at fault."""
     for file, text in files.items():
-        for found in re.finditer(r"^ +prevent_destroy = true\n", text, re.M):
+        for found in re.finditer(r"^ +(prevent_destroy|create_before_destroy) = true\n", text, re.M):
             line = text[: found.start()].count("\n") + 1
-            for what, line_instead in [("is gone", ""), ("is false", "    prevent_destroy = false\n")]:
-                yield f"{file}:{line}: prevent_destroy {what}", files | {file: text[: found.start()] + line_instead + text[found.end() :]}
+            for what, line_instead in [("is gone", ""), ("is false", f"    {found[1]} = false\n")]:
+                yield f"{file}:{line}: {found[1]} {what}", files | {file: text[: found.start()] + line_instead + text[found.end() :]}
         for found in re.finditer(r'^data "\w+" "\w+" {\n', text, re.M):
             line = text[: found.start()].count("\n") + 1
             added = "  depends_on = [google_project_service.needed]\n"

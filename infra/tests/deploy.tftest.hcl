@@ -249,6 +249,9 @@ run "alerts" {
   assert {
     condition = alltrue([
       google_monitoring_notification_channel.email["ops@example.com"].type == "email",
+      google_monitoring_alert_policy.age.alert_strategy[0].notification_channel_strategy[0].renotify_interval == "86400s",
+      length(google_monitoring_alert_policy.age.alert_strategy[0].notification_channel_strategy[0].notification_channel_names) == 2,
+      google_monitoring_alert_policy.run.alert_strategy[0].notification_rate_limit[0].period == "14400s",
       google_monitoring_notification_channel.topic[0].labels.topic == "projects/my-project/topics/ops",
       google_pubsub_topic_iam_member.alerts[0].topic == "projects/my-project/topics/ops",
       length(google_project_iam_audit_config.storage) == 0,
@@ -281,6 +284,7 @@ run "no_events" {
       length(google_cloud_run_v2_service.events) == 0,
       length(google_pubsub_topic.critical) == 0,
       length(google_monitoring_alert_policy.dead_letters) == 0,
+      length(google_monitoring_alert_policy.age.alert_strategy) == 0,
       !contains(keys(google_service_account.account), "push"),
       output.publish_critical == null,
     ])
