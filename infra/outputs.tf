@@ -69,3 +69,15 @@ output "publish_critical" {
     "gcloud pubsub topics publish ${topic.name} --project=${var.project} --message='${local.test_event}'"
   ])
 }
+
+# Terraform cannot say it: https://github.com/hashicorp/terraform-provider-google/issues/17701
+output "eventarc_deadline" {
+  description = "Has Eventarc wait ten minutes for the end of a backup: after each apply that makes its trigger. `null` without `eventarc`."
+  value = one([
+    for trigger in google_eventarc_trigger.events : join(" ", [
+      "gcloud pubsub subscriptions update",
+      "\"$(gcloud eventarc triggers describe ${trigger.name} --project=${var.project} --location=${trigger.location} --format='value(transport.pubsub.subscription)')\"",
+      "--project=${var.project} --ack-deadline=600 --min-retry-delay=60s --max-retry-delay=600s",
+    ])
+  ])
+}

@@ -161,6 +161,7 @@ run "events" {
       output.init == "lastgood init --vault gs://my-project-shop-vault/lastgood",
       output.publish_critical == "gcloud pubsub topics publish shop-critical --project=my-project --message='{\"message\":\"a test\",\"service\":\"shop\",\"severity\":\"CRITICAL\"}'",
       output.restore_in_place == null,
+      output.eventarc_deadline == null,
     ])
     error_message = "A command of the outputs is not ready to paste."
   }
@@ -305,6 +306,11 @@ run "eventarc" {
       google_eventarc_trigger.events[0].destination[0].cloud_run_service[0].path == "/events/backup",
       google_eventarc_trigger.events[0].service_account == google_service_account.account["push"].email,
       length(google_project_iam_member.storage_events) == 1,
+      output.eventarc_deadline == join(" ", [
+        "gcloud pubsub subscriptions update",
+        "\"$(gcloud eventarc triggers describe shop-events --project=my-project --location=europe-west1 --format='value(transport.pubsub.subscription)')\"",
+        "--project=my-project --ack-deadline=600 --min-retry-delay=60s --max-retry-delay=600s",
+      ]),
     ])
     error_message = "Events of Eventarc do not reach the service as they have to."
   }

@@ -42,6 +42,10 @@ output "publish_critical" {
   value = module.vault.publish_critical
 }
 
+output "eventarc_deadline" {
+  value = module.vault.eventarc_deadline
+}
+
 output "service_url" {
   value = module.vault.service_url
 }
