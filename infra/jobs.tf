@@ -23,6 +23,10 @@ locals {
     LASTGOOD_SERVICE       = var.name
     LASTGOOD_VAULT         = local.vault
   })
+  variables = merge(
+    { for name, value in local.environment : name => { value = value, secret = null } },
+    { for name, secret in var.secrets : name => { value = null, secret = secret } },
+  )
 }
 
 resource "google_cloud_run_v2_job" "job" {
@@ -56,20 +60,18 @@ resource "google_cloud_run_v2_job" "job" {
         }
 
         dynamic "env" {
-          for_each = local.environment
+          for_each = { for name, variable in local.variables : name => variable if each.key != "age" || variable.secret == null }
           content {
             name  = env.key
-            value = env.value
-          }
-        }
-        dynamic "env" {
-          for_each = each.key == "age" ? {} : var.secrets
-          content {
-            name = env.key
-            value_source {
-              secret_key_ref {
-                secret  = env.value
-                version = "latest"
+            value = env.value.value
+
+            dynamic "value_source" {
+              for_each = env.value.secret[*]
+              content {
+                secret_key_ref {
+                  secret  = value_source.value
+                  version = "latest"
+                }
               }
             }
           }

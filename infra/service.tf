@@ -50,20 +50,18 @@ resource "google_cloud_run_v2_service" "events" {
       }
 
       dynamic "env" {
-        for_each = local.environment
+        for_each = local.variables
         content {
           name  = env.key
-          value = env.value
-        }
-      }
-      dynamic "env" {
-        for_each = var.secrets
-        content {
-          name = env.key
-          value_source {
-            secret_key_ref {
-              secret  = env.value
-              version = "latest"
+          value = env.value.value
+
+          dynamic "value_source" {
+            for_each = env.value.secret[*]
+            content {
+              secret_key_ref {
+                secret  = value_source.value
+                version = "latest"
+              }
             }
           }
         }

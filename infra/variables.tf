@@ -174,18 +174,23 @@ variable "data" {
   }
 }
 
+locals {
+  # Variables that the module sets, or that must stay as they are: alerts and metrics read the log, and as text, or without its notes, it
+  # would tell them nothing.
+  reserved = [
+    "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "LASTGOOD_CLAIM", "LASTGOOD_LOG_FORMAT", "GOOGLE_CLOUD_PROJECT",
+    "RUST_LOG",
+  ]
+}
+
 variable "environment" {
   description = "Environment variables of all containers, such as `LASTGOOD_WEBHOOK_ON`."
   type        = map(string)
   default     = {}
 
   validation {
-    # Alerts and metrics read the log: as text, or without its notes, it would tell them nothing.
-    condition = length(setintersection(keys(var.environment), [
-      "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "LASTGOOD_CLAIM", "LASTGOOD_LOG_FORMAT",
-      "GOOGLE_CLOUD_PROJECT", "RUST_LOG"
-    ])) == 0
-    error_message = "LASTGOOD_VAULT, LASTGOOD_SERVICE, LASTGOOD_RESULTS_TOPIC, LASTGOOD_CLAIM, LASTGOOD_LOG_FORMAT, GOOGLE_CLOUD_PROJECT and RUST_LOG are not for the environment."
+    condition     = length(setintersection(keys(var.environment), local.reserved)) == 0
+    error_message = "Not for the environment: ${join(", ", local.reserved)}."
   }
 }
 
@@ -206,11 +211,8 @@ variable "secrets" {
     error_message = "A variable is set in environment or in secrets, not in both."
   }
   validation {
-    condition = length(setintersection(keys(var.secrets), [
-      "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "LASTGOOD_CLAIM", "LASTGOOD_LOG_FORMAT",
-      "GOOGLE_CLOUD_PROJECT", "RUST_LOG"
-    ])) == 0
-    error_message = "LASTGOOD_VAULT, LASTGOOD_SERVICE, LASTGOOD_RESULTS_TOPIC, LASTGOOD_CLAIM, LASTGOOD_LOG_FORMAT, GOOGLE_CLOUD_PROJECT and RUST_LOG are not for secrets."
+    condition     = length(setintersection(keys(var.secrets), local.reserved)) == 0
+    error_message = "Not for secrets: ${join(", ", local.reserved)}."
   }
 }
 

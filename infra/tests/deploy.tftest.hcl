@@ -328,3 +328,29 @@ run "logs_of_access" {
     error_message = "Reads and writes are not logged."
   }
 }
+
+# Secrets reach every container but that of the job that only looks at the age.
+run "secrets" {
+  command = plan
+
+  variables {
+    secrets = { LASTGOOD_WEBHOOK = "webhook" }
+  }
+
+  assert {
+    condition = alltrue([
+      {
+        for key, job in google_cloud_run_v2_job.job : key => [
+          for variable in job.template[0].template[0].containers[0].env : variable.value_source[0].secret_key_ref[0].secret
+          if variable.name == "LASTGOOD_WEBHOOK"
+        ]
+      } == { age = [], backup = ["webhook"], verify = ["webhook"] },
+      [
+        for variable in google_cloud_run_v2_service.events[0].template[0].containers[0].env : variable.value_source[0].secret_key_ref[0]
+        if length(variable.value_source) > 0
+      ] == [{ secret = "webhook", version = "latest" }],
+      length(google_cloud_run_v2_service.events[0].template[0].containers[0].env) == 5,
+    ])
+    error_message = "Secrets are not where they have to be."
+  }
+}

@@ -127,6 +127,14 @@ run "a_restore_to_nowhere" {
   expect_failures = [var.restore_job]
 }
 
+run "secret_in_the_place_of_the_vault" {
+  command = plan
+  variables {
+    secrets = { LASTGOOD_VAULT = "vault" }
+  }
+  expect_failures = [var.secrets]
+}
+
 run "secret_of_another_project" {
   command = plan
   variables {
