@@ -19,6 +19,11 @@ provider "google" {
   project = var.project
 }
 
+# One topic for the alerts of all vaults.
+resource "google_pubsub_topic" "alerts" {
+  name = "vault-alerts"
+}
+
 module "vault" {
   source   = "../.."
   for_each = var.apps
@@ -31,6 +36,8 @@ module "vault" {
   data = { bucket = each.value }
 
   alert_emails = ["ops@example.com"]
+  # As text, since Terraform does not know the id of a topic that it has not made yet, and has to.
+  alert_topic = "projects/${var.project}/topics/${google_pubsub_topic.alerts.name}"
 
   # The switch is the project's, so one instance turns it on.
   data_access_logs = each.key == keys(var.apps)[0]
