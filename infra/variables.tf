@@ -85,7 +85,7 @@ variable "location" {
 variable "kms_key" {
   description = <<-EOT
     A Cloud KMS key that encrypts the bucket's objects: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. It has to be in the
-    bucket's location. Whoever destroys the key destroys the backups.
+    bucket's location. Whoever destroys the key destroys the backups. How to change it: docs/operate.md#credentials.
   EOT
   type        = string
   default     = null
@@ -413,7 +413,10 @@ variable "alert_emails" {
 }
 
 variable "alert_topic" {
-  description = "A topic, `projects/P/topics/T`, to which alerts are published. It is not made here."
+  description = <<-EOT
+    A topic, `projects/P/topics/T`, to which alerts are published. It is not made here. How to change it:
+    docs/operate.md#credentials.
+  EOT
   type        = string
   default     = null
 
