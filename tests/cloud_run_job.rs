@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::cloud::server::{Fault, Point, Server, When};
+use crate::support::cloud::server::{Fault, Kind, Point, Server, When};
 use crate::support::cloud::{self, vault_in};
 use crate::support::compare::assert_same;
 use crate::support::database;
 use crate::support::requirements::{as_nobody, skipped};
 use crate::support::tree::{noise, set_mtime};
+use crate::support::webhook::{Post, Webhook};
 use crate::support::{Ran, World, id, is_root, number};
 
 /// The time that Cloud Run gives a job between SIGTERM and SIGKILL.
@@ -318,6 +319,76 @@ fn a_claim_whose_answer_was_lost_is_ones_own() {
         ran(&world, "nightly-abcde", 1, &["backup", "data"]).ended(0).says("no second one");
         assert_eq!(cloud::snapshots(&world).len(), 1);
     }
+}
+
+/// The posts to `hook` and `ping`: results that were told, and the ends of pinged paths.
+fn told(hook: &Webhook, ping: &Webhook) -> (Vec<String>, Vec<String>) {
+    let result = |post: &Post| post.json()["event"]["result"].as_str().unwrap().to_owned();
+    let end = |post: &Post| post.target.split_once('?').unwrap().0.rsplit_once('/').unwrap().1.to_owned();
+    (hook.posts().iter().map(result).collect(), ping.posts().iter().map(end).collect())
+}
+
+#[test]
+fn an_attempt_whose_claim_cannot_be_taken_is_told_as_a_run_that_failed() {
+    let (hook, ping) = (Webhook::new(&[]), Webhook::new(&[]));
+    let (server, world) = vault_in(World::with_files());
+    let world = world.with("LASTGOOD_WEBHOOK", hook.url()).with("LASTGOOD_PING", ping.url());
+    let args = ["backup", "data", "--log-format", "json", "--json"];
+    // The line by which an alert is raised.
+    let lines = |ran: &Ran| -> Vec<Value> {
+        let lines = ran.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["seconds"].is_number() && line["run"].is_string()).collect()
+    };
+    // The permission to create is held for all but claims: the report is kept.
+    server.script(When::create("claims/").always(), Fault::status(403));
+    let failed = ran(&world, "nightly-abcde", 0, &args);
+    let shown = json(failed.ended(1));
+    assert!(shown["error"].as_str().unwrap().contains("403"), "{shown}");
+    let logged = lines(&failed);
+    assert_eq!((logged.len(), &logged[0]["result"], &logged[0]["attempt"]), (1, &"failed".into(), &"0".into()));
+    assert_eq!(told(&hook, &ping), (vec!["failed".into()], vec!["fail".into()]));
+    let kept = world.json(["runs", logged[0]["run"].as_str().unwrap()], 0);
+    assert_eq!((&kept["result"], &kept["place"]["execution"]), (&"failed".into(), &"nightly-abcde".into()));
+    assert_eq!(hook.posts()[0].json()["event"]["data"], kept);
+    // Nothing at all can be created.
+    server.script(When::kind(Kind::Create).always(), Fault::status(403));
+    let failed = ran(&world, "nightly-abcde", 1, &args);
+    assert_eq!(lines(failed.ended(1)).len(), 1, "{failed:?}");
+    assert_eq!(told(&hook, &ping), (vec!["failed".into(); 2], vec!["fail".into(); 2]));
+    server.heal();
+    ran(&world, "nightly-abcde", 2, &args).ended(0);
+    assert_eq!(told(&hook, &ping).0[2..], ["complete".to_owned()]);
+    assert_eq!(cloud::snapshots(&world).len(), 1);
+}
+
+#[test]
+fn a_run_that_was_told_as_done_is_not_told_as_failed_too() {
+    let (hook, ping) = (Webhook::new(&[]), Webhook::new(&[]));
+    let (server, world) = vault_in(World::with_files());
+    server.script(When::create("runs/").always(), Fault::status(403));
+    ran(&world, "nightly-abcde", 0, &["backup", "data"]).says("is not stored");
+    server.heal();
+    // The second attempt finds the snapshot and stores its report, which cannot be read.
+    let world = world.with("LASTGOOD_WEBHOOK", hook.url()).with("LASTGOOD_PING", ping.url());
+    server.script(When::read("runs/").always(), Fault::status(403));
+    ran(&world, "nightly-abcde", 1, &["backup", "data"]).ended(0).says("no second one");
+    assert_eq!(told(&hook, &ping).0, ["complete"]);
+    assert_eq!(cloud::snapshots(&world).len(), 1);
+}
+
+#[test]
+fn an_attempt_that_finds_another_at_work_tells_nobody() {
+    let (hook, ping) = (Webhook::new(&[]), Webhook::new(&[]));
+    let (server, world) = vault_in(World::with_files());
+    server.script(When::create("snapshots/"), Fault::Stall(Point::Upload(1), Duration::from_secs(20)));
+    let mut first = spawn(attempt(&world, "nightly-abcde", 1, &["backup", "data"]));
+    wait_for(&mut first, "the claim", || server.names().iter().any(|name| name.ends_with("/1.json")));
+    let world = world.with("LASTGOOD_WEBHOOK", hook.url()).with("LASTGOOD_PING", ping.url());
+    let second = ran(&world, "nightly-abcde", 1, &["backup", "data"]);
+    first.kill().unwrap();
+    first.wait_with_output().unwrap();
+    second.ended(1).says("of the same attempt of this task is not over");
+    assert_eq!(told(&hook, &ping), (Vec::new(), Vec::new()));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::job::{FinishedJob, Origin};
 use crate::monitor::Context;
 use crate::replicas::pool::VaultPool;
-use crate::report::{Action, Report, RunId};
+use crate::report::{Action, EncodedReport, Report, RunId};
 use crate::store::Store;
 use crate::store::address::Address;
 use crate::vault::Vault;
@@ -104,7 +104,7 @@ impl Claimant {
 /// commit; when it has ended, the claim notes whether it served the event.
 ///
 /// # Errors
-/// A vault that opens and takes no claim; a claim that is damaged.
+/// A vault that opens and takes no claim; a claim that is damaged. `work` has not begun then, and nobody has been told of the run.
 pub fn once(
     vaults: &VaultPool,
     claimant: &Claimant,
@@ -216,9 +216,9 @@ fn hold(
             recover::done(held.store(), held.claim.earlier()).and_then(|found| held.mark_done_by_report(found))
         }
     };
-    let taken = found.and_then(|found| match found {
-        None => Ok(ClaimAttempt::Held(held.clone())),
-        Some(served) => answer(LeaseState::Done(served), held.store(), &held.address).map(ClaimAttempt::Not),
+    let taken = found.map(|found| match found {
+        None => ClaimAttempt::Held(held.clone()),
+        Some(served) => ClaimAttempt::Not(EventOutcome::Before(served)),
     });
     taken.map_err(|why| recover::unseen(action, why))
 }
@@ -327,20 +327,30 @@ impl HeldClaim {
         &*self.vault.store
     }
 
-    /// Marks the event as served if one of the runs before committed for it.
-    fn mark_done_if_committed(&self, cause: &Origin, ctx: &Context) -> Result<Option<DoneRecord>> {
+    /// Marks the event as served if one of the runs before committed for it. If the report of that is new, it is told; it is not
+    /// read again then, so that a run that was told as done does not fail after all.
+    fn mark_done_if_committed(&self, cause: &Origin, ctx: &Context) -> Result<Option<ServedBefore>> {
         let found = recover::report(&self.vault, self.claim.earlier(), self.claim.run(), cause)?;
         let Some(RecoveredReport { object, new }) = found else { return Ok(None) };
         let served = self.claim.mark_done(self.store(), &object)?;
-        if let Some((report, reason)) = new {
-            cause.notify.tell(&report, Some(reason), ctx);
+        let Some((report, reason)) = new else { return self.before(served).map(Some) };
+        cause.notify.tell(&report, Some(reason), ctx);
+        if served.report != object {
+            return self.before(served).map(Some);
         }
-        Ok(Some(served))
+        let DoneRecord { run, report: object } = served;
+        let report = Some(EncodedReport::of(&report));
+        Ok(Some(ServedBefore { run, vault: self.address.clone(), object, report }))
     }
 
     /// Marks the event as served if a report says that one of the runs before did.
-    fn mark_done_by_report(&self, found: Option<String>) -> Result<Option<DoneRecord>> {
-        found.map(|object| self.claim.mark_done(self.store(), &object)).transpose()
+    fn mark_done_by_report(&self, found: Option<String>) -> Result<Option<ServedBefore>> {
+        let served = found.map(|object| self.claim.mark_done(self.store(), &object)).transpose()?;
+        served.map(|served| self.before(served)).transpose()
+    }
+
+    fn before(&self, served: DoneRecord) -> Result<ServedBefore> {
+        before(served, self.store(), &self.address)
     }
 
     /// How far its run is, when another process does the run.
@@ -352,7 +362,7 @@ impl HeldClaim {
             LeaseProgress::Running => ClaimStatus::Running,
             LeaseProgress::Failed => ClaimStatus::Failed,
             LeaseProgress::Taken(_) => ClaimStatus::Elsewhere,
-            LeaseProgress::Done(served) => ClaimStatus::Done(before(served, self.store(), &self.address)?),
+            LeaseProgress::Done(served) => ClaimStatus::Done(self.before(served)?),
         })
     }
 

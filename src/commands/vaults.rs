@@ -49,7 +49,8 @@ impl Commands<'_> {
     }
 
     /// Runs a job, reports how it ended, and notifies whom the configuration names. A backup as a task of a Cloud Run job is run
-    /// once, however often that is tried.
+    /// once, however often that is tried. An attempt whose claim cannot be taken is a run that failed, and is reported like any
+    /// other: nothing else would tell of it. One that finds another attempt at work is none, and that attempt's run is told.
     ///
     /// # Errors
     /// The job fails, or an attempt of the same task is not over.
@@ -73,12 +74,18 @@ impl Commands<'_> {
             }
             Some(claimant) => {
                 let work = |before| job::run(run, &job.clone().with_before_commit(before), origin.clone(), self.0, ctx);
-                match once(self.0, &claimant, &origin, ctx, work)? {
-                    EventOutcome::Now(ran) => *ran,
-                    EventOutcome::Before(before) => return served_before(&before, exit_zero_on, console),
-                    EventOutcome::Elsewhere { run, .. } => {
+                match once(self.0, &claimant, &origin, ctx, work) {
+                    Ok(EventOutcome::Now(ran)) => *ran,
+                    Ok(EventOutcome::Before(before)) => return served_before(&before, exit_zero_on, console),
+                    Ok(EventOutcome::Elsewhere { run, .. }) => {
                         let why = format!("the run {run} of the same attempt of this task is not over");
                         return Err(Error::failed("back up", why).hint("Cloud Run's next attempt tries again."));
+                    }
+                    // No work has begun, so that nobody has been told of this run yet.
+                    Err(why) => {
+                        let ran = job::not_run(run, &job, origin.clone(), why, self.0, ctx);
+                        ran.notify(ctx);
+                        ran
                     }
                 }
             }
