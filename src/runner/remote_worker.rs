@@ -40,10 +40,12 @@ pub enum WorkerOutcome {
     Nothing(String),
 }
 
-/// Does what the dispatch request beside a claim says.
+/// Does what the dispatch request beside a claim says. From the moment on that the request is known, an error is the end of a run
+/// that failed, with a report: the service may be gone, and it knows nothing of a claim that cannot be taken here.
 ///
 /// # Errors
-/// No vault has the dispatch request; it is damaged or of another version; a store fails.
+/// No vault has the dispatch request; it is damaged or of another version; a store fails before it is read. The service that waits
+/// tells of a run that does not begin.
 pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -> Result<WorkerOutcome> {
     let (vault, address, dispatch_request) = find(name, vaults)?;
     let execution = Execution::of(&rules.place);
@@ -51,19 +53,23 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
         Some(execution) => format!("{}/{}", execution.name, execution.task),
         None => job::new_run(ctx)?.to_string(),
     };
-    let taker = TakenBy { run: dispatch_request.run, by };
-    if let Some(other) = taker.take(&*vault.store, name)? {
-        return Ok(WorkerOutcome::Nothing(format!(
-            "{} has taken the dispatch request",
-            crate::text::one_line(&other.by, 200)
-        )));
-    }
     let cause = Origin {
         way: dispatch_request.way,
         events: dispatch_request.events.clone(),
         place: rules.place.clone(),
         notify: rules.notify.clone(),
     };
+    let taker = TakenBy { run: dispatch_request.run, by };
+    match taker.take(&*vault.store, name) {
+        Ok(None) => {}
+        Ok(Some(other)) => {
+            return Ok(WorkerOutcome::Nothing(format!(
+                "{} has taken the dispatch request",
+                crate::text::one_line(&other.by, 200)
+            )));
+        }
+        Err(why) => return Ok(not_begun(&dispatch_request, &[], cause, why, rules, vaults, ctx)),
+    }
     let after = execution.is_some_and(|execution| execution.attempt > 0);
     let mut found = ResumedClaims::default();
     for name in &dispatch_request.claims {
@@ -80,21 +86,18 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
                 ctx.monitor.warn(&format!("the claim {name} is passed over: {}", why.what()));
                 found.damaged.get_or_insert(why);
             }
-            Err(why) => {
-                found.held.iter().for_each(|held| held.give_up(vaults, ctx));
-                return Err(why);
-            }
+            Err(why) => return Ok(not_begun(&dispatch_request, &found.held, cause, why, rules, vaults, ctx)),
         }
     }
     found.nothing.iter().for_each(|why| ctx.monitor.warn(why));
-    match found {
+    Ok(match found {
         ResumedClaims { held, .. } if !held.is_empty() => {
-            Ok(WorkerOutcome::Ran(Box::new(carry_out(&dispatch_request, held, cause, rules, vaults, ctx))))
+            WorkerOutcome::Ran(Box::new(carry_out(&dispatch_request, held, cause, rules, vaults, ctx)))
         }
-        ResumedClaims { before: Some(before), .. } => Ok(WorkerOutcome::Before(before)),
-        ResumedClaims { damaged: Some(why), .. } => Err(why),
-        ResumedClaims { nothing, .. } => Ok(WorkerOutcome::Nothing(nothing.into_iter().next().unwrap_or_default())),
-    }
+        ResumedClaims { before: Some(before), .. } => WorkerOutcome::Before(before),
+        ResumedClaims { damaged: Some(why), .. } => not_begun(&dispatch_request, &[], cause, why, rules, vaults, ctx),
+        ResumedClaims { nothing, .. } => WorkerOutcome::Nothing(nothing.into_iter().next().unwrap_or_default()),
+    })
 }
 
 /// How the claims of a dispatch request stand.
@@ -104,6 +107,49 @@ struct ResumedClaims {
     before: Option<ServedBefore>,
     nothing: Vec<String>,
     damaged: Option<Error>,
+}
+
+/// Ends a run that could not begin because of `why`. The claims that are held already say that it failed.
+fn not_begun(
+    dispatch_request: &DispatchRequest,
+    held: &[Arc<HeldClaim>],
+    cause: Origin,
+    why: Error,
+    rules: &Rules,
+    vaults: &VaultPool,
+    ctx: &Context,
+) -> WorkerOutcome {
+    let job = rules.job(&request_of(dispatch_request), None);
+    let ran = job::not_run(dispatch_request.run, &job, cause, why, vaults, ctx);
+    settle(held, &ran, vaults, ctx);
+    ran.notify(ctx);
+    WorkerOutcome::Ran(Box::new(ran))
+}
+
+/// Notes in the claims of a run how it ended.
+fn settle(held: &[Arc<HeldClaim>], ran: &FinishedJob, vaults: &VaultPool, ctx: &Context) {
+    let close = |held: &Arc<HeldClaim>| held.record_end(ran, vaults, ctx).other.is_some();
+    let closed = map_ordered(held, idempotent::AT_ONCE, close, |held, other| {
+        if other {
+            ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));
+        }
+        Ok(())
+    });
+    if let Err(why) = closed {
+        ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
+    }
+}
+
+/// The request that a dispatch request is for.
+fn request_of(dispatch_request: &DispatchRequest) -> RunRequest {
+    RunRequest {
+        action: dispatch_request.action,
+        reason: dispatch_request.reason,
+        labels: labels::fit(dispatch_request.labels.clone(), 0),
+        snapshot: dispatch_request.snapshot.clone(),
+        // A restore is always asked for by a single event.
+        event: dispatch_request.events.first().cloned().unwrap_or_default(),
+    }
 }
 
 /// Finds the first vault that has the dispatch request.
@@ -154,14 +200,7 @@ fn carry_out(
     let left = held.iter().map(|held| held.claim().timeout().saturating_sub(held.claim().age())).max();
     let deadline = Instant::now() + left.unwrap_or_default();
     let gate = held.clone();
-    let request = RunRequest {
-        action: dispatch_request.action,
-        reason: dispatch_request.reason,
-        labels: labels::fit(dispatch_request.labels.clone(), 0),
-        snapshot: dispatch_request.snapshot.clone(),
-        // A restore is always asked for by a single event.
-        event: dispatch_request.events.first().cloned().unwrap_or_default(),
-    };
+    let request = request_of(dispatch_request);
     let job = rules.job(&request, Some(BeforeCommit::new(move || idempotent::check_any(&gate))));
     deadline::with_deadline(deadline, ctx.stop, |over| {
         let ctx = &Context { stop: over, ..*ctx };
@@ -180,16 +219,7 @@ fn carry_out(
                 dispatch_request.timeout().as_secs()
             );
         }
-        let close = |held: &Arc<HeldClaim>| held.record_end(&ran, vaults, ctx).other.is_some();
-        let closed = map_ordered(&held, idempotent::AT_ONCE, close, |held, other| {
-            if other {
-                ctx.monitor.warn(&format!("another run has served the event of the claim {}", held.claim().name()));
-            }
-            Ok(())
-        });
-        if let Err(why) = closed {
-            ctx.monitor.warn(&format!("not all claims of the run are settled: {}", why.what()));
-        }
+        settle(&held, &ran, vaults, ctx);
         ran.notify(ctx);
         ran
     })

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +15,7 @@ use super::*;
 use crate::claims::idempotent::ClaimAttempt;
 use crate::gcp::cloud::Cloud;
 use crate::monitor::{CollectingMonitor, system_random};
+use crate::notify::{Notifier, Webhook, WebhookFilter};
 use crate::report::{self, Action, Channel, Event, Outcome, RunEnvironment, RunId};
 use crate::vault::hex::Hex;
 use crate::vault::root::BackupReason;
@@ -305,5 +309,64 @@ fn a_claim_that_is_damaged_does_not_stop_the_others() {
     world.vault().store.create(&name, &[b"no claim"]).unwrap();
     assert_eq!(ran(world.run("long-abcde", 0)).report.result, Outcome::Complete);
     world.lose(&[&world.done(1), &format!("claims/{}.json", world.dispatch_request.claims[1])]);
-    assert_eq!(world.try_run("long-abcde", 1).err().unwrap().kind(), Kind::Damage);
+    assert_eq!(ran(world.run("long-abcde", 1)).error.unwrap().kind(), Kind::Damage);
+}
+
+/// Listens as a webhook, and hands on the body of each post.
+fn webhook() -> (String, Receiver<Value>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (sender, posted) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.unwrap());
+            let (mut length, mut line) = (0, String::new());
+            while reader.read_line(&mut line).unwrap() > 2 {
+                let value = line.to_ascii_lowercase().strip_prefix("content-length: ").map(|n| n.trim().to_owned());
+                length = value.map_or(length, |value| value.parse().unwrap());
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            sender.send(serde_json::from_slice(&body).unwrap()).unwrap();
+            reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        }
+    });
+    (url, posted)
+}
+
+#[test]
+fn a_run_whose_claims_cannot_be_taken_is_told_as_one_that_failed() {
+    let (url, posted) = webhook();
+    let stop = AtomicBool::new(false);
+    let failed = |world: &World, attempt: u32, result: Outcome| {
+        let webhook = Webhook::new(&url, WebhookFilter::All).unwrap();
+        let notify = Notifier::new("//lastgood.dev/jobs/long".into(), None, Some(webhook), None);
+        let rules = Rules { notify, ..world.rules("long-abcde", attempt) };
+        let failed =
+            ran(run(&world.dispatch_request.claims[0], &rules, &world.vaults, &world.ctx(&stop)).unwrap()).report;
+        assert_eq!((failed.run, failed.result, failed.events.len()), (RUN, result, 2));
+        let told = posted.try_recv().unwrap();
+        assert_eq!((&told["event"]["id"], &told["event"]["result"]), (&RUN.to_string().into(), &result.name().into()));
+        let kept = report::find(&*world.vault().store, &RUN.to_string()).unwrap();
+        assert_eq!(kept, serde_json::to_value(&failed).unwrap());
+    };
+    // The request cannot be taken.
+    let world = World::new();
+    let taken = world.folder.path().join("vault").join(world.dispatch_request.claims[0].object("taken"));
+    fs::create_dir(&taken).unwrap();
+    failed(&world, 0, Outcome::Damaged);
+    fs::remove_dir(&taken).unwrap();
+    // The second claim cannot be read: the first is given up.
+    let second =
+        world.folder.path().join("vault").join(world.dispatch_request.claims[1].folder().trim_end_matches('/'));
+    fs::rename(&second, world.folder.path().join("second")).unwrap();
+    fs::write(&second, "").unwrap();
+    failed(&world, 1, Outcome::Failed);
+    assert!(world.objects().contains(&"1.failed.json".into()), "{:?}", world.objects());
+    fs::remove_file(&second).unwrap();
+    fs::rename(world.folder.path().join("second"), &second).unwrap();
+    // The next attempt does the run.
+    assert_eq!(ran(world.run("long-abcde", 2)).report.result, Outcome::Complete);
+    assert!(posted.try_recv().is_err());
 }
