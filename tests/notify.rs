@@ -320,3 +320,48 @@ print(json.dumps(binary))
         assert_eq!(read[name], structured[name], "{name}");
     }
 }
+
+#[test]
+fn a_service_whose_vault_takes_no_claims_tells_of_it_once_until_it_does_again() {
+    let (hook, ping, world) = (Webhook::new(&[]), Webhook::new(&[]), World::with_files());
+    world.backup();
+    let world = world.with("LASTGOOD_WEBHOOK", hook.url()).with("LASTGOOD_PING", ping.url());
+    let claims = world.vault().join("claims");
+    let service = Service::start(&world, []);
+    let deliver = |id: &str| {
+        let headers = format!(
+            "ce-specversion: 1.0\r\nce-id: {id}\r\nce-source: //test/app\r\nce-type: dev.lastgood.backup.requested\r\n"
+        );
+        service.connect().ask("POST", "/", &headers, b"").unwrap()
+    };
+    let results = || -> Vec<String> {
+        let posts = hook.posts();
+        posts.iter().map(|post| post.json()["event"]["result"].as_str().unwrap().to_owned()).collect()
+    };
+    // It opens, and takes reports and snapshots.
+    fs::write(&claims, "").unwrap();
+    for _ in 0..3 {
+        let later = deliver("1").is(503);
+        assert_eq!(later["status"], "later", "{later}");
+    }
+    assert_eq!((results(), ping.posts().len()), (vec!["failed".to_owned()], 1));
+    let told = hook.posts()[0].json()["event"]["data"].clone();
+    assert_eq!(told, kept(&world, &told["run"]));
+    assert!(told["error"]["error"].as_str().unwrap().contains("claims/"), "{told}");
+    assert_eq!(told["events"][0]["identity"], "cloudevent //test/app 1", "{told}");
+    let health = service.get("/health").is(200);
+    assert_eq!((&health["status"], &health["last_run"]["result"]), (&json!("degraded"), &json!("failed")), "{health}");
+    let run = service.get(&format!("/runs/{}", told["run"].as_str().unwrap())).is(200);
+    assert_eq!((&run["status"], &run["report"]), (&json!("over"), &told));
+    assert!(ping.posts()[0].target.contains("/fail?"), "{:?}", ping.posts());
+    // The redelivery is served; the next outage is told.
+    fs::remove_file(&claims).unwrap();
+    deliver("1").is(200);
+    fs::rename(&claims, world.path("claims")).unwrap();
+    fs::write(&claims, "").unwrap();
+    for _ in 0..2 {
+        deliver("2").is(503);
+    }
+    assert_eq!(results(), ["failed", "complete", "failed"]);
+    assert_eq!((snapshots(&world), world.json(["runs"], 0).as_array().unwrap().len()), (2, 4));
+}

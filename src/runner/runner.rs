@@ -7,6 +7,7 @@
 mod broken;
 mod claimed;
 mod promised;
+mod unclaimed;
 mod unsettled;
 mod remote;
 
@@ -362,23 +363,22 @@ impl Runner {
         let (run, way) = (*run, *way);
         self.know(run, RunProgress::Running);
         let group = self.still_allowed(group);
-        let claims = self.claim_all(run, &group, ctx);
-        let (mut mine, mut other) = (Vec::<(QueuedRequest, Claimed)>::with_capacity(group.len()), None);
+        let (claims, failed) = self.claim_all(run, &group, ctx);
+        let (mut mine, mut others) = (Vec::<(QueuedRequest, Claimed)>::with_capacity(group.len()), Vec::new());
         for (waiting, claim) in group.into_iter().zip(claims) {
             match claim {
                 Ok(claim) => mine.push((waiting, claim)),
-                Err(answer) => {
-                    let owed = self.watched_promise(&waiting);
-                    lock(&self.state).obligations.taken.extend(owed);
-                    answer::tell(waiting.answer, &answer);
-                    other = Some(answer);
-                }
+                Err(answer) => others.push((waiting, answer)),
             }
         }
+        // Before its senders hear of it: with the answer an instance may lose its CPU.
+        let failed = failed.filter(|_| mine.is_empty());
+        let told = failed.and_then(|why| self.report_unclaimed((run, way), &others, why, ctx));
+        let other = self.answer_all(others);
         if mine.is_empty() {
             let mut state = lock(&self.state);
             state.queue.forget_run(run);
-            if let Some(answer) = other {
+            if let Some(answer) = told.or(other) {
                 state.know(run, RunProgress::Over(answer));
             }
             return;

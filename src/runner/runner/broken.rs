@@ -64,6 +64,8 @@ pub(super) struct Obligations {
     pub done: HashMap<String, EncodedReport>,
     /// Promises whose events others have taken over.
     pub taken: Vec<WatchedPromise>,
+    /// Whether a run of which no claim could be taken was told since a claim was held last.
+    pub told_unclaimed: bool,
 }
 
 /// The state that one look at the promises leaves for the next.

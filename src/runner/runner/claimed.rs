@@ -63,12 +63,19 @@ pub(super) struct FirstClaimFindings {
     made: OnceLock<bool>,
     /// Why nothing can be claimed at all: there is no vault (`None`), or none takes a claim (the answer).
     gone: OnceLock<Option<Arc<Answer>>>,
+    /// The first error by which a claim was not taken.
+    failed: OnceLock<Error>,
 }
 
 impl Runner {
     /// Claims the events of requests for a run. An event that was delivered again and again while it waited is claimed once.
-    /// Returns what came of each claim, in the order of the requests.
-    pub(super) fn claim_all(&self, run: RunId, group: &[QueuedRequest], ctx: &Context) -> Vec<ClaimResult> {
+    /// Returns what came of each claim, in the order of the requests, and the first error by which one could not be taken.
+    pub(super) fn claim_all(
+        &self,
+        run: RunId,
+        group: &[QueuedRequest],
+        ctx: &Context,
+    ) -> (Vec<ClaimResult>, Option<Error>) {
         let (mut events, mut known) = (Vec::new(), HashMap::new());
         let mut place = |waiting| {
             events.push(waiting);
@@ -92,7 +99,8 @@ impl Runner {
             let why = ended.as_ref().err().map_or_else(|| "it was not claimed".to_owned(), |why| why.what());
             Err(Arc::new(Answer::Later(why, Duration::from_secs(30))))
         };
-        places.into_iter().map(|at| claims.get(at).cloned().unwrap_or_else(lost)).collect()
+        let claims = places.into_iter().map(|at| claims.get(at).cloned().unwrap_or_else(lost)).collect();
+        (claims, away.failed.into_inner())
     }
 
     fn claim(&self, run: RunId, waiting: &QueuedRequest, away: &FirstClaimFindings, ctx: &Context) -> ClaimResult {
@@ -129,6 +137,7 @@ impl Runner {
                 if why.of_store() {
                     away.gone.get_or_init(|| Some(answer.clone()));
                 }
+                away.failed.get_or_init(|| why);
                 Err(answer)
             }
         }
@@ -144,20 +153,24 @@ impl Runner {
         ctx: &Context,
     ) -> Result<ClaimAttempt> {
         let settled = self.settled_so_far();
-        match idempotent::take(&self.vaults, claimant, cause, ctx)? {
+        let taken = match idempotent::take(&self.vaults, claimant, cause, ctx)? {
             ClaimAttempt::NoVault
                 if claimant.action == Action::Backup && *away.made.get_or_init(|| self.make_vault(ctx)) =>
             {
-                idempotent::take(&self.vaults, claimant, cause, ctx)
+                idempotent::take(&self.vaults, claimant, cause, ctx)?
             }
             // The claim is by a run of this instance that is over, which could not be noted when it ended.
             ClaimAttempt::Not(idempotent::EventOutcome::Elsewhere { run, .. })
                 if self.settle_again(|over| over == run) || self.settled_so_far() != settled =>
             {
-                idempotent::take(&self.vaults, claimant, cause, ctx)
+                idempotent::take(&self.vaults, claimant, cause, ctx)?
             }
-            taken => Ok(taken),
+            taken => taken,
+        };
+        if let ClaimAttempt::Held(_) = &taken {
+            self.claim_is_held();
         }
+        Ok(taken)
     }
 
     /// The claimant of an event for a run.

@@ -72,7 +72,7 @@ fn a_promise_whose_run_has_begun_meanwhile_has_its_whole_time() {
     other.check_promises(&mut watch, now);
     // It begins, and renews its claim, before its time is over.
     let group = runner.next().expect("a run is due");
-    let claims = runner.context(|ctx| runner.claim_all(run, &group, ctx));
+    let (claims, _) = runner.context(|ctx| runner.claim_all(run, &group, ctx));
     assert!(claims.iter().all(Result::is_ok) && claim_of(&world, "1").join("2.json").exists());
     let later = now + Duration::from_secs(7 * 24 * 3600);
     other.check_promises(&mut watch, later);

@@ -105,7 +105,7 @@ fn what_failed_as_its_vault_was_away_is_served_as_soon_as_that_is_back() {
     let group = runner.next().expect("a run is due");
     let away = world.folder.path().join("away");
     runner.context(|ctx| {
-        let claims = runner.claim_all(run, &group, ctx);
+        let (claims, _) = runner.claim_all(run, &group, ctx);
         let mine: Vec<_> = group.into_iter().zip(claims.into_iter().map(|claim| claim.ok().unwrap())).collect();
         fs::rename(world.vault(), &away).unwrap();
         let job = runner.job(&mine, Instant::now() + LONG).unwrap();
