@@ -11,7 +11,7 @@ pub enum Fault {
     Passing {
         /// A description of what happened.
         why: String,
-        /// How long to wait, if the store said so.
+        /// How long to wait, if the answer said so.
         after: Option<Duration>,
     },
     /// The token was refused. It has been dropped; another one may work.
@@ -37,7 +37,7 @@ pub enum Fault {
     },
     /// It will not work, however often it is tried.
     Refused {
-        /// The store's answer.
+        /// The answer.
         why: String,
         /// A hint at what to do about it; empty if there is none.
         hint: String,

@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use crate::error::{Code, Doing, Error, Result};
 use crate::gcp::error_text::{retry_after, with_causes};
 use crate::gcp::http_client;
-use crate::retry::{Backoff, random};
+use crate::retry::{Backoff, Fault, random};
 use crate::text::count_of;
 
 /// A request that is not answered within this time is repeated. Whatever it starts may take some seconds to start.
@@ -25,14 +25,6 @@ const WORD: usize = 64;
 pub struct PostTarget {
     url: Url,
     noun: &'static str,
-}
-
-/// Why a post was not taken.
-enum PostFailure {
-    /// It may be taken another time, but not before `after`.
-    Passing { why: String, after: Option<Duration> },
-    /// It will not be taken, however often it is tried.
-    Refused { why: String, code: Code, hint: String },
 }
 
 impl PostTarget {
@@ -87,10 +79,8 @@ impl PostTarget {
                 tried += 1;
                 let (why, after) = match answer {
                     Ok(Ok(())) => return Ok(()),
-                    Ok(Err(PostFailure::Passing { why, after })) => (why, after),
-                    Ok(Err(PostFailure::Refused { why, code, hint })) => {
-                        return Err(Error::failed(self.doing(), why).with_code(code).hint(hint));
-                    }
+                    Ok(Err(Fault::Passing { why, after })) => (why, after),
+                    Ok(Err(fault)) => return Err(fault.while_doing(self.doing())),
                     Err(_) => (format!("no answer came within {:.0} s", time.as_secs_f64()), None),
                 };
                 let pause = pace.pause(tried, random()).max(after.unwrap_or_default());
@@ -113,18 +103,14 @@ impl PostTarget {
         posted
     }
 
-    async fn once(&self, client: &Client, content_type: &'static str, body: Vec<u8>) -> Result<(), PostFailure> {
+    async fn once(&self, client: &Client, content_type: &'static str, body: Vec<u8>) -> Result<(), Fault> {
         let request = client.post(self.url.clone()).header(CONTENT_TYPE, content_type).body(body);
         let answer = request.send().await.map_err(|why| {
             let is_bad_url = why.is_builder();
             let why = with_causes(&why.without_url());
             match is_bad_url {
-                true => PostFailure::Refused {
-                    why,
-                    code: Code::BadSetting,
-                    hint: format!("Check the {}'s URL.", self.noun),
-                },
-                false => PostFailure::Passing { why, after: None },
+                true => Fault::refused(why, format!("Check the {}'s URL.", self.noun)).with_code(Code::BadSetting),
+                false => Fault::passing(why),
             }
         })?;
         let (status, after) = (answer.status(), wish(answer.headers()));
@@ -136,22 +122,19 @@ impl PostTarget {
         let why = format!("it answered {status}{word}");
         match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Err(PostFailure::Passing { why, after })
+                Err(Fault::Passing { why, after })
             }
-            _ if status.is_server_error() => Err(PostFailure::Passing { why, after }),
+            _ if status.is_server_error() => Err(Fault::Passing { why, after }),
             _ if status.is_redirection() => {
                 let hint =
                     format!("Set the {}'s URL to the one that it redirects to: redirects are not followed.", self.noun);
-                Err(PostFailure::Refused { why, code: Code::BadSetting, hint })
+                Err(Fault::refused(why, hint).with_code(Code::BadSetting))
             }
             _ => {
                 let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 let code = if is_denied { Code::AccessDenied } else { Code::Failed };
-                Err(PostFailure::Refused {
-                    why,
-                    code,
-                    hint: format!("Is the {}'s URL right, and is it still valid?", self.noun),
-                })
+                let hint = format!("Is the {}'s URL right, and is it still valid?", self.noun);
+                Err(Fault::refused(why, hint).with_code(code))
             }
         }
     }
