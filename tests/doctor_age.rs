@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::cloud::server::{Fault, Kind, Server, When};
+use crate::support::cloud::vault_in;
 use crate::support::doctor::{assert_check, complaints};
 use crate::support::{Ran, World};
 
@@ -78,6 +79,21 @@ fn metrics_that_are_made_of_the_log_have_numbers() {
     let messages = logged(failed.ended(1), "message");
     assert!(messages.iter().any(|text| text.as_str().unwrap().contains("there is no vault")), "{failed:?}");
     assert!(matches!(&ages[..], [age] if age.as_f64().is_some_and(|age| (0.0..3600.0).contains(&age))), "{ran:?}");
+}
+
+#[test]
+fn a_snapshot_that_is_dated_ahead_is_a_problem_and_no_negative_number() {
+    let (server, world) = vault_in(World::with_files());
+    server.skew(240);
+    world.run(["backup"]).ended(0);
+    // Ahead by less than clocks may be apart, and by more.
+    for (skew, code, says) in [(0, 0, "is 0 s old"), (-240, 1, "from now: a clock was wrong")] {
+        server.skew(skew);
+        let ran = world.run(["doctor", "--only", "age", "--log-format", "json"]);
+        let ages = logged(ran.ended(code).says(says), "newest_good_snapshot_age_seconds");
+        assert!(matches!(&ages[..], [age] if age.as_f64() == Some(0.0)), "{ran:?}");
+    }
+    assert_check(&world.json(ONLY, 1), "age", "problem", "from now: a clock was wrong", "nothing tells whether");
 }
 
 #[test]

@@ -14,8 +14,7 @@ use super::running::CheckRecorder;
 use crate::error::Result;
 use crate::gcp::cloud::Cloud;
 use crate::restore::select;
-use crate::shell::word;
-use crate::store::address::Address;
+use crate::store::address::{Address, argument};
 use crate::store::open;
 use crate::vault::Vault;
 
@@ -40,22 +39,20 @@ pub struct AgeCheckInput {
     pub max_age: Duration,
 }
 
-/// Runs the check, and logs the age in seconds as a number, for metrics that are made of the log.
+/// Runs the check, and logs the age in seconds as a number, for metrics that are made of the log. A snapshot that is dated ahead of
+/// the store's clock has the age 0, as a metric of ages takes nothing below; the text of the line says that it lies ahead.
 pub fn check_age(input: &AgeCheckInput, recorder: &CheckRecorder, stop: &Arc<AtomicBool>) {
     let (finished, now) = match newest_good(input, stop) {
         Ok(times) => times,
-        Err(why) => {
-            return recorder.add(DoctorCheck::problem(AGE, why.what()).advice(why.advice().unwrap_or_default()));
-        }
+        Err(why) => return recorder.add(DoctorCheck::error(AGE, &why, stop)),
     };
     let (check, name) = (judge(finished, now, input.max_age), &input.name);
-    let newest_good_snapshot_age_seconds = now.duration_since(finished).as_secs_f64();
+    let newest_good_snapshot_age_seconds = age(finished, now).as_secs_f64();
     tracing::info!(target: "lastgood::age", newest_good_snapshot_age_seconds, "{name}: {}", check.found);
     recorder.add(match check.outcome {
         CheckStatus::Ok => check,
-        _ => {
-            DoctorCheck { outcome: CheckStatus::Problem, ..check }.run(format!("lastgood runs --vault {}", word(name)))
-        }
+        _ => DoctorCheck { outcome: CheckStatus::Problem, ..check }
+            .run(format!("lastgood runs --vault {}", argument(name))),
     });
 }
 
@@ -75,7 +72,7 @@ pub fn judge(finished: Timestamp, now: Timestamp, max_age: Duration) -> DoctorCh
         let found = format!("the newest good snapshot was taken {} from now: a clock was wrong, or is", span(ahead));
         return DoctorCheck::warning(AGE, found).advice("Until then nothing tells whether backups are still taken.");
     }
-    let age = Duration::try_from(now.duration_since(finished)).unwrap_or_default();
+    let age = age(finished, now);
     let found = format!("the newest good snapshot is {} old", span(age));
     if age <= max_age {
         return DoctorCheck::ok(AGE, found);
@@ -84,4 +81,9 @@ pub fn judge(finished: Timestamp, now: Timestamp, max_age: Duration) -> DoctorCh
         "Does what starts the backups (cron, Cloud Scheduler, a timer) still run, and what does its log say? \
          `lastgood backup` takes one now.",
     )
+}
+
+/// Returns how long ago a snapshot was finished; zero if that time is still to come.
+fn age(finished: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(finished)).unwrap_or_default()
 }

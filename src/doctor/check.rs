@@ -1,11 +1,13 @@
 //! The settings of the doctor, and the results of its checks.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::network::Proxy;
+use crate::error::Error;
 use crate::gcp::cloud::Cloud;
 use crate::store::address::Address;
 
@@ -99,6 +101,16 @@ impl DoctorCheck {
 
     pub(super) fn problem(name: &'static str, found: impl Into<String>) -> Self {
         Self::new(name, CheckStatus::Problem, found)
+    }
+
+    /// The problem that a check failed with an error. If it was told to stop, the error says no more than that.
+    pub(super) fn error(name: &'static str, why: &Error, stop: &AtomicBool) -> Self {
+        if stop.load(Ordering::Relaxed) {
+            return Self::problem(name, "not known: the time for all of this was up before it answered").advice(
+                "The network or the store is very slow. Run it again; `lastgood list` waits for longer (--store-timeout).",
+            );
+        }
+        Self::problem(name, why.what()).advice(why.advice().unwrap_or_default())
     }
 
     /// Adds advice on what to do about it. The hints of errors send people to the doctor; that part is cut off, since here they

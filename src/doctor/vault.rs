@@ -1,12 +1,11 @@
 //! Checks of what is at a vault's address: the vault, and its snapshots.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::age;
 use super::check::{DoctorCheck, span};
 use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
-use crate::error::Error;
 use crate::restore::select::{self, Choice};
 use crate::store::address::argument;
 use crate::store::{self, Store};
@@ -34,17 +33,17 @@ pub fn check_vault(store: Box<dyn Store>, input: &VaultCheckInput, recorder: &Ch
             recorder.lock().missing = true;
             recorder.add(none(input));
             if let Err(why) = Vault::check_free(&*store) {
-                recorder.add(problem("other files", &why, stop));
+                recorder.add(DoctorCheck::error("other files", &why, stop));
             }
             return;
         }
-        Err(why) => return recorder.add(problem("vault", &why, stop)),
+        Err(why) => return recorder.add(DoctorCheck::error("vault", &why, stop)),
     };
     recorder.lock().vault = Some((vault.config.id, vault.config.hash_key));
     let (format, made) = (vault.config.format, vault.config.created.strftime("%Y-%m-%d"));
     recorder.add(DoctorCheck::ok("vault", format!("{}, format {format}, made on {made}", vault.config.id)));
     if let Err(why) = snapshots(&vault, input, recorder) {
-        recorder.add(problem("snapshots", &why, stop));
+        recorder.add(DoctorCheck::error("snapshots", &why, stop));
     }
     doubts(&vault, input, recorder);
 }
@@ -71,15 +70,6 @@ fn doubts(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) {
     for why in doubts.warnings() {
         recorder.add(DoctorCheck::warning("doubts not read", why));
     }
-}
-
-fn problem(name: &'static str, why: &Error, stop: &AtomicBool) -> DoctorCheck {
-    if stop.load(Ordering::Relaxed) {
-        return DoctorCheck::problem(name, "not known: the time for all of this was up before it answered").advice(
-            "The network or the store is very slow. Run it again; `lastgood list` waits for longer (--store-timeout).",
-        );
-    }
-    DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default())
 }
 
 const NONE: &str = "there is none at this address: no vault.json, and no snapshots";
