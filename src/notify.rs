@@ -15,7 +15,7 @@
 //! | `stale`, `incomplete-copies`, `partial`, `suspect`, `unsound` | `partial` |
 //! | `damaged`, `failed`, `refused` | `failed` |
 //!
-//! Telling never changes what a run came to: what goes wrong is a warning. It happens before the run's end is answered, since on
+//! Telling never changes what a run came to: what goes wrong is a warning, and for a ping an error in the log. It happens before the run's end is answered, since on
 //! Cloud Run work stops with the answer; so it is bounded, by [`TIME`], and by [`LAST_WORDS`] once the program was told to stop.
 //! All targets are told at the same time.
 //!
@@ -31,7 +31,7 @@ mod webhook;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ pub use self::webhook::{Webhook, WebhookFilter};
 use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
 use crate::report::{Report, RunId};
+use crate::text::printable;
 use crate::vault::root::BackupReason;
 
 /// How long telling of a run is tried.
@@ -71,6 +72,8 @@ struct NotifyTargets {
 struct Delivery {
     doing: String,
     end: Receiver<Result<()>>,
+    /// Whether it is an error if it fails, and not just a warning.
+    is_ping: bool,
 }
 
 /// How much time there is from now on to tell how runs ended.
@@ -110,26 +113,25 @@ impl Notifier {
         let stopped = || ctx.stop.load(Ordering::Relaxed);
         let within = until.saturating_duration_since(Instant::now());
         let mut deadline = until + GRACE;
-        let warn = |why: &Error| {
+        let warn = |why: &Error, is_ping: bool| {
             let advice = why.advice().map(|advice| format!(". {advice}")).unwrap_or_default();
-            ctx.monitor.warn(&format!(
-                "how the run {} ended could not be told: {}{advice}",
-                report.run,
-                why.what_with_code()
-            ));
+            let what = format!("how the run {} ended could not be told: {}{advice}", report.run, why.what_with_code());
+            match is_ping {
+                true => tracing::error!("{}", printable(&what)),
+                false => ctx.monitor.warn(&what),
+            }
         };
         if within.is_zero() {
-            return warn(
-                &Error::unreachable("tell how the run ended", "no time is left for it").with_code(Code::Stopped),
-            );
+            let why = Error::unreachable("tell how the run ended", "no time is left for it").with_code(Code::Stopped);
+            return warn(&why, listeners.ping.as_ref().is_some_and(|ping| ping.wants(report)));
         }
-        let begun = listeners.begin(report, reason, start, within);
-        let mut hurry = false;
+        let hurry = Arc::new(AtomicBool::new(false));
+        let begun = listeners.begin(report, reason, start, within, &hurry);
         for begun in begun {
-            let Delivery { doing, end } = match begun {
+            let Delivery { doing, end, is_ping } = match begun {
                 Ok(telling) => telling,
                 Err(why) => {
-                    warn(&why);
+                    warn(&why, false);
                     continue;
                 }
             };
@@ -141,8 +143,8 @@ impl Notifier {
                     }
                     Err(RecvTimeoutError::Timeout) => {}
                 }
-                if !hurry && stopped() {
-                    (hurry, deadline) = (true, deadline.min(Instant::now() + LAST_WORDS));
+                if stopped() && !hurry.swap(true, Ordering::Relaxed) {
+                    deadline = deadline.min(Instant::now() + LAST_WORDS);
                 }
                 if Instant::now() >= deadline {
                     break Err(Error::unreachable(&*doing, "no answer came in time"));
@@ -150,7 +152,7 @@ impl Notifier {
             };
             match told {
                 Ok(()) => tracing::debug!("told how the run {} ended: {doing}", report.run),
-                Err(why) => warn(&why),
+                Err(why) => warn(&why, is_ping),
             }
         }
     }
@@ -173,6 +175,7 @@ impl NotifyTargets {
         reason: Option<BackupReason>,
         start: &PingStart,
         within: Duration,
+        hurry: &Arc<AtomicBool>,
     ) -> Vec<Result<Delivery>> {
         let told = match Notification::new(report, reason, &self.source) {
             Ok(told) => told,
@@ -190,7 +193,9 @@ impl NotifyTargets {
         if let Some(ping) = self.ping.as_ref().filter(|ping| ping.wants(report)) {
             let (ping, start, text) = (ping.clone(), start.clone(), sentence::of(report, reason));
             let (outcome, run) = (report.result, report.run);
-            begun.push(begin(ping.doing(), move || ping.end(outcome, run, &text, &start, within)));
+            let (doing, hurry) = (ping.doing(), hurry.clone());
+            let end = begin(doing, move || ping.end(outcome, run, &text, &start, within, &hurry));
+            begun.push(end.map(|end| Delivery { is_ping: true, ..end }));
         }
         begun
     }
@@ -204,7 +209,7 @@ fn begin(doing: String, work: impl FnOnce() -> Result<()> + Send + 'static) -> R
         let _ = sender.send(work());
     };
     match std::thread::Builder::new().name("notify".into()).spawn(work) {
-        Ok(_) => Ok(Delivery { doing, end }),
+        Ok(_) => Ok(Delivery { doing, end, is_ping: false }),
         Err(why) => Err(Error::io(doing, &why)),
     }
 }

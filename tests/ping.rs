@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::support::World;
 use crate::support::http::Service;
 use crate::support::webhook::{Post, Step, Webhook};
@@ -63,6 +65,14 @@ fn a_ping_that_is_not_answered_or_refused_changes_no_run() {
     let ran = world.run(["backup", "--ping", &refusing.url()]);
     ran.ended(0).says("could not post to the ping service at http://127.0.0.1:").says("404");
     assert!(ran.stderr.matches("ping service").count() == 2 && !ran.stderr.contains("secret"), "{ran:?}");
+    // Nobody else would notice that the switch watches nothing.
+    let refusing = Webhook::new(&[Step::Answer(404, ""), Step::Answer(404, "")]);
+    let ran = world.run(["backup", "--quiet", "--ping", &refusing.url()]);
+    ran.ended(0).says("ERROR how the run ").says("could not post to the ping service");
+    assert!(ran.stdout.is_empty(), "{ran:?}");
+    let refusing = Webhook::new(&[Step::Answer(404, "")]);
+    let ran = world.run(["backup", "--quiet", "--webhook", &refusing.url()]);
+    assert_eq!((ran.ended(0).stderr.as_str(), refusing.posts().len()), ("", 1));
     // Who knows no beginnings is told how backups end.
     let half = Webhook::new(&[Step::Answer(404, "")]);
     let ran = world.run(["backup", "--ping", &half.url()]);
@@ -77,4 +87,21 @@ fn a_service_pings_for_its_backups() {
     let service = Service::start(&world, []);
     service.post("/events/backup", "nightly").is(200);
     assert_eq!(ends(&hook.wait_for(2)), ["/start", ""]);
+}
+
+#[test]
+fn the_end_is_told_although_the_beginning_hangs_when_sigterm_comes() {
+    let world = World::with_files();
+    world.run(["init"]).ended(0);
+    let slow = Webhook::new(&[Step::Hang]);
+    let mut child = world.command(["backup", "--ping", &slow.url()]).spawn().unwrap();
+    slow.wait_for(1);
+    // The snapshot is there: now it waits for the beginning.
+    world.snapshots_once(1, Duration::from_secs(60));
+    std::thread::sleep(Duration::from_millis(300));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let told = Instant::now();
+    child.wait().unwrap();
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    assert_eq!(ends(&slow.posts()), ["/start", ""]);
 }

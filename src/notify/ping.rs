@@ -9,10 +9,18 @@
 //!
 //! The first is Cronitor's (<https://cronitor.io/docs/telemetry-api>), the second that of Healthchecks.io
 //! (<https://healthchecks.io/docs/http_api/>) and of those that follow it. `RUN` is the run's id; `UUID` is made of it, since the
-//! second convention takes nothing else. The body of the end is the sentence that the webhook gets.
+//! second convention takes nothing else. The body of the end is the sentence that the webhook gets; Cronitor, which keeps no body,
+//! has its beginning as `message`, too.
+//!
+//! Healthchecks.io answers 200 also for a check that it does not know, and for pings that are too many: `OK (not found)`,
+//! `OK (rate limited)`. Such a ping was not told.
+//!
+//! An end that could not be told is an error in the log, and no warning like that of a webhook: `--quiet` hides warnings, and a
+//! switch that is never reached, or does not know its check, watches nothing without anybody hearing of it.
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,6 +32,12 @@ use crate::report::{Action, Outcome, Report, RunId};
 
 /// How long one ping is tried: nobody's backup waits for a service that only watches it.
 pub const PING_TIME: Duration = Duration::from_secs(5);
+/// How long the end waits for the ping of the beginning once the program was told to stop: it has less than the time for one ping.
+const START_TIME_LEFT: Duration = Duration::from_secs(1);
+/// The beginning of the bodies with which Healthchecks.io says that a ping did not count.
+const DENIAL: &str = "OK (";
+/// The most bytes of Cronitor's `message` as the URL has it.
+const MESSAGE: usize = 2000;
 /// How often the ping of an end looks whether that of the beginning is over.
 const TICK: Duration = Duration::from_millis(10);
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -52,7 +66,7 @@ impl Ping {
     /// # Errors
     /// A text that says what is wrong with the URL, and holds nothing of it.
     pub fn new(url: &str) -> Result<Self, String> {
-        PostTarget::new(url, "ping service").map(Ping)
+        PostTarget::new(url, "ping service").map(|target| Ping(target.denied_by(DENIAL)))
     }
 
     /// Names the operation in errors and log lines.
@@ -63,7 +77,7 @@ impl Ping {
     /// Pings that a backup begins, in a thread of its own. What goes wrong is not told: if the service is away, the end cannot be
     /// told either, and that is; and one that knows no beginnings answers 404.
     pub(super) fn start(&self, run: RunId) -> PingStart {
-        let target = self.0.with_url(self.url(PingState::Run, run));
+        let target = self.0.with_url(self.url(PingState::Run, run, None));
         let work = move || {
             if let Err(why) = target.post(TEXT, BEGINS.into(), PING_TIME) {
                 tracing::debug!("the beginning of the run {run} could not be told: {}", why.what());
@@ -77,7 +91,7 @@ impl Ping {
         report.action == Action::Backup
     }
 
-    /// Pings how a backup ended, after the ping that it began. Blocks.
+    /// Pings how a backup ended, after the ping that it began; `hurry` says whether the program was told to stop. Blocks.
     ///
     /// # Errors
     /// The last answer that was not a success.
@@ -88,20 +102,25 @@ impl Ping {
         text: &str,
         start: &PingStart,
         within: Duration,
+        hurry: &AtomicBool,
     ) -> Result<()> {
         let until = Instant::now() + within.min(PING_TIME);
+        let (mut wait, mut hurries) = (until, false);
         // A beginning that comes after its end would be a backup that never ends.
-        while start.is_under_way() && Instant::now() < until {
+        while start.is_under_way() && Instant::now() < wait {
+            if !hurries && hurry.load(Ordering::Relaxed) {
+                (wait, hurries) = (wait.min(Instant::now() + START_TIME_LEFT), true);
+            }
             std::thread::sleep(TICK);
         }
         let state = if outcome == Outcome::Complete { PingState::Complete } else { PingState::Fail };
         // Only chats need these escapes.
         let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(1)).min(within);
-        self.0.with_url(self.url(state, run)).post(TEXT, text.into_bytes(), left)
+        self.0.with_url(self.url(state, run, Some(&text))).post(TEXT, text.into_bytes(), left)
     }
 
-    fn url(&self, state: PingState, run: RunId) -> Url {
+    fn url(&self, state: PingState, run: RunId, message: Option<&str>) -> Url {
         let mut url = self.0.url().clone();
         if url.host_str() == Some("cronitor.link") {
             let state = match state {
@@ -109,7 +128,12 @@ impl Ping {
                 PingState::Complete => "complete",
                 PingState::Fail => "fail",
             };
-            url.query_pairs_mut().append_pair("state", state).append_pair("series", &run.to_string());
+            let mut query = url.query_pairs_mut();
+            query.append_pair("state", state).append_pair("series", &run.to_string());
+            if let Some(message) = message {
+                query.append_pair("message", beginning(message));
+            }
+            drop(query);
             return url;
         }
         let end = match state {
@@ -138,6 +162,17 @@ impl fmt::Debug for Ping {
     }
 }
 
+/// Returns the beginning of a text that has no more than [`MESSAGE`] bytes in a query.
+fn beginning(text: &str) -> &str {
+    let mut bytes = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        let plain = c.is_ascii_alphanumeric() || " *-._".contains(*c);
+        bytes += if plain { 1 } else { 3 * c.len_utf8() };
+        bytes > MESSAGE
+    });
+    end.map_or(text, |(at, _)| &text[..at])
+}
+
 /// Returns the UUID of a run: of version 8, whose bits are free (RFC 9562).
 fn uuid(run: RunId) -> String {
     let mut id = [0; 16];
@@ -158,7 +193,8 @@ mod tests {
         let run = Hex([1, 2, 3, 4, 5, 6, 7, 8]);
         let urls = |url: &str| {
             let ping = Ping::new(url).unwrap();
-            [PingState::Run, PingState::Complete, PingState::Fail].map(|state| ping.url(state, run).to_string())
+            [(PingState::Run, None), (PingState::Complete, Some("100 % é.")), (PingState::Fail, Some("No."))]
+                .map(|(state, message)| ping.url(state, run, message).to_string())
         };
         let id = uuid(run);
         for (url, base, query) in [
@@ -169,9 +205,24 @@ mod tests {
             assert_eq!(urls(url), wanted);
         }
         assert_eq!(urls("https://ping.example.com/x/")[2], format!("https://ping.example.com/x/fail?rid={id}"));
-        let wanted = ["run", "complete", "fail"]
-            .map(|state| format!("https://cronitor.link/p/key/job?env=prod&state={state}&series=0102030405060708"));
+        let wanted = [("run", ""), ("complete", "&message=100+%25+%C3%A9."), ("fail", "&message=No.")].map(
+            |(state, message)| {
+                format!("https://cronitor.link/p/key/job?env=prod&state={state}&series=0102030405060708{message}")
+            },
+        );
         assert_eq!(urls("https://cronitor.link/p/key/job?env=prod"), wanted);
+    }
+
+    #[test]
+    fn a_message_in_a_url_has_2000_bytes_at_most() {
+        for (text, bytes) in
+            [("x".repeat(5000), 2000), ("é".repeat(5000), 1998), ("a b".repeat(10), 30), (String::new(), 0)]
+        {
+            let ping = Ping::new("https://cronitor.link/p/key/job").unwrap();
+            let url = ping.url(PingState::Fail, Hex([1; 8]), Some(&text)).to_string();
+            let (_, message) = url.split_once("&message=").unwrap();
+            assert_eq!(message.len(), bytes, "{message}");
+        }
     }
 
     #[test]

@@ -15,9 +15,9 @@ use crate::text::count_of;
 
 /// A request that is not answered within this time is repeated. Whatever it starts may take some seconds to start.
 const TRY: Duration = Duration::from_secs(10);
-/// How long the body of an answer that is not a success is waited for.
+/// How long the body of an answer is waited for.
 const WORD_TIME: Duration = Duration::from_secs(1);
-/// The most bytes of that body that are looked at.
+/// The most bytes of a body that are looked at.
 const WORD: usize = 64;
 
 /// A URL to post to, and what it is called.
@@ -25,6 +25,8 @@ const WORD: usize = 64;
 pub struct PostTarget {
     url: Url,
     noun: &'static str,
+    /// The beginning of bodies by which a status of success is none.
+    denial: Option<&'static str>,
 }
 
 impl PostTarget {
@@ -35,8 +37,8 @@ impl PostTarget {
     pub fn new(url: &str, noun: &'static str) -> Result<Self, String> {
         let url = Url::parse(url.trim()).map_err(|why| why.to_string())?;
         match url.scheme() {
-            "https" => Ok(PostTarget { url, noun }),
-            "http" if http_client::is_loopback(url.as_str()) => Ok(PostTarget { url, noun }),
+            "https" => Ok(PostTarget { url, noun, denial: None }),
+            "http" if http_client::is_loopback(url.as_str()) => Ok(PostTarget { url, noun, denial: None }),
             "http" => Err(format!("it is not encrypted: only a {noun} on this machine may be http://")),
             _ => Err("it is not an https:// URL".into()),
         }
@@ -50,6 +52,11 @@ impl PostTarget {
     /// Returns the same target with another URL of the same place.
     pub fn with_url(&self, url: Url) -> Self {
         PostTarget { url, ..*self }
+    }
+
+    /// Returns the same target, of which an answer that begins like this is no success, whatever its status.
+    pub fn denied_by(self, denial: &'static str) -> Self {
+        PostTarget { denial: Some(denial), ..self }
     }
 
     /// Returns scheme, host and port, which are no secret.
@@ -115,7 +122,16 @@ impl PostTarget {
         })?;
         let (status, after) = (answer.status(), wish(answer.headers()));
         if status.is_success() {
-            return Ok(());
+            let Some(denial) = self.denial else { return Ok(()) };
+            // A body that does not come is no denial.
+            let said = tokio::time::timeout(WORD_TIME, beginning(answer)).await.unwrap_or_default();
+            return match said.strip_prefix(denial.as_bytes()) {
+                None => Ok(()),
+                Some(rest) => {
+                    let why = format!("it answered {status}, {}", self.denied(denial, rest));
+                    Err(Fault::refused(why, self.is_it_right()))
+                }
+            };
         }
         let word = tokio::time::timeout(WORD_TIME, self.word(answer)).await.ok().flatten();
         let word = word.map(|word| format!(", {word}")).unwrap_or_default();
@@ -133,20 +149,43 @@ impl PostTarget {
             _ => {
                 let is_denied = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
                 let code = if is_denied { Code::AccessDenied } else { Code::Failed };
-                let hint = format!("Is the {}'s URL right, and is it still valid?", self.noun);
-                Err(Fault::refused(why, hint).with_code(code))
+                Err(Fault::refused(why, self.is_it_right()).with_code(code))
             }
         }
     }
 
+    fn is_it_right(&self) -> String {
+        format!("Is the {}'s URL right, and is it still valid?", self.noun)
+    }
+
     /// The word that Slack answers for an error: `no_service`, `channel_is_archived`. Pages of other servers may hold the URL
     /// itself, so that no other text is taken.
-    async fn word(&self, mut answer: Response) -> Option<String> {
-        let bytes = answer.chunk().await.ok().flatten()?;
+    async fn word(&self, answer: Response) -> Option<String> {
+        let bytes = beginning(answer).await;
         let word = std::str::from_utf8(&bytes).ok()?.trim();
-        let plain = (1..=WORD).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let plain = !word.is_empty() && word.len() < WORD && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         (plain && !self.url.as_str().contains(word)).then(|| word.to_owned())
     }
+
+    /// The text of an answer that begins with `denial`, without what may be of the URL.
+    fn denied(&self, denial: &str, rest: &[u8]) -> String {
+        let plain = |byte: &&u8| byte.is_ascii_lowercase() || **byte == b' ';
+        let reason: String = rest.iter().take_while(plain).map(|byte| char::from(*byte)).collect();
+        let is_of_url = reason.split(' ').any(|word| self.url.as_str().contains(word));
+        format!("{denial}{})", if is_of_url { "…" } else { reason.as_str() })
+    }
+}
+
+/// Reads the first bytes of a body, [`WORD`] at most.
+async fn beginning(mut answer: Response) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < WORD
+        && let Ok(Some(more)) = answer.chunk().await
+    {
+        bytes.extend_from_slice(&more);
+    }
+    bytes.truncate(WORD);
+    bytes
 }
 
 /// How long an answer asks to wait.

@@ -345,6 +345,35 @@ fn once_told_to_stop_it_takes_two_seconds() {
 }
 
 #[test]
+fn a_ping_that_did_not_count_was_not_told_whatever_its_status() {
+    let end = |body: &str| {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let ping = Ping::new(&format!("http://{}/secret", server(answer.leak()))).unwrap();
+        let (run, hurry) = (Hex([1; 8]), AtomicBool::new(false));
+        ping.end(Outcome::Complete, run, "It is.", &PingStart::default(), Duration::from_secs(5), &hurry)
+    };
+    for body in ["OK", "", "ok (not found)", "{\"message\":\"OK (\"}"] {
+        end(body).unwrap();
+    }
+    for (body, said) in [
+        ("OK (not found)", "it answered 200 OK, OK (not found)"),
+        ("OK (rate limited)\n", "it answered 200 OK, OK (rate limited)"),
+        ("OK (is secret)", "it answered 200 OK, OK (…)"),
+        ("OK (\u{1b}[2J)", "it answered 200 OK, OK (…)"),
+    ] {
+        let why = end(body).unwrap_err();
+        assert!(why.what().ends_with(said) && !why.what().contains("secret"), "{why}");
+        assert!(why.advice().unwrap().contains("URL right"), "{why}");
+    }
+    let long = end(&format!("OK ({}", "x".repeat(1 << 20))).unwrap_err().what();
+    assert!(long.len() < 200, "{long}");
+    // A webhook's answer is its own.
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nOK (not found)";
+    let webhook = Webhook::new(&format!("http://{}/secret", server(answer)), WebhookFilter::All).unwrap();
+    webhook.post(b"{}".to_vec(), Duration::from_secs(5)).unwrap();
+}
+
+#[test]
 fn an_error_has_slacks_word_and_nothing_of_the_url() {
     let post = |answer| {
         let webhook =
