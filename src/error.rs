@@ -234,12 +234,6 @@ impl Error {
         self
     }
 
-    /// Gives it another meaning for the caller; its code stays.
-    pub fn with_kind(mut self, kind: Kind) -> Self {
-        self.kind = kind;
-        self
-    }
-
     /// Notes that it was the vault's store that failed or refused.
     pub fn from_store(mut self) -> Self {
         self.of_store = true;
@@ -277,6 +271,16 @@ impl Error {
     /// Returns what went wrong, as a code.
     pub fn code(&self) -> Code {
         self.code
+    }
+
+    /// Whether a newer version of lastgood wrote what was to be read.
+    pub fn is_newer_format(&self) -> bool {
+        self.code == Code::NewerFormat
+    }
+
+    /// Whether the store gave what was asked for, and this program cannot use it: it is damaged or of a newer format.
+    pub fn is_unusable_content(&self) -> bool {
+        self.kind == Kind::Damage || self.is_newer_format()
     }
 
     /// Returns the word for what went wrong.

@@ -270,7 +270,7 @@ impl JobOutput {
                 _ => Outcome::Partial,
             },
             JobOutput::Verify(vaults) if vaults.iter().any(replicas::verify::Verified::damaged) => Outcome::Damaged,
-            JobOutput::Verify(vaults) if vaults.iter().any(|vault| vault.error.is_some()) => Outcome::Failed,
+            JobOutput::Verify(vaults) if vaults.iter().any(replicas::verify::Verified::incomplete) => Outcome::Failed,
             JobOutput::Verify(_) => Outcome::Complete,
         }
     }

@@ -57,6 +57,15 @@ pub struct NewestGood {
     pub hurt: bool,
 }
 
+/// The root of a snapshot or checkpoint that a newer lastgood wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NewerFormat {
+    /// The name of its object.
+    pub object: String,
+    /// The format that it has, and the one that this program reads.
+    pub why: String,
+}
+
 /// The result of verifying a vault.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct VerifyReport {
@@ -64,7 +73,8 @@ pub struct VerifyReport {
     pub snapshots: u64,
     /// Number of checkpoints: what unfinished backups left for the next one.
     pub checkpoints: u64,
-    /// The newest good snapshot of those that can be read, which is the one that a restore takes.
+    /// The newest good snapshot of those that can be read, which is the one that a restore takes. `None` if there is none, or
+    /// if a newer snapshot is of a newer format: it may be good, and a restore refuses to take an older one.
     pub newest_good: Option<NewestGood>,
     /// Number of objects that they reach, including the roots and `vault.json`.
     pub objects: u64,
@@ -80,6 +90,8 @@ pub struct VerifyReport {
     /// Snapshots that others were made from and that are not here: let go, lost, or never copied here. They are not
     /// damage: no other snapshot needs them.
     pub gaps: Vec<SnapshotName>,
+    /// Roots that a newer lastgood wrote. Nothing that they reach was verified.
+    pub newer_format: Vec<NewerFormat>,
     /// The damage that was found.
     pub damage: Vec<Damage>,
     /// The doubts that stand in the vault at the end: hints that packs are damaged; those that were found wrong have
@@ -133,7 +145,7 @@ pub fn verify_store_for(
 /// permitted.
 ///
 /// # Errors
-/// Failed: a store that cannot be read. Damage is not an error; it is in the report.
+/// Failed: a store that cannot be read. Damage is not an error, nor is a root of a newer format: they are in the report.
 pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<VerifyReport> {
     let began = Instant::now();
     let mut state = Verifier {
@@ -154,6 +166,7 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
     let (mut snapshots, mut checkpoints, mut objects, mut bytes) = (0, 0, 1, 0);
     let (mut roots, mut newest_good, mut complete) = (Vec::new(), None, true);
     let (mut there, mut parents) = (HashSet::new(), BTreeSet::new());
+    let (mut newer_format, mut newest_unread) = (Vec::new(), None);
     let (mut known, mut kept) = (HashMap::new(), 0);
     for folder in [SNAPSHOTS, CHECKPOINTS] {
         let listed = vault.store.list(folder).map_err(|e| e.while_doing(format!("list {folder}")))?;
@@ -182,6 +195,12 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
                     kept += size;
                     known.insert((folder, name), root);
                 }
+                Ok(())
+            }
+            Err(why) if why.is_newer_format() => {
+                complete = false;
+                newest_unread = newest_unread.max(Some(name).filter(|_| folder == SNAPSHOTS));
+                newer_format.push(NewerFormat { object: name.object(folder), why: why.why().to_owned() });
                 Ok(())
             }
             Err(why) => {
@@ -224,9 +243,16 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
     let doubts = doubts::settle(vault, (&state.packs, complete), &before, (&sound, &state.spoiled), ctx)?;
     let damage = state.into_damage(&roots);
     let is_hurt = |name| damage.iter().any(|damage| damage.snapshots.contains(&name));
+    let newest_good = newest_good.filter(|snapshot| newest_unread < Some(*snapshot));
     let newest_good = newest_good.map(|snapshot| NewestGood { snapshot, hurt: is_hurt(snapshot) });
     let databases = match &options.databases {
-        Some(snapshot) => databases::check(vault, snapshot, ctx)?,
+        Some(snapshot) => match databases::check(vault, snapshot, ctx) {
+            Err(why) if why.is_newer_format() => {
+                ctx.monitor.warn(&format!("no databases are checked: {}", why.what()));
+                Vec::new()
+            }
+            checked => checked?,
+        },
         None => Vec::new(),
     };
     let (seconds, traffic) = (began.elapsed().as_secs_f64(), vault.store.traffic());
@@ -240,6 +266,7 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
         unused,
         unused_bytes,
         gaps,
+        newer_format,
         damage,
         doubts,
         databases,
@@ -302,7 +329,7 @@ struct CheckedHunk {
 }
 
 impl VerifyReport {
-    /// Whether everything is as it should be.
+    /// Whether everything that was verified is as it should be.
     pub fn sound(&self) -> bool {
         self.damage.is_empty() && self.databases.iter().all(|database| database.failed.is_none())
     }

@@ -30,6 +30,7 @@ mod listings;
 mod memory_maps;
 mod model;
 mod moved_data_directory;
+mod newer_format;
 mod notify;
 mod ping;
 mod publishing;

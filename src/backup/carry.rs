@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use super::merge::content_mark;
 use super::parent::Parent;
-use crate::error::{Kind as ErrorKind, Result};
+use crate::error::Result;
 use crate::path::{EntryPath, EscapedBytes};
 use crate::source::select::Select;
 use crate::vault::entry::{Entry, EntryKind};
@@ -288,7 +288,8 @@ impl<'a> Carry<'a> {
                     return Ok(Some((*name, root)));
                 }
                 Ok(_) => {}
-                Err(why) if why.kind() == ErrorKind::Damage => {}
+                // The good snapshot is newer, so no more is lost than its own damage costs.
+                Err(why) if why.is_unusable_content() => {}
                 Err(why) => return Err(why),
             }
         }

@@ -117,11 +117,16 @@ impl<'v> Parent<'v> {
     /// file that can never be read would be sent whole at every backup. Damaged snapshots are skipped with a warning,
     /// and so are checkpoints that cannot be listed.
     ///
+    /// A snapshot that a newer lastgood wrote is not skipped: a snapshot that is built upon an older one would become the
+    /// newest, and restores would take it for the last state of what is in the skipped one. What is still on the disk waits
+    /// for a newer program; what a restore leaves behind is gone. Checkpoints of a newer format are skipped, since nobody was
+    /// told that their content is stored.
+    ///
     /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. Entries
     /// that cannot be read are carried over from a good snapshot `of` the same data path and service.
     ///
     /// # Errors
-    /// Fails if the store does.
+    /// Fails if the store does, and if a snapshot that would have been looked at is of a newer format.
     pub fn find(
         vault: &'v Vault,
         of: (&Path, Option<&str>),
@@ -184,6 +189,7 @@ impl<'v> Parent<'v> {
                     warn(format!("the snapshot {name} is passed over: {why}"));
                     continue;
                 }
+                Err(why) if why.is_newer_format() => return Err(refusal(why)),
                 Err(why) => return Err(why),
             };
             let same = root.is_of(of.0, of.1);
@@ -386,6 +392,16 @@ impl<'v> Parent<'v> {
     }
 }
 
+/// The error that nothing is built upon snapshots older than one of a newer format.
+fn refusal(why: Error) -> Error {
+    let advice = why.advice().unwrap_or_default();
+    let hint = format!(
+        "{advice} No snapshot was taken: it would be built upon an older one and count as newer. To go on with this version all the \
+         same, use a new vault."
+    );
+    why.within("build on the newest snapshot").hint(hint)
+}
+
 /// Returns what is remembered of a suspect snapshot.
 fn earlier(root: &Root) -> EarlierSuspect {
     let Totals { entries, bytes, beside, changed, .. } = root.totals;
@@ -427,8 +443,8 @@ fn next_turn(vault: &Vault, name: SnapshotName, parent: &Root) -> Result<u64> {
         let Some(name) = before.filter(|_| turn.is_none()) else { break };
         match vault.root(name) {
             Ok(root) => (turn, before) = (root.turn, root.parent),
-            // It is gone, or damaged, which a verify run reports.
-            Err(why) if why.kind() == Kind::Damage => break,
+            // It is gone, damaged, which a verify run reports, or of a newer format.
+            Err(why) if why.is_unusable_content() => break,
             Err(why) => return Err(why),
         }
     }
@@ -455,7 +471,9 @@ fn newest_checkpoint(
                 }
             }
             Ok(_) => {}
-            Err(why) if why.kind() == Kind::Damage => warn(format!("the checkpoint {name} is passed over: {why}")),
+            Err(why) if why.is_unusable_content() => {
+                warn(format!("the checkpoint {name} is passed over: {}", why.what()));
+            }
             Err(why) => return Err(why),
         }
     }

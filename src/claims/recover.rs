@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::ended_runs::{ServedBefore, copy_report};
 use crate::claims::lease::EarlierRun;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::job::{self, Origin};
 use crate::report::{self, Action, EncodedReport, Outcome, Report, RunId, StoredReport};
 use crate::store::Store;
@@ -46,7 +46,7 @@ fn committed(vault: &Vault, earlier: &[EarlierRun]) -> Result<Option<(RunId, Sna
                     return Ok(Some((run, name, root)));
                 }
             }
-            Err(why) if why.kind() == Kind::Damage => {
+            Err(why) if why.is_unusable_content() => {
                 tracing::warn!("the snapshot {name} is passed over: {}", why.what());
             }
             Err(why) => return Err(why),

@@ -1,6 +1,7 @@
 //! `list`, `ls`, `cat` and `diff`: looking into a vault.
 
 use lastgood::error::Result;
+use lastgood::inspect::UnreadRoots;
 use lastgood::monitor::Context;
 use lastgood::path::EntryPath;
 use lastgood::replicas::pool::VaultPool;
@@ -21,7 +22,7 @@ pub fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -
     let names = vault.snapshots()?;
     let mut items = console.items();
     items.head(&view::list_head())?;
-    let damaged = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
+    let unread = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
     items.end()?;
     if names.len() > limit {
         let left = names.len() - limit;
@@ -48,11 +49,18 @@ pub fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -
             "{packs} may be damaged, as runs found; {newest}. `lastgood verify` names the snapshots that are hurt"
         );
     }
-    if damaged == 0 {
-        return Ok(ProgramOutcome::Done);
+    if unread.newer_format > 0 {
+        let snapshots = count_of(unread.newer_format, "snapshot");
+        tracing::error!("{snapshots} of a newer format: a newer version of lastgood reads what it wrote");
     }
-    tracing::error!("{} with a damaged root; `lastgood verify` says more", count_of(damaged, "snapshot"));
-    Ok(ProgramOutcome::Damage)
+    if unread.damaged > 0 {
+        tracing::error!("{} with a damaged root; `lastgood verify` says more", count_of(unread.damaged, "snapshot"));
+    }
+    Ok(match unread {
+        UnreadRoots { damaged: 1.., .. } => ProgramOutcome::Damage,
+        UnreadRoots { newer_format: 1.., .. } => ProgramOutcome::Failed,
+        UnreadRoots { .. } => ProgramOutcome::Done,
+    })
 }
 
 /// Lists what is in a folder of a snapshot.

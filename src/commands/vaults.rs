@@ -295,8 +295,12 @@ impl Commands<'_> {
         )?;
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
         console.report(&done, || view::copied(&done));
-        let whole = done.report.not_copied.is_empty() && done.report.hurt.is_empty();
-        Ok(if whole { ProgramOutcome::Done } else { ProgramOutcome::Damage })
+        Ok(match done.report.not_copied.is_empty() {
+            _ if done.report.damaged() => ProgramOutcome::Damage,
+            true => ProgramOutcome::Done,
+            // A newer lastgood wrote them.
+            false => ProgramOutcome::Failed,
+        })
     }
 
     /// Returns the configured vaults that are replicas of `vault`, without those at `known` places. Others are passed over.

@@ -34,9 +34,21 @@ pub struct ListedSnapshot {
     /// The summary of its root; `None` if the root cannot be read.
     #[serde(flatten)]
     pub root: Option<RootSummary>,
-    /// Why its root cannot be read; `None` if it can.
+    /// Why its root cannot be read, if that is damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
+    /// Why its root cannot be read, if a newer lastgood wrote it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub newer_format: Option<String>,
+}
+
+/// The number of listed snapshots whose roots cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnreadRoots {
+    /// Those with a damaged root.
+    pub damaged: u64,
+    /// Those that a newer lastgood wrote.
+    pub newer_format: u64,
 }
 
 /// The part of a root that `list` shows.
@@ -97,12 +109,12 @@ impl From<Root> for RootSummary {
     }
 }
 
-/// Calls `take` with every snapshot of a vault, newest first. A snapshot with a damaged root does not hide the others;
-/// returns how many such there were.
+/// Calls `take` with every snapshot of a vault, newest first. A snapshot whose root is damaged or of a newer format does not
+/// hide the others; returns how many such there were.
 ///
 /// # Errors
 /// A store that fails; those of `take`.
-pub fn list(vault: &Vault, take: impl FnMut(ListedSnapshot) -> Result<()>, ctx: &Context) -> Result<u64> {
+pub fn list(vault: &Vault, take: impl FnMut(ListedSnapshot) -> Result<()>, ctx: &Context) -> Result<UnreadRoots> {
     newest(vault, usize::MAX, take, ctx)
 }
 
@@ -115,7 +127,7 @@ pub fn newest(
     most: usize,
     take: impl FnMut(ListedSnapshot) -> Result<()>,
     ctx: &Context,
-) -> Result<u64> {
+) -> Result<UnreadRoots> {
     newest_of(vault, &vault.snapshots()?, most, take, ctx)
 }
 
@@ -129,22 +141,27 @@ pub fn newest_of(
     most: usize,
     mut take: impl FnMut(ListedSnapshot) -> Result<()>,
     ctx: &Context,
-) -> Result<u64> {
-    let mut damaged = 0;
+) -> Result<UnreadRoots> {
+    let mut unread = UnreadRoots::default();
     let names: Vec<_> = names.iter().rev().take(most).copied().collect();
     let read = |name: &SnapshotName| vault.root(*name).map(|root| (root.finished, RootSummary::from(root)));
     map_ordered(&names, ctx.parallel, read, |&id, root| {
         ctx.check("list the snapshots")?;
+        let listed = ListedSnapshot { id, created: id.time, root: None, damage: None, newer_format: None };
         take(match root {
-            Ok((created, summary)) => ListedSnapshot { id, created, root: Some(summary), damage: None },
+            Ok((created, summary)) => ListedSnapshot { created, root: Some(summary), ..listed },
             Err(why) if why.kind() == error::Kind::Damage => {
-                damaged += 1;
-                ListedSnapshot { id, created: id.time, root: None, damage: Some(why.what()) }
+                unread.damaged += 1;
+                ListedSnapshot { damage: Some(why.what()), ..listed }
+            }
+            Err(why) if why.is_newer_format() => {
+                unread.newer_format += 1;
+                ListedSnapshot { newer_format: Some(why.why().to_owned()), ..listed }
             }
             Err(why) => return Err(why),
         })
     })?;
-    Ok(damaged)
+    Ok(unread)
 }
 
 fn not_there(path: &EntryPath) -> Error {

@@ -116,7 +116,12 @@ fn verified(vault: &Verified) -> String {
         (Some(report), _) => {
             let broken = report.databases.iter().filter(|database| database.failed.is_some()).count() as u64;
             let mut text = format!("{name} has {}, {}", count(report.snapshots, "snapshot"), BinaryBytes(report.bytes));
-            for (n, what) in [(report.damage.len() as u64, "damaged object"), (broken, "broken database")] {
+            let newer = report.newer_format.len() as u64;
+            for (n, what) in [
+                (report.damage.len() as u64, "damaged object"),
+                (newer, "newer-format root"),
+                (broken, "broken database"),
+            ] {
                 if n > 0 {
                     add(&mut text, format_args!(", {}", count(n, what)));
                 }

@@ -122,7 +122,7 @@ impl Replica {
 /// # Errors
 /// Usage: the vaults are not replicas of one. A first vault that is damaged, or missing where none may be made. No
 /// vault that can take the snapshot; a vault that would have to be made while another place, which may hold it, cannot
-/// be asked. As [`backup::backup`]. If there is a report, at least one vault holds the snapshot.
+/// be asked; a vault that a newer lastgood wrote. As [`backup::backup`]. If there is a report, at least one vault holds the snapshot.
 pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Result<ReplicatedBackupReport> {
     let mut warnings = Vec::new();
     let mut warn = |what: String| {
@@ -298,6 +298,8 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
             SiteState::Failed(why) if alone || leading && matches!(why.kind(), Kind::Damage | Kind::Usage) => {
                 return Err(why);
             }
+            // It may hold a newer state than all others.
+            SiteState::Failed(why) if why.is_newer_format() => return Err(why),
             SiteState::Failed(why) => {
                 if leading {
                     warn(passed_over(&url, &why));

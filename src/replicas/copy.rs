@@ -57,7 +57,7 @@ pub struct CopyReport {
     pub objects_there: u64,
     /// Bytes of these packs.
     pub bytes_there: u64,
-    /// Snapshots that could not be copied, because something is damaged.
+    /// Snapshots that could not be copied, because something is damaged, or a newer lastgood wrote them.
     pub not_copied: Vec<PassedOver>,
     /// Snapshots that `to` has and cannot give back whole: a pack that they need is damaged there.
     pub hurt: Vec<PassedOver>,
@@ -91,7 +91,7 @@ pub fn copy(from: &Vault, to: &Vault, names: &[SnapshotName], ctx: &Context) -> 
 ///
 /// # Errors
 /// Usage: the vaults are not replicas of one. A store that fails; being told to stop. Everything that was copied until
-/// then stays. Damage is not an error; it is in the report.
+/// then stays. Damage is not an error, nor is a snapshot of a newer format: they are in the report.
 pub fn copy_with(
     from: &Vault,
     (to, doubts): (&Vault, &mut Doubts),
@@ -115,8 +115,8 @@ pub fn copy_with(
                 ctx.check(&doing())?;
                 match read {
                     Ok(snapshot) => copying.add(snapshot),
-                    Err(why) if why.kind() == Kind::Damage => {
-                        copying.pass_over(*name, why.what());
+                    Err(why) if why.is_unusable_content() => {
+                        copying.pass_over(*name, why.what(), why.kind() == Kind::Damage);
                         Ok(())
                     }
                     Err(why) => Err(why),
@@ -211,9 +211,9 @@ impl<'a> Copying<'a> {
         })
     }
 
-    fn pass_over(&mut self, snapshot: SnapshotName, why: String) {
+    fn pass_over(&mut self, snapshot: SnapshotName, why: String, damaged: bool) {
         self.ctx.monitor.warn(&format!("the snapshot {snapshot} is not copied: {why}"));
-        self.report.not_copied.push(PassedOver { snapshot, why, damaged: true });
+        self.report.not_copied.push(PassedOver { snapshot, why, damaged });
     }
 
     /// Adds a snapshot to the group, unless it is known that it cannot be copied.
@@ -225,7 +225,7 @@ impl<'a> Copying<'a> {
                 Ok(true) => missing.push(*pack),
                 Ok(false) => {}
                 Err(why) => {
-                    self.pass_over(snapshot.name, why);
+                    self.pass_over(snapshot.name, why, true);
                     return Ok(());
                 }
             }
@@ -294,7 +294,7 @@ impl<'a> Copying<'a> {
         let mut whole = Vec::new();
         for snapshot in std::mem::take(&mut self.group) {
             match snapshot.packs.iter().find_map(|pack| self.damaged.get(&pack.id)) {
-                Some(why) => self.pass_over(snapshot.name, why.clone()),
+                Some(why) => self.pass_over(snapshot.name, why.clone(), true),
                 None => whole.push(snapshot),
             }
         }
@@ -312,7 +312,7 @@ impl<'a> Copying<'a> {
             match snapshot.packs.iter().find_map(|pack| absent.get(&pack.id)) {
                 Some((pack, why)) => {
                     let why = format!("{} in {}: {why}", pack.name(), self.to.store.url());
-                    self.pass_over(snapshot.name, why);
+                    self.pass_over(snapshot.name, why, true);
                 }
                 None => self.commit(&snapshot)?,
             }
@@ -355,6 +355,13 @@ impl<'a> Copying<'a> {
         let mut doubts = Doubts::read(&*self.from.store);
         doubts.doubt(self.from, &self.spoiled, (Finding::Copy, &self.from.user), self.ctx.random);
         doubts.warnings().iter().for_each(|what| self.ctx.monitor.warn(what));
+    }
+}
+
+impl CopyReport {
+    /// Whether something that is damaged kept a snapshot from being copied, or from being whole there.
+    pub fn damaged(&self) -> bool {
+        self.not_copied.iter().chain(&self.hurt).any(|over| over.damaged)
     }
 }
 

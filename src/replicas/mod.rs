@@ -158,10 +158,12 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     let reasons: Vec<_> = failures.iter().map(|(url, why)| format!("{url}: {}", why.what())).collect();
     let why = format!("none of the {} vaults can be used. {}", reasons.len(), reasons.join(". "));
     let is = |kind| failures.iter().any(|(_, why)| why.kind() == kind);
+    let newer_format = failures.iter().any(|(_, why)| why.is_newer_format());
     let error = match () {
-        // A vault that comes back may serve; after that, what is wrong with the vaults matters more than what was
-        // asked.
+        // A vault that comes back may serve, and so may a newer lastgood; after that, what is wrong with the vaults matters
+        // more than what was asked.
         () if is(Kind::Unreachable) => Error::unreachable(doing, why),
+        () if newer_format => Error::failed(doing, why),
         () if is(Kind::Damage) => Error::damage(doing, why),
         () if !failures.is_empty() && failures.iter().all(|(_, why)| why.kind() == Kind::NothingYet) => {
             Error::nothing_yet(doing, why)
@@ -172,9 +174,9 @@ fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     // Code and hint are of one failure, and of one that has the kind that was chosen: a hint for another vault's failure would
     // be followed in the wrong place. A code that says more than the kind is preferred.
     let of_kind = || failures.iter().filter(|(_, why)| why.kind() == error.kind());
-    let Some((url, chosen)) =
-        of_kind().find(|(_, why)| why.code() != Code::from(why.kind())).or_else(|| of_kind().next())
-    else {
+    let of_newer_format = of_kind().find(|(_, why)| why.is_newer_format());
+    let with_code = || of_kind().find(|(_, why)| why.code() != Code::from(why.kind()));
+    let Some((url, chosen)) = of_newer_format.or_else(with_code).or_else(|| of_kind().next()) else {
         return error;
     };
     let error = error.with_code(chosen.code());

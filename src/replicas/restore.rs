@@ -12,7 +12,7 @@ use crate::panics;
 use crate::restore::damaged::{self, RestoreFailure};
 use crate::restore::options::RestoreOptions;
 use crate::restore::preview::Preview;
-use crate::restore::select::{self, Choice, PassedOver};
+use crate::restore::select::{self, Choice, NewerFormat, PassedOver, Unchosen};
 use crate::restore::{self, Damaged};
 use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
@@ -45,8 +45,11 @@ struct RestoreCandidate {
 /// what is damaged is skipped if that is wanted; otherwise, unless the snapshot was named, the newest older one that a
 /// vault has whole is taken, with a warning.
 ///
+/// What a newer lastgood wrote, in whichever vault, may be good: nothing older is restored unless it is named.
+///
 /// # Errors
-/// Usage: the vaults are not replicas of one. No vault serves; the error says why for each. As [`restore::restore`].
+/// Usage: the vaults are not replicas of one. Failed: a newer lastgood wrote a vault, or a snapshot that is newer than all
+/// that can be read. No vault serves; the error says why for each. As [`restore::restore`].
 pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Result<ReplicatedRestoreReport> {
     if sites.len() == 1
         && let Some(site) = sites.pop()
@@ -62,12 +65,12 @@ pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) ->
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let (candidates, failures, unknown) = choose_all(sites, &options.snapshot)?;
+    let Chosen { candidates, failures, unknown, newer_format } = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
     let newer = newer(&candidates, unknown);
     restore::tell_of_newer(&newer, &mut warn);
     let ReplicatedRestoreReport { vault, mut restored } =
-        restore_one_of(candidates, failures, options, ctx, &mut warn)?;
+        restore_one_of(candidates, (failures, newer_format), options, ctx, &mut warn)?;
     restored.warnings.splice(..0, warnings);
     // A snapshot that is damaged in every vault may be the one that was meant.
     restored.instead_of = select::newest_damaged(&newer).max(restored.instead_of);
@@ -101,7 +104,7 @@ pub fn newest_of(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(Snapsho
 /// Returns the first vault that has the newest fitting snapshot, and the newer snapshots that are passed over.
 fn newest(sites: Vec<Site>, spec: &str, ctx: &Context) -> Result<(RestoreCandidate, Vec<PassedOver>)> {
     check_same(&sites)?;
-    let (candidates, failures, unknown) = choose_all(sites, spec)?;
+    let Chosen { candidates, failures, unknown, .. } = choose_all(sites, spec)?;
     let newer = newer(&candidates, unknown);
     let newest = candidates.iter().map(|fit| fit.choice.name).max();
     match candidates.into_iter().find(|fit| Some(fit.choice.name) == newest) {
@@ -129,7 +132,7 @@ fn newer(candidates: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<Passe
 /// Restores from one of the vaults that have a fitting snapshot.
 fn restore_one_of(
     candidates: Vec<RestoreCandidate>,
-    mut failures: Vec<SiteFailure>,
+    (mut failures, newer_format): (Vec<SiteFailure>, Option<NewerFormat>),
     options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
@@ -175,7 +178,7 @@ fn restore_one_of(
     }
     let may = |fit: &mut RestoreCandidate| fit.over.is_some() && !options.skip_damaged;
     let replaceable: Vec<_> = candidates.extract_if(.., may).collect();
-    match older((newest, replaceable), behind, options, ctx, warn) {
+    match older((newest, replaceable), (behind, newer_format), options, ctx, warn) {
         Ok(Ok(report)) => return Ok(report),
         Ok(Err(left)) => candidates.extend(left),
         // An older snapshot would go back behind what is there; the reason to report is that the newest cannot be had.
@@ -207,11 +210,11 @@ impl RestoreCandidate {
 }
 
 /// Restores the newest older snapshot that one of the vaults has whole: from the vaults in which packs of the newest
-/// are damaged, and from those `behind`, whose own newest one is older. Gives back the vaults if there is no such
-/// snapshot.
+/// are damaged, and from those `behind`, whose own newest one is older. Nothing is taken that is older than something of a
+/// newer format in any vault. Gives back the vaults if there is no such snapshot.
 fn older(
     (newest, mut candidates): (Option<SnapshotName>, Vec<RestoreCandidate>),
-    behind: Vec<RestoreCandidate>,
+    (behind, mut newer_format): (Vec<RestoreCandidate>, Option<NewerFormat>),
     options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
@@ -226,16 +229,27 @@ fn older(
     loop {
         for mut fit in candidates.drain(..) {
             match damaged::older(&fit.vault, fit.choice.name) {
-                Ok(Some(choice)) => {
+                Ok(Ok(choice)) => {
                     fit.choice = choice;
                     below.push(fit);
                 }
-                Ok(None) => left.push(fit),
+                Ok(Err(at)) => {
+                    newer_format = newer_format.max(at);
+                    left.push(fit);
+                }
                 Err(why) => warn(passed_over(&fit.url, &why)),
             }
         }
         below.sort_by_key(|fit| fit.choice.name);
-        let Some(mut fit) = below.pop() else { return Ok(Err(left)) };
+        let next = below.pop();
+        if let (Some(newest), Some(above)) = (newest, newer_format)
+            && next.as_ref().is_none_or(|fit| above.is_above(fit.choice.name))
+        {
+            warn(damaged::nothing_older(newest, above));
+            left.extend(next.into_iter().chain(below).filter(|fit| fit.untried.is_some()));
+            return Ok(Err(left));
+        }
+        let Some(mut fit) = next else { return Ok(Err(left)) };
         let name = fit.choice.name;
         match fit.restore(options, ctx) {
             Ok(mut restored) => {
@@ -268,18 +282,37 @@ fn older(
     }
 }
 
-/// Looks in all vaults at the same time for the snapshot that is meant. Returns the vaults that have one, why the
-/// others have none, and the snapshots of the others, which might have been meant.
-fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Vec<SiteFailure>, Vec<PassedOver>)> {
+/// The result of looking in all vaults for the snapshot that is meant.
+struct Chosen {
+    /// The vaults that have one.
+    candidates: Vec<RestoreCandidate>,
+    /// Why the others have none.
+    failures: Vec<SiteFailure>,
+    /// The snapshots of the others, which might have been meant.
+    unknown: Vec<PassedOver>,
+    /// The newest that only a newer lastgood can read: it is older than the newest candidate. `None` if the snapshot was named.
+    newer_format: Option<NewerFormat>,
+}
+
+/// Looks in all vaults at the same time for the snapshot that is meant.
+///
+/// # Errors
+/// Failed: snapshots fit, and something that may be newer than all of them is of a newer format.
+fn choose_all(sites: Vec<Site>, spec: &str) -> Result<Chosen> {
     let choose = |site: Site| {
         let url = site.url.clone();
         let begun = match site.vault() {
             Ok(vault) => restore::choose_with_doubts(&vault, spec).map(|begun| (vault, begun)),
+            Err(why) if why.is_newer_format() => {
+                let newer_format = Some(Box::new(NewerFormat::Vault));
+                Err(Unchosen { why: select::with_way_out(why), passed_over: Vec::new(), newer_format })
+            }
             Err(why) => Err(why.into()),
         };
         (url, begun)
     };
     let (mut candidates, mut failures, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let mut newest_unread = None;
     let chosen: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = sites.into_iter().map(|site| scope.spawn(move || choose(site))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
@@ -291,9 +324,19 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<(Vec<RestoreCandidate>, Ve
             }
             (url, Err(unchosen)) => {
                 unknown.extend(unchosen.passed_over);
+                if let Some(at) = unchosen.newer_format.map(|at| *at)
+                    && newest_unread.as_ref().is_none_or(|(newest, _)| *newest < at)
+                {
+                    newest_unread = Some((at, unchosen.why.clone()));
+                }
                 failures.push((url, unchosen.why));
             }
         }
     }
-    Ok((candidates, failures, unknown))
+    let newest = candidates.iter().filter(|fit| !fit.choice.named).map(|fit| fit.choice.name).max();
+    let newer_format = match (newest, newest_unread) {
+        (Some(newest), Some((at, why))) if at.is_above(newest) => return Err(why),
+        (newest, unread) => newest.and(unread).map(|(at, _)| at),
+    };
+    Ok(Chosen { candidates, failures, unknown, newer_format })
 }

@@ -25,6 +25,11 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Whether something was not verified: the whole vault, or what a newer lastgood wrote.
+    pub fn incomplete(&self) -> bool {
+        self.error.is_some() || self.report.as_ref().is_some_and(|report| !report.newer_format.is_empty())
+    }
+
     /// Whether damage was found.
     pub fn damaged(&self) -> bool {
         self.kind == Some(Kind::Damage) || self.report.as_ref().is_some_and(|report| !report.sound())

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::select::{self, Choice, PassedOver};
+use super::select::{self, Choice, NewerFormat, PassedOver, Unchosen};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::vault::decoder::Decoder;
@@ -133,17 +133,28 @@ pub fn confirm_suspects(vault: &Vault, packs: &PackReader, doubts: &mut Doubts, 
     told_of
 }
 
-/// Returns the newest good snapshot that is older than `than`, for a restore that may choose. `None` if there is no
-/// such snapshot.
+/// Returns the newest good snapshot that is older than `than`, for a restore that may choose. If there is no such snapshot,
+/// returns what ended the search where that is of a newer format: it may be good, and nothing older is taken.
 ///
 /// # Errors
 /// A store that fails.
-pub fn older(vault: &Vault, than: SnapshotName) -> Result<Option<Choice>> {
+pub fn older(vault: &Vault, than: SnapshotName) -> Result<Result<Choice, Option<NewerFormat>>> {
     let mut names = vault.snapshots()?;
     names.retain(|name| *name < than);
-    match select::newest_good(vault, &names, "an older good snapshot") {
-        Ok(choice) => Ok(Some(choice)),
-        Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
-        Err(_) => Ok(None),
+    match select::search_good(vault, &names, "an older good snapshot") {
+        Ok(choice) => Ok(Ok(choice)),
+        Err(Unchosen { why, .. }) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
+        Err(Unchosen { newer_format, .. }) => Ok(Err(newer_format.map(|at| *at))),
     }
+}
+
+/// Says that no older snapshot is restored in place of `damaged`.
+pub fn nothing_older(damaged: SnapshotName, newer_format: NewerFormat) -> String {
+    let what = match newer_format {
+        NewerFormat::Snapshot(name) => format!("the snapshot {name}"),
+        NewerFormat::Vault => "one of the vaults".to_owned(),
+    };
+    format!(
+        "no older snapshot is restored in place of {damaged}: {what} was written by a newer lastgood, and may hold a newer state"
+    )
 }

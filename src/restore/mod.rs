@@ -59,7 +59,8 @@ use crate::vault::doubt::Doubts;
 ///
 /// Doubted packs that the snapshot needs are read whole before anything else. If one is damaged or missing, or turns
 /// out to be so while it is read, the next older good snapshot whose packs are there is taken, unless the snapshot was
-/// named or `skip_damaged` is set; the report says so.
+/// named or `skip_damaged` is set; the report says so. A snapshot that a newer lastgood wrote may be good, so nothing that is
+/// older than it is taken unless it is named.
 ///
 /// # Errors
 /// Usage: no such snapshot, path or target. Damage, unless it is skipped. Failed: the store or the disk. In all of
@@ -97,8 +98,11 @@ fn restore_within(
         let RestoreFailure { why, wrong, untried } = failure;
         let over = damaged::passed_over(name, &wrong).filter(|_| !named);
         let untried = *first_untried.get_or_insert(untried);
-        let next = if over.is_some() { damaged::older(vault, name)? } else { None };
-        let (Some(over), Some(next)) = (over, next) else {
+        let next = if over.is_some() { damaged::older(vault, name)? } else { Err(None) };
+        if let Err(Some(newer_format)) = next {
+            ctx.monitor.warn(&damaged::nothing_older(name, newer_format));
+        }
+        let (Some(over), Ok(next)) = (over, next) else {
             if why.kind() != Kind::Damage {
                 return Err(match first {
                     // The older one would go back behind what is there: the reason for doing nothing is that the newest

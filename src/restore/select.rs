@@ -42,6 +42,22 @@ pub struct Choice {
     pub named: bool,
 }
 
+/// What only a newer lastgood can read, among what might have been meant; the greater one is the newer one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NewerFormat {
+    /// A snapshot. Whether it is good is not known.
+    Snapshot(SnapshotName),
+    /// A whole vault, whatever its snapshots are.
+    Vault,
+}
+
+impl NewerFormat {
+    /// Whether it may be a newer state than a snapshot is.
+    pub fn is_above(self, snapshot: SnapshotName) -> bool {
+        self > NewerFormat::Snapshot(snapshot)
+    }
+}
+
 /// Why no snapshot was chosen.
 #[derive(Debug)]
 pub struct Unchosen {
@@ -50,11 +66,13 @@ pub struct Unchosen {
     /// Snapshots that might have been meant, newest first; if the root of one could not be read, all older ones are
     /// among them.
     pub passed_over: Vec<PassedOver>,
+    /// The snapshot of a newer format at which the search ended, if that is the reason.
+    pub newer_format: Option<Box<NewerFormat>>,
 }
 
 impl From<Error> for Unchosen {
     fn from(why: Error) -> Self {
-        Unchosen { why, passed_over: Vec::new() }
+        Unchosen { why, passed_over: Vec::new(), newer_format: None }
     }
 }
 
@@ -75,9 +93,12 @@ pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
 /// `latest` is the newest good snapshot; a time (RFC 3339, or a date or date and time in UTC) means the newest good one
 /// that is not after it. An id is taken whatever its snapshot's state.
 ///
+/// A snapshot that a newer lastgood wrote may be good, and is not passed over: an older one in its place would be taken
+/// for the last state there was.
+///
 /// # Errors
-/// Usage: nothing, or more than one snapshot, fits. NothingYet: there is no snapshot. Failed: there is no good one.
-/// Damage: the named root is damaged.
+/// Usage: nothing, or more than one snapshot, fits. NothingYet: there is no snapshot. Failed: there is no good one, or the
+/// newest that may be good is of a newer format. Damage: the named root is damaged.
 pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
     search(vault, spec).map_err(|unchosen| unchosen.why)
 }
@@ -173,12 +194,17 @@ pub fn failed_check(root: &Root) -> &'static str {
 /// Returns the last good snapshot of `names`, which are in order.
 ///
 /// # Errors
-/// NothingYet: there is no snapshot. Failed: there is no good one, or the store fails.
+/// NothingYet: there is no snapshot. Failed: there is no good one, or the newest that may be good is of a newer format, or
+/// the store fails.
 pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice> {
     search_good(vault, names, wanted).map_err(|unchosen| unchosen.why)
 }
 
-fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice, Unchosen> {
+/// As [`newest_good`], and says what is known of snapshots that might have been meant if none is chosen.
+///
+/// # Errors
+/// As [`newest_good`].
+pub fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice, Unchosen> {
     let mut passed_over = Vec::new();
     for (at, name) in names.iter().enumerate().rev() {
         let mut damaged = false;
@@ -194,6 +220,11 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
                 damaged = true;
                 format!("its root is damaged: {}", damage.what())
             }
+            Err(why) if why.is_newer_format() => {
+                let newer_format = Some(Box::new(NewerFormat::Snapshot(*name)));
+                let why = why.within(format!("find {wanted} in {}", vault.store.url()));
+                return Err(Unchosen { why: with_way_out(why), passed_over, newer_format });
+            }
             Err(why) => {
                 let why_unread = format!("its root could not be read: {}", why.what());
                 let left = names[..=at].iter().rev();
@@ -202,7 +233,7 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
                     why: why_unread.clone(),
                     damaged: true,
                 }));
-                return Err(Unchosen { why, passed_over });
+                return Err(Unchosen { why, passed_over, newer_format: None });
             }
         };
         passed_over.push(PassedOver { snapshot: *name, why, damaged });
@@ -238,5 +269,15 @@ fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Ch
             newest.snapshot, newest.why, newest.snapshot.id
         )),
     };
-    Err(Unchosen { why, passed_over })
+    Err(Unchosen { why, passed_over, newer_format: None })
+}
+
+/// Adds to the error that something is of a newer format how to choose an older snapshot on purpose.
+pub fn with_way_out(why: Error) -> Error {
+    let advice = why.advice().unwrap_or_default();
+    let hint = format!(
+        "{advice} Nothing older is taken in its place, as it may be good. To take an older snapshot on purpose, name it by its \
+         id, for a restore with `--snapshot ID`: `lastgood list` shows the ids."
+    );
+    why.hint(hint)
 }

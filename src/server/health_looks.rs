@@ -229,7 +229,7 @@ fn newest_good(vault: &Vault, names: &[SnapshotName], now: Timestamp) -> Result<
             let (id, created, whole) = (choice.name, choice.root.finished, choice.root.whole());
             Ok(Some(NewestSnapshot { id, created, age_seconds: age(created, now), whole }))
         }
-        Err(why) if why.of_store() || why.kind() == Kind::Unreachable => Err(why),
+        Err(why) if why.of_store() || why.kind() == Kind::Unreachable || why.is_newer_format() => Err(why),
         Err(_) => Ok(None),
     }
 }

@@ -81,6 +81,7 @@ pub fn schemas() -> Value {
             "id": text(),
             "created": time(),
             "damage": text(),
+            "newer_format": text(),
             "reason": { "enum": ["manual", "schedule", "critical", "shutdown"] },
             "state": { "enum": ["complete", "partial", "suspect"] },
             "good": yes_or_no(),

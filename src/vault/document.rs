@@ -10,9 +10,9 @@ pub const FORMAT: u32 = 1;
 /// Why the bytes of a document cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
-    /// It has another version of the format.
-    #[error("it has format {0}, and lastgood {version} reads format {FORMAT}", version = env!("CARGO_PKG_VERSION"))]
-    Format(u32),
+    /// A newer version of lastgood wrote it: it has this version of the format.
+    #[error("it was written by a newer lastgood (format {0}; this one, {version}, reads format {FORMAT})", version = env!("CARGO_PKG_VERSION"))]
+    NewerFormat(u32),
     /// It is encrypted, which no document of this format is.
     #[error("it is encrypted, which this version of lastgood cannot read")]
     Encrypted,
@@ -25,22 +25,20 @@ impl DocumentError {
     /// Whether a newer version of lastgood can be expected to read it.
     pub fn is_newer(&self) -> bool {
         match self {
-            DocumentError::Format(format) => *format > FORMAT,
-            DocumentError::Encrypted => true,
+            DocumentError::NewerFormat(_) | DocumentError::Encrypted => true,
             DocumentError::Damaged(_) => false,
         }
     }
 
-    /// Turns it into the crate's error, which is damage; `doing` says what the document was read for.
+    /// Turns it into the crate's error; `doing` says what the document was read for. Nothing is wrong with a document that
+    /// a newer version wrote, so that is no damage.
     pub fn while_doing(self, doing: impl Into<String>) -> Error {
-        let error = Error::damage(doing, &self);
-        match self {
-            DocumentError::Format(format) if self.is_newer() => error
-                .with_code(Code::NewerFormat)
-                .hint(format!("Use a version of lastgood that reads format {format}.")),
-            DocumentError::Encrypted => error.with_code(Code::NewerFormat).hint("Use a newer version of lastgood."),
-            DocumentError::Format(_) | DocumentError::Damaged(_) => error,
-        }
+        let hint = match &self {
+            DocumentError::Damaged(why) => return Error::damage(doing, why),
+            DocumentError::NewerFormat(format) => format!("Use a version of lastgood that reads format {format}."),
+            DocumentError::Encrypted => "Use a newer version of lastgood.".to_owned(),
+        };
+        Error::failed(doing, self).with_code(Code::NewerFormat).hint(hint)
     }
 }
 
@@ -55,7 +53,8 @@ pub fn check_format(bytes: &[u8]) -> Result<(), DocumentError> {
     }
     match serde_json::from_slice::<FormatVersion>(bytes) {
         Ok(FormatVersion { format: FORMAT }) => Ok(()),
-        Ok(FormatVersion { format }) => Err(DocumentError::Format(format)),
+        Ok(FormatVersion { format }) if format > FORMAT => Err(DocumentError::NewerFormat(format)),
+        Ok(FormatVersion { format }) => Err(DocumentError::Damaged(format!("it has format {format}, which never was"))),
         Err(why) => Err(DocumentError::Damaged(format!("it has no format: {why}"))),
     }
 }
@@ -63,6 +62,7 @@ pub fn check_format(bytes: &[u8]) -> Result<(), DocumentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     #[test]
     fn another_format_is_refused_with_its_number_and_a_newer_one_by_its_code() {
@@ -73,7 +73,9 @@ mod tests {
             ("[", "damage"),
         ] {
             let error = check_format(text.as_bytes()).unwrap_err().while_doing("read it");
-            assert_eq!((error.word(), error.advice().is_some()), (word, word == "newer-format"), "{text}");
+            let is_newer = word == "newer-format";
+            assert_eq!((error.word(), error.advice().is_some()), (word, is_newer), "{text}");
+            assert_eq!(error.kind(), if is_newer { Kind::Failed } else { Kind::Damage }, "{text}");
         }
         let said = check_format(br#"{"format":9}"#).unwrap_err().to_string();
         assert!(said.contains("format 9") && said.contains("format 1"), "{said}");

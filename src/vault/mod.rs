@@ -155,8 +155,7 @@ impl Vault {
             Ok(bytes) => VaultConfig::parse(&bytes).map(Some).map_err(|why| {
                 let is_newer = why.is_newer();
                 let error = why.while_doing("read vault.json").within(doing());
-                // Nothing is wrong with a vault that a newer version made; only this program cannot use it.
-                GetFailure::Answer(if is_newer { error.with_kind(Kind::Failed) } else { error.hint(put_back) })
+                GetFailure::Answer(if is_newer { error } else { error.hint(put_back) })
             }),
             Err(store::StoreError::NotFound { .. }) => {
                 match store.list(SNAPSHOTS).map_err(|e| GetFailure::Other(e.while_doing(doing())))?.is_empty() {
@@ -376,7 +375,8 @@ impl Vault {
     /// Reads a snapshot's root.
     ///
     /// # Errors
-    /// The store fails; the root is missing, altered, or of another vault or format.
+    /// The store fails. Damage: the root is missing, altered, or of another vault. Failed, with the code of a newer format: a
+    /// newer version of lastgood wrote it.
     pub fn root(&self, name: SnapshotName) -> Result<Root> {
         self.read_root(SNAPSHOTS, name).map(|(root, _)| root)
     }

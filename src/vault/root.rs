@@ -330,7 +330,8 @@ impl Root {
     /// Reads the root `name` from its bytes.
     ///
     /// # Errors
-    /// Damage: the bytes are not the ones that were written, or are not a root of this format.
+    /// Damage: the bytes are not the ones that were written, or are not a root. Failed, with the code of a newer format: a newer
+    /// version of lastgood wrote them.
     pub fn parse(name: SnapshotName, bytes: &[u8]) -> Result<Root> {
         let doing = || format!("read the root of snapshot {name}");
         name.check_bytes(bytes).map_err(|why| Error::damage(doing(), why))?;
@@ -415,6 +416,11 @@ mod tests {
             assert_eq!(Root::parse(name, &bad).unwrap_err().kind(), crate::error::Kind::Damage);
         }
         assert!(Root::parse(SnapshotName { seq: 8, ..name }, &bytes).is_err());
+        let (newer, bytes) = Root { format: FORMAT + 1, ..sample() }.encode().unwrap();
+        let said = Root::parse(newer, &bytes).unwrap_err();
+        assert_eq!((said.kind(), said.word()), (crate::error::Kind::Failed, "newer-format"));
+        // As long as its bytes are those that were written.
+        assert_eq!(Root::parse(newer, &bytes[1..]).unwrap_err().kind(), crate::error::Kind::Damage);
         assert!(Root::parse_bytes(&[b'['; 100_000]).is_err());
     }
 }

@@ -41,8 +41,11 @@ pub fn list_head() -> String {
 /// Returns the line of a snapshot in a list.
 pub fn listed(listed: &ListedSnapshot) -> String {
     let Some(root) = &listed.root else {
-        let why = printable(listed.damage.as_deref().unwrap_or_default());
-        return format!("{:16}  {:20}  {:8}  damaged   {why}", listed.id.id, time(listed.created), "");
+        let (state, why) = match &listed.newer_format {
+            Some(why) => ("newer format  ", why.as_str()),
+            None => ("damaged   ", listed.damage.as_deref().unwrap_or_default()),
+        };
+        return format!("{:16}  {:20}  {:8}  {state}{}", listed.id.id, time(listed.created), "", printable(why));
     };
     let reason = root.reason.to_string();
     // If a complete snapshot has a database that failed its check, this is what counts.

@@ -25,15 +25,21 @@ pub fn verify(report: &VerifyReport) -> String {
     let mut text = String::new();
     let (snapshots, objects) = (count_of(report.snapshots, "snapshot"), count_of(report.objects, "object"));
     let (bytes, took) = (BinaryBytes(report.bytes), took(report.seconds, report.traffic));
-    let verdict = match report.damage.len() {
+    let mut verdict = match report.damage.len() {
         0 => "no damage".to_owned(),
         n => format!("{n} DAMAGED"),
     };
+    if !report.newer_format.is_empty() {
+        verdict.push_str(&format!(", {} NOT VERIFIED: of a newer format", report.newer_format.len()));
+    }
     let checkpoints = match report.checkpoints {
         0 => String::new(),
         n => format!(", {}", count_of(n, "checkpoint")),
     };
     line(&mut text, format_args!("Verified {snapshots}{checkpoints}, {objects}, {bytes}, in {took}: {verdict}"));
+    for newer in &report.newer_format {
+        line(&mut text, format_args!("  {}: {}", printable(&newer.object), printable(&newer.why)));
+    }
     for damage in &report.damage {
         let (object, why) = (printable(&damage.object), printable(&damage.why));
         // The error behind it names the object once more.

@@ -45,7 +45,7 @@ impl Parent<'_> {
                 Ok(root) if root.state != SnapshotState::Suspect => root,
                 Ok(_) => continue,
                 // This was reported when the parent was looked for, or a verify run reports it.
-                Err(why) if why.kind() == Kind::Damage => continue,
+                Err(why) if why.is_unusable_content() => continue,
                 Err(why) => return Err(why),
             };
             let Some((packs, hunks)) = self.load(&root, &format!("the snapshot {name}"), warn)? else {

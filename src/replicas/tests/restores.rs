@@ -1,6 +1,7 @@
 //! Restores from several vaults: which one serves, and which snapshot.
 
 use super::*;
+use crate::vault::root::{FORMAT, Root};
 
 #[test]
 fn a_restore_takes_the_newest_that_any_vault_has() {
@@ -182,4 +183,41 @@ fn what_no_vault_has_whole_is_skipped_when_that_is_asked_for() {
     let report = world.restore(&skip).unwrap();
     assert_eq!((report.vault.as_str(), report.restored.not_restored.len()), ("one", 1));
     assert!(std::fs::read(world.target().join("a")).unwrap() == noise(20_000, 1));
+}
+
+#[test]
+fn no_vault_gives_back_what_is_older_than_a_newer_format_in_another() {
+    let world = World::new();
+    let [one, two] = &world.places[..] else { panic!() };
+    let oldest = world.backup().taken.snapshot;
+    tick();
+    tick();
+    two.away(true);
+    world.write("a", 2);
+    let newest = world.backup().taken.snapshot;
+    two.away(false);
+    // Between the two, in the vault that lacks the newest one, and in the one that has it.
+    for (place, word) in [(one, "damage"), (two, "newer-format")] {
+        let root = place.vault().root(oldest).unwrap();
+        let root = Root { format: FORMAT + 1, seq: oldest.seq + 1, ..root };
+        let (between, bytes) = root.encode().unwrap();
+        assert!(oldest < between && between < newest);
+        place.store.create(&between.object(SNAPSHOTS), &[&bytes]).unwrap();
+        assert_eq!(world.restore(&world.options("latest")).unwrap().restored.snapshot, newest);
+        std::fs::remove_dir_all(world.target()).unwrap();
+        let healthy = one.store.objects().clone();
+        let known: Vec<_> = two.store.objects().keys().cloned().collect();
+        let packs = healthy.keys().filter(|name| name.starts_with("packs/") && !known.contains(name));
+        packs.for_each(|name| one.spoil(name));
+        let why = world.restore(&world.options("latest")).unwrap_err();
+        assert_eq!(why.word(), word, "{why}");
+        says(&why, &["read packs/"]);
+        assert!(!world.target().exists());
+        let warned = world.heard.warnings();
+        let warned =
+            warned.iter().any(|what| what.contains("no older snapshot") && what.contains(&between.to_string()));
+        assert!(warned, "{word}");
+        *one.store.objects() = healthy;
+        place.store.objects().remove(&between.object(SNAPSHOTS));
+    }
 }
