@@ -23,6 +23,7 @@ pub mod restore;
 pub mod backup;
 pub mod source;
 pub mod sqlite;
+pub mod lineage;
 pub mod command;
 pub mod vault;
 pub mod store;
