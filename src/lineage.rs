@@ -9,14 +9,15 @@
 //! The folder lies among the app's files, so nothing is expected of it: no symlink is followed, and what cannot be
 //! understood is reported as [`UnclearLineage`] instead of being guessed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags, fchmod, fstat, fsync, openat, renameat};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fstat, fsync, openat, renameat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -102,16 +103,20 @@ pub fn read(directory: &Path) -> Result<Option<Lineage>, UnclearLineage> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_in(directory: &Folder) -> Result<Option<Lineage>, UnclearLineage> {
+pub fn read_in(directory: impl AsFd) -> Result<Option<Lineage>, UnclearLineage> {
     let unreadable = |why: Errno| UnclearLineage::state(format_args!("cannot be read: {}", io::Error::from(why)));
-    match directory.look(OWN_FOLDER).map_err(unreadable)? {
+    let look = |folder: BorrowedFd, name: &str| match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => Ok(None),
+        found => found.map(Some),
+    };
+    match look(directory.as_fd(), OWN_FOLDER).map_err(unreadable)? {
         None => return Ok(None),
         Some(stat) if !is_folder(&stat) => {
             return Err(UnclearLineage(format!("{OWN_FOLDER} is {}, and not lastgood's folder", what(&stat))));
         }
         Some(_) => {}
     }
-    let own = match directory.enter(OWN_FOLDER) {
+    let own = match openat(&directory, OWN_FOLDER, SAFE | OFlags::DIRECTORY | OFlags::PATH, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(None),
         own => own.map_err(unreadable)?,
     };
@@ -119,7 +124,7 @@ pub fn read_in(directory: &Folder) -> Result<Option<Lineage>, UnclearLineage> {
     let (file, stat) = match open_file(&own, STATE.as_ref()) {
         Ok(opened) => opened,
         Err(Errno::NOENT) => return Ok(None),
-        Err(why) => match own.look(STATE) {
+        Err(why) => match look(own.as_fd(), STATE) {
             Ok(Some(stat)) if !is_file(&stat) => return Err(foreign(stat)),
             _ => return Err(unreadable(why)),
         },
@@ -174,7 +179,30 @@ pub fn write_in(directory: &Folder, lineage: &Lineage) -> Result<()> {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(why) => return Err(why).doing(|| format!("remove {}", own.path().join(SEED).display())),
     }
-    own.readable().and_then(fsync).doing(doing)
+    hand_over(directory);
+    sync(&own).doing(doing)
+}
+
+/// Gives lastgood's own folder and what is in it to the owner of the data directory, who may be the user that an app
+/// runs as. Where that is not allowed, they stay this user's.
+pub fn hand_over(directory: &Folder) {
+    let done = (|| {
+        let owner = |stat: &Stat| (stat.st_uid, stat.st_gid);
+        let to = fstat(directory)?;
+        let give = |folder: &Folder, name: &OsStr| match folder.look(name)? {
+            Some(stat) if owner(&stat) != owner(&to) => {
+                let (uid, gid) = (Uid::from_raw(to.st_uid), Gid::from_raw(to.st_gid));
+                chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            }
+            _ => Ok(()),
+        };
+        let own = directory.enter(OWN_FOLDER)?;
+        [STATE, RUN_LOCK].iter().try_for_each(|name| give(&own, OsStr::new(name)))?;
+        give(directory, OsStr::new(OWN_FOLDER))
+    })();
+    if let Err(why) = done {
+        tracing::debug!("{OWN_FOLDER} in {} keeps its owner: {why}", directory.path().display());
+    }
 }
 
 /// Opens lastgood's own folder in a data directory, and makes it where it does not exist.
@@ -193,9 +221,18 @@ pub fn own_folder(directory: &Folder) -> Result<Folder> {
                 made => made,
             };
             let made = made.doing(doing)?;
-            directory.readable().and_then(fsync).doing(doing)?;
+            sync(directory).doing(doing)?;
             Ok(made)
         }
+    }
+}
+
+/// Makes a folder's names durable where that can be asked for.
+fn sync(folder: &Folder) -> rustix::io::Result<()> {
+    match folder.readable().and_then(fsync) {
+        // A mounted bucket.
+        Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+        done => done,
     }
 }
 
@@ -228,7 +265,7 @@ fn put(own: &Folder, serial: Serial, bytes: &[u8]) -> io::Result<()> {
 fn remove_abandoned(own: &Folder, now: i64) {
     let prefix = format!("{STATE}.");
     for name in own.names().unwrap_or_default() {
-        let is_old = |stat: rustix::fs::Stat| is_file(&stat) && stat.st_mtime + ABANDONED < now;
+        let is_old = |stat: Stat| is_file(&stat) && stat.st_mtime + ABANDONED < now;
         if name.as_encoded_bytes().starts_with(prefix.as_bytes())
             && own.look(&name).is_ok_and(|found| found.is_some_and(is_old))
             && let Err(why) = own.remove_file(&name)

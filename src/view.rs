@@ -168,6 +168,11 @@ fn bad_state(report: &backup::BackupReport) -> Vec<String> {
     match report.state {
         SnapshotState::Complete => Vec::new(),
         SnapshotState::Partial => problem_lines("could not back up", &report.errors),
+        SnapshotState::Suspect if report.diverged => vec![format!(
+            "{}. The snapshot is kept, but never restored unasked. If this directory is the one that goes on, \
+             `lastgood backup --take-over` makes its data the newest; if not, `lastgood restore` replaces it",
+            printable(report.suspect.as_deref().unwrap_or("the data directory has diverged"))
+        )],
         SnapshotState::Suspect => vec![format!(
             "{}. The snapshot is kept, but never restored unasked. If the directory is as it should be, \
              `lastgood backup --accept-shrink` takes one that is",

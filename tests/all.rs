@@ -26,6 +26,7 @@ mod gcs_misread;
 mod gcs_refusals;
 mod gcs_waits;
 mod inspect;
+mod lineage;
 mod listings;
 mod memory_maps;
 mod model;

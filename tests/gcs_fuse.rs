@@ -26,6 +26,10 @@ fn content(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         for entry in fs::read_dir(&at).unwrap() {
             let (path, kind) = entry.map(|e| (e.path(), e.file_type().unwrap())).unwrap();
             let name = path.strip_prefix(folder).unwrap().to_owned();
+            // What a restore keeps for itself is no part of the data.
+            if name == Path::new(".lastgood") {
+                continue;
+            }
             if kind.is_dir() {
                 found.insert(name, None);
                 open.push(path);
@@ -166,6 +170,7 @@ fn left_out(report: &serde_json::Value) -> BTreeMap<&str, &str> {
 fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| name != ".lastgood");
     names.sort();
     names
 }

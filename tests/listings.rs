@@ -141,7 +141,7 @@ fn the_newest_is_that_of_the_greatest_number_however_many_digits_it_has() {
     let mut taken = Vec::new();
     for epoch in [0u64, 1, 2, 30, 3_000_000_000] {
         world.write("epoch", epoch.to_string());
-        let options = BackupOptions { data: world.data(), seq_after: epoch << 32, ..BackupOptions::default() };
+        let options = BackupOptions { data: world.data(), numbers: vec![epoch << 32], ..BackupOptions::default() };
         taken.push(slow::backup_as(&vault, options).snapshot.to_string());
     }
     let mut as_names = taken.clone();

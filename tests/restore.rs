@@ -16,8 +16,10 @@ use crate::support::requirements::{Mounted, as_nobody};
 use crate::support::tree::{self, noise};
 use crate::support::{World, id, number, paths, short};
 
+/// Returns the names in a folder, without what a restore keeps for itself.
 fn names(folder: &Path) -> BTreeSet<String> {
-    fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != ".lastgood").collect()
 }
 
 fn set(names: &[&str]) -> BTreeSet<String> {

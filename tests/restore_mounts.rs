@@ -11,8 +11,10 @@ use crate::support::requirements::{Mounted, skipped};
 use crate::support::tree::set_mode;
 use crate::support::{MARKED, World};
 
+/// Returns the names in a folder, without what a restore keeps for itself.
 fn names(folder: &Path) -> BTreeSet<String> {
-    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != ".lastgood").collect()
 }
 
 fn set<const N: usize>(names: [&str; N]) -> BTreeSet<String> {

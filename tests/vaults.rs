@@ -25,6 +25,10 @@ fn manifest(root: &Path) -> String {
             () if meta.is_file() => blake3::hash(&fs::read(&path).unwrap()).to_hex()[..32].to_owned(),
             () => "-".to_owned(),
         };
+        // What a restore keeps for itself is no part of the snapshot.
+        if path == root.join(".lastgood") {
+            continue;
+        }
         if meta.is_dir() {
             open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         }

@@ -12,6 +12,7 @@ use super::suspect::{self, CaptureVerdict, Measure, Now};
 use super::unread::UnreadParts;
 use super::writer::WrittenHunks;
 use crate::error::{Code, Error, Kind, Result};
+use crate::lineage::Serial;
 use crate::store::Staging;
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
@@ -38,6 +39,8 @@ pub struct BackupRun<'a> {
     pub unread: UnreadParts,
     /// When the run began, by the store's clock.
     pub started: Timestamp,
+    /// The serial of the data directory's lineage.
+    pub serial: Option<Serial>,
     /// Where its packs are kept until a root names them.
     pub staging: &'a dyn Staging,
     /// Bytes that were free when it began, if that is known.
@@ -153,6 +156,7 @@ impl BackupRun<'_> {
             let verdict = self.judge(assembly, &totals);
             state = self.state(assembly, &verdict);
             match verdict {
+                _ if self.base.descent.diverged.is_some() => suspect.clone_from(&self.base.descent.diverged),
                 CaptureVerdict::Suspect(why) if state == SnapshotState::Suspect => suspect = Some(why),
                 CaptureVerdict::Noted(why) if !self.options.accept_shrink => assembly.warn(why),
                 CaptureVerdict::Accepted(why) => notices.push(why),
@@ -187,6 +191,9 @@ impl BackupRun<'_> {
             labels: self.options.labels.clone(),
             state,
             suspect,
+            diverged: self.base.descent.diverged.clone(),
+            serial: self.serial,
+            origin: self.options.origin.clone(),
             data: absolute(&self.options.data).display().to_string(),
             host: self.options.host.clone(),
             writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
@@ -274,6 +281,8 @@ impl BackupRun<'_> {
 
     fn state(&self, assembly: &Assembly, verdict: &CaptureVerdict) -> SnapshotState {
         match verdict {
+            // However often it is taken: it is not the newest state of this history.
+            _ if self.base.descent.diverged.is_some() => SnapshotState::Suspect,
             CaptureVerdict::Suspect(_) if !self.options.accept_shrink => SnapshotState::Suspect,
             // If there already is a good snapshot, entries that it does not have either do not make this one partial.
             _ if !assembly.lacking.problems.is_empty() && self.base.good.is_none() && !self.options.accept_missing => {

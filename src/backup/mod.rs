@@ -12,6 +12,7 @@
 pub mod options;
 pub mod lost;
 pub mod doubted;
+pub mod descent;
 pub mod parent;
 pub mod unread;
 pub mod capture;
@@ -44,6 +45,7 @@ use self::capture::Capture;
 pub use self::capture::{LookedAgain, NEVER_RESTS};
 use self::commit::{BackupRun, CommitOutcome};
 pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
+use self::descent::Descent;
 use self::lost::LostPacks;
 pub use self::options::BackupOptions;
 use self::options::{absolute, doing};
@@ -52,6 +54,7 @@ use self::parent::Parent;
 use crate::error::{Code, Doing, Error, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::{filesystem, lock};
+use crate::lineage;
 use crate::monitor::{Context, Moment};
 use crate::path::EntryPath;
 use crate::source::select::Select;
@@ -79,6 +82,9 @@ pub struct BackupReport {
     pub state: SnapshotState,
     /// Why it is suspect, if it is.
     pub suspect: Option<String>,
+    /// Whether it is suspect because its data has diverged from that of the newest good snapshot.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub diverged: bool,
     /// Whether it may be restored without being asked for by name: it is complete, and no database failed its check.
     pub good: bool,
     /// Whether it equals the data directory: nothing is missing, carried over or torn.
@@ -217,12 +223,17 @@ fn attempt(
     }
     let data = absolute(&options.data);
     let of = (&*data, options.service.as_deref());
+    let lineage = lineage::read_in(root.folder());
+    if let Err(unclear) = &lineage {
+        warn(format!("nobody knows what the data directory comes from: {unclear}"));
+    }
+    let by = (options, &lineage);
     // Packs that the previous attempt found damaged are not tested again, and doubts are not read twice.
     let (first, looked) = (doubts.is_none(), !lost.damaged.is_empty());
     let (found, read) = std::thread::scope(|scope| {
         // This listing runs at the same time as the others: each costs a request.
         let reading = first.then(|| scope.spawn(|| Doubts::read(&*vault.store)));
-        let found = Parent::find(vault, of, &place, remote.is_none(), lost, warn);
+        let found = Parent::find(vault, of, by, &place, remote.is_none(), lost, warn);
         (found, reading.map(std::thread::ScopedJoinHandle::join))
     });
     let mut base = found?;
@@ -234,12 +245,12 @@ fn attempt(
     }
     let doubts = doubts.get_or_insert_default();
     while doubted::closed(vault, &base, lost, warn) || doubted::test(vault, &base, doubts, lost, options, ctx, warn)? {
-        base = Parent::find(vault, of, &place, remote.is_none(), lost, warn)?;
+        base = Parent::find(vault, of, by, &place, remote.is_none(), lost, warn)?;
     }
     doubts.warnings().into_iter().for_each(warn);
     base.doubted = doubts.untested();
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
-    base.seq = number(base.known.max(options.seq_after), options.clock().max(started), options, warn)?;
+    base.seq = number(&base.descent, options.clock().max(started), options, warn)?;
     let walked = |mount: &Mount| {
         let at = root.path().join(mount.path.as_path());
         let excluded = select.excludes(&mount.path) || select.excludes_above(&mount.path);
@@ -256,8 +267,9 @@ fn attempt(
     let staging = &*vault.store.staging();
     let mut reserved = vault.store.set_aside(rescue::KEPT);
     let free = reserved.as_ref().map(|reserved| reserved.free);
-    let run =
-        BackupRun { vault, options, base: &base, place, mounts, unread: Default::default(), started, staging, free };
+    let serial = lineage.ok().flatten().map(|lineage| lineage.serial);
+    let unread = Default::default();
+    let run = BackupRun { vault, options, base: &base, place, mounts, unread, started, serial, staging, free };
     let began = (options.trust.now)();
     let capture = Capture { run: &run, vault: &url, root: &root, select, began, remote, warn: &warn, ctx };
     let doubts = &*doubts;
@@ -305,6 +317,7 @@ fn attempt(
         parent: base.parent.as_ref().map(|(name, _)| *name),
         state: committed.state,
         suspect: committed.suspect,
+        diverged: base.descent.diverged.is_some(),
         good: committed.good,
         whole: committed.whole,
         entries: committed.totals.entries,
@@ -326,16 +339,19 @@ fn attempt(
     })))
 }
 
-/// Returns a number, greater than `known`, for a snapshot whose capture begins now.
-fn number(known: u64, clock: Timestamp, options: &BackupOptions, warn: impl FnOnce(String)) -> Result<u64> {
-    let Some(number) = seq::next(known, clock) else {
-        let why = format!("no number is greater than {known}, which is that of a snapshot");
+/// Returns the number of a snapshot whose capture begins now.
+fn number(descent: &Descent, clock: Timestamp, options: &BackupOptions, warn: impl FnOnce(String)) -> Result<u64> {
+    let Some(number) = descent.number(clock) else {
+        let why = match options.epoch {
+            Some(epoch) => format!("no number is left in epoch {epoch}"),
+            None => format!("no number is greater than {}, which is that of a snapshot", descent.greatest()),
+        };
         return Err(Error::failed(doing(options), why).hint(
             "Numbers are times, in seconds since 1970, so that a very wrong clock, or a fault, must have given this one. Look at \
              `lastgood list`, and move the root of that snapshot (snapshots/, in each of the vaults) to another place.",
         ));
     };
-    if let Some(time) = seq::ahead(number, clock) {
+    if let Some(time) = seq::ahead(number, clock).filter(|_| descent.diverged.is_none()) {
         let (time, clock) = (time.strftime(SECONDS), clock.strftime(SECONDS));
         warn(format!(
             "the newest snapshot's number is a time in the future, {time}, and it is {clock}: a clock was wrong when it was taken, \

@@ -76,9 +76,18 @@ pub struct BackupOptions {
     pub level: i32,
     /// How often the work so far is secured by a checkpoint for the next backup.
     pub checkpoint_every: Duration,
-    /// The snapshot gets a number greater than this one: the greatest number in the vault's replicas, so that the
-    /// newest snapshot is the newest in each of them.
-    pub seq_after: u64,
+    /// The numbers of the snapshots in the vault's replicas: the newest snapshot gets a number that makes it the newest
+    /// in each of them.
+    pub numbers: Vec<u64>,
+    /// The epoch of the instance that takes the snapshot: it is numbered in this epoch, and builds on none of a greater
+    /// one. `None` for that of the greatest number known, unless the directory has diverged.
+    pub epoch: Option<u32>,
+    /// On which occasion the snapshot is taken, beyond the reason: `start`.
+    pub origin: Option<String>,
+    /// Why the data has diverged from the newest good snapshot. The snapshot is suspect then, and never the newest.
+    pub diverged: Option<String>,
+    /// Whether the directory counts as the one that goes on, whatever it comes from.
+    pub take_over: bool,
     /// How far the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
     pub clock_ahead: SignedDuration,
     /// Packs that are damaged in another replica: the snapshot names none of them, as far as anything else has their
@@ -116,7 +125,11 @@ impl Default for BackupOptions {
             trust: Trust::default(),
             level: packer::DEFAULT_LEVEL,
             checkpoint_every: Duration::from_secs(600),
-            seq_after: 0,
+            numbers: Vec::new(),
+            epoch: None,
+            origin: None,
+            diverged: None,
+            take_over: false,
             clock_ahead: SignedDuration::ZERO,
             spoiled_elsewhere: HashSet::new(),
             run: None,

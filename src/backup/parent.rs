@@ -5,7 +5,9 @@ use std::path::Path;
 
 use crossbeam_channel::Sender;
 
+use super::descent::{Descent, KnownLineage};
 use super::lost::LostPacks;
+use super::options::BackupOptions;
 use super::suspect::{EarlierSuspect, Measure};
 use super::unread;
 use crate::error::{Code, Error, Kind, Result};
@@ -31,7 +33,7 @@ pub struct Parent<'v> {
     pub parent: Option<(SnapshotName, Root)>,
     /// The vault.
     pub vault: &'v Vault,
-    /// All snapshots of the vault, oldest first.
+    /// All snapshots of the vault that the new one may build on, oldest first.
     pub names: Vec<SnapshotName>,
     /// The newest good snapshot of the same data, from which entries that cannot be read are carried over.
     pub good: Option<(SnapshotName, Root)>,
@@ -47,9 +49,8 @@ pub struct Parent<'v> {
     pub suspects: Vec<EarlierSuspect>,
     /// A description of the data of the last complete snapshot, if that differs from this backup's.
     pub other_data: Option<String>,
-    /// The greatest snapshot number in the vault; 0 if there is none. Snapshots that cannot be read count too: the
-    /// newest snapshot must have the greatest number.
-    pub known: u64,
+    /// Where the new snapshot belongs among those of the vault.
+    pub descent: Descent,
     /// This snapshot's number, once it is assigned.
     pub seq: u64,
     /// Counts backups, so that each samples other files among the ones that look unchanged.
@@ -123,13 +124,15 @@ impl<'v> Parent<'v> {
     /// told that their content is stored.
     ///
     /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. Entries
-    /// that cannot be read are carried over from a good snapshot `of` the same data path and service.
+    /// that cannot be read are carried over from a good snapshot `of` the same data path and service. `by` are the
+    /// backup's options and what the directory says of where it comes from.
     ///
     /// # Errors
     /// Fails if the store does, and if a snapshot that would have been looked at is of a newer format.
     pub fn find(
         vault: &'v Vault,
         of: (&Path, Option<&str>),
+        by: (&BackupOptions, &KnownLineage),
         place: &SourceIdentity,
         comparable: bool,
         lost: &LostPacks,
@@ -140,8 +143,8 @@ impl<'v> Parent<'v> {
             let checkpoints = scope.spawn(|| vault.checkpoints());
             (vault.snapshots(), checkpoints.join())
         });
-        let names = names?;
-        let checkpoints = match checkpoints {
+        let mut names = names?;
+        let mut checkpoints = match checkpoints {
             Ok(Ok(names)) => names,
             // Checkpoints only save work, and this user may not be allowed to list them.
             Ok(Err(why)) if why.kind() != Kind::Unreachable => {
@@ -155,6 +158,10 @@ impl<'v> Parent<'v> {
                 );
             }
         };
+        let descent = Descent::judge(vault, &names, by.0, by.1, (place, comparable))?;
+        names.retain(|name| descent.builds_on(name));
+        checkpoints.retain(|name| descent.builds_on(name));
+        let is_diverged = descent.diverged.is_some();
         let mut base = Parent {
             vault,
             names: Vec::new(),
@@ -166,7 +173,7 @@ impl<'v> Parent<'v> {
             measure: None,
             suspects: Vec::new(),
             other_data: None,
-            known: names.last().map_or(0, |name| name.seq),
+            descent,
             seq: 0,
             turn: 0,
             packs: PackReader::new(&*vault.store, Default::default()).strict(),
@@ -192,6 +199,13 @@ impl<'v> Parent<'v> {
                 Err(why) if why.is_newer_format() => return Err(refusal(why)),
                 Err(why) => return Err(why),
             };
+            // What diverged is another history's: it says nothing of this one's data, and of how long that has been so.
+            if root.diverged.is_some() && !is_diverged {
+                if found.is_some() && number >= LOOKED_AT {
+                    break;
+                }
+                continue;
+            }
             let same = root.is_of(of.0, of.1);
             match root.state {
                 SnapshotState::Complete if same && base.measure.is_none() => base.measure = Some(base.measured(&root)?),
@@ -237,7 +251,7 @@ impl<'v> Parent<'v> {
         }
         let mut covered = None;
         let parent = found.as_ref().map(|(name, ..)| *name);
-        if let Some((name, root)) = newest_checkpoint(vault, &checkpoints, parent, &mut warn)?
+        if let Some((name, root)) = newest_checkpoint(vault, &checkpoints, parent, is_diverged, &mut warn)?
             && let Some(loaded) = base.load(&root, &format!("the checkpoint {name}"), &mut warn)?
         {
             base.add(loaded, &root, terms(&root), None);
@@ -456,6 +470,7 @@ fn newest_checkpoint(
     vault: &Vault,
     names: &[SnapshotName],
     parent: Option<SnapshotName>,
+    diverged: bool,
     warn: &mut impl FnMut(String),
 ) -> Result<Option<(SnapshotName, Root)>> {
     let Some(last) = names.last().filter(|last| parent.is_none_or(|parent| parent.seq < last.seq)) else {
@@ -465,7 +480,7 @@ fn newest_checkpoint(
     // Checkpoints of the same second are told apart by how far they reach.
     for name in names.iter().rev().take_while(|name| (name.seq, name.time) == (last.seq, last.time)) {
         match vault.checkpoint(*name) {
-            Ok(root) if root.parent == parent && root.covers.is_some() => {
+            Ok(root) if root.parent == parent && root.covers.is_some() && root.diverged.is_some() == diverged => {
                 if best.as_ref().is_none_or(|(_, best): &(_, Root)| best.covers < root.covers) {
                     best = Some((*name, root));
                 }

@@ -30,6 +30,7 @@ mod changing;
 mod commit;
 mod content;
 mod damage;
+mod diverged;
 mod moments;
 mod trust;
 mod unfinished;

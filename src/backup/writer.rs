@@ -294,6 +294,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::backup::BackupOptions;
     use crate::backup::packer::with_packer;
     use crate::backup::parent::Parent;
     use crate::monitor::{Context, SilentMonitor, system_random};
@@ -342,7 +343,9 @@ mod tests {
         let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
         let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
         let place = SourceIdentity::default();
-        let base = Parent::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
+        let options = BackupOptions::default();
+        let of = (Path::new("/data"), None);
+        let base = Parent::find(&vault, of, (&options, &Ok(None)), &place, true, &Default::default(), |_| {}).unwrap();
         let done = with_packer(&*vault.store.staging(), 1, &ctx, |packer| {
             let mut index = IndexWriter::new(packer, &base);
             let mut writer = SnapshotWriter::default();

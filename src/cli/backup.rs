@@ -66,6 +66,10 @@ pub struct BackupFlags {
     /// Count the first snapshot as good although some of it could not be read
     #[arg(long, help_heading = "How it is taken")]
     pub accept_missing: bool,
+    /// Count the snapshot as good although another instance of the app has taken over since this directory was restored, or
+    /// nothing tells what the directory comes from
+    #[arg(long, help_heading = "How it is taken")]
+    pub take_over: bool,
     /// The app that the data belongs to: what cannot be read is carried over only from its own snapshots
     /// [env: LASTGOOD_SERVICE; a service's K_SERVICE, RENDER_SERVICE_NAME or FLY_APP_NAME]
     #[arg(long, value_name = "NAME", help_heading = "About the snapshot")]
@@ -108,7 +112,7 @@ pub enum NotGood {
     IncompleteCopies,
     /// Some of it could not be read, and no good snapshot was there before
     Partial,
-    /// It looks like an accident: empty, much smaller, a mount or a database gone
+    /// It looks like an accident: empty, much smaller, a mount or a database gone; or the data has diverged
     Suspect,
     /// A database in it failed its check
     Unsound,

@@ -78,6 +78,7 @@ pub(super) fn backup_options(
         verify_content: args.verify_content,
         accept_shrink: args.accept_shrink,
         accept_missing: args.accept_missing,
+        take_over: args.take_over,
         service: service.filter(|service| !service.is_empty()),
         level: args.level,
         checkpoint_every: args.checkpoint_every,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use crate::fs::Folder;
+use crate::lineage::OWN_FOLDER;
 use crate::source::marker::{MARKER, Unfinished};
 use crate::source::select::is_ours;
 use crate::sqlite::header::{Header, SMALLEST_PAGE};
@@ -85,6 +86,9 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Wa
                     continue;
                 }
             };
+            if below == Path::new(OWN_FOLDER) {
+                continue;
+            }
             if meta.is_dir() && (is_ours(entry.file_name().as_bytes()) || vaults.contains(&identity(&meta))) {
                 continue;
             }

@@ -58,6 +58,9 @@ pub struct RootSummary {
     pub reason: BackupReason,
     /// How much of the data directory it holds.
     pub state: SnapshotState,
+    /// Why its data has diverged from that of the newest good snapshot, if it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<String>,
     /// Whether it may be restored without being asked for by name.
     pub good: bool,
     /// Whether all of it is what was there: nothing is missing, carried over from an older snapshot, or torn.
@@ -93,6 +96,7 @@ impl From<Root> for RootSummary {
             uploaded_bytes,
             reason: root.reason,
             state: root.state,
+            diverged: root.diverged,
             good,
             whole,
             failed_checks: root.failed_checks,

@@ -158,6 +158,9 @@ fn not_good(report: &Report) -> Option<String> {
         (Some(JobOutput::Restore(done)), Outcome::Partial) => {
             Some(format!("{} could not be restored", entries(done.restored.not_restored.len() as u64)))
         }
+        (Some(JobOutput::Backup(done)), Outcome::Suspect) if done.taken.diverged => {
+            Some(crate::text::one_line(done.taken.suspect.as_deref().unwrap_or("The data has diverged"), TEXT))
+        }
         (done, Outcome::Suspect) => {
             let why = match done {
                 Some(JobOutput::Backup(done)) => done.taken.suspect.as_deref(),

@@ -152,8 +152,7 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     let mut order: Vec<_> = (0..replicas.len()).collect();
     order.sort_by_key(|at| (replicas[*at].made, Reverse(replicas[*at].names.last().copied())));
     let mut options = options.clone();
-    options.seq_after =
-        replicas.iter().filter_map(|replica| replica.names.last()).map(|name| name.seq).max().unwrap_or(0);
+    options.numbers = replicas.iter().flat_map(|replica| &replica.names).map(|name| name.seq).collect();
     options.clock_ahead = clock_ahead(&replicas, &options);
     options.spoiled_elsewhere = spoiled_elsewhere(&replicas, &order, &options, ctx, &mut warn)?;
     let mut taken = None;
@@ -171,7 +170,9 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
                 replicas[at].vault = Err(why);
                 // The root may exist although its store did not say so. Its number was given before now.
                 let given = options.clock().saturating_add(TICK).unwrap_or(Timestamp::MAX);
-                options.seq_after = seq::next(options.seq_after, given).unwrap_or(options.seq_after);
+                let newest = seq::epoch(options.numbers.iter().copied().max().unwrap_or(0));
+                let epoch = options.epoch.unwrap_or(newest);
+                options.numbers.extend(seq::next_in(epoch, options.numbers.iter().copied(), given));
             }
             Err(why) => return Err(why),
         }

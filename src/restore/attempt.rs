@@ -12,19 +12,21 @@ use super::lock::lock_target;
 use super::options::RestoreOptions;
 use super::plan::Planner;
 use super::report::RestoreReport;
-use super::select::{self, Choice};
+use super::select::{self, Choice, LATEST};
 use super::standing::{self, FileUser};
 use super::target::{Replaced, RestoreTarget};
 use super::window::WindowLimits;
 use super::{apart, in_use, killed, occupants};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
+use crate::lineage::{self, Lineage};
 use crate::monitor::{Context, Monitor};
 use crate::path::EntryPath;
-use crate::vault::Vault;
 use crate::vault::doubt::{Doubts, in_all, told};
+use crate::vault::hex::Hex;
 use crate::vault::read::PackReader;
 use crate::vault::root::{Problem, Root, SnapshotState, Stale};
 use crate::vault::stale::StaleBook;
+use crate::vault::{Vault, seq};
 
 const OTHERS: &str = "`--snapshot latest` takes the newest good snapshot that is whole, and `--skip-damaged` restores what can be read of \
                       this one; `lastgood verify` lists all damage.";
@@ -56,6 +58,12 @@ pub(crate) fn attempt(
     let Choice { name, root, passed_over, named } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
+    if let Some(own) = paths.iter().find(|path| lineage::is_own(path)) {
+        let why = "lastgood keeps there what the directory comes from: it is not part of the data";
+        let error = Error::usage(format!("restore {own} to {}", options.target.display()), why);
+        let hint = "An older snapshot may have it all the same: `lastgood ls` and `lastgood cat` show what is in it.";
+        return Err(error.with_code(Code::UnknownPath).hint(hint).into());
+    }
     let mut place = RestoreTarget::check(&options.target, options.how(), paths)?;
     apart::check(&place.target, paths, &options.vaults)?;
     let from = vault.store.url();
@@ -139,13 +147,32 @@ pub(crate) fn attempt(
     ctx.monitor.begin("restoring", bytes);
     // Asked before anything is made, so that nothing is left behind if the store cannot tell the time.
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
+    if all {
+        let mut serial = [0; 16];
+        (ctx.random)(&mut serial)?;
+        place.lineage = Some(Lineage {
+            format: lineage::FORMAT,
+            vault: vault.config.id,
+            snapshot: Some(name),
+            epoch: seq::epoch(name.seq),
+            serial: Hex(serial),
+            chosen: options.snapshot != LATEST,
+            written: now,
+        });
+    }
     let elsewhere = killed::leftovers_outside(&target, Some(&place.base()));
     let (staging, mut left) = place.stage(ctx)?;
     left.extend(elsewhere.iter().map(killed::Leftover::to_string));
     let mut left = LeftoverMessages { messages: left, monitor: ctx.monitor };
     let planner = Planner { packs: &packs, wanted: place.wanted(), limits, skip_damaged: options.skip_damaged, ctx };
-    let filled =
-        staging.begin(place.within()).and_then(|tree| fill_staging(&planner, &root, tree, &place, &mut report));
+    let before = options.before_exchange.as_ref();
+    let filled = staging.begin(place.within()).and_then(|tree| {
+        // While the tree is still this user's and can be written to.
+        place.stage_lineage(&staging, before)?;
+        let made = fill_staging(&planner, &root, tree, &place, &mut report)?;
+        place.hand_over_lineage(&staging)?;
+        Ok(made)
+    });
     let filled = filled.and_then(|made| ctx.check("restore").map(|()| made));
     let (tree, top, reserved) = match filled {
         Ok(made) => made,

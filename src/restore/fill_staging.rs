@@ -11,6 +11,7 @@ use super::target::RestoreTarget;
 use super::window::Window;
 use super::write::Tree;
 use crate::error::{Code, Error, Result};
+use crate::lineage::OWN_FOLDER;
 use crate::panics;
 use crate::vault::entry::Entry;
 use crate::vault::root::{Problem, Root};
@@ -45,6 +46,10 @@ pub(crate) fn fill_staging(
     })?;
     report.not_restored.extend(findings.not_read);
     report.warnings.extend(missing::warnings(&findings.remarks));
+    if findings.own {
+        let what = "which the snapshot has, is left out: lastgood keeps its own files there. `lastgood ls` and `lastgood cat` show it";
+        report.warnings.push(format!("{OWN_FOLDER}, {what}"));
+    }
     report.not_restored.sort_by(|a, b| a.path.cmp(&b.path));
     if report.files == 0 && !report.not_restored.is_empty() {
         let first = &report.not_restored[0];

@@ -7,6 +7,7 @@
 //!
 //! The modules are listed in the order in which a restore uses them.
 
+pub mod before_exchange;
 pub mod options;
 pub mod report;
 pub mod select;

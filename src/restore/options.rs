@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::before_exchange::BeforeExchange;
 use super::target::ReplaceMode;
 use crate::path::EntryPath;
 
@@ -28,6 +29,8 @@ pub struct RestoreOptions {
     /// The condition of the restore. It is checked when the target is locked, and again when everything is ready to be
     /// put into place.
     pub only: Only,
+    /// Called before a restored tree takes the target's place.
+    pub before_exchange: Option<BeforeExchange>,
 }
 
 impl RestoreOptions {
@@ -48,6 +51,7 @@ impl RestoreOptions {
             skip_damaged: false,
             vaults: Vec::new(),
             only: Only::default(),
+            before_exchange: None,
         }
     }
 }

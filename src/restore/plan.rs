@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use super::missing;
 use super::window::{Item, Window, WindowLimits, WindowPiece};
 use crate::error::{Kind, Result};
+use crate::lineage;
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::vault::decoder::Decoder;
@@ -34,6 +35,8 @@ pub struct EntrySelection<'a> {
     pub but: &'a [EntryPath],
     /// Nor these paths, which are reported: what they would say in the target is not true.
     pub never: &'a [EntryPath],
+    /// Nor lastgood's own folder at the top: a snapshot has it only if it is older than that use of the name.
+    pub without_own: bool,
 }
 
 impl EntrySelection<'_> {
@@ -49,7 +52,13 @@ impl EntrySelection<'_> {
     }
 
     fn spares(&self, entry: &EntryPath) -> bool {
-        self.but.iter().any(|not| entry.is_in(not))
+        self.but.iter().any(|not| entry.is_in(not)) || self.without_own && lineage::is_own(entry)
+    }
+
+    /// Whether an entry is left out only because it is, or lies in, lastgood's own folder.
+    fn leaves_out_own(&self, entry: &EntryPath) -> bool {
+        let with_own = EntrySelection { without_own: false, ..*self };
+        self.without_own && lineage::is_own(entry) && with_own.holds(entry)
     }
 
     /// Whether entries from `first` on and before `next` may be wanted.
@@ -94,6 +103,8 @@ pub struct SnapshotFindings {
     pub not_read: Vec<Problem>,
     /// Entries that no restore puts into a target, because of their name.
     pub reserved: Vec<Problem>,
+    /// Whether entries were left out since they lie where lastgood keeps its own files.
+    pub own: bool,
     /// Other faults of the snapshot.
     pub remarks: Vec<Remark>,
 }
@@ -129,6 +140,7 @@ impl Planner<'_> {
     /// taken then.
     pub fn next<F: FnMut(Window) -> Result<()>>(&self, entry: Entry, mode: u32, walk: &mut Walk<F>) -> Result<()> {
         if !self.wanted.selects(&entry.path) {
+            walk.findings.own |= self.wanted.leaves_out_own(&entry.path);
             return Ok(());
         }
         if entry.path.is_in_one_of(self.wanted.never) {

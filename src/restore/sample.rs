@@ -117,7 +117,8 @@ pub struct SampleVault {
     pub rewrite: Option<Rewrite>,
     /// The last snapshot, which the next one names as the one that it was made from.
     last: Option<SnapshotName>,
-    seq: u64,
+    /// The number of the last snapshot.
+    pub seq: u64,
 }
 
 impl Default for SampleVault {
@@ -374,7 +375,8 @@ impl SampleVault {
             packs.push(pack.store(self.store));
         }
         self.seq += 1;
-        let finished = jiff::Timestamp::from_second(1_800_000_000 + self.seq as i64 * 3600).unwrap();
+        let hours = i64::from(self.seq as u32);
+        let finished = jiff::Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap();
         let root = Root {
             format: FORMAT,
             vault: self.vault.config.id,
@@ -388,6 +390,9 @@ impl SampleVault {
             labels: BTreeMap::new(),
             state,
             suspect: None,
+            diverged: None,
+            serial: None,
+            origin: None,
             data: "/data".into(),
             host: "here".into(),
             writer: "test".into(),

@@ -9,6 +9,8 @@ use crate::error::{Code, Error, Kind, Result};
 use crate::vault::Vault;
 use crate::vault::root::{Root, SnapshotName, SnapshotState};
 
+/// What stands for the newest good snapshot.
+pub const LATEST: &str = "latest";
 /// The most snapshots that an error names.
 const CANDIDATES: usize = 5;
 
@@ -109,7 +111,7 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
 /// As [`choose`].
 pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
     let names = vault.snapshots()?;
-    if spec == "latest" {
+    if spec == LATEST {
         return search_good(vault, &names, "the newest good snapshot");
     }
     let by_id: Vec<_> = names.iter().filter(|name| is_named(name, spec)).collect();

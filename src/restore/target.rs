@@ -22,11 +22,13 @@ use super::{mounts, standing};
 use crate::error::{Code, Doing, Error, Result};
 use crate::fs::filesystem::{self, is_mount};
 use crate::fs::{Folder, location};
+use crate::lineage::Lineage;
 use crate::path::EntryPath;
 use crate::shell::word;
 use crate::source::marker::{MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
+mod lineage;
 mod paths;
 mod put_into_place;
 mod staging;
@@ -65,6 +67,8 @@ pub struct RestoreTarget {
     pub snapshot: Option<SnapshotName>,
     /// The address of the vault that the snapshot is in, once it is known.
     pub vault: Option<String>,
+    /// What the target says afterwards of where its content comes from; `None` if only some paths are put back.
+    pub lineage: Option<Lineage>,
     /// The path of the folder that is worked in: the target itself, or a folder that is mounted in it.
     within: EntryPath,
     exists: bool,
@@ -123,6 +127,7 @@ impl RestoreTarget {
             target,
             snapshot: None,
             vault: None,
+            lineage: None,
             within: EntryPath::root(),
             exists,
             in_place: how.in_place,
@@ -258,7 +263,8 @@ impl RestoreTarget {
 
     /// Selects the entries of the snapshot that are restored.
     pub fn wanted(&self) -> EntrySelection<'_> {
-        EntrySelection { paths: (!self.paths.is_empty()).then_some(&*self.paths), but: &self.kept, never: &self.marker }
+        let paths = (!self.paths.is_empty()).then_some(&*self.paths);
+        EntrySelection { paths, but: &self.kept, never: &self.marker, without_own: true }
     }
 
     /// The paths that will be replaced, whether or not something is there.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use super::sample::{SampleVault, context};
 use super::*;
+use crate::lineage::OWN_FOLDER;
 use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::root::SnapshotState;
@@ -16,6 +17,7 @@ use crate::vault::root::SnapshotState;
 mod choice;
 mod damage;
 mod kinds;
+mod lineage;
 mod swapped;
 mod targets;
 
@@ -28,7 +30,7 @@ pub fn tiny() -> WindowLimits {
     WindowLimits { entries: 3, pieces: 2, memory: 4000, read: 150, gap: 30 }
 }
 
-/// The content of a tree: for each path, its kind and everything that is kept of it.
+/// The content of a tree, without lastgood's own folder: for each path, its kind and everything that is kept of it.
 pub fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
     fn walk(folder: &Path, at: &Path, out: &mut BTreeMap<Vec<u8>, String>) {
         let meta = at.symlink_metadata().unwrap();
@@ -40,6 +42,9 @@ pub fn look(folder: &Path) -> BTreeMap<Vec<u8>, String> {
         };
         let mode = if meta.is_symlink() { 0 } else { meta.mode() & 0o7777 };
         let path = at.strip_prefix(folder).unwrap().as_os_str().as_bytes().to_vec();
+        if path == OWN_FOLDER.as_bytes() {
+            return;
+        }
         out.insert(path, format!("{kind} {mode:o} {}.{:09}", meta.mtime(), meta.mtime_nsec()));
         if meta.is_dir() {
             fs::read_dir(at).unwrap().for_each(|entry| walk(folder, &entry.unwrap().path(), out));

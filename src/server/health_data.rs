@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use globset::GlobMatcher;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::lineage::OWN_FOLDER;
 use crate::source::select::is_ours;
 
 /// The time limit of a check.
@@ -64,6 +65,9 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
                 break 'walk;
             }
             let (path, Ok(meta)) = (below.join(entry.file_name()), entry.metadata()) else { continue };
+            if path == Path::new(OWN_FOLDER) {
+                continue;
+            }
             if meta.is_dir() {
                 if !is_ours(entry.file_name().as_bytes()) && !is_vault(place, &meta) {
                     waiting.push_back(path);

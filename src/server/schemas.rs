@@ -84,6 +84,7 @@ pub fn schemas() -> Value {
             "newer_format": text(),
             "reason": { "enum": ["manual", "schedule", "critical", "shutdown"] },
             "state": { "enum": ["complete", "partial", "suspect"] },
+            "diverged": text(),
             "good": yes_or_no(),
             "whole": yes_or_no(),
             "failed_checks": count(),

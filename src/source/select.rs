@@ -9,6 +9,7 @@ use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::found::SourceEntry;
 use crate::error::{Code, Error, Result};
+use crate::lineage;
 use crate::path::EntryPath;
 use crate::vault::entry::EntryKind;
 
@@ -66,7 +67,7 @@ impl Select {
 
     /// Whether an entry of this kind, and what is below it, may be in the snapshot according to its path.
     pub fn selects_path(&self, path: &EntryPath, kind: EntryKind) -> bool {
-        if self.excludes(path) {
+        if self.excludes(path) || lineage::is_own(path) {
             return false;
         }
         match kind {

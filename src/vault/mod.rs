@@ -18,6 +18,7 @@ pub mod map;
 pub mod pack;
 pub mod pages;
 pub mod parts;
+pub mod pins;
 pub mod read;
 pub mod root;
 pub mod scattered;

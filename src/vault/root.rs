@@ -236,6 +236,18 @@ pub struct Root {
     /// Why it is suspect, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspect: Option<String>,
+    /// Why the data is not of the same lineage as the newest good snapshot, for people: another instance of the app had
+    /// taken over, or nothing tells where the data comes from. `None` if it is, or is not known to differ. Such a
+    /// snapshot is suspect, for this reason, and stays so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diverged: Option<String>,
+    /// The serial of the data directory's lineage when the capture began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<Hex<16>>,
+    /// On which occasion it was taken, beyond its reason: `start`, when an app was about to be started. Readers must not
+    /// expect to know every value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// The data directory's path, for people.
     pub data: String,
     /// The host's name, for people.
@@ -382,6 +394,9 @@ mod tests {
             labels: [("k".into(), "v".into())].into(),
             state: SnapshotState::Complete,
             suspect: None,
+            diverged: None,
+            serial: None,
+            origin: None,
             data: "/data".into(),
             host: "here".into(),
             writer: "lastgood".into(),
@@ -422,5 +437,31 @@ mod tests {
         // As long as its bytes are those that were written.
         assert_eq!(Root::parse(newer, &bytes[1..]).unwrap_err().kind(), crate::error::Kind::Damage);
         assert!(Root::parse_bytes(&[b'['; 100_000]).is_err());
+    }
+
+    #[test]
+    fn fields_of_later_programs_are_ignored_and_those_of_earlier_ones_are_enough() {
+        let of_an_instance = Root {
+            state: SnapshotState::Suspect,
+            suspect: Some("it has diverged".into()),
+            diverged: Some("it has diverged".into()),
+            serial: Some(Hex([7; 16])),
+            origin: Some("start".into()),
+            ..sample()
+        };
+        let (name, bytes) = of_an_instance.encode().unwrap();
+        assert_eq!(Root::parse(name, &bytes).unwrap(), of_an_instance);
+        assert!(!of_an_instance.good() && of_an_instance.whole());
+        // As a program reads it that does not know them, and would read what comes later.
+        let mut json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let fields = json.as_object_mut().unwrap();
+        for new in ["diverged", "serial", "origin"] {
+            assert!(fields.remove(new).is_some(), "{new}");
+        }
+        fields.insert("of a later program".into(), serde_json::json!({"a": [1]}));
+        let known = Root { diverged: None, serial: None, origin: None, ..of_an_instance };
+        assert_eq!(Root::parse_bytes(json.to_string().as_bytes()).unwrap(), known);
+        let as_ever = String::from_utf8(sample().encode().unwrap().1).unwrap();
+        assert!(["diverged", "serial", "origin"].iter().all(|new| !as_ever.contains(new)), "{as_ever}");
     }
 }

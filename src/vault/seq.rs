@@ -21,10 +21,20 @@ const AHEAD: SignedDuration = SignedDuration::from_mins(5);
 /// the same epoch. `None` if the epoch has no greater number. It never continues in the next epoch, which would be
 /// another instance's.
 pub fn next(known: u64, clock: Timestamp) -> Option<u64> {
-    let (epoch, low) = (known >> BITS, known & LAST);
+    next_in(epoch(known), Some(known), clock)
+}
+
+/// Returns the epoch of a number.
+pub fn epoch(seq: u64) -> u32 {
+    (seq >> BITS) as u32
+}
+
+/// As [`next`], for a snapshot in a given epoch; `known` are the numbers that there are, in whatever epoch.
+pub fn next_in(in_epoch: u32, known: impl IntoIterator<Item = u64>, clock: Timestamp) -> Option<u64> {
+    let low = known.into_iter().filter(|seq| epoch(*seq) == in_epoch).map(|seq| seq & LAST).max().unwrap_or(0);
     let seconds = u64::try_from(clock.as_second()).unwrap_or(0).min(LAST_OF_CLOCK);
     let next = seconds.max(low + 1);
-    (next <= LAST).then_some(epoch << BITS | next)
+    (next <= LAST).then_some(u64::from(in_epoch) << BITS | next)
 }
 
 /// Returns the time that a number stands for, if that is so far ahead of `clock` that a wrong clock gave the number, or
@@ -72,6 +82,18 @@ mod tests {
                 assert!(next > known && next >> 32 == known >> 32, "{what}");
             }
         }
+    }
+
+    #[test]
+    fn an_epoch_goes_on_from_its_own_numbers() {
+        const NOW: i64 = 1_790_000_000;
+        let number = |epoch: u64, low: i64| epoch << 32 | low as u64;
+        let known = [number(0, NOW + 9), number(3, NOW + 5), number(3, 7), number(5, NOW + 50)];
+        for (epoch, expected) in [(0, NOW + 10), (2, NOW), (3, NOW + 6), (5, NOW + 51), (u32::MAX, NOW)] {
+            let next = next_in(epoch, known, at(NOW)).unwrap();
+            assert_eq!((next, super::epoch(next)), (number(epoch.into(), expected), epoch));
+        }
+        assert_eq!(next_in(3, [number(3, LAST as i64), 8], at(NOW)), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::error::{Doing, Kind, Result};
 use crate::fs::Folder;
+use crate::lineage;
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::restore::{self, select};
@@ -42,7 +43,9 @@ pub fn check(vault: &Vault, spec: &str, ctx: &Context) -> Result<Vec<Restored>> 
     let (snapshot, root) = select::find(vault, spec)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;
     let mut checked = Vec::new();
-    for DatabaseRecord { path, taken, .. } in packs.all(&root.databases)? {
+    // No restore gives back what an old snapshot has in lastgood's own folder.
+    let databases = packs.all(&root.databases)?.into_iter().filter(|database| !lineage::is_own(&database.path));
+    for DatabaseRecord { path, taken, .. } in databases {
         ctx.check("check the snapshot's databases")?;
         let doing = || format!("check the database {path} of {snapshot}");
         let scratch = TempDir::with_prefix("lastgood-verify-").doing(doing)?;

@@ -51,6 +51,7 @@ pub fn listed(listed: &ListedSnapshot) -> String {
     // If a complete snapshot has a database that failed its check, this is what counts.
     let unsound = root.state == SnapshotState::Complete && root.failed_checks > 0;
     let state = match (unsound, root.good && !root.whole) {
+        _ if root.diverged.is_some() => "diverged".to_owned(),
         (true, _) => "unsound".to_owned(),
         (_, true) => "stale".to_owned(),
         _ => root.state.to_string(),

@@ -72,6 +72,9 @@ impl App {
         // Files that the engine, or an app that died, has left beside databases go as well.
         for found in fs::read_dir(&self.data).unwrap() {
             let found = found.unwrap();
+            if found.file_name() == ".lastgood" {
+                continue;
+            }
             if self.history.look(found.file_name().to_str().unwrap()).is_none() && self.is_leftover(&found.path()) {
                 fs::remove_file(found.path()).unwrap();
             }

@@ -200,6 +200,9 @@ impl Oracle<'_> {
         while let Some(folder) = open.pop() {
             for found in fs::read_dir(self.restored.join(&folder)).unwrap() {
                 let found = found.unwrap();
+                if found.path() == self.restored.join(".lastgood") {
+                    continue;
+                }
                 let path = super::history::join(&folder, found.file_name().to_str().unwrap());
                 let meta = found.metadata().unwrap();
                 if self.is_stale(&path) {

@@ -56,6 +56,10 @@ pub fn walk(folder: &Path) -> Vec<String> {
     while let Some(at) = open.pop() {
         for found in fs::read_dir(folder.join(&at)).unwrap() {
             let found = found.unwrap();
+            // What a restore keeps for itself at the top is no part of the data.
+            if found.path() == folder.join(".lastgood") {
+                continue;
+            }
             let path = join(&at, found.file_name().to_str().unwrap());
             if found.file_type().unwrap().is_dir() {
                 open.push(path.clone());

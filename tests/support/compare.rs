@@ -62,6 +62,10 @@ fn walk(root: &Path) -> BTreeMap<PathBuf, Metadata> {
     while let Some(path) = open.pop() {
         let whole = if path.as_os_str().is_empty() { root.to_owned() } else { root.join(&path) };
         let meta = fs::symlink_metadata(&whole).unwrap_or_else(|e| panic!("{}: {e}", whole.display()));
+        // A restore's own folder is no part of the data.
+        if path == Path::new(".lastgood") {
+            continue;
+        }
         if meta.is_dir() {
             open.extend(fs::read_dir(&whole).unwrap().map(|entry| path.join(entry.unwrap().file_name())));
         }

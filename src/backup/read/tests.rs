@@ -1,5 +1,6 @@
 use super::file::read_small;
 use super::*;
+use crate::backup::BackupOptions;
 use crate::monitor::{SilentMonitor, system_random};
 use crate::path::{EntryPath, EscapedBytes};
 use crate::store::testing::memory::MemoryStore;
@@ -18,7 +19,9 @@ fn with_context<T>(data: &Path, work: impl FnOnce(ReadContext) -> T) -> T {
     let ctx = Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &SilentMonitor };
     let vault = Vault::init(Box::<MemoryStore>::default(), system_random).unwrap();
     let place = SourceIdentity::default();
-    let base = Parent::find(&vault, (Path::new("/data"), None), &place, true, &Default::default(), |_| {}).unwrap();
+    let options = BackupOptions::default();
+    let of = (Path::new("/data"), None);
+    let base = Parent::find(&vault, of, (&options, &Ok(None)), &place, true, &Default::default(), |_| {}).unwrap();
     let databases = crate::backup::pages::reader::DatabaseOptions {
         enabled: true,
         check: None,

@@ -141,7 +141,7 @@ fn numbers_are_times_and_go_on_from_the_greatest() {
     world.options.clock_ahead = SignedDuration::from_secs(100);
     assert_eq!(seq(&world), NOW + 100);
     world.options.clock_ahead = SignedDuration::from_secs(-100);
-    world.options.seq_after = NOW as u64 + 200;
+    world.options.numbers = vec![NOW as u64 + 200];
     assert_eq!(seq(&world), NOW + 201);
     assert_eq!(world.backup().warnings, [""; 0]);
     let before = Timestamp::now().as_second();

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::{Putting, USE_IN_PLACE};
 use crate::error::{Code, Doing, Error, Result};
 use crate::fs::{Folder, Spot, is_folder};
+use crate::lineage::OWN_FOLDER;
 use crate::path::EntryPath;
 use crate::restore::in_place::{is_marker, is_reserved};
 use crate::restore::mounts::is_of_the_filesystem;
@@ -142,7 +143,9 @@ impl Putting<'_> {
             let child = path.join(name.as_bytes());
             let is_folder = || matches!(at.look(name), Ok(Some(stat)) if is_folder(&stat));
             // An entry that is restored under such a name needs the place.
-            let is_ours = || is_marker(name) || is_reserved(name) && !self.incoming.contains(name) && is_folder();
+            // `run` may hold a lock in lastgood's own folder.
+            let is_ours = is_reserved(name) || name == OWN_FOLDER;
+            let is_ours = || is_marker(name) || is_ours && !self.incoming.contains(name) && is_folder();
             let reserved = path.is_root() && is_ours() || own && is_of_the_filesystem(name);
             !reserved && !self.kept.contains(&child)
         });

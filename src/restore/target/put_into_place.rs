@@ -121,7 +121,13 @@ impl RestoreTarget {
         }
         let via = staging.folder().clone();
         staging.remove()?;
+        if whole && self.in_place {
+            self.write_lineage(&target)?;
+        }
         set_metadata()?;
+        if whole && self.in_place {
+            self.give_lineage(&target);
+        }
         if left.is_none() && marked.is_some() {
             marker::set(&target, &via, None).doing(|| format!("remove {MARKER} from {}", target.path().display()))?;
         }
