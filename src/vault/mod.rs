@@ -7,6 +7,7 @@ pub mod decoder;
 pub mod document;
 pub mod doubt;
 pub mod entry;
+pub mod epochs;
 pub mod frame;
 pub mod frames;
 pub mod hex;
