@@ -16,10 +16,11 @@ test *NAME:
 ci:
     .ci/run
 
-# Runs the long tests: random histories for SECONDS, then backups beside writers.
+# Runs the long tests: random histories for SECONDS, backups beside writers, and everything that three instances can do to each other.
 soak SECONDS='600':
     LASTGOOD_SOAK={{ SECONDS }} cargo test --test all model::long -- --exact --ignored --nocapture
     LASTGOOD_SOAK=2000 cargo test --test all sqlite_owners::long -- --exact --ignored --nocapture
+    LASTGOOD_SOAK=1000000 cargo test --lib epochs::search::three_instances_lose_nothing_in_a_long_search -- --exact --ignored --nocapture
 
 # Measures against restic, rustic, borg, conserve and tar, in a folder that has 10 GB free.
 bench WORK KINDS='app,files,sqlite' TOOLS='tarzstd,restic,rustic,borg,conserve,lastgood': build

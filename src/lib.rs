@@ -15,6 +15,7 @@ pub mod events;
 pub mod job;
 pub mod notify;
 pub mod report;
+pub mod epochs;
 pub mod replicas;
 pub mod verify;
 pub mod inspect;

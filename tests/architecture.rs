@@ -9,8 +9,10 @@ use super::support::rust::{Source, Token, tokens};
 
 /// Folders that turn files into snapshots and back. They know no HTTP, no command line and no Google; `store/gcs` and
 /// `store/open.rs` are where buckets begin.
-const ENGINE: [&str; 11] =
-    ["vault", "store", "sqlite", "source", "backup", "restore", "verify", "inspect", "export", "replicas", "parallel"];
+const ENGINE: [&str; 12] = [
+    "vault", "store", "sqlite", "source", "backup", "restore", "verify", "inspect", "export", "replicas", "epochs",
+    "parallel",
+];
 /// Files of the engine that may.
 const BUCKETS: [&str; 2] = ["store::gcs", "store::open"];
 /// Names that the format's code does without: it reads no clock and no environment, and starts no thread.

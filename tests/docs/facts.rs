@@ -17,11 +17,12 @@ use crate::support::http::Service;
 const OF_LIBRARIES: [&str; 5] = ["RUST_LOG", "RUST_BACKTRACE", "TMPDIR", "SSL_CERT_DIR", "GOOGLE_CLOUD_QUOTA_PROJECT"];
 
 /// Literals in the source that look as variables do: words of other programs' interfaces, and variables of tests.
-const NO_VARIABLES: [&str; 10] = [
+const NO_VARIABLES: [&str; 11] = [
     "CARGO_PKG_VERSION",
     "FAILED_PRECONDITION",
     "INTERNAL_ERROR",
     "INVALID_ARGUMENT",
+    "LASTGOOD_SOAK",
     "LASTGOOD_TEST_PEER",
     "NOT_FOUND",
     "PERMISSION_DENIED",

@@ -1,0 +1,152 @@
+//! Takes the answers to calls into the state.
+
+use std::time::Duration;
+
+use super::{
+    Answer, Call, Content, EpochKey, LONGEST_POLL, Listed, Purpose, SILENCE, START, State, Then, Wait, Watched,
+};
+use crate::vault::epochs::EpochRecord;
+
+impl State {
+    pub(super) fn answered(&mut self, now: Duration, call: Call, answer: Answer) {
+        match (call, answer) {
+            (Call::Create(record, key, content), answer) => self.tried((record, key, content), &answer),
+            (Call::Read(record, key), answer) if answer != Answer::Unknown => self.read(now, (record, key), &answer),
+            (Call::List, Answer::Listed(listed)) => match self.purpose {
+                Some(Purpose::Watch) => self.listed_watching(&listed),
+                _ => self.listed(&listed),
+            },
+            (call, _) => self.todo.push_front(call),
+        }
+    }
+
+    /// Learns what lies beside an epoch that was just created. An instance that creates a greater or an equal one later finds
+    /// this one in its own listing.
+    fn listed(&mut self, listed: &[Listed]) {
+        let Some(mine) = self.epoch else { return };
+        let greatest = listed.iter().map(|other| other.key.number).max().unwrap_or(mine.number);
+        if listed.iter().any(|other| other.key.number >= mine.number && other.key != mine) {
+            self.then = Some(if self.asks { Then::Refused } else { Then::Again(greatest) });
+            return self.end();
+        }
+        let lower = || listed.iter().filter(|other| other.key.number < mine.number);
+        // An epoch whose app was started has settled what came before it.
+        let settled = lower().filter(|other| other.runs).map(|other| other.key.number).max().unwrap_or(0);
+        self.judged =
+            lower().filter(|other| other.ended && other.key.number >= settled).map(|other| other.key).collect();
+        let awaited: Vec<_> = lower().filter(|other| !other.ended).map(|other| other.key).collect();
+        let looks_at = awaited.iter().map(|key| EpochKey { number: key.number + 1, ..*key });
+        self.unlisted = looks_at.filter(|key| listed.iter().all(|other| other.key != *key)).collect();
+        self.begin(Purpose::Meet, awaited.into_iter().map(|key| Call::Read(EpochRecord::Epoch, key)));
+    }
+
+    fn listed_watching(&mut self, listed: &[Listed]) {
+        self.greatest = listed.iter().map(|other| other.key.number).max().unwrap_or(0).max(self.number());
+        let others = listed.iter().filter(|other| !other.ended && Some(other.key) != self.epoch);
+        let mut others: Vec<_> = others.map(|other| other.key).collect();
+        others.sort();
+        self.todo.extend(others.into_iter().rev().map(|key| Call::Read(EpochRecord::Epoch, key)));
+    }
+
+    /// Learns what became of an object that was to be created.
+    fn tried(&mut self, (record, key, content): (EpochRecord, EpochKey, Content), answer: &Answer) {
+        let is_unknown = *answer == Answer::Unknown;
+        match (record, content) {
+            (EpochRecord::Epoch, Content::Epoch { .. }) => match answer {
+                Answer::Created => self.made(key),
+                _ => self.todo.push_front(Call::Read(EpochRecord::Epoch, key)),
+            },
+            (EpochRecord::End, _) => match answer {
+                Answer::Created => self.over(key, self.number()),
+                _ => self.todo.push_front(Call::Read(EpochRecord::End, key)),
+            },
+            // The others say the same, whoever made them.
+            _ if is_unknown => self.todo.push_front(Call::Create(record, key, content)),
+            _ => {}
+        }
+    }
+
+    fn made(&mut self, key: EpochKey) {
+        self.epoch = Some(key);
+        self.next = key.number.saturating_add(1);
+    }
+
+    /// Notes that an epoch was ended by the epoch of the number `by`.
+    fn over(&mut self, key: EpochKey, by: u32) {
+        if Some(key) == self.epoch {
+            self.ended = (by != key.number).then_some(by);
+        }
+        self.forced |= by != key.number && Some(key) != self.epoch;
+        self.waits.iter_mut().filter(|wait| wait.key == key).for_each(|wait| wait.ended = true);
+        self.watched.iter_mut().filter(|watched| watched.key == key).for_each(|watched| watched.ended = true);
+    }
+
+    /// Learns what an object says, or that it does not exist.
+    fn read(&mut self, now: Duration, (record, key): (EpochRecord, EpochKey), answer: &Answer) {
+        match (self.purpose, record, answer) {
+            (Some(Purpose::Create), EpochRecord::Epoch, answer) => match answer {
+                Answer::Epoch { mine: true, .. } => self.made(key),
+                Answer::Absent => self.create(key),
+                _ if self.asks => {}
+                _ => self.create(EpochKey { number: key.number.saturating_add(1), ..key }),
+            },
+            (Some(Purpose::Meet), EpochRecord::Epoch, Answer::Epoch { poll, dead, .. }) => {
+                let silence = 2 * (*poll).min(LONGEST_POLL) + SILENCE;
+                let until = if *dead { now } else { now + silence };
+                self.waits.push(Wait { key, until, yields: false, ended: false });
+                let looks_at = EpochKey { number: key.number.saturating_add(1), ..key };
+                if self.unlisted.contains(&looks_at) {
+                    let signpost = Content::Signpost(self.number());
+                    self.todo.push_back(Call::Create(EpochRecord::Epoch, looks_at, signpost));
+                }
+            }
+            (Some(Purpose::Watch), EpochRecord::Epoch, Answer::Epoch { .. }) if self.watched.is_none() => {
+                let until = now + self.handover + START;
+                self.watched = Some(Watched { key, runs: false, ended: false, until });
+            }
+            (Some(Purpose::Meet | Purpose::Watch), EpochRecord::Epoch, _) => {}
+            (_, EpochRecord::Epoch, Answer::Epoch { asks: true, .. }) => {
+                // It is told, and gives way: the next successor shows behind it.
+                self.todo.push_front(Call::Create(EpochRecord::Alive, key, Content::By(self.number())));
+                self.look_behind(key);
+            }
+            // One that has ended already has left this epoch alone.
+            (_, EpochRecord::Epoch, Answer::Epoch { .. }) => {
+                self.successor = Some(key.number);
+                self.todo.push_front(Call::Read(EpochRecord::End, key));
+            }
+            (_, EpochRecord::Epoch, Answer::Signpost(number)) => self.successor = Some(*number),
+            (purpose, EpochRecord::End, Answer::End(by)) => {
+                self.over(key, *by);
+                if self.successor == Some(key.number) && self.next == key.number && purpose != Some(Purpose::Watch) {
+                    self.successor = None;
+                    self.look_behind(key);
+                }
+            }
+            (Some(Purpose::Force | Purpose::End), EpochRecord::End, Answer::Absent) => {
+                self.todo.push_front(Call::Create(EpochRecord::End, key, Content::By(self.number())));
+            }
+            (_, EpochRecord::Yields, Answer::Present) => {
+                for wait in self.waits.iter_mut().filter(|wait| wait.key == key) {
+                    (wait.yields, wait.until) = (true, now + self.handover);
+                }
+            }
+            (_, EpochRecord::Alive, Answer::Present) => self.then = Some(Then::Refused),
+            (_, EpochRecord::Runs, Answer::Present) => {
+                for watched in self.watched.iter_mut().filter(|watched| watched.key == key) {
+                    (watched.runs, watched.until) = (true, now + self.ask_after);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn look_behind(&mut self, key: EpochKey) {
+        self.next = key.number.saturating_add(1);
+        // Before the own end, which is asked for last.
+        let at =
+            self.todo.iter().position(|call| Some(call) == self.own(|key| Call::Read(EpochRecord::End, key)).as_ref());
+        let call = Call::Read(EpochRecord::Epoch, EpochKey { number: self.next, ..key });
+        self.todo.insert(at.unwrap_or(self.todo.len()), call);
+    }
+}
