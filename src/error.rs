@@ -96,6 +96,8 @@ codes! {
     Locked = "locked",
     /// Programs use files in the directory that is to be replaced.
     InUse = "in-use",
+    /// Another service, or another machine, runs the app on the vault.
+    OtherWriter = "other-writer",
     /// A mount point stands where something is to be renamed.
     MountPoint = "mount-point",
     /// Nothing can be restored to that place: it is the vault, not a folder, or below a file.

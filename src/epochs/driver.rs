@@ -1,0 +1,411 @@
+//! Drives the [`protocol`](super::protocol) against vaults: makes its calls, and tells `run` what to do.
+//!
+//! Holding an epoch costs two reads of small objects for each poll, and no listing: with an interval of 5 s that is
+//! 1.04 million reads a month, which Google Cloud Storage counts as class B operations (0.41 dollars at 0.40 dollars a
+//! million, its price of 2026 for standard storage in one region).
+
+mod calls;
+mod words;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::admission::{Admission, Newcomer, admit};
+use super::clock::Clock;
+use super::protocol::{Action, Input, LONGEST_POLL, Phase, State, step};
+use crate::error::{Code, Error, Kind, Result};
+use crate::monitor::Context;
+use crate::replicas::Site;
+use crate::text::one_line;
+use crate::vault::epochs::of_snapshot;
+use crate::vault::root::{SnapshotName, SourceIdentity};
+use calls::EpochSite;
+pub use words::{Begun, Commit, EpochOptions, Go, Hold, Start};
+
+/// How often an instance that waits for its predecessors looks at them.
+const LOOK: Duration = Duration::from_secs(1);
+/// The most bytes of an error that a warning shows.
+const SHOWN: usize = 500;
+
+/// Holds epochs for one instance of an app. Its methods may be called from several threads; each waits for the others.
+pub struct EpochDriver {
+    sites: Vec<EpochSite>,
+    options: EpochOptions,
+    clock: Arc<dyn Clock>,
+    progress: Mutex<Progress>,
+}
+
+/// The part that changes.
+struct Progress {
+    state: State,
+    /// Actions of the protocol that no caller has got yet.
+    told: Vec<Action>,
+    /// The greatest epoch of a snapshot that was seen.
+    newest: u32,
+    row: u32,
+    /// The snapshot that is named in the end.
+    last: Option<SnapshotName>,
+    /// The directory of the app, once it runs.
+    place: Option<SourceIdentity>,
+    superseded: Option<u32>,
+    /// When [`EpochDriver::tick`] was called last, and when it looked.
+    ticked: Duration,
+    looked: Duration,
+    /// Since when the vault has not answered.
+    failing: Option<Duration>,
+    /// Numbers that were ignored and reported.
+    ignored: Vec<u32>,
+}
+
+impl Progress {
+    /// Notes that something was done now.
+    fn touch(&mut self, now: Duration) {
+        (self.ticked, self.looked) = (now, now);
+    }
+}
+
+/// The result of entering an epoch once.
+enum Entered {
+    Started(Start),
+    Again,
+    Refused,
+}
+
+impl EpochDriver {
+    /// Takes the places of one vault. Epochs are made in the first one, and read in all that hold the vault and answer.
+    /// One that does not answer now is passed over for as long as the driver lives.
+    pub fn new(sites: Vec<Site>, mut options: EpochOptions, clock: Arc<dyn Clock>) -> Self {
+        // No successor waits for a longer one.
+        options.poll = options.poll.min(LONGEST_POLL);
+        let progress = Progress {
+            state: State::new(options.handover),
+            told: Vec::new(),
+            newest: 0,
+            row: 0,
+            last: None,
+            place: None,
+            superseded: None,
+            ticked: clock.now(),
+            looked: clock.now(),
+            failing: None,
+            ignored: Vec::new(),
+        };
+        let sites = sites.into_iter().map(EpochSite::new).collect();
+        EpochDriver { sites, options, clock, progress: Mutex::new(progress) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        // The state is replaced as a whole.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the number of the epoch that is held, or was held last.
+    pub fn epoch(&self) -> Option<u32> {
+        self.lock().state.epoch().map(|key| key.number)
+    }
+
+    /// Begins an epoch, and returns when all older ones have ended.
+    ///
+    /// # Errors
+    /// [`Code::OtherWriter`]: another service or machine runs. The first vault, or one in which an older epoch has not
+    /// ended, does not answer. Being told to stop.
+    pub fn begin(&self, ctx: &Context) -> Result<Start> {
+        let mut progress = self.lock();
+        let mut waited_for = None;
+        loop {
+            let seen = self.survey(&mut progress, ctx)?;
+            let newcomer = Newcomer {
+                service: self.options.service.as_deref(),
+                host: &self.options.host,
+                on_terminal: self.options.on_terminal,
+                take_over: self.options.take_over,
+            };
+            progress.row = match admit(&seen.standing, &newcomer, seen.now) {
+                Admission::Admit { row } => row,
+                Admission::Wait { row, .. } if waited_for == Some(seen.greatest) => row,
+                Admission::Wait { time, why, .. } => {
+                    ctx.monitor.warn(&why);
+                    waited_for = Some(seen.greatest);
+                    self.pause(time, ctx)?;
+                    continue;
+                }
+                Admission::Refuse(error) => return Err(*error),
+            };
+            let input = Input::Begin { greatest: seen.greatest, site: 0, asks: false };
+            if let Entered::Started(start) = self.enter(&mut progress, input, ctx)? {
+                return Ok(start);
+            }
+        }
+    }
+
+    /// Begins an epoch once.
+    fn enter(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Result<Entered> {
+        (progress.superseded, progress.last, progress.place) = (None, None, None);
+        let mut failing = None;
+        let mut told: Option<usize> = None;
+        let mut result = self.drive(progress, input, ctx);
+        loop {
+            match result {
+                Ok(actions) => {
+                    failing = None;
+                    for action in actions {
+                        match action {
+                            Action::Decide { forced } => {
+                                let epoch = progress.state.epoch().map_or(0, |key| key.number);
+                                progress.touch(self.clock.now());
+                                return Ok(Entered::Started(Start::Begun(Begun { epoch, forced })));
+                            }
+                            Action::Superseded { by } => {
+                                self.abandon(progress, ctx);
+                                return Ok(Entered::Started(Start::Superseded { by }));
+                            }
+                            Action::Ended { by } => return Ok(Entered::Started(Start::Superseded { by })),
+                            Action::Again { .. } => return Ok(Entered::Again),
+                            Action::Refused => return Ok(Entered::Refused),
+                            _ => {}
+                        }
+                    }
+                }
+                // A vault that is away for a moment does not end the wait, as it does not end the predecessor.
+                Err(why) => {
+                    let since = *failing.get_or_insert(self.clock.now());
+                    if why.kind() != Kind::Unreachable || self.clock.now() >= since + self.options.handover {
+                        self.abandon(progress, ctx);
+                        return Err(why);
+                    }
+                }
+            }
+            let awaited: Vec<_> = progress.state.awaited().map(|key| key.number.to_string()).collect();
+            if told != Some(awaited.len()) && !awaited.is_empty() {
+                tracing::info!("waiting for the end of epoch {}", awaited.join(", "));
+            }
+            told = Some(awaited.len());
+            if let Err(why) = self.pause(LOOK, ctx) {
+                self.abandon(progress, ctx);
+                return Err(why);
+            }
+            result = self.drive(progress, Input::Look, ctx);
+        }
+    }
+
+    /// Ends an epoch in which no app ran. If that fails, the next instance waits for it in vain, and ends it.
+    fn abandon(&self, progress: &mut Progress, ctx: &Context) {
+        if progress.state.epoch().is_some()
+            && let Err(why) = self.drive(progress, Input::Saved, ctx)
+        {
+            tracing::info!("the end of an epoch could not be told: {}", why.what());
+        }
+    }
+
+    /// Asks whether the app may be started, now that the directory is as it is to be. `newest` is the newest snapshot that
+    /// was listed for that decision.
+    ///
+    /// # Errors
+    /// The vault does not answer.
+    pub fn decided(&self, newest: Option<SnapshotName>, ctx: &Context) -> Result<Go> {
+        let mut progress = self.lock();
+        progress.touch(self.clock.now());
+        let newest = newest.map_or(0, of_snapshot);
+        progress.newest = progress.newest.max(newest);
+        let actions = self.drive(&mut progress, Input::Decided { newest }, ctx)?;
+        // A look meanwhile may have told it already.
+        if let Some(by) = progress.state.ended_by().or(progress.superseded) {
+            self.abandon(&mut progress, ctx);
+            return Ok(Go::Superseded { by });
+        }
+        for action in actions {
+            match action {
+                Action::StartApp => return Ok(Go::Start),
+                Action::Again { .. } => return Ok(Go::Again),
+                _ => {}
+            }
+        }
+        Err(Error::failed("start the app", "its epoch is not at that point").with_code(Code::Internal))
+    }
+
+    /// Tells that the app was started; `place` is its directory now, as [`EpochOptions::locked`] has it.
+    pub fn running(&self, place: Option<SourceIdentity>, ctx: &Context) {
+        let mut progress = self.lock();
+        progress.touch(self.clock.now());
+        progress.place = place;
+        if let Err(why) = self.drive(&mut progress, Input::Started, ctx) {
+            // The next look makes the call again.
+            ctx.monitor.warn(&format!("the vault was not told that the app runs: {}", why.what()));
+        }
+    }
+
+    /// Looks at the epoch, if that is due. Is to be called often, several times in each poll interval.
+    pub fn tick(&self, ctx: &Context) -> Hold {
+        let mut progress = self.lock();
+        let now = self.clock.now();
+        let gap = now.saturating_sub(std::mem::replace(&mut progress.ticked, now));
+        let slept = gap > 3 * self.options.poll;
+        let is_due = slept || now >= progress.looked + self.options.poll;
+        if is_due && progress.state.phase() != Phase::Over {
+            progress.looked = now;
+            if let Err(why) = self.drive(&mut progress, Input::Look, ctx) {
+                let since = now.saturating_sub(*progress.failing.get_or_insert(now));
+                return Hold::Unknown { since, why: one_line(&why.what(), SHOWN) };
+            }
+            progress.failing = None;
+        }
+        let own = progress.state.epoch().map_or(0, |key| key.number);
+        match (progress.state.ended_by(), progress.superseded) {
+            (Some(by), _) => Hold::Ended { by },
+            (None, _) if progress.state.phase() == Phase::Over => Hold::Ended { by: own },
+            (None, Some(by)) => Hold::Superseded { by },
+            (None, None) if slept => Hold::Gap(gap),
+            (None, None) => Hold::Held,
+        }
+    }
+
+    /// Asked before each root is committed.
+    ///
+    /// # Errors
+    /// The vault does not answer, so that it is not known whether the snapshot would be diverged.
+    pub fn before_commit(&self, ctx: &Context) -> Result<Commit> {
+        self.about_commit(Input::BeforeCommit, ctx)
+    }
+
+    /// Asked after each root was committed: only then may the snapshot be reported as the app's. An epoch may have been
+    /// ended between the last look and the commit.
+    ///
+    /// # Errors
+    /// The vault does not answer, so that it is not known whether the snapshot is diverged.
+    pub fn after_commit(&self, ctx: &Context) -> Result<Commit> {
+        self.about_commit(Input::Committed, ctx)
+    }
+
+    fn about_commit(&self, input: Input, ctx: &Context) -> Result<Commit> {
+        let mut progress = self.lock();
+        if progress.state.phase() != Phase::Over {
+            self.drive(&mut progress, input, ctx)?;
+        }
+        let own = progress.state.epoch().map_or(0, |key| key.number);
+        Ok(match progress.state.phase() {
+            Phase::Over => Commit::Diverged { by: progress.state.ended_by().unwrap_or(own) },
+            _ => Commit::Good,
+        })
+    }
+
+    /// Tells that a snapshot of a greater epoch was found, as a copy from another replica brings one. The history goes on
+    /// there: this epoch is over, and what is saved from now on is diverged.
+    pub fn outnumbered(&self, newest: SnapshotName, ctx: &Context) -> Hold {
+        let mut progress = self.lock();
+        let newest = of_snapshot(newest);
+        let own = progress.state.epoch().map_or(0, |key| key.number);
+        if newest > own {
+            _ = self.drive(&mut progress, Input::Outnumbered { newest }, ctx);
+            return Hold::Ended { by: newest };
+        }
+        Hold::Held
+    }
+
+    /// Ends the epoch, after the app was stopped and its last snapshot committed. If there was nothing to save, `last` is
+    /// the newest snapshot. Must not be called if the last snapshot failed: the successor then waits, and uses force.
+    ///
+    /// # Errors
+    /// The vault does not answer.
+    pub fn end(&self, last: Option<SnapshotName>, ctx: &Context) -> Result<Commit> {
+        let mut progress = self.lock();
+        progress.last = last;
+        self.drive(&mut progress, Input::Saved, ctx)?;
+        Ok(progress.state.ended_by().map_or(Commit::Good, |by| Commit::Diverged { by }))
+    }
+
+    /// Waits, without an app, until this instance is needed again, and begins an epoch then: when all other epochs have
+    /// ended, when a successor does not start its app in time, or when the one that runs does not answer.
+    ///
+    /// # Errors
+    /// The errors of [`EpochDriver::begin`]; above all, being told to stop.
+    pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
+        let mut progress = self.lock();
+        let mut input = Input::Watch;
+        loop {
+            match self.drive(&mut progress, std::mem::replace(&mut input, Input::Look), ctx) {
+                Ok(actions) => {
+                    progress.failing = None;
+                    for action in actions {
+                        let Action::Return { greatest, asks } = action else { continue };
+                        let started = match asks {
+                            Some(site) => {
+                                let input = Input::Begin { greatest, site, asks: true };
+                                self.enter(&mut progress, input, ctx)?
+                            }
+                            None => {
+                                drop(progress);
+                                let started = self.begin(ctx)?;
+                                progress = self.lock();
+                                Entered::Started(started)
+                            }
+                        };
+                        if let Entered::Started(Start::Begun(begun)) = started {
+                            return Ok(begun);
+                        }
+                        input = Input::Watch;
+                    }
+                }
+                Err(why) => {
+                    if progress.failing.is_none() {
+                        let what = one_line(&why.what(), SHOWN);
+                        ctx.monitor.warn(&format!("the epochs cannot be watched, and are watched on: {what}"));
+                    }
+                    progress.failing = Some(self.clock.now());
+                }
+            }
+            self.pause(self.options.poll, ctx)?;
+        }
+    }
+
+    /// Waits, unless the program is told to stop.
+    fn pause(&self, time: Duration, ctx: &Context) -> Result<()> {
+        let until = self.clock.now() + time;
+        loop {
+            if ctx.stop.load(Ordering::Relaxed) {
+                return Err(Error::failed("wait for an epoch", "it was told to stop").with_code(Code::Stopped));
+            }
+            let left = until.saturating_sub(self.clock.now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.clock.sleep(left.min(LOOK));
+        }
+    }
+
+    /// Finishes what an earlier failure interrupted, gives the protocol an input, and makes its calls. Returns what it
+    /// says.
+    fn drive(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Result<Vec<Action>> {
+        if !matches!(input, Input::Begin { .. } | Input::Saved) {
+            self.finish(progress, ctx)?;
+        }
+        self.take(progress, input);
+        self.finish(progress, ctx)?;
+        Ok(std::mem::take(&mut progress.told))
+    }
+
+    fn take(&self, progress: &mut Progress, input: Input) {
+        let (state, actions) = step(progress.state.clone(), self.clock.now(), input);
+        progress.state = state;
+        for action in actions {
+            if let Action::Superseded { by } = action {
+                progress.superseded = Some(by);
+            }
+            if !matches!(action, Action::Call(_)) {
+                progress.told.push(action);
+            }
+        }
+    }
+
+    fn finish(&self, progress: &mut Progress, ctx: &Context) -> Result<()> {
+        let mut failed = false;
+        while let Some(call) = progress.state.asked().cloned() {
+            let answer = self.call(progress, &call, &mut failed, ctx)?;
+            self.take(progress, Input::Answer(answer));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Calls that fail, answers that are lost, and instances that were away.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+
+/// Has the `n`th creation of an instance fail.
+fn fail_creation(place: &Place, n: usize, fault: Fault) {
+    let mut count = 0;
+    place.plan(move |verb, _| {
+        count += usize::from(verb == "create");
+        (verb == "create" && count == n).then_some(fault)
+    });
+}
+
+#[test]
+fn a_lost_answer_changes_nothing() {
+    for fault in [Fault::Away, Fault::AnswerLost] {
+        for n in 1..=4 {
+            let stage = Stage::new(1);
+            let (one, two) = (stage.one(1), stage.one(2));
+            fail_creation(&one.places[0], n, fault);
+            assert_eq!(stage.run(&one).epoch, 1, "{fault:?} {n}");
+            stage.lives(&one);
+            assert_eq!(stage.run(&two), Begun { epoch: 2, forced: false }, "{fault:?} {n}");
+            assert_eq!(stage.epochs(0), ["1", "1.end", "1.runs", "1.yields", "2", "2.runs"], "{fault:?} {n}");
+            assert_eq!(stage.end(1), 1);
+            // The same for an end by force.
+            let three = stage.one(3);
+            fail_creation(&three.places[0], n, fault);
+            stage.clock.meanwhile(|_| {});
+            assert_eq!(stage.run(&three), Begun { epoch: 3, forced: true }, "{fault:?} {n}");
+            assert_eq!(stage.end(2), 3);
+        }
+    }
+}
+
+#[test]
+fn a_vault_that_is_away_for_a_while_ends_no_epoch() {
+    let stage = Stage::new(1);
+    let one = stage.one(1);
+    stage.run(&one);
+    one.places[0].plan(|_, _| Some(Fault::Away));
+    let mut unknown = Vec::new();
+    for _ in 0..4 {
+        stage.clock.go_on(5 * SECOND);
+        match one.driver.tick(&stage.ctx()) {
+            Hold::Unknown { since, why } => {
+                assert!(why.contains("no answer"), "{why}");
+                unknown.push(since.as_secs());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(unknown, [0, 5, 10, 15]);
+    assert!(one.driver.before_commit(&stage.ctx()).is_err() && one.driver.end(None, &stage.ctx()).is_err());
+    one.places[0].plan(|_, _| None);
+    stage.clock.go_on(5 * SECOND);
+    // The end that could not be told is told now.
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Ended { by: 1 });
+    assert_eq!(one.driver.end(None, &stage.ctx()).unwrap(), Commit::Good);
+    assert_eq!(stage.end(1), 1);
+}
+
+#[test]
+fn an_instance_that_waits_goes_on_waiting_while_the_vault_is_away() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    let (place, ctx, lives) = (two.places[0].clone(), stage.ctx(), one.clone());
+    stage.clock.meanwhile(move |since| {
+        let away = since < 40 * SECOND;
+        place.plan(move |_, _| away.then_some(Fault::Away));
+        if let Hold::Superseded { .. } = lives.driver.tick(&ctx) {
+            lives.driver.end(None, &ctx).unwrap();
+        }
+    });
+    assert_eq!(stage.run(&two), Begun { epoch: 2, forced: false });
+    assert_eq!(stage.end(1), 1);
+    // It does not wait for ever.
+    let three = stage.one(3);
+    let place = three.places[0].clone();
+    stage.clock.meanwhile(move |_| place.plan(|_, _| Some(Fault::Away)));
+    let began = stage.clock.now();
+    assert_eq!(three.driver.begin(&stage.ctx()).unwrap_err().kind(), Kind::Unreachable);
+    assert_eq!(stage.clock.now() - began, 91 * SECOND);
+}
+
+#[test]
+fn a_vault_that_refuses_is_not_asked_for_ever() {
+    let stage = Stage::new(1);
+    let one = stage.one(1);
+    one.places[0].plan(|verb, _| (verb == "create").then_some(Fault::Refused));
+    assert_eq!(one.driver.begin(&stage.ctx()).unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!((stage.epochs(0).len(), stage.clock.now()), (0, Duration::ZERO));
+}
+
+#[test]
+fn only_the_first_vault_must_answer() {
+    let stage = Stage::new(2);
+    let one = stage.one(1);
+    one.places[1].plan(|_, _| Some(Fault::Away));
+    assert_eq!(stage.run(&one).epoch, 1);
+    assert!(stage.monitor.warnings()[0].contains("are not known"), "{:?}", stage.monitor.warnings());
+    let two = stage.one(2);
+    two.places[0].plan(|_, _| Some(Fault::Away));
+    assert_eq!(two.driver.begin(&stage.ctx()).unwrap_err().kind(), Kind::Unreachable);
+}
+
+#[test]
+fn after_a_gap_the_poll_comes_first() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    stage.clock.go_on(16 * SECOND);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Gap(16 * SECOND));
+    stage.clock.go_on(SECOND);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Held);
+    assert!(stage.run(&two).forced);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Ended { by: 2 });
+}
+
+#[test]
+fn an_instance_that_is_told_to_stop_while_it_waits_ends_its_epoch() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    let stop = stage.stop;
+    stage.clock.meanwhile(move |since| stop.store(since >= 3 * SECOND, Ordering::Relaxed));
+    assert_eq!(two.driver.begin(&stage.ctx()).unwrap_err().code(), Code::Stopped);
+    assert_eq!((stage.end(2), stage.clock.now()), (2, 3 * SECOND));
+    // The first one has not noticed, and need not.
+    stop.store(false, Ordering::Relaxed);
+    stage.clock.go_on(3 * SECOND);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Held);
+    assert_eq!(stage.epochs(0), ["1", "1.runs", "2", "2.end"]);
+}
+
+#[test]
+fn documents_that_cannot_be_read_are_waited_for_as_long_as_any() {
+    let stage = Stage::new(1);
+    stage.vaults[0].create("epochs/1.json", &[b"no JSON"]).unwrap();
+    stage.vaults[0].create("epochs/2.json", &[&vec![b' '; 100_000]]).unwrap();
+    stage.vaults[0].create("epochs/2.end.json", &[b"?"]).unwrap();
+    let one = stage.one(3);
+    assert_eq!(stage.run(&one), Begun { epoch: 3, forced: true });
+    assert_eq!((stage.clock.now(), stage.end(1)), (125 * SECOND, 3));
+}
