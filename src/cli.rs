@@ -327,9 +327,10 @@ pub struct VerifyArgs {
 pub struct DoctorArgs {
     /// The data directory [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub data: Option<PathBuf>,
-    /// How old the newest good snapshot may be before doctor warns
-    #[arg(long, value_name = "DURATION", default_value = "26h", value_parser = duration)]
-    pub max_age: Duration,
+    /// How old the newest good snapshot may be before doctor warns [default: twice BACKUP_INTERVAL_MINUTES if that is set,
+    /// else 26h]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub max_age: Option<Duration>,
     /// Check only this, and end with 1 if it is not as it should be: for a schedule whose failure somebody is told of
     #[arg(long, value_enum)]
     pub only: Option<DoctorOnly>,

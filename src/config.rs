@@ -256,7 +256,8 @@ impl Config {
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());
-                let settings = doctor::doctor_settings(data(args.data)?, &vaults, &cloud, args.max_age, outside);
+                let max_age = serve::max_age(args.max_age, None, &env)?;
+                let settings = doctor::doctor_settings(data(args.data)?, &vaults, &cloud, max_age, outside);
                 ConfiguredCommand::Doctor(Box::new(lastgood::doctor::check::DoctorSettings {
                     backups_off,
                     only_age: args.only == Some(cli::DoctorOnly::Age),

@@ -93,14 +93,7 @@ pub fn service(
         insecure: args.insecure,
     })?;
     auth.check_listen(listen, args.insecure, k_service)?;
-    let interval = match args.interval {
-        Some(interval) => Some(interval),
-        None => {
-            let minutes = env.number::<u32>("BACKUP_INTERVAL_MINUTES")?;
-            minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60))
-        }
-    };
-    let two = interval.filter(|interval| !interval.is_zero()).map(|interval| interval * 2);
+    let max_age = max_age(args.max_age, args.interval, env)?;
     let freshness = match args.data_freshness {
         Some(freshness) => freshness,
         None => env.duration("DATA_FRESHNESS")?.unwrap_or(FRESHNESS),
@@ -114,7 +107,7 @@ pub fn service(
     let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
     let rules = rules(args.runs, data.clone(), (vaults, cloud), place, env, outside)?;
     let health = health::HealthSettings {
-        max_age: args.max_age.or(two).unwrap_or(MAX_AGE),
+        max_age,
         freshness,
         backups_off: rules.backups_off.clone(),
         place: health::DataProbeSettings {
@@ -132,6 +125,22 @@ pub fn service(
         limits: ServerLimits { connections: args.connections, ..ServerLimits::default() },
     };
     Ok(ServiceConfig { rules, http: Some(HttpConfig { listen, auth, settings }), pull })
+}
+
+/// Returns how old the newest good snapshot may be: what is given, else twice the interval, of which the environment may tell.
+///
+/// # Errors
+/// Usage: the variable is not a number of minutes.
+pub(super) fn max_age(given: Option<Duration>, interval: Option<Duration>, env: &Env) -> Result<Duration> {
+    let interval = match interval {
+        Some(interval) => Some(interval),
+        None => {
+            let minutes = env.number::<u32>("BACKUP_INTERVAL_MINUTES")?;
+            minutes.map(|minutes| Duration::from_secs(u64::from(minutes) * 60))
+        }
+    };
+    let two = interval.filter(|interval| !interval.is_zero()).map(|interval| interval * 2);
+    Ok(given.or(two).unwrap_or(MAX_AGE))
 }
 
 /// Settles the configuration of `listen`, which only pulls.

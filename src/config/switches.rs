@@ -31,7 +31,8 @@ pub fn unused(command: &Command, env: &Env) -> Vec<String> {
         Command::Backup(_) | Command::Restore(_) | Command::Listen(_) | Command::Dispatched(_) => false,
         _ => return Vec::new(),
     };
-    let interval = "a scheduler says when backups are taken; `serve` takes it for what /health expects";
+    let interval =
+        "a scheduler says when backups are taken; `serve` and `doctor` take it for how often they expect one";
     let restores = "`lastgood restore --if-missing` before the app starts does that";
     let known = [
         ("AUTO_RESTORE_ON_STARTUP", restores, true),

@@ -234,13 +234,15 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
         let health = service.http.unwrap().settings.health;
         assert_eq!((service.rules.backups_off.is_some(), health.backups_off.is_some()), (off, off));
         let ConfiguredCommand::Doctor(place) = config("doctor", env).unwrap().task else { panic!() };
-        assert_eq!(place.backups_off.is_some(), off);
+        assert_eq!((place.backups_off.is_some(), place.max_age.as_secs()), (off, 26 * 3600));
         assert!(config("restore", env).is_ok() && config("list", env).is_ok());
     }
     assert_eq!(config("backup", &[("BACKUP_ENABLED", "flase")]).unwrap_err().kind(), Kind::Usage);
 
     let env =
         &[("AUTO_RESTORE_ON_STARTUP", "true"), ("BACKUP_INTERVAL_MINUTES", "30"), ("MAX_LOCAL_BACKUPS", "10")][..];
+    let ConfiguredCommand::Doctor(place) = config("doctor", env).unwrap().task else { panic!() };
+    assert_eq!(place.max_age.as_secs(), 3600);
     let told = |line: &str, env| {
         let told = config(line, env).unwrap().unused;
         told.iter().map(|text| text.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
