@@ -8,6 +8,7 @@ mod dispatched;
 mod pubsub;
 mod results;
 mod serve;
+mod settings;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub use self::dispatched::{DispatchFlags, DispatchedArgs};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
 pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
+pub use self::settings::{ConfigArgs, ConfigFlags};
 
 /// Keeps the state of apps that live on disposable machines.
 ///
@@ -72,6 +74,8 @@ pub struct GlobalFlags {
     /// Show no progress bar, not even on a terminal
     #[arg(long, global = true)]
     pub no_progress: bool,
+    #[command(flatten)]
+    pub settings: ConfigFlags,
     #[command(flatten)]
     pub cloud: CloudFlags,
 }
@@ -138,6 +142,8 @@ pub enum Command {
     /// Checks the credentials, the buckets and the permissions in them, the vaults with their newest snapshots, and the data
     /// directory. Writes nothing. Ends with 1 when something would stop a backup or a restore.
     Doctor(DoctorArgs),
+    /// Show which settings hold, and where each comes from
+    Config(ConfigArgs),
     /// Serve over HTTP: events that ask for backups, a REST interface, health and metrics
     Serve(Box<ServeArgs>),
     /// Pull events that ask for backups from a Pub/Sub subscription

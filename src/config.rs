@@ -4,9 +4,14 @@ mod backup;
 mod dispatched;
 mod doctor;
 mod env;
+pub mod example;
+pub mod file;
+pub mod layers;
+pub mod options;
 mod places;
 mod pubsub;
 mod results;
+pub mod secret;
 mod serve;
 mod switches;
 
@@ -185,7 +190,8 @@ impl OutputOptions {
 }
 
 impl Config {
-    /// Settles what the command line and the environment ask for.
+    /// Settles what the command line and the environment ask for. What a configuration file says is a part of both already:
+    /// see [`layers`].
     ///
     /// # Errors
     /// Wrong usage: an address of an unknown kind, a bad path, or a vault and a directory that are in each other's way.
@@ -220,6 +226,10 @@ impl Config {
         let (mut exit_zero_on, mut notify) = (Vec::new(), Notifier::default());
         let unused = switches::unused(&cli.command, &env);
         let task = match cli.command {
+            Command::Config(_) => {
+                let why = "settings are shown before any is used";
+                return Err(Error::failed("show the settings", why).with_code(Code::Internal));
+            }
             Command::Init => ConfiguredCommand::Init,
             Command::Backup(args) if switches::backups_off(&env)? => {
                 ConfiguredCommand::SwitchedOff { scheduled: args.reason == cli::ReasonFlag::Schedule }

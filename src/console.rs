@@ -62,6 +62,16 @@ impl<'t> Console<'t> {
         }
     }
 
+    /// Prints what the command was asked to print, also for a user who wants errors only.
+    ///
+    /// # Errors
+    /// Stdout cannot be written.
+    pub fn print(&mut self, done: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {
+        self.terminal.clear();
+        let text = if self.output.json { json(done)? } else { text() };
+        self.out.report(&text)
+    }
+
     /// Reports an error on stderr and, where JSON was asked for and nothing was written yet, on stdout.
     pub fn fail(&mut self, why: &Error) {
         self.terminal.clear();

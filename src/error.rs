@@ -64,7 +64,7 @@ macro_rules! codes {
 codes! {
     /// The request itself is wrong in a way that no other code names.
     Usage = "usage",
-    /// An option, an environment variable or a pattern has a value that cannot be used.
+    /// An option, an environment variable, a pattern or the configuration file says something that cannot be used.
     BadSetting = "bad-setting",
     /// No snapshot, or more than one, has the name that was given.
     UnknownSnapshot = "unknown-snapshot",

@@ -12,6 +12,7 @@ mod stdout;
 mod terminal;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,7 +21,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use lastgood::error::{Code, Doing, Error, Kind, Result};
 use lastgood::fs::location;
@@ -37,9 +37,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::cli::Cli;
 use self::commands::vaults::{self, Commands};
-use self::commands::{doctor, export, look, publish, serve};
+use self::commands::{config as settings, doctor, export, look, publish, serve};
+use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
 use self::log::CloudLog;
@@ -94,19 +94,28 @@ impl From<Kind> for ProgramOutcome {
 
 fn main() -> ExitCode {
     let out = Stdout::new();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(why) => return explain(&why, out),
+    let args: Vec<_> = std::env::args_os().collect();
+    let (cli, layers) = match layers::settle(&args, &config::of_this_process) {
+        Ok(settled) => settled,
+        Err(Unsettled::Arguments(why)) => return explain(&why, out),
+        Err(Unsettled::File(why, global)) => {
+            let output = OutputOptions::new(&global, &config::of_this_process);
+            let terminal = Terminal::new(false);
+            start_log(&terminal, output, &config::of_this_process);
+            Console::new(out, output, &terminal).fail(&why);
+            return ExitCode::from(ProgramOutcome::from(why.kind()) as u8);
+        }
     };
-    let env = config::of_this_process;
+    let env = |name: &str| layers.variable(&config::of_this_process, name);
     let output = match &cli.command {
         cli::Command::Serve(_) | cli::Command::Listen(_) => OutputOptions::new(&cli.global, &env).of_a_service(),
         _ => OutputOptions::new(&cli.global, &env),
     };
     let terminal = Terminal::new(output.progress);
     heap::settle();
-    start_log(&terminal, output);
+    start_log(&terminal, output, &env);
     log_panics();
+    layers.file.warning.iter().for_each(|what| tracing::warn!("{}", printable(what)));
     let stop = Arc::new(AtomicBool::new(false));
     let mut console = Console::new(out, output, &terminal);
     let outside = HostEnvironment {
@@ -119,14 +128,20 @@ fn main() -> ExitCode {
         boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
         kernel: &|name| std::fs::read_to_string(format!("/proc/sys/{name}")).ok(),
     };
-    let done = watch_signals(&stop).and_then(|()| Config::new(cli, &outside));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let run = |config: Config, console: &mut Console| {
         let parallel = config.parallel.unwrap_or((2 * threads).clamp(4, 6));
         let ctx = Context { random: &system_random, threads, parallel, stop: &stop, monitor: &terminal };
         panics::caught("do what was asked for", || run(config, console, &stop, &ctx))
     };
-    let outcome = match done.and_then(|config| run(config, &mut console)) {
+    let done = match &cli.command {
+        // It shows settings also where they cannot be used.
+        cli::Command::Config(args) => settings::config(&layers, args, &config::of_this_process, &mut console),
+        _ => {
+            watch_signals(&stop).and_then(|()| Config::new(cli, &outside)).and_then(|config| run(config, &mut console))
+        }
+    };
+    let outcome = match done {
         Ok(outcome) => outcome,
         Err(_) if console.out().closed() => return ExitCode::from(PIPE_CLOSED),
         Err(why) => {
@@ -266,10 +281,10 @@ fn log_panics() {
 }
 
 /// Sends the log to stderr, as plain lines or as JSON; `RUST_LOG` has precedence over the configured level.
-fn start_log(terminal: &Terminal, output: OutputOptions) {
+fn start_log(terminal: &Terminal, output: OutputOptions, env: &dyn Fn(&str) -> Option<OsString>) {
     let filter = EnvFilter::builder().with_default_directive(output.level.into()).from_env_lossy();
     if output.json_log {
-        let text = |name: &str| config::of_this_process(name)?.into_string().ok().filter(|value| !value.is_empty());
+        let text = |name: &str| env(name)?.into_string().ok().filter(|value| !value.is_empty());
         let service = ["K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL"].into_iter().find_map(text);
         let project = text("GOOGLE_CLOUD_PROJECT").or_else(|| text("GCP_PROJECT_ID"));
         let layer = CloudLog::new(terminal.stderr(), project, service, text("K_REVISION"));

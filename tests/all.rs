@@ -8,6 +8,7 @@ mod broken_output;
 mod cli;
 mod cloud_run_job;
 mod cloud_server;
+mod config;
 mod crash;
 mod dispatch;
 mod docs;

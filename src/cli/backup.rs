@@ -71,7 +71,7 @@ pub struct BackupFlags {
     #[arg(long, help_heading = "How it is taken")]
     pub take_over: bool,
     /// The app that the data belongs to: what cannot be read is carried over only from its own snapshots
-    /// [env: LASTGOOD_SERVICE; a service's K_SERVICE, RENDER_SERVICE_NAME or FLY_APP_NAME]
+    /// [env: LASTGOOD_SERVICE] [default: a service's K_SERVICE, RENDER_SERVICE_NAME or FLY_APP_NAME]
     #[arg(long, value_name = "NAME", help_heading = "About the snapshot")]
     pub service: Option<String>,
     /// Read SQLite databases like ordinary files, even while something writes to them

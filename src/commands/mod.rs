@@ -1,5 +1,6 @@
 //! The commands of the command line.
 
+pub mod config;
 pub mod doctor;
 pub mod export;
 pub mod look;

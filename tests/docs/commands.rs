@@ -15,9 +15,9 @@ use super::words::{self, Command};
 use crate::support::World;
 use crate::support::requirements::skipped;
 
-/// The languages that a block may be in. Blocks of the last three are documents, or programs of others, and hold no commands.
-/// What is in a block of `hcl` is checked by `infra/tests/check_readme.py`.
-const LANGUAGES: [&str; 9] = ["console", "sh", "cron", "ini", "dockerfile", "text", "json", "sql", "hcl"];
+/// The languages that a block may be in. Blocks of the last four are documents, or programs of others, and hold no commands.
+/// What is in a block of `hcl` is checked by `infra/tests/check_readme.py`, and in one of `toml` by `tests/config.rs`.
+const LANGUAGES: [&str; 10] = ["console", "sh", "cron", "ini", "dockerfile", "text", "json", "sql", "toml", "hcl"];
 
 /// All commands that a page names and that are not run, each with a word where that is.
 fn named(page: &Page) -> Vec<(String, Command)> {

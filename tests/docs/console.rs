@@ -173,7 +173,9 @@ fn prepare(page: &Page, world: &mut World) -> Prepared {
 /// The files that a page shows, each in the block below `<!-- docs-test: file NAME -->`. They can be run.
 pub fn files_of(page: &Page) -> Vec<(String, String)> {
     let shown = page.text.split("<!-- docs-test: file ").skip(1).map(|rest| {
-        let (name, rest) = rest.split_once(" -->\n```sh\n").expect("a block of `sh` below the name of a file");
+        let (name, rest) = rest.split_once(" -->\n```").expect("a block below the name of a file");
+        let (language, rest) = rest.split_once('\n').expect("a block that ends");
+        assert!(["sh", "toml"].contains(&language), "{name} is a block of `{language}`");
         (name.to_owned(), rest.split("```\n").next().unwrap_or_default().to_owned())
     });
     shown.collect()
