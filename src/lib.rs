@@ -16,6 +16,7 @@ pub mod job;
 pub mod notify;
 pub mod report;
 pub mod epochs;
+pub mod start;
 pub mod replicas;
 pub mod verify;
 pub mod inspect;
