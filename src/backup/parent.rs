@@ -433,7 +433,7 @@ fn told(root: &Root) -> String {
 
 /// Gives raw databases, among known entries in path order, the side files that were taken with them. A database with
 /// a missing side file is read again: that the file is not known does not mean that it is not needed.
-fn join_units(known: &mut [ParentEntry]) {
+pub fn join_units(known: &mut [ParentEntry]) {
     for at in 0..known.len() {
         let recorded = known[at].entry.sides();
         if recorded.is_empty() {

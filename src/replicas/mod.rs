@@ -136,7 +136,7 @@ pub fn init(sites: Vec<Site>, ctx: &Context) -> Result<(Vault, Vec<InitReport>)>
 }
 
 /// Checks that all vaults that were found are replicas of one.
-fn check_same(sites: &[Site]) -> Result<()> {
+pub(crate) fn check_same(sites: &[Site]) -> Result<()> {
     let mut vaults = sites.iter().filter_map(Site::vault_if_open);
     match vaults.next() {
         Some(first) => vaults.try_for_each(|other| first.check_same(other)),

@@ -338,6 +338,27 @@ fn refuse(state: StartState, why: impl Into<String>, advice: impl Into<String>) 
     (state, StartAction::Refuse { advice: advice.into() }, why.into())
 }
 
+impl StartState {
+    /// Completes a sentence that begins with the directory and `is`.
+    pub fn in_a_sentence(self) -> &'static str {
+        match self {
+            StartState::FirstStart => "at its first start",
+            StartState::NoneGood => "without a good snapshot",
+            StartState::Missing => "missing",
+            StartState::NotMounted => "not mounted",
+            StartState::Seed => "a seed",
+            StartState::Fresh => "fresh",
+            StartState::Ahead => "ahead",
+            StartState::Stale => "stale",
+            StartState::Diverged => "diverged",
+            StartState::Unknown => "unknown",
+            StartState::Broken => "broken",
+            StartState::Unreachable => "out of reach of its vault",
+            StartState::NoVault => "without a vault",
+        }
+    }
+}
+
 impl fmt::Display for StartState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,7 +1,13 @@
 //! What a data directory is before an app starts in it, and what is done about it.
 //!
-//! The modules are listed in the order of flow: what is [`known`] is a set of values, from which [`decide`] says what is
-//! done.
+//! The modules are listed in the order of flow: [`facts`] gathers what is [`known`], with the help of [`compare`],
+//! [`databases`] and [`seed`], and [`decide`] says what is done.
 
+pub mod facts;
+pub mod databases;
+pub mod seed;
+pub mod compare;
 pub mod decide;
 pub mod known;
+#[cfg(test)]
+mod testing;

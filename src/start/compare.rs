@@ -1,0 +1,343 @@
+//! Compares a data directory with a snapshot: both in path order, side by side, and neither is ever held whole.
+//!
+//! What counts as unchanged is decided by the backup's own [`Merge`], on the same terms of place. Where that would read
+//! a file again because its times do not tell enough (a time in whole seconds, a change just before the snapshot, a
+//! database that was restored without its log), the file is read here, and compared by its hash. Two things count less
+//! than in a backup, since they say nothing about the data: times of folders, and in another place than the snapshot's
+//! modes and owners.
+
+mod known;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rustix::fs::{OFlags, readlinkat};
+use serde::Serialize;
+
+use self::known::{KnownEntries, Recorded};
+use super::known::PutBack;
+use crate::backup::merge::{Merge, MergeStep, Rule};
+use crate::error::{Code, Error, Result};
+use crate::fs::beneath::Directory;
+use crate::lineage::is_own;
+use crate::monitor::Context;
+use crate::path::{EntryPath, EscapedBytes};
+use crate::source::found::SourceEntry;
+use crate::source::place::Terms;
+use crate::source::select::Select;
+use crate::source::walk::{Met, Walker};
+use crate::sqlite::fd_registry;
+use crate::sqlite::side_files::Role;
+use crate::sqlite::usage::UsageFinder;
+use crate::vault::Vault;
+use crate::vault::entry::{Entry, EntryKind};
+use crate::vault::hex::Hash;
+use crate::vault::read::PackReader;
+use crate::vault::root::{Root, SourceIdentity};
+
+/// Most differences that are named.
+pub const NAMED: usize = 3;
+/// Most bytes that are read in one comparison to find out whether files changed whose times do not tell. About two
+/// seconds on a slow disk.
+pub const MOST_READ: u64 = 256 << 20;
+/// No file is chosen to be read although it looks unchanged: hashes of paths are chosen by their remainder.
+const NO_SAMPLE: u64 = u64::MAX;
+
+/// How an entry differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// Only the directory has it.
+    Added,
+    /// Only the snapshot has it.
+    Removed,
+    /// Both have it, and it differs.
+    Modified,
+}
+
+/// How far a comparison goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Until it is known that something differs, and what the first differences are.
+    Different,
+    /// To the end, to find out whether the directory is older than the snapshot.
+    End,
+}
+
+/// The result of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Comparison {
+    /// Entries of the directory that were compared.
+    pub entries: u64,
+    /// The first differences.
+    pub differences: Vec<(EntryPath, Change)>,
+    /// The first entry of which it could not be told whether it differs, and why.
+    pub unsure: Option<(EntryPath, String)>,
+    /// An entry that shows that the directory is older than the snapshot; only looked for to the end.
+    pub put_back: Option<PutBack>,
+    /// Whether it ended before all was compared.
+    pub cut_short: bool,
+}
+
+impl Comparison {
+    /// Whether something differs; `None` if that could not be told.
+    pub fn changed(&self) -> Option<bool> {
+        match (self.differences.is_empty(), &self.unsure) {
+            (false, _) => Some(true),
+            (true, Some(_)) => None,
+            (true, None) => Some(false),
+        }
+    }
+}
+
+/// A data directory, for comparisons with snapshots.
+#[derive(Clone, Copy)]
+pub struct Compared<'a> {
+    /// The directory.
+    pub root: &'a Directory,
+    /// Where it is.
+    pub place: &'a SourceIdentity,
+    /// Whether inode numbers mean something on its filesystem.
+    pub numbered: bool,
+    /// Folders that are not data.
+    pub not_walked: &'a [PathBuf],
+    /// Whether databases are told from other files.
+    pub sqlite: bool,
+    /// Most bytes that are read where times do not tell.
+    pub most_read: u64,
+    /// Number of threads, and when to stop.
+    pub ctx: &'a Context<'a>,
+}
+
+impl Compared<'_> {
+    /// Compares it with a snapshot of a vault, by the patterns that the snapshot was taken with.
+    ///
+    /// # Errors
+    /// A directory that cannot be read, or in which a restore was not finished; a store that fails; damage; a stop.
+    pub fn with(&self, vault: &Vault, root: &Root, until: Until) -> Result<Comparison> {
+        let filters = &root.filters;
+        let (data, sqlite) = (self.root.path(), self.sqlite);
+        let select = Select::new(data, &filters.include, &filters.exclude, self.not_walked, sqlite)?;
+        let packs = PackReader::for_root(&*vault.store, root)?;
+        let terms = Terms::of(root, self.place, self.numbered);
+        let (recorded, failed) = (RefCell::new(VecDeque::new()), RefCell::new(None));
+        let mut known = KnownEntries::new(&packs, root, terms, (&recorded, &failed))?;
+        let rule = Rule { verify_content: false, sample: NO_SAMPLE, turn: NO_SAMPLE - 1, sqlite, check: None };
+        let used = UsageFinder::default();
+        let elsewhere = |found: &SourceEntry| used.is_used(self.root, &found.path, (found.device, found.inode));
+        let mut merge = Merge::new(&mut known, rule).asking(&elsewhere);
+        let mut side_by_side = SideBySide::new(*self, terms.same_place);
+        let enough = Cell::new(false);
+        let vault = vault.store.url();
+        let walker = Walker {
+            threads: self.ctx.threads,
+            restored_from: Some(&vault),
+            ..Walker::quiet(self.root, &select, self.ctx.stop)
+        };
+        let walked = walker.whole(|met| {
+            self.ctx.check("compare the data directory with a snapshot")?;
+            match met {
+                Met::Entry(found) if !is_own(&found.path) => {
+                    side_by_side.removed(&recorded, Some(&found.path));
+                    let step = merge.next(found.clone());
+                    side_by_side.removed(&recorded, Some(&found.path));
+                    let matched = recorded.borrow_mut().pop_front_if(|entry| entry.path == found.path);
+                    side_by_side.entry(&found, matched.as_ref(), step);
+                }
+                Met::Failed(path, why) => side_by_side.unsure(path, why),
+                _ => {}
+            }
+            if let Some(why) = failed.borrow_mut().take() {
+                return Err(why);
+            }
+            enough.set(until == Until::Different && side_by_side.result.differences.len() >= NAMED);
+            match enough.get() {
+                true => Err(Error::failed("compare", "enough is known").with_code(Code::Stopped)),
+                false => Ok(()),
+            }
+        });
+        if enough.get() {
+            side_by_side.result.cut_short = true;
+            return Ok(side_by_side.result);
+        }
+        walked?;
+        drop(merge);
+        while known.next().is_some() {
+            side_by_side.removed(&recorded, None);
+        }
+        side_by_side.removed(&recorded, None);
+        failed.into_inner().map_or(Ok(()), Err)?;
+        Ok(side_by_side.end(until))
+    }
+}
+
+/// What a comparison has found so far.
+struct SideBySide<'a> {
+    compared: Compared<'a>,
+    same_place: bool,
+    result: Comparison,
+    /// Bytes that may still be read.
+    left: u64,
+    /// Whether an entry is the very one that the snapshot recorded, so that the directory is no copy of another one.
+    original: bool,
+    /// An entry whose change time is older than recorded.
+    older_change: Option<EntryPath>,
+    /// A file whose modification time is older than recorded.
+    older: Option<EntryPath>,
+    absent: Option<EntryPath>,
+}
+
+impl<'a> SideBySide<'a> {
+    fn new(compared: Compared<'a>, same_place: bool) -> Self {
+        let (older_change, older, absent) = (None, None, None);
+        let result = Comparison::default();
+        SideBySide {
+            compared,
+            same_place,
+            result,
+            left: compared.most_read,
+            original: false,
+            older_change,
+            older,
+            absent,
+        }
+    }
+
+    fn differs(&mut self, path: &EntryPath, change: Change) {
+        if self.result.differences.len() < NAMED {
+            self.result.differences.push((path.clone(), change));
+        }
+    }
+
+    fn unsure(&mut self, path: EntryPath, why: String) {
+        // Only its owner may look into it, and nothing in it is the app's.
+        if path.name() != b"lost+found" {
+            self.result.unsure.get_or_insert((path, why));
+        }
+    }
+
+    /// Notes what the snapshot has before `next`, and the directory does not have.
+    fn removed(&mut self, recorded: &RefCell<VecDeque<Recorded>>, next: Option<&EntryPath>) {
+        let is_before = |entry: &mut Recorded| next.is_none_or(|next| entry.path < *next);
+        while let Some(entry) = recorded.borrow_mut().pop_front_if(is_before) {
+            self.absent.get_or_insert(entry.path.clone());
+            self.differs(&entry.path, Change::Removed);
+        }
+    }
+
+    fn entry(&mut self, found: &SourceEntry, matched: Option<&Recorded>, step: MergeStep) {
+        self.result.entries += 1;
+        let Some(recorded) = matched else {
+            // What lies beside a database belongs to it, and is compared with it.
+            if found.role != Role::Side {
+                self.differs(&found.path, Change::Added);
+            }
+            return;
+        };
+        self.note_times(found, recorded);
+        let modified = match step {
+            MergeStep::Read(found, Some(entry)) => match self.is_equal(&found, &entry) {
+                Some(equal) => !equal,
+                None => return,
+            },
+            // Another name of a file that is compared under its first one.
+            MergeStep::Link(found) => {
+                (found.kind, found.size, found.mtime) != (recorded.kind, recorded.size, recorded.mtime)
+            }
+            _ => false,
+        };
+        if modified {
+            self.differs(&found.path, Change::Modified);
+        }
+    }
+
+    /// Notes what the times of an entry say about the age of the directory.
+    fn note_times(&mut self, found: &SourceEntry, recorded: &Recorded) {
+        self.original |= (found.inode, found.ctime) == (recorded.inode, recorded.ctime);
+        if found.ctime < recorded.ctime {
+            self.older_change.get_or_insert(found.path.clone());
+        }
+        if found.kind == EntryKind::File && found.mtime < recorded.mtime {
+            self.older.get_or_insert(found.path.clone());
+        }
+    }
+
+    /// Whether an entry that a backup would read is what the snapshot has. `None` if that could not be told, which is
+    /// noted.
+    fn is_equal(&mut self, found: &SourceEntry, entry: &Entry) -> Option<bool> {
+        let same_owner = (entry.mode, entry.uid, entry.gid) == (found.mode, found.uid, found.gid);
+        if entry.kind != found.kind || self.same_place && !same_owner {
+            return Some(false);
+        }
+        match found.kind {
+            EntryKind::Folder | EntryKind::Fifo => return Some(true),
+            EntryKind::Symlink => return Some(self.target(found).is_some_and(|now| Some(now) == entry.target)),
+            EntryKind::File => {}
+        }
+        let logged = match found.role {
+            Role::Database { wal, journal, .. } => {
+                [wal, journal].into_iter().flatten().any(|beside| beside.side.size > 0)
+            }
+            Role::Alone | Role::Side => false,
+        };
+        let looks_same = (entry.size, entry.mtime) == (found.size, found.mtime);
+        let Some(hash) = entry.hash.filter(|_| looks_same && !logged && entry.sides().is_empty()) else {
+            return Some(false);
+        };
+        let Some(left) = self.left.checked_sub(found.size) else {
+            self.unsure(found.path.clone(), "its times do not tell, and it is too large to be read here".into());
+            return None;
+        };
+        self.left = left;
+        match self.hash(found) {
+            Ok(now) => Some(now == hash),
+            Err(why) => {
+                self.unsure(found.path.clone(), why);
+                None
+            }
+        }
+    }
+
+    /// Where a symlink points; `None` if it cannot be read.
+    fn target(&self, found: &SourceEntry) -> Option<EscapedBytes> {
+        let (above, name) = self.compared.root.parent(&found.path).ok()?;
+        let target = readlinkat(&above, OsStr::from_bytes(&name), Vec::new()).ok()?;
+        Some(EscapedBytes(target.into_bytes()))
+    }
+
+    fn hash(&self, found: &SourceEntry) -> Result<Hash, String> {
+        let (stop, root) = (self.compared.ctx.stop, self.compared.root);
+        let opened = fd_registry::lock_inode(found.device, found.inode, stop).and_then(|lock| {
+            fd_registry::open(lock, stop, || root.open_at(&found.path, OFlags::RDONLY | OFlags::NONBLOCK))
+        });
+        let opened = opened.map_err(|why| std::io::Error::from(why).to_string())?;
+        let mut hasher = blake3::Hasher::new();
+        let mut file: &File = &opened.file;
+        std::io::copy(&mut file, &mut hasher).map_err(|why| why.to_string())?;
+        Ok(Hash::from(&hasher.finalize()))
+    }
+
+    /// Tells whether the directory is older than the snapshot, which was taken from it or from what it is a copy of.
+    ///
+    /// A disk that was put back has old change times: in files that changed, and in folders that got or lost entries. A
+    /// copy has new ones and new inode numbers everywhere, so an absent file counts, which in the directory itself an
+    /// app may have deleted, and so does an older modification time, which copies keep.
+    fn end(mut self, until: Until) -> Comparison {
+        let older_change = self.older_change.map(|path| (path, "has an older change time than the snapshot says"));
+        let of_copy = || {
+            let absent = self.absent.map(|path| (path, "is not there, in what is a copy of the directory"));
+            absent
+                .or(self.older.map(|path| (path, "is older than in the snapshot, in what is a copy of the directory")))
+        };
+        let shown = older_change.or_else(|| if self.original { None } else { of_copy() });
+        self.result.put_back = shown.filter(|_| until == Until::End).map(|(path, why)| PutBack { path, why });
+        self.result
+    }
+}
+
+#[cfg(test)]
+mod tests;

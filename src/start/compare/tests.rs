@@ -1,0 +1,230 @@
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::start::testing::{World, changed, copy, run, write};
+use crate::vault::root::SnapshotName;
+
+/// A directory with a bit of everything, and its snapshot.
+fn world() -> (World, SnapshotName) {
+    let world = World::new();
+    world.write("a", b"aa");
+    world.write("s/b", b"bbb");
+    world.write("s/c", b"cc");
+    fs::create_dir(world.data.join("empty")).unwrap();
+    symlink("a", world.data.join("link")).unwrap();
+    let name = world.backup().snapshot;
+    (world, name)
+}
+
+fn told(comparison: &Comparison) -> String {
+    let changes = comparison.differences.iter().map(|(path, change)| format!("{path} {change:?}"));
+    changes.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn what_differs_is_named_in_order() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 9] = [
+        ("", |_| {}),
+        ("n Added", |data| fs::write(data.join("n"), "").unwrap()),
+        ("a Removed", |data| fs::remove_file(data.join("a")).unwrap()),
+        ("s/b Modified", |data| write(&data.join("s/b"), b"bbbb", 600)),
+        ("s/b Modified", |data| write(&data.join("s/b"), b"xxx", 300)),
+        ("empty Removed", |data| fs::remove_dir(data.join("empty")).unwrap()),
+        ("link Modified", |data| {
+            fs::remove_file(data.join("link")).unwrap();
+            symlink("b", data.join("link")).unwrap();
+        }),
+        ("a Removed, a/x Added", |data| {
+            fs::remove_file(data.join("a")).unwrap();
+            fs::create_dir(data.join("a")).unwrap();
+            fs::write(data.join("a/x"), "").unwrap();
+        }),
+        ("s Removed, s/b Removed, s/c Removed", |data| fs::remove_dir_all(data.join("s")).unwrap()),
+    ];
+    for elsewhere in [false, true] {
+        for (expected, change) in changes {
+            let (world, name) = world();
+            if elsewhere {
+                world.becomes_a_copy();
+            }
+            change(&world.data);
+            // lastgood's own files are not the app's.
+            fs::create_dir(world.data.join(".lastgood")).unwrap();
+            fs::write(world.data.join(".lastgood/state.json"), "x").unwrap();
+            let found = world.compare(name, Until::Different);
+            let expected = expected.replace("a Removed, a/x", "a Modified, a/x");
+            assert_eq!((told(&found), found.changed()), (expected.clone(), Some(!expected.is_empty())), "{elsewhere}");
+            assert_eq!(told(&world.compare(name, Until::End)), expected, "{elsewhere}");
+        }
+    }
+}
+
+#[test]
+fn modes_count_where_the_snapshot_was_taken_and_times_of_folders_nowhere() {
+    let (world, name) = world();
+    fs::write(world.data.join("s/temporary"), "").unwrap();
+    fs::remove_file(world.data.join("s/temporary")).unwrap();
+    assert_eq!(world.compare(name, Until::End).changed(), Some(false));
+    fs::set_permissions(world.data.join("s/b"), Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(told(&world.compare(name, Until::Different)), "s/b Modified");
+    world.becomes_a_copy();
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+}
+
+#[test]
+fn where_times_do_not_tell_the_content_does() {
+    for elsewhere in [false, true] {
+        let world = World::new();
+        world.write("whole", b"12345");
+        let whole = world.data.join("whole");
+        run(Command::new("touch").arg("-d").arg("2026-01-02T03:04:05Z").arg(&whole));
+        // Too young to be trusted.
+        fs::write(world.data.join("young"), "123").unwrap();
+        let name = world.backup().snapshot;
+        if elsewhere {
+            world.becomes_a_copy();
+        }
+        assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "{elsewhere}");
+        // What must not be read cannot be told: both have to be read in another place, one of them in the same.
+        let unread = world.compare_reading(name, Until::Different, if elsewhere { 5 } else { 2 });
+        assert_eq!((unread.changed(), unread.unsure.unwrap().0.to_string()), (None, "young".into()), "{elsewhere}");
+        // Times are put back, as some tools do.
+        for (path, bytes) in [("whole", "54321"), ("young", "321")] {
+            let path = world.data.join(path);
+            let time = path.metadata().unwrap().modified().unwrap();
+            fs::write(&path, bytes).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        }
+        assert_eq!(told(&world.compare(name, Until::Different)), "whole Modified, young Modified", "{elsewhere}");
+    }
+}
+
+#[test]
+fn a_directory_is_known_again_after_it_was_restored() {
+    let (world, name) = world();
+    let database = Connection::open(world.data.join("app.db")).unwrap();
+    database.execute_batch("pragma journal_mode = wal; create table t (a); insert into t values (1)").unwrap();
+    let with_log = world.backup().snapshot;
+    drop(database);
+    assert_eq!(told(&world.compare(with_log, Until::Different)), "app.db Modified");
+    world.restore(&with_log.id.to_string());
+    assert_eq!(world.compare(with_log, Until::Different).changed(), Some(false));
+    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Added");
+    // An app that only looks leaves nothing that counts.
+    let database = Connection::open(world.data.join("app.db")).unwrap();
+    database.query_row("select count(*) from t", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(world.compare(with_log, Until::Different).changed(), Some(false));
+    database.execute_batch("insert into t values (2)").unwrap();
+    assert_eq!(told(&world.compare(with_log, Until::Different)), "app.db Modified");
+}
+
+#[test]
+fn patterns_are_those_of_the_snapshot() {
+    let mut world = World::new();
+    world.write("a", b"aa");
+    world.write("cache/x", b"x");
+    world.options.exclude = vec!["cache".into()];
+    let name = world.backup().snapshot;
+    world.write("cache/y", b"y");
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+}
+
+/// A disk that was put back: a directory as it was some time ago, with its old inodes and change times, of which a
+/// snapshot was taken later. What did not change has the same inodes and change times in both. Returns what shows that
+/// it is older.
+fn put_back(before: fn(&Path), change: fn(&Path)) -> Option<String> {
+    let world = World::new();
+    world.write("kept", b"old");
+    before(&world.data);
+    let old = world.aside("old");
+    run(Command::new("cp").arg("-al").args([&old, &world.data]));
+    std::thread::sleep(Duration::from_millis(20));
+    change(&world.data);
+    let name = world.backup().snapshot;
+    let inode = |path: &Path| path.join("kept").metadata().unwrap().ino();
+    let new = world.aside("new");
+    fs::rename(old, &world.data).unwrap();
+    assert_eq!(inode(&world.data), inode(&new));
+    world.compare(name, Until::End).put_back.map(|shown| format!("{} {}", shown.path, shown.why))
+}
+
+/// Replaces a file, so that other names of the old one keep what they have.
+fn replace(path: &Path, bytes: &[u8], ago: u64) {
+    let new = path.with_extension("new");
+    write(&new, bytes, ago);
+    fs::rename(new, path).unwrap();
+    // The old file has changed as well, when it lost a name.
+    std::thread::sleep(Duration::from_millis(20));
+    changed(path, ago);
+}
+
+#[test]
+fn a_disk_that_was_put_back_is_older_than_its_snapshot() {
+    let older = |shown: Option<String>, path: &str| {
+        let expected = format!("{path} has an older change time than the snapshot says");
+        assert_eq!(shown, Some(expected));
+    };
+    assert_eq!(put_back(|_| {}, |_| {}), None);
+    let file = |data: &Path| write(&data.join("file"), b"old", 600);
+    assert_eq!(put_back(file, |_| {}), None);
+    older(put_back(file, |data| replace(&data.join("file"), b"new", 60)), "file");
+    // The time of its modification, which programs set, does not matter here.
+    older(put_back(file, |data| replace(&data.join("file"), b"new", 6000)), "file");
+    // A file that came since is absent, and one that was deleted since is there: their folder tells.
+    let folder = |data: &Path| write(&data.join("s/b"), b"old", 600);
+    older(put_back(folder, |data| write(&data.join("s/c"), b"new", 60)), "s");
+    older(put_back(folder, |data| fs::remove_file(data.join("s/b")).unwrap()), "s");
+}
+
+#[test]
+fn an_app_that_goes_on_is_not_put_back() {
+    let (world, name) = world();
+    fs::remove_file(world.data.join("s/b")).unwrap();
+    fs::remove_dir(world.data.join("empty")).unwrap();
+    write(&world.data.join("a"), b"new", 0);
+    // An older file takes the place of a newer one, as when logs are rotated.
+    write(&world.data.join("older"), b"xx", 6000);
+    fs::rename(world.data.join("older"), world.data.join("s/c")).unwrap();
+    let found = world.compare(name, Until::End);
+    assert_eq!((found.changed(), found.put_back), (Some(true), None));
+}
+
+#[test]
+fn a_copy_of_an_older_state_is_known_by_what_it_lacks_and_by_older_files() {
+    let copied = |change: fn(&Path)| {
+        let world = World::new();
+        for path in ["kept", "s/b", "s/c"] {
+            world.write(path, b"old");
+        }
+        let old = world.folder.path().join("old");
+        copy(&world.data, &old);
+        change(&world.data);
+        let name = world.backup().snapshot;
+        world.aside("new");
+        copy(&old, &world.data);
+        world.compare(name, Until::End).put_back.map(|shown| format!("{} {}", shown.path, shown.why))
+    };
+    assert_eq!(copied(|_| {}), None);
+    let absent = copied(|data| write(&data.join("s/d"), b"new", 60));
+    assert!(absent.as_deref().is_some_and(|absent| absent.starts_with("s/d is not there")), "{absent:?}");
+    let older = copied(|data| write(&data.join("s/b"), b"new", 60));
+    assert!(older.as_deref().is_some_and(|older| older.starts_with("s/b is older")), "{older:?}");
+}
+
+#[test]
+fn a_copy_that_goes_on_from_the_snapshot_is_not_put_back() {
+    let (world, name) = world();
+    world.becomes_a_copy();
+    world.write("a", b"more");
+    changed(&world.data.join("a"), 0);
+    world.write("d", b"new");
+    let found = world.compare(name, Until::End);
+    assert_eq!((told(&found), found.put_back), ("a Modified, d Added".into(), None));
+}

@@ -1,0 +1,186 @@
+//! Looks at what the vaults have: the newest good snapshot in any of the replicas.
+
+use crate::error::{Error, Kind, Result};
+use crate::panics;
+use crate::replicas::{Site, SiteState, check_same};
+use crate::restore::select::{self, Choice, PassedOver};
+use crate::start::known::{NamedSnapshot, VaultFacts};
+use crate::vault::Vault;
+use crate::vault::hex::Hex;
+use crate::vault::root::{Root, SnapshotName};
+
+/// The vaults, and what they have.
+pub struct Opened {
+    /// The vaults that answered, with their addresses, in the order in which they are preferred.
+    vaults: Vec<(String, Vault, Listed)>,
+    /// The places that have none.
+    missing: Vec<Error>,
+    /// The places that could not tell.
+    away: Vec<(String, Error)>,
+    /// Whether the first place is one of these.
+    first_is_away: bool,
+}
+
+/// What one vault has.
+enum Listed {
+    /// No snapshot.
+    Nothing,
+    /// Snapshots, and none of them is good: the newest, and what is wrong with it. `None` if its root is damaged.
+    NoneGood(PassedOver, Option<Box<Root>>),
+    /// The newest good one.
+    Good(Box<Choice>),
+}
+
+/// A snapshot that the directory is compared with, and the vault that has it.
+pub struct Newest<'a> {
+    pub name: SnapshotName,
+    pub root: Root,
+    pub vault: &'a Vault,
+}
+
+/// Opens the vaults, and finds out what each has, at all of them at the same time.
+///
+/// # Errors
+/// Vaults that are not replicas of one; a thread that ends in a panic.
+pub fn open(sites: Vec<Site>) -> Result<Opened> {
+    check_same(&sites)?;
+    let ask = |site: Site| match site.found {
+        SiteState::Vault(vault) => (site.url, list(&vault).map(|listed| Ok((vault, listed)))),
+        SiteState::Nothing(store) => (site.url, Ok(Err(Vault::missing(&*store)))),
+        SiteState::Failed(why) => (site.url, Err(why)),
+    };
+    let asked: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = sites.into_iter().map(|site| scope.spawn(move || ask(site))).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
+    let mut opened = Opened { vaults: Vec::new(), missing: Vec::new(), away: Vec::new(), first_is_away: false };
+    for (number, asked) in asked.into_iter().enumerate() {
+        match asked.map_err(|panic| panics::error("look into the vaults", &*panic))? {
+            (url, Ok(Ok((vault, listed)))) => opened.vaults.push((url, vault, listed)),
+            (_, Ok(Err(missing))) => opened.missing.push(missing),
+            (url, Err(why)) => {
+                opened.first_is_away |= number == 0;
+                opened.away.push((url, why));
+            }
+        }
+    }
+    Ok(opened)
+}
+
+fn list(vault: &Vault) -> Result<Listed> {
+    match select::search(vault, "latest") {
+        Ok(choice) => Ok(Listed::Good(Box::new(choice))),
+        Err(unchosen) if unchosen.why.kind() == Kind::NothingYet => Ok(Listed::Nothing),
+        Err(unchosen) if unchosen.why.kind() == Kind::Unreachable => Err(unchosen.why),
+        Err(unchosen) => match unchosen.passed_over.into_iter().next() {
+            Some(newest) => {
+                let root = vault.root(newest.snapshot).ok().map(Box::new);
+                Ok(Listed::NoneGood(newest, root))
+            }
+            None => Err(unchosen.why),
+        },
+    }
+}
+
+impl Opened {
+    /// Returns what they have, all in all.
+    pub fn facts(&self) -> VaultFacts {
+        let good = self.good().map(|(_, choice)| choice.name);
+        let away = self.away.first().map(|(url, why)| format!("the vault {url} cannot be used: {}", why.what()));
+        let mut none_good: Vec<_> = self.none_good().map(|(_, newest, _)| newest).collect();
+        none_good.sort_by_key(|newest| newest.snapshot);
+        match (away, good, none_good.last()) {
+            // What another one has may be newer, and every backup goes to all of them: only the first one matters where
+            // others have snapshots.
+            (Some(why), good, _) if self.first_is_away || good.is_none() => VaultFacts::Unreachable { why, good },
+            (_, Some(good), _) => VaultFacts::Good(good),
+            (_, None, Some(newest)) => VaultFacts::NoneGood { newest: newest.snapshot, why: newest.why.clone() },
+            (_, None, None) if !self.vaults.is_empty() => VaultFacts::NoSnapshot,
+            _ => VaultFacts::NoVault(self.missing.first().map_or("no vault is named".into(), Error::what)),
+        }
+    }
+
+    fn good(&self) -> Option<(&Vault, &Choice)> {
+        let good = self.vaults.iter().filter_map(|(_, vault, listed)| match listed {
+            Listed::Good(choice) => Some((vault, &**choice)),
+            _ => None,
+        });
+        // Of several that have it, the first is preferred.
+        good.rev().max_by_key(|(_, choice)| choice.name)
+    }
+
+    fn none_good(&self) -> impl Iterator<Item = (&Vault, &PassedOver, Option<&Root>)> {
+        self.vaults.iter().filter_map(|(_, vault, listed)| match listed {
+            Listed::NoneGood(newest, root) => Some((vault, newest, root.as_deref())),
+            _ => None,
+        })
+    }
+
+    /// The newest good snapshot; where none is good, the newest one whose root can be read.
+    pub fn newest(&self) -> Option<Newest<'_>> {
+        if let Some((vault, choice)) = self.good() {
+            return Some(Newest { name: choice.name, root: choice.root.clone(), vault });
+        }
+        let read = self.none_good().filter_map(|(vault, newest, root)| Some((vault, newest.snapshot, root?)));
+        let (vault, name, root) = read.max_by_key(|(_, name, _)| *name)?;
+        Some(Newest { name, root: root.clone(), vault })
+    }
+
+    /// The vault's id, which all of them share.
+    pub fn id(&self) -> Option<Hex<16>> {
+        self.vaults.first().map(|(_, vault, _)| vault.config.id)
+    }
+
+    /// Finds a snapshot by its name in the first vault that has it; the inner error says why none gives it.
+    pub fn find(&self, name: SnapshotName) -> Result<Result<Newest<'_>, String>> {
+        let mut why = "no vault has it any more".to_owned();
+        for (_, vault, _) in &self.vaults {
+            match vault.root(name) {
+                Ok(root) => return Ok(Ok(Newest { name, root, vault })),
+                Err(error) if matches!(error.kind(), Kind::Damage | Kind::Unreachable) => why = error.what(),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Err(why))
+    }
+
+    /// Finds the snapshot that somebody names.
+    pub fn named(&self, spec: &str) -> Result<NamedSnapshot> {
+        let mut not_found = None;
+        for (_, vault, _) in &self.vaults {
+            match select::choose(vault, spec) {
+                Ok(choice) => return Ok(NamedSnapshot::Found(choice.name)),
+                Err(why) => not_found = not_found.or(Some(why.what())),
+            }
+        }
+        Ok(NamedSnapshot::NotFound(not_found.unwrap_or_else(|| format!("no vault has the snapshot {spec}"))))
+    }
+
+    /// What was found in the vaults, for people.
+    pub fn told(&self) -> Vec<String> {
+        let has = |listed: &Listed| match listed {
+            Listed::Nothing => "there is no snapshot".to_owned(),
+            Listed::NoneGood(newest, _) => {
+                format!("there is no good snapshot; the newest is {}: {}", newest.snapshot, newest.why)
+            }
+            Listed::Good(choice) => format!("the newest good snapshot is {}", choice.name),
+        };
+        let several = self.vaults.len() + self.missing.len() + self.away.len() > 1;
+        let in_vault = |(url, _, listed): &(String, Vault, Listed)| match several {
+            true => format!("{url}: {}", has(listed)),
+            false => has(listed),
+        };
+        let vaults = self.vaults.iter().map(in_vault);
+        vaults.chain(self.missing.iter().map(Error::what)).collect()
+    }
+
+    /// What should be told although it decides nothing: vaults that did not answer, and snapshots that are damaged.
+    pub fn warnings(&self) -> Vec<String> {
+        let away =
+            self.away.iter().map(|(url, why)| format!("the vault {url} is passed over: {}", why.what_with_code()));
+        let damaged = self.good().into_iter().flat_map(|(_, choice)| &choice.passed_over);
+        let damaged = damaged.filter(|over| over.damaged);
+        let damaged = damaged.map(|over| format!("the snapshot {} is passed over: {}", over.snapshot, over.why));
+        away.chain(damaged).collect()
+    }
+}
