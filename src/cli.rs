@@ -9,6 +9,7 @@ mod pubsub;
 mod results;
 mod serve;
 mod settings;
+mod start;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
 pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
 pub use self::settings::{ConfigArgs, ConfigFlags};
+pub use self::start::{CheckAtStart, OnOther, OnUnreachable, SeedArgs, StartFlags, StateArgs};
 
 /// Keeps the state of apps that live on disposable machines.
 ///
@@ -39,7 +41,8 @@ pub use self::settings::{ConfigArgs, ConfigFlags};
   2  wrong usage
   3  the snapshot is stale, partial or suspect, has a database that failed its
      check, or is not in each of several vaults; or the restore left something
-     out, or took an older snapshot because the newest good one cannot be had
+     out, or took an older snapshot because the newest good one cannot be had;
+     or the state of a directory calls for a restore
   4  damage found in the vault
   5  the vault has no snapshot yet"
 )]
@@ -144,6 +147,17 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show which settings hold, and where each comes from
     Config(ConfigArgs),
+    /// Tell what a data directory is before an app starts in it: fresh, stale, diverged, …
+    ///
+    /// Compares the directory with the newest good snapshot and with the one that it comes from, and says what `lastgood run` would
+    /// do with it. Changes nothing.
+    State(StateArgs),
+    /// Mark a directory as data that an image brings along, so that a snapshot takes precedence over it
+    ///
+    /// This is for a Dockerfile: at image build there is no vault. Where the vault has a snapshot when the app starts, it is restored
+    /// over the directory; where it has none, the app starts with the directory. Once something has written to it, the mark no longer
+    /// counts.
+    Seed(SeedArgs),
     /// Serve over HTTP: events that ask for backups, a REST interface, health and metrics
     Serve(Box<ServeArgs>),
     /// Pull events that ask for backups from a Pub/Sub subscription

@@ -13,6 +13,7 @@ mod pubsub;
 mod results;
 pub mod secret;
 mod serve;
+mod start;
 mod switches;
 
 use std::ffi::{OsStr, OsString};
@@ -40,6 +41,7 @@ pub use self::env::of_this_process;
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
 pub use self::serve::{HttpConfig, ServiceConfig};
+pub use self::start::StartConfig;
 pub use self::switches::OFF;
 
 const DATA: &str = "./data";
@@ -146,6 +148,10 @@ pub enum ConfiguredCommand {
         to: Destination,
     },
     Doctor(Box<lastgood::doctor::check::DoctorSettings>),
+    State(Box<StartConfig>),
+    Seed {
+        data: PathBuf,
+    },
     /// A service over HTTP, by pulling, or both.
     Serve(Box<ServiceConfig>),
     Dispatched(Box<DispatchedConfig>),
@@ -274,6 +280,10 @@ impl Config {
                     ..settings
                 }))
             }
+            Command::State(args) => {
+                ConfiguredCommand::State(Box::new(start::start(data(args.data)?, &vaults, args.start, outside)))
+            }
+            Command::Seed(args) => ConfiguredCommand::Seed { data: data(Some(args.data))? },
             Command::Serve(args) => {
                 let data = data(args.data.clone())?;
                 let to = (&*vaults, &cloud);

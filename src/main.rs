@@ -40,6 +40,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::commands::vaults::{self, Commands};
 use self::commands::{config as settings, doctor, export, look, publish, serve};
 use self::config::layers::{self, Unsettled};
+use self::commands::{doctor, export, look, publish, serve, start};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
 use self::log::CloudLog;
@@ -206,6 +207,8 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             commands.dispatched(&dispatched, &config.exit_zero_on, console, ctx)
         }
         ConfiguredCommand::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
+        ConfiguredCommand::State(config) => start::state(&config, &vaults, console, ctx),
+        ConfiguredCommand::Seed { data } => start::seed(&data, console, ctx),
         ConfiguredCommand::Doctor(place) => doctor::doctor(&place, console, ctx),
     }
 }

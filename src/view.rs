@@ -3,6 +3,7 @@
 mod doctor;
 mod lists;
 mod preview;
+mod start;
 mod verify;
 
 use std::fmt::Write;
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 pub use self::doctor::{age as doctor_age, doctor, problems as doctor_problems};
 pub use self::lists::{difference, entry, list_head, listed, run, run_in_full, runs_head};
 pub use self::preview::preview;
+pub use self::start::{seed, state};
 pub use self::verify::{verified, verify};
 use crate::replicas::copy::Copied;
 use crate::text::{count_of, printable};

@@ -72,6 +72,7 @@ mod sqlite_shapes;
 mod sqlite_slow;
 mod sqlite_source;
 mod sqlite_used_elsewhere;
+mod state;
 mod store_latency;
 mod support;
 mod suspect_snapshots;

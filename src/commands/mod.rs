@@ -6,4 +6,5 @@ pub mod export;
 pub mod look;
 pub mod publish;
 pub mod serve;
+pub mod start;
 pub mod vaults;
