@@ -4,6 +4,7 @@
 //! The modules are listed in the order of flow: each may use those below it, and none above. `ARCHITECTURE.md` draws the
 //! map; `tests/architecture.rs` holds it.
 
+pub mod run;
 pub mod server;
 #[cfg_attr(not(feature = "pubsub"), path = "subscriber_without_pubsub.rs")]
 pub mod subscriber;
@@ -31,12 +32,14 @@ pub mod vault;
 pub mod store;
 pub mod gcp;
 pub mod retry;
+pub mod children;
 pub mod shutdown;
 pub mod deadline;
 pub mod panics;
 pub mod parallel;
 pub mod monitor;
 pub mod fs;
+pub mod mask;
 pub mod text;
 pub mod shell;
 pub mod path;
