@@ -6,8 +6,8 @@
 //!   process 1 of a container, whose end ends all others.
 //! - **A number is not used for another process**: a process that has ended keeps its number until its status is taken, and that
 //!   happens under the lock under which signals are sent.
-//! - **Orphans**: [`adopt_orphans`] makes this program the parent of whatever its programs leave behind, as it is anyway where it
-//!   is process 1. The statuses of orphans are taken, so that no zombie stays, and [`Program::left`] finds those that are alive.
+//! - **Orphans**: [`adopt_orphans`] makes this program the parent of whatever its programs leave behind, as it is by itself where
+//!   it is process 1. The statuses of orphans are taken, so that no zombie stays, and [`Program::left`] finds those that are alive.
 
 mod family;
 mod orphans;
@@ -271,6 +271,10 @@ fn starter() -> io::Result<Sender<Start>> {
     }
     // Where SIGCHLD is ignored, as some parents leave it, the kernel keeps no status. The flag is of no interest.
     signal_hook::flag::register(SIGCHLD, Arc::default())?;
+    if getpid().is_init() {
+        // It gets orphans anyway, and nobody else takes their statuses.
+        adopt_orphans()?;
+    }
     let (sender, starts) = unbounded::<Start>();
     let work = move || {
         for Start { mut command, answer } in starts {

@@ -11,11 +11,15 @@ use regex::bytes::{Captures, Regex, RegexBuilder};
 pub const MASKED: &str = "[masked]";
 /// The most bytes of memory that a compiled expression may take.
 const MAX_COMPILED: usize = 1 << 20;
+/// The most bytes of memory that are used to match one.
+const MAX_CACHE: usize = 256 << 10;
 /// Lines between the first and the last one of a key, at most.
 const LINES_OF_KEY: usize = 500;
 /// The shortest word that may be a part of a key.
 const PART_OF_KEY: usize = 16;
 
+/// The first and the last line of a key, a certificate and the like.
+const FRAMES: &str = "-----(?<side>BEGIN|END) ([A-Z0-9 ]*PRIVATE KEY)?";
 /// Expressions for secrets. What the group `kept` matches stays.
 const SECRETS: [&str; 12] = [
     // Private keys, where line ends are escaped.
@@ -53,7 +57,6 @@ const SECRETS: [&str; 12] = [
 #[derive(Debug, Clone)]
 pub struct Masker {
     secrets: Vec<Regex>,
-    /// The first and the last line of a key, and of a certificate.
     frames: Regex,
 }
 
@@ -70,10 +73,10 @@ impl Masker {
     /// # Errors
     /// An expression that cannot be used, and why.
     pub fn new<S: AsRef<str>>(expressions: &[S]) -> Result<Masker, String> {
-        let known = SECRETS.iter().copied().map(expression);
+        let known = SECRETS.iter().map(|text| compiled(text, false));
         let secrets =
             expressions.iter().map(|text| expression(text.as_ref())).chain(known).collect::<Result<_, _>>()?;
-        Ok(Masker { secrets, frames: expression("-----(?<side>BEGIN|END) ([A-Z0-9 ]*PRIVATE KEY)?")? })
+        Ok(Masker { secrets, frames: compiled(FRAMES, false)? })
     }
 
     /// Returns a line of a text with its secrets masked. `key` is for all lines of the text, in their order.
@@ -145,7 +148,14 @@ fn plain(line: &[u8]) -> Cow<'_, [u8]> {
 /// # Errors
 /// The expression cannot be used; the text says why.
 pub fn expression(text: &str) -> Result<Regex, String> {
-    RegexBuilder::new(text).size_limit(MAX_COMPILED).build().map_err(|why| match why {
+    compiled(text, true)
+}
+
+/// Compiles an expression; `unicode` is whether it matches characters, and not bytes.
+fn compiled(text: &str, unicode: bool) -> Result<Regex, String> {
+    let mut builder = RegexBuilder::new(text);
+    builder.unicode(unicode).size_limit(MAX_COMPILED).dfa_size_limit(MAX_CACHE);
+    builder.build().map_err(|why| match why {
         regex::Error::CompiledTooBig(_) => "it is too large once compiled".to_owned(),
         why => why.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
     })

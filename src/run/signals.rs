@@ -67,3 +67,31 @@ pub fn watch(
     thread::Builder::new().name("signals".into()).spawn(work)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_means_what_the_app_does_not_get_from_the_terminal() {
+        use SignalMeaning::{AppWasTold, BackUp, PassOn, Stop};
+        for (signal, alone, terminal) in [
+            (SIGTERM, Some(Stop(Signal::TERM)), Some(Stop(Signal::TERM))),
+            (SIGINT, Some(Stop(Signal::INT)), Some(AppWasTold(Signal::INT))),
+            (SIGQUIT, Some(Stop(Signal::QUIT)), Some(AppWasTold(Signal::QUIT))),
+            (SIGHUP, Some(PassOn(Signal::HUP)), Some(Stop(Signal::HUP))),
+            (SIGUSR1, Some(BackUp), Some(BackUp)),
+            (SIGUSR2, Some(PassOn(Signal::USR2)), Some(PassOn(Signal::USR2))),
+            (SIGWINCH, Some(PassOn(Signal::WINCH)), None),
+            (SIGCONT, Some(PassOn(Signal::CONT)), None),
+            (SIGTTIN, Some(PassOn(Signal::TTIN)), None),
+            (SIGTTOU, Some(PassOn(Signal::TTOU)), None),
+        ] {
+            assert_eq!((meaning(signal, false), meaning(signal, true)), (alone, terminal), "{signal}");
+            // What is watched has a meaning, and nothing else is.
+            let watched = ALWAYS.contains(&signal);
+            assert_eq!((watched || WITHOUT_TERMINAL.contains(&signal), watched), (alone.is_some(), terminal.is_some()));
+        }
+        assert_eq!(ALWAYS.len() + WITHOUT_TERMINAL.len(), 10);
+    }
+}
