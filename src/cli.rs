@@ -5,6 +5,7 @@
 
 mod backup;
 mod dispatched;
+mod hooks;
 mod pubsub;
 mod results;
 mod serve;
@@ -20,6 +21,7 @@ use jiff::SignedDuration;
 
 pub use self::backup::{BackupArgs, BackupFlags, CheckDatabases, NotGood, ReasonFlag};
 pub use self::dispatched::{DispatchFlags, DispatchedArgs};
+pub use self::hooks::{BackupHookFlags, HookFlags, RestoreHookFlags};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
 pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
@@ -217,6 +219,10 @@ pub struct RestoreArgs {
     pub dry_run: bool,
     #[command(flatten)]
     pub results: ResultFlags,
+    #[command(flatten)]
+    pub restore_hooks: RestoreHookFlags,
+    #[command(flatten)]
+    pub hooks: HookFlags,
 }
 
 /// How a restore replaces what is there.

@@ -8,6 +8,7 @@ pub mod example;
 pub mod file;
 pub mod layers;
 pub mod options;
+mod hooks;
 mod places;
 mod pubsub;
 mod results;
@@ -23,6 +24,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::ValueEnum;
 use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
+use lastgood::hooks::Hooks;
 use lastgood::job::Job;
 use lastgood::notify::Notifier;
 use lastgood::path::EntryPath;
@@ -38,6 +40,7 @@ use self::backup::{backup_options, labels, reason};
 pub use self::dispatched::DispatchedConfig;
 use self::env::Env;
 pub use self::env::of_this_process;
+use self::hooks::HookArgs;
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
 pub use self::serve::{HttpConfig, ServiceConfig};
@@ -77,6 +80,8 @@ pub struct Config {
     pub place: RunEnvironment,
     /// The notifier that tells how a run ended. That of a service is in its rules.
     pub notify: Notifier,
+    /// The commands that are run before and after the run. Those of a service are in its rules.
+    pub hooks: Hooks,
     /// Outcomes besides a complete one that exit with 0.
     pub exit_zero_on: Vec<Outcome>,
     /// Messages for the log about variables that are not used.
@@ -229,7 +234,7 @@ impl Config {
         };
         let pings = matches!(cli.command, Command::Backup(_) | Command::Dispatched(_));
         let tell = |args| results::notify(args, pings, &place, &cloud, &env);
-        let (mut exit_zero_on, mut notify) = (Vec::new(), Notifier::default());
+        let (mut exit_zero_on, mut notify, mut hooks) = (Vec::new(), Notifier::default(), HookArgs::default());
         let unused = switches::unused(&cli.command, &env);
         let task = match cli.command {
             Command::Config(_) => {
@@ -243,6 +248,7 @@ impl Config {
             Command::Backup(args) => {
                 let init = args.taking.init;
                 notify = tell(args.results)?;
+                hooks = HookArgs { backup: Some(args.backup_hooks), all: Some(args.hooks), ..HookArgs::default() };
                 exit_zero_on = args.exit_zero_on.iter().map(|not_good| outcome(*not_good)).collect();
                 ConfiguredCommand::Run(Job::Backup {
                     options: Box::new(lastgood::backup::options::BackupOptions {
@@ -254,6 +260,7 @@ impl Config {
             }
             Command::Restore(args) => {
                 notify = tell(args.results)?;
+                hooks = HookArgs { restore: Some(args.restore_hooks), all: Some(args.hooks), ..HookArgs::default() };
                 let paths = args.paths.iter().map(|path| entry_path(path)).collect::<Result<_>>()?;
                 let options = restore::options::RestoreOptions {
                     snapshot: args.snapshot,
@@ -341,7 +348,8 @@ impl Config {
                 }))
             }
         };
-        Ok(Config { vaults, cloud, parallel, place, notify, exit_zero_on, unused, task })
+        let hooks = hooks::hooks(hooks, &env)?;
+        Ok(Config { vaults, cloud, parallel, place, notify, hooks, exit_zero_on, unused, task })
     }
 }
 

@@ -102,6 +102,8 @@ codes! {
     MountPoint = "mount-point",
     /// Nothing can be restored to that place: it is the vault, not a folder, or below a file.
     BadTarget = "bad-target",
+    /// A command that the user set to be run before or after the work failed.
+    HookFailed = "hook-failed",
     /// Backups are switched off by `BACKUP_ENABLED`.
     BackupsOff = "backups-off",
     /// There is no vault at the address.

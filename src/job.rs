@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::backup::options::BeforeCommit;
 use crate::error::{Code, Error, Kind, Result};
+use crate::hooks::{HookedEnd, HookedRun, Hooks};
 use crate::monitor::Context;
 use crate::notify::{self, Notifier, PingStart};
 use crate::parallel::ordered::map_ordered;
@@ -77,6 +78,8 @@ pub struct Origin {
     pub place: RunEnvironment,
     /// The targets that are told how it ended.
     pub notify: Notifier,
+    /// The commands that are run before and after it.
+    pub hooks: Hooks,
 }
 
 /// The end of a run. Nobody has been told of it yet: see [`FinishedJob::notify`].
@@ -158,13 +161,23 @@ pub fn run(run: RunId, job: &Job, cause: Origin, vaults: &VaultPool, ctx: &Conte
         Action::Backup => cause.notify.begin_backup(run),
         Action::Restore | Action::Verify => PingStart::default(),
     };
-    let ran = reported(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx));
+    let hooks = cause.hooks.clone();
+    let work = |hooked: &HookedRun, began: &mut bool| {
+        // A wrong path is no reason to stop an app.
+        if let Job::Backup { options, .. } = job {
+            check_data(options)?;
+        }
+        hooks.before(hooked, ctx)?;
+        *began = true;
+        carry_out(user, job, vaults, ctx)
+    };
+    let ran = reported(run, job, cause, vaults, ctx, work);
     FinishedJob { start, ..ran }
 }
 
 /// Ends a run that could not even begin. It has a report like any other.
 pub fn not_run(run: RunId, job: &Job, cause: Origin, why: Error, vaults: &VaultPool, ctx: &Context) -> FinishedJob {
-    reported(run, job, cause, vaults, ctx, || Err(why))
+    reported(run, job, cause, vaults, ctx, |_, _| Err(why))
 }
 
 fn reported(
@@ -173,10 +186,11 @@ fn reported(
     cause: Origin,
     vaults: &VaultPool,
     ctx: &Context,
-    work: impl FnOnce() -> Result<JobOutput>,
+    work: impl FnOnce(&HookedRun, &mut bool) -> Result<JobOutput>,
 ) -> FinishedJob {
     let (began, started) = (Instant::now(), Timestamp::now());
-    let done = panics::caught(job.action().name(), work);
+    let (hooked, mut work_began) = (hooked(run, job, vaults), false);
+    let done = panics::caught(job.action().name(), || work(&hooked, &mut work_began));
     let (done, error) = match done {
         Ok(done) => (Some(done), None),
         Err(why) => (None, Some(why)),
@@ -195,9 +209,16 @@ fn reported(
         finished: Timestamp::now(),
         snapshot: done.as_ref().and_then(JobOutput::snapshot),
         error: error.as_ref().map(ReportedError::from),
+        hook_failures: Vec::new(),
         done,
     };
     let (reason, notify, ended) = (job.reason(), cause.notify, Instant::now());
+    let end = HookedEnd {
+        result: outcome.filter(|_| !unneeded),
+        snapshot: report.snapshot.map(|name| name.to_string()),
+        error: error.as_ref(),
+    };
+    report.hook_failures = cause.hooks.after(&hooked, &end, work_began, ctx);
     if unneeded {
         return FinishedJob { report, stored: None, error, reason, notify, start: PingStart::default(), ended };
     }
@@ -207,6 +228,18 @@ fn reported(
         .ok();
     log(&report, began.elapsed().as_secs_f64());
     FinishedJob { report, stored, error, reason, notify, start: PingStart::default(), ended }
+}
+
+/// What hooks are told of a run.
+fn hooked<'j>(run: RunId, job: &'j Job, vaults: &VaultPool) -> HookedRun<'j> {
+    let data = match job {
+        Job::Backup { options, .. } => Some(&*options.data),
+        Job::Restore(options) => Some(&*options.target),
+        Job::Verify(_) => None,
+    };
+    let vault: Vec<String> = vaults.addresses().iter().map(Address::absolute).collect();
+    let reason = job.reason().map(|reason| reason.to_string());
+    HookedRun { action: job.action(), run, data, vault: vault.join(","), reason }
 }
 
 fn carry_out(user: VaultUser, job: &Job, vaults: &VaultPool, ctx: &Context) -> Result<JobOutput> {

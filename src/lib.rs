@@ -14,6 +14,7 @@ pub mod runner;
 pub mod claims;
 pub mod events;
 pub mod job;
+pub mod hooks;
 pub mod notify;
 pub mod report;
 pub mod epochs;

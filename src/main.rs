@@ -173,7 +173,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         ConfiguredCommand::Init => commands.init(console, ctx),
         ConfiguredCommand::Run(job) => {
-            commands.run(job, (config.place, config.notify), &config.exit_zero_on, console, ctx)
+            commands.run(job, (config.place, config.notify, config.hooks), &config.exit_zero_on, console, ctx)
         }
         ConfiguredCommand::RestoreIf { options, dry_run } => {
             if let Some(why) = commands.unneeded(&options, ctx)? {
@@ -182,7 +182,8 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             match dry_run {
                 true => commands.preview(&options, console, ctx),
                 false => {
-                    let (job, environment) = (Job::Restore(options), (config.place, config.notify));
+                    let environment = (config.place, config.notify, config.hooks);
+                    let job = Job::Restore(options);
                     commands.run(job, environment, &config.exit_zero_on, console, ctx)
                 }
             }

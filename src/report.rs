@@ -222,6 +222,15 @@ impl From<&Error> for ReportedError {
     }
 }
 
+/// A command that was to be run after the work, and failed. What was done stays done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookFailure {
+    /// `after-backup`, `after-restore` or `on-failure`.
+    pub hook: String,
+    /// Why it failed.
+    pub error: String,
+}
+
 /// What was done, in full.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -314,6 +323,9 @@ pub struct Report {
     pub snapshot: Option<SnapshotName>,
     /// Why it failed.
     pub error: Option<ReportedError>,
+    /// Commands of the user that failed after the work.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hook_failures: Vec<HookFailure>,
     /// What was done.
     #[serde(flatten)]
     pub done: Option<JobOutput>,

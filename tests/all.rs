@@ -26,6 +26,7 @@ mod gcs_fuse;
 mod gcs_misread;
 mod gcs_refusals;
 mod gcs_waits;
+mod hooks;
 mod inspect;
 mod lineage;
 mod listings;

@@ -139,7 +139,22 @@ fn bare(
     let now: Timestamp = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
     let (way, events, place) = (cause.way, cause.events.clone(), cause.place.clone());
     let (format, started, finished, error, done) = (Report::format(), now, now, None, None);
-    Ok(Report { format, run, action, result, way, events, place, started, finished, snapshot, error, done })
+    let hook_failures = Vec::new();
+    Ok(Report {
+        format,
+        run,
+        action,
+        result,
+        way,
+        events,
+        place,
+        started,
+        finished,
+        snapshot,
+        error,
+        hook_failures,
+        done,
+    })
 }
 
 /// Stores a report of a run that found what another had committed.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{ResultFlags, duration, label};
+use super::{BackupHookFlags, HookFlags, ResultFlags, duration, label};
 
 /// Arguments of `backup`.
 #[derive(Debug, Args)]
@@ -42,6 +42,10 @@ pub struct BackupArgs {
     pub exit_zero_on: Vec<NotGood>,
     #[command(flatten)]
     pub results: ResultFlags,
+    #[command(flatten)]
+    pub backup_hooks: BackupHookFlags,
+    #[command(flatten)]
+    pub hooks: HookFlags,
 }
 
 /// How snapshots are taken.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{BackupFlags, NotGood, RestoreFlags, ResultFlags, duration};
+use super::{BackupFlags, BackupHookFlags, HookFlags, NotGood, RestoreFlags, RestoreHookFlags, ResultFlags, duration};
 
 /// Where runs are done.
 #[derive(Debug, Args)]
@@ -55,4 +55,10 @@ pub struct DispatchedArgs {
     pub exit_zero_on: Vec<NotGood>,
     #[command(flatten)]
     pub results: ResultFlags,
+    #[command(flatten)]
+    pub backup_hooks: BackupHookFlags,
+    #[command(flatten)]
+    pub restore_hooks: RestoreHookFlags,
+    #[command(flatten)]
+    pub hooks: HookFlags,
 }

@@ -8,7 +8,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 
-use super::{BackupFlags, DispatchFlags, PullFlags, RestoreFlags, ResultFlags, duration};
+use super::{
+    BackupFlags, BackupHookFlags, DispatchFlags, HookFlags, PullFlags, RestoreFlags, RestoreHookFlags, ResultFlags,
+    duration,
+};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -109,6 +112,12 @@ pub struct RunFlags {
     pub taking: BackupFlags,
     #[command(flatten)]
     pub results: ResultFlags,
+    #[command(flatten)]
+    pub backup_hooks: BackupHookFlags,
+    #[command(flatten)]
+    pub restore_hooks: RestoreHookFlags,
+    #[command(flatten)]
+    pub hooks: HookFlags,
 }
 
 /// The callers that may send requests.

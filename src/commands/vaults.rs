@@ -8,6 +8,7 @@ use lastgood::claims::ended_runs::ServedBefore;
 use lastgood::claims::idempotent::{EventOutcome, once};
 use lastgood::claims::lease::Claimant;
 use lastgood::error::{Error, Kind, Result};
+use lastgood::hooks::Hooks;
 use lastgood::job::{self, FinishedJob, Job, Origin};
 use lastgood::monitor::Context;
 use lastgood::notify::Notifier;
@@ -57,13 +58,13 @@ impl Commands<'_> {
     pub fn run(
         &self,
         job: Job,
-        (place, notify): (RunEnvironment, Notifier),
+        (place, notify, hooks): (RunEnvironment, Notifier, Hooks),
         exit_zero_on: &[report::Outcome],
         console: &mut Console,
         ctx: &Context,
     ) -> Result<ProgramOutcome> {
         let channel = if place.execution.is_some() { Channel::CloudRunJob } else { Channel::CommandLine };
-        let origin = Origin { way: channel, events: Vec::new(), place, notify };
+        let origin = Origin { way: channel, events: Vec::new(), place, notify, hooks };
         let run = job::new_run(ctx)?;
         let backs_up = job.action() == Action::Backup;
         let ran = match Claimant::task(run, job.action(), &origin).filter(|_| backs_up) {

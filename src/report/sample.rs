@@ -20,6 +20,7 @@ pub fn report(action: Action, result: Outcome) -> Report {
         finished: "2026-11-30T10:00:01Z".parse().unwrap(),
         snapshot: None,
         error: None,
+        hook_failures: Vec::new(),
         done: None,
     }
 }

@@ -58,6 +58,7 @@ pub fn run(name: &ClaimName, rules: &Rules, vaults: &VaultPool, ctx: &Context) -
         events: dispatch_request.events.clone(),
         place: rules.place.clone(),
         notify: rules.notify.clone(),
+        hooks: rules.hooks.clone(),
     };
     let taker = TakenBy { run: dispatch_request.run, by };
     match taker.take(&*vault.store, name) {

@@ -11,6 +11,7 @@ use crate::backup::options::BeforeCommit;
 use crate::error::{Code, Error};
 use crate::events::decoded::RunRequest;
 use crate::events::{AGENT, AUDIT, BUCKET, LOG, LOG_ENTRY, METHOD, RESOURCE, labels};
+use crate::hooks::Hooks;
 use crate::job::Job;
 use crate::notify::Notifier;
 use crate::report::{Action, Event, RunEnvironment};
@@ -58,6 +59,8 @@ pub struct Rules {
     pub worker_pool: Option<String>,
     /// Whom to tell how the runs ended.
     pub notify: Notifier,
+    /// The commands that are run before and after a run.
+    pub hooks: Hooks,
     /// Threads for each kind of work.
     pub threads: usize,
     /// How many uploads or reads are made at the same time.
@@ -84,6 +87,7 @@ impl Rules {
             place: RunEnvironment::default(),
             worker_pool: None,
             notify: Notifier::default(),
+            hooks: Hooks::default(),
             threads: 1,
             parallel: 2,
         }

@@ -449,7 +449,13 @@ impl Runner {
 
     /// The origin of a run for these events.
     fn cause(&self, way: Channel, events: Vec<Event>) -> Origin {
-        Origin { way, events, place: self.rules.place.clone(), notify: self.rules.notify.clone() }
+        Origin {
+            way,
+            events,
+            place: self.rules.place.clone(),
+            notify: self.rules.notify.clone(),
+            hooks: self.rules.hooks.clone(),
+        }
     }
 
     fn know(&self, run: RunId, progress: RunProgress) {

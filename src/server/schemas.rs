@@ -55,6 +55,7 @@ pub fn schemas() -> Value {
                 "error": text(), "kind": { "enum": ["usage", "failed", "unreachable", "damage", "nothing-yet"] },
                 "code": code(), "hint": text(),
             } },
+            "hook_failures": { "type": "array", "items": object(&["hook", "error"], json!({ "hook": text(), "error": text() })) },
             "backup": { "type": "object" },
             "restore": { "type": "object" },
             "verify": { "type": "array", "items": { "type": "object" } },

@@ -31,6 +31,18 @@ const NO_VARIABLES: [&str; 11] = [
     "TRIGGER_NAME",
 ];
 
+/// Variables that hooks are given, and that lastgood does not read.
+const GIVEN_TO_HOOKS: [&str; 8] = [
+    "LASTGOOD_HOOK",
+    "LASTGOOD_ACTION",
+    "LASTGOOD_RUN",
+    "LASTGOOD_REASON",
+    "LASTGOOD_RESULT",
+    "LASTGOOD_SNAPSHOT",
+    "LASTGOOD_ERROR",
+    "LASTGOOD_CODE",
+];
+
 /// What a page writes in capitals and is no variable that lastgood reads.
 const IN_PAGES: [&str; 2] = ["WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
 
@@ -73,6 +85,9 @@ fn variables() -> BTreeSet<String> {
             let plain = |name: &&str| name.len() > 2 && name.chars().all(|c| c.is_ascii_uppercase());
             read.extend(calls.filter(plain).map(str::to_owned));
         }
+    }
+    for given in GIVEN_TO_HOOKS {
+        assert!(read.remove(given), "no hook is given {given}");
     }
     assert!(read.contains("PORT") && read.contains("HOME") && read.contains("LASTGOOD_VAULT"), "{read:?}");
     read
@@ -143,8 +158,8 @@ fn described(help: &str) -> Vec<(String, String)> {
 
 #[test]
 fn pages_name_only_variables_that_there_are() {
-    let known: BTreeSet<String> =
-        variables().into_iter().chain(OF_LIBRARIES.iter().chain(&IN_PAGES).map(|name| (*name).to_owned())).collect();
+    let others = OF_LIBRARIES.iter().chain(&IN_PAGES).chain(&GIVEN_TO_HOOKS).map(|name| (*name).to_owned());
+    let known: BTreeSet<String> = variables().into_iter().chain(others).collect();
     let mut unknown = Vec::new();
     for page in pages::all() {
         let words = page.text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -152,6 +167,17 @@ fn pages_name_only_variables_that_there_are() {
             .extend(words.filter(|word| is_name(word) && !known.contains(*word)).map(|word| format!("{page}: {word}")));
     }
     assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn the_variables_of_hooks_are_those_that_they_are_given() {
+    let given = GIVEN_TO_HOOKS.iter().chain(&["LASTGOOD_DATA", "LASTGOOD_VAULT"]).map(|name| (*name).to_owned());
+    assert_same("variables of hooks", &firsts("hooks.md", "What a hook gets"), &given.collect());
+    // The options stand beside their variables in the first table.
+    for row in page("hooks.md").rows().iter().filter(|row| row[0].starts_with("`--")) {
+        let variable = code(&row[0])[0].trim_start_matches("--").replace('-', "_").to_uppercase();
+        assert_eq!(code(&row[1]), [format!("LASTGOOD_{variable}")]);
+    }
 }
 
 /// The rows that stand below a heading of a page.
