@@ -38,9 +38,8 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::commands::vaults::{self, Commands};
-use self::commands::{config as settings, doctor, export, look, publish, serve};
+use self::commands::{config as settings, doctor, export, look, publish, serve, start};
 use self::config::layers::{self, Unsettled};
-use self::commands::{doctor, export, look, publish, serve, start};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
 use self::log::CloudLog;

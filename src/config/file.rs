@@ -75,7 +75,7 @@ impl FoundFile {
             return Ok(None);
         }
         let doing = || format!("read the configuration file {}", path.display());
-        let io = |why: io::Error| Error::io(doing(), &why).with_kind(Kind::Usage);
+        let io = |why: io::Error| Error::usage(doing(), &why).with_code(Error::io(doing(), &why).code());
         if unasked {
             match path.symlink_metadata() {
                 Err(why) if why.kind() == ErrorKind::NotFound => return Ok(None),
