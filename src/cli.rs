@@ -8,6 +8,7 @@ mod dispatched;
 mod hooks;
 mod pubsub;
 mod results;
+mod run;
 mod serve;
 mod settings;
 mod start;
@@ -24,6 +25,7 @@ pub use self::dispatched::{DispatchFlags, DispatchedArgs};
 pub use self::hooks::{BackupHookFlags, HookFlags, RestoreHookFlags};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
+pub use self::run::{Every, OnForeign, OnSuperseded, OnUnreachable, Restart, RunArgs};
 pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
 pub use self::settings::{ConfigArgs, ConfigFlags};
 pub use self::start::{CheckAtStart, OnOther, OnUnreachable, SeedArgs, StartFlags, StateArgs};
@@ -114,6 +116,8 @@ pub struct CloudFlags {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run an app with its data restored before and saved while it runs, at a crash and at the end
+    Run(Box<RunArgs>),
     /// Make a new, empty vault
     ///
     /// `lastgood backup` does this by itself in ./backups, and elsewhere with --init. With several vaults, one is made and

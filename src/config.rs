@@ -13,6 +13,7 @@ mod places;
 mod pubsub;
 mod results;
 pub mod secret;
+mod run;
 mod serve;
 mod start;
 mod switches;
@@ -157,6 +158,8 @@ pub enum ConfiguredCommand {
     Seed {
         data: PathBuf,
     },
+    /// An app, with backups and restores around it.
+    RunApp(Box<lastgood::run::settings::RunSettings>),
     /// A service over HTTP, by pulling, or both.
     Serve(Box<ServiceConfig>),
     Dispatched(Box<DispatchedConfig>),
@@ -291,6 +294,10 @@ impl Config {
                 ConfiguredCommand::State(Box::new(start::start(data(args.data)?, &vaults, args.start, outside)))
             }
             Command::Seed(args) => ConfiguredCommand::Seed { data: data(Some(args.data))? },
+            Command::Run(args) => {
+                let (data, to) = (data(args.data.clone())?, (&*vaults, &cloud));
+                ConfiguredCommand::RunApp(Box::new(run::run(*args, data, to, place.clone(), &env, outside)?))
+            }
             Command::Serve(args) => {
                 let data = data(args.data.clone())?;
                 let to = (&*vaults, &cloud);

@@ -144,6 +144,8 @@ pub enum Channel {
     Http,
     /// A message that `lastgood listen` pulled.
     PubSub,
+    /// `lastgood run`: the start, the time, the end or a crash of the app.
+    Run,
 }
 
 /// What asked for a run.
@@ -170,6 +172,10 @@ pub struct Event {
     /// Whatever else it carries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// The last lines that the app wrote before it, with what looks like a secret masked. It is kept in the vault, and in no
+    /// notification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 /// Where a run took place.

@@ -21,6 +21,13 @@ pub struct DispatchFlags {
     pub dispatch_wait: Duration,
 }
 
+impl DispatchFlags {
+    /// Runs are done here.
+    pub fn none() -> Self {
+        DispatchFlags { dispatch: None, dispatch_wait: Duration::from_secs(1) }
+    }
+}
+
 /// Arguments of `dispatched`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:

@@ -196,6 +196,7 @@ pub(super) fn rules(
     let restore = restore::options::RestoreOptions { in_place, around_mounts, while_in_use, ..restore };
     Ok(Rules {
         backup,
+        term: None,
         init,
         restore,
         verify: verify::VerifyOptions { read_data: None, databases: None },

@@ -120,6 +120,7 @@ pub fn classify_event(decoded: DecodedEvent, hint: PathHint, scheduled: bool) ->
         message,
         service,
         labels: labels::fit(free, left_out),
+        output: None,
     };
     let mut request = RunRequest { action, reason, labels: attached, snapshot, event };
     if let Some(why) = unread {

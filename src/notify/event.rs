@@ -59,7 +59,12 @@ impl Notification {
     /// # Errors
     /// The event cannot be made; that of a run always can.
     pub fn new(report: &Report, reason: Option<BackupReason>, source: &str) -> Result<Self> {
-        let data = fit(serde_json::to_value(report).map_err(not_encoded)?);
+        let mut data = serde_json::to_value(report).map_err(not_encoded)?;
+        // An app's output may hold anything: it is read in the vault, by those who may read the data itself.
+        for event in data["events"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            event.remove("output");
+        }
+        let data = fit(data);
         let mut event = EventBuilderV10::new()
             .id(report.run.to_string())
             .source(source)

@@ -81,6 +81,16 @@ fn told(report: &Report, reason: Option<BackupReason>) -> (Value, BTreeMap<Strin
 }
 
 #[test]
+fn what_the_app_wrote_stays_in_the_vault() {
+    let mut report = sample::report(Action::Backup, Outcome::Complete);
+    report.events = vec![Event { output: Some("password is 1234".into()), ..critical() }];
+    assert!(String::from_utf8(report.encode().unwrap()).unwrap().contains("1234"));
+    let (data, attributes, structured) = told(&report, None);
+    assert!(data["events"][0]["message"].is_string() && structured["data"]["events"][0]["message"].is_string());
+    assert!(!format!("{data} {attributes:?} {structured}").contains("1234"));
+}
+
+#[test]
 fn what_a_result_is_called() {
     for (result, kind) in [
         (Outcome::Complete, "completed"),

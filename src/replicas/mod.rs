@@ -9,6 +9,7 @@ pub mod backup;
 pub mod restore;
 pub mod verify;
 pub mod copy;
+pub mod recommit;
 pub mod pool;
 
 use crate::error::{Code, Error, Kind, Result};

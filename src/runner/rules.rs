@@ -33,6 +33,8 @@ const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 pub struct Rules {
     /// How backups are taken.
     pub backup: backup::options::BackupOptions,
+    /// What changes from backup to backup: set by whoever runs the app whose data it is.
+    pub term: Option<Term>,
     /// Whether a vault may be made in a bucket that has none.
     pub init: bool,
     /// Where and how snapshots are restored; the request names the snapshot.
@@ -67,6 +69,17 @@ pub struct Rules {
     pub parallel: usize,
 }
 
+/// Sets the options of each backup that begins: the epoch in which it is numbered, and what is asked before it commits.
+#[derive(Clone)]
+pub struct Term(std::sync::Arc<dyn Fn(&mut backup::options::BackupOptions) + Send + Sync>);
+
+impl Term {
+    /// Wraps a function that changes the options of a backup.
+    pub fn new(set: impl Fn(&mut backup::options::BackupOptions) + Send + Sync + 'static) -> Self {
+        Term(std::sync::Arc::new(set))
+    }
+}
+
 impl Rules {
     /// Rules of tests for a data directory: limits that are not met, and no restores.
     #[cfg(test)]
@@ -74,6 +87,7 @@ impl Rules {
         let limit = Duration::from_secs(600);
         Rules {
             backup: backup::options::BackupOptions { data: data.clone(), ..backup::options::BackupOptions::default() },
+            term: None,
             init: false,
             restore: restore::options::RestoreOptions::latest(data),
             verify: verify::VerifyOptions { read_data: None, databases: None },
@@ -195,6 +209,9 @@ impl Rules {
                     options.check = options.check.or(Some(CheckKind::Quick));
                 }
                 options.before_commit = before;
+                if let Some(Term(set)) = &self.term {
+                    set(&mut options);
+                }
                 Job::Backup { options: Box::new(options), init: self.init }
             }
         }

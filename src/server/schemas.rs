@@ -45,7 +45,7 @@ pub fn schemas() -> Value {
             "run": run(),
             "action": action(),
             "result": result(),
-            "way": { "enum": ["command_line", "cloud_run_job", "http", "pub_sub"] },
+            "way": { "enum": ["command_line", "cloud_run_job", "http", "pub_sub", "run"] },
             "events": { "type": "array", "items": { "type": "object" } },
             "place": { "type": "object" },
             "started": time(),

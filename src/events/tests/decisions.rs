@@ -147,7 +147,7 @@ fn places_are_labels() {
             panic!("{path}")
         };
         let RunRequest { action: _, reason, labels, snapshot, event } = request;
-        let Event { identity, kind, time, severity, message, service, labels: shown } = event;
+        let Event { identity, kind, time, severity, message, service, labels: shown, output: _ } = event;
         assert_eq!((reason, snapshot, identity, time), (BackupReason::Manual, None, None, None));
         assert_eq!((kind.as_deref(), severity, message, service), (Some("request"), None, None, None));
         assert_eq!(labels, names.iter().map(|name| ((*name).into(), "gs://evil/x".into())).collect());

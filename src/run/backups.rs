@@ -1,0 +1,145 @@
+//! The backups of a term: what asks for them, and how they ended.
+
+use std::sync::Arc;
+use std::thread;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+
+use super::{Around, RunEvent};
+use crate::error::{Doing, Result};
+use crate::events::decoded::RunRequest;
+use crate::events::labels;
+use crate::report::{Action, Channel, Event, Outcome, RunId};
+use crate::runner::answer::Answer;
+use crate::vault::root::BackupReason;
+
+/// What asks for a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackupCause {
+    /// The app has just started on data that is newer than the newest snapshot.
+    Start,
+    /// It was time.
+    Schedule,
+    /// SIGUSR1.
+    Signal,
+    /// The app failed; how.
+    Crash(String),
+    /// A line of the app's output.
+    Output(String),
+    /// The end of the app, of this program or of the term.
+    Shutdown,
+}
+
+/// A backup that is over.
+pub struct SavedBackup {
+    /// The run.
+    pub run: RunId,
+    /// What asked for it.
+    pub cause: BackupCause,
+    /// How it ended.
+    pub answer: Arc<Answer>,
+}
+
+impl SavedBackup {
+    /// Whether a snapshot was committed.
+    pub fn is_committed(&self) -> bool {
+        matches!(&*self.answer, Answer::Done { outcome, .. } if outcome.stays(Action::Backup))
+    }
+
+    /// Why none was, or what is wrong with it. `None` if all is well.
+    pub fn trouble(&self) -> Option<String> {
+        match &*self.answer {
+            Answer::Done { outcome: Outcome::Complete, .. } | Answer::Before(_) => None,
+            Answer::Done { outcome, report, .. } => {
+                let why = report.error().map(|why| format!(": {why}")).unwrap_or_default();
+                Some(format!("the run {} ended as {outcome}{why}", self.run))
+            }
+            Answer::Elsewhere(_) => Some("another instance serves it".into()),
+            Answer::Later(why, _) | Answer::Refused(why) => Some(why.clone()),
+        }
+    }
+}
+
+impl BackupCause {
+    fn reason(&self) -> BackupReason {
+        match self {
+            BackupCause::Start => BackupReason::Manual,
+            BackupCause::Schedule => BackupReason::Schedule,
+            BackupCause::Signal | BackupCause::Crash(_) | BackupCause::Output(_) => BackupReason::Critical,
+            BackupCause::Shutdown => BackupReason::Shutdown,
+        }
+    }
+
+    /// The type of the event that asks for it.
+    fn kind(&self) -> &'static str {
+        match self {
+            BackupCause::Start => "dev.lastgood.run.start",
+            BackupCause::Schedule => "dev.lastgood.run.schedule",
+            BackupCause::Signal => "dev.lastgood.run.signal",
+            BackupCause::Crash(_) => "dev.lastgood.run.crash",
+            BackupCause::Output(_) => "dev.lastgood.run.output",
+            BackupCause::Shutdown => "dev.lastgood.run.shutdown",
+        }
+    }
+
+    fn message(&self) -> Option<&str> {
+        match self {
+            BackupCause::Crash(message) | BackupCause::Output(message) => Some(message),
+            BackupCause::Signal => Some("SIGUSR1"),
+            BackupCause::Start | BackupCause::Schedule | BackupCause::Shutdown => None,
+        }
+    }
+}
+
+impl Around {
+    /// Asks for a backup that begins after now; its end is a [`RunEvent::Saved`]. Returns the run that will take it. `None`, with an
+    /// error in the log, if none can be taken.
+    pub(super) fn back_up(&self, cause: BackupCause) -> Option<RunId> {
+        let reason = cause.reason();
+        let message = cause.message().map(str::to_owned);
+        let output = self.output.as_ref().filter(|_| reason == BackupReason::Critical);
+        let output = output.map(|output| output.last_lines().join("\n")).filter(|lines| !lines.is_empty());
+        let attached = message.iter().map(|message| ("message".to_owned(), message.clone()));
+        let event = Event {
+            kind: Some(cause.kind().into()),
+            time: Some(Timestamp::now()),
+            severity: (reason == BackupReason::Critical).then(|| "CRITICAL".into()),
+            message: message.clone(),
+            service: self.settings.rules.backup.service.clone(),
+            output,
+            ..Event::default()
+        };
+        let labels = labels::fit(attached, 0);
+        let request = RunRequest { action: Action::Backup, reason, labels, snapshot: None, event };
+        match self.runner.submit(request, Channel::Run) {
+            Ok(ticket) => {
+                let run = ticket.run;
+                match self.await_backup(run, cause, ticket.into_receiver()) {
+                    Ok(()) => Some(run),
+                    Err(why) => {
+                        tracing::error!("{why}");
+                        None
+                    }
+                }
+            }
+            Err(answer) => {
+                let saved = SavedBackup { run: RunId::default(), cause, answer: Arc::new(answer) };
+                tracing::error!("no snapshot is taken: {}", saved.trouble().unwrap_or_default());
+                None
+            }
+        }
+    }
+
+    /// Waits for the end of a backup on a thread of its own.
+    fn await_backup(&self, run: RunId, cause: BackupCause, answer: oneshot::Receiver<Arc<Answer>>) -> Result<()> {
+        let send = self.send.clone();
+        let wait = move || {
+            let answer = answer.blocking_recv().unwrap_or_else(|_| Arc::new(Answer::shutting_down()));
+            // The receiver lives as long as the program.
+            let _ = send.send(RunEvent::Saved(SavedBackup { run, cause, answer }));
+        };
+        thread::Builder::new().name("saved".into()).spawn(wait).doing(|| "start a thread that waits for a backup")?;
+        Ok(())
+    }
+}

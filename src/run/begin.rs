@@ -1,0 +1,420 @@
+//! The begin of a term: an epoch is taken, the data directory looked at, saved and restored where that is needed, and the app
+//! started.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::app::{App, AppOptions};
+use super::backups::BackupCause;
+use super::lock::{LockWait, RunLock};
+use super::serve::TermState;
+use super::signals::SignalMeaning;
+use super::term::epoch_options;
+use super::{Around, RunEvent};
+use crate::backup::BackupReport;
+use crate::backup::options::BackupOptions;
+use crate::epochs::clock::SystemClock;
+use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
+use crate::error::{Code, Error, Kind, Result};
+use crate::fs::beneath::Directory;
+use crate::job::{self, Job, Origin};
+use crate::lineage::{self, Lineage, Serial};
+use crate::monitor::Context;
+use crate::replicas;
+use crate::replicas::recommit::{NewRoot, recommit};
+use crate::report::{Channel, Event, JobOutput};
+use crate::restore::options::RestoreOptions;
+use crate::start::databases::DatabaseChecks;
+use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
+use crate::start::facts::{self, Gathered, StartOptions};
+use crate::start::known::DirectoryContent;
+use crate::start::known::VaultFacts;
+use crate::vault::entry::CheckKind;
+use crate::vault::hex::Hex;
+use crate::vault::pins::{self, Pin};
+use crate::vault::root::{BackupReason, SnapshotName};
+
+/// How long a snapshot is pinned that holds what a restore replaced, or what was the newest before another directory was adopted: 90
+/// days.
+const PINNED: SignedDuration = SignedDuration::from_hours(90 * 24);
+/// What is recorded as the occasion of snapshots that are taken before the app starts.
+const START: &str = "start";
+
+/// How the begin of a term ended.
+pub enum Begin {
+    /// The app runs.
+    App(TermState),
+    /// The program was told to stop before that.
+    Stopped,
+    /// Another instance has taken over before that.
+    Superseded,
+}
+
+/// What the data directory comes from, once it is as it is to be.
+struct Prepared {
+    /// The snapshot that the app goes on from. `None` if there is none.
+    from: Option<SnapshotName>,
+    /// Whether that snapshot is of this epoch.
+    is_ours: bool,
+    /// Whether a backup follows as soon as the app runs.
+    save: bool,
+}
+
+impl Around {
+    /// Begins a term; `returned` is an epoch that was begun already, after a wait.
+    ///
+    /// # Errors
+    /// The app is not to be started: no vault, a vault that does not answer, another instance's data, a restore that fails.
+    pub(super) fn begin(&self, returned: Option<Begun>) -> Result<Begin> {
+        self.be_idle();
+        let begun = self.begin_within(returned);
+        if !matches!(begun, Ok(Begin::App(_))) {
+            self.end_unused_epoch();
+            if self.stop.load(Ordering::SeqCst) {
+                tracing::info!("told to stop before the app was started");
+                return Ok(Begin::Stopped);
+            }
+        }
+        begun
+    }
+
+    /// From now on, a signal to stop ends everything at once, also one that was not taken yet: no app runs.
+    pub(super) fn be_idle(&self) {
+        self.idle.store(true, Ordering::SeqCst);
+        for event in self.events.try_iter() {
+            if matches!(event, RunEvent::Signal(SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_))) {
+                self.stop.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Ends an epoch in which no app ran: who comes next need not wait for it.
+    fn end_unused_epoch(&self) {
+        self.term.set_lock(None);
+        let Some(driver) = self.term.driver() else { return };
+        if let Err(why) = self.runner.context(|ctx| driver.end(None, ctx)) {
+            tracing::debug!("the end of the epoch was not told: {why}");
+        }
+    }
+
+    fn begin_within(&self, returned: Option<Begun>) -> Result<Begin> {
+        let settings = &self.settings;
+        self.runner.context(|ctx| {
+            if settings.rules.init {
+                replicas::backup::make(self.vaults.sites(true)?, ctx)?;
+            }
+            let mut begun = returned;
+            loop {
+                if begun.is_none() && !settings.detached {
+                    begun = match self.take_epoch(ctx)? {
+                        Some(Start::Begun(begun)) => Some(begun),
+                        Some(Start::Superseded { .. }) => return Ok(Begin::Superseded),
+                        None => None,
+                    };
+                }
+                // Only now: an instance that ran on this directory lets its lock go at the end of its epoch.
+                self.lock_directory()?;
+                let (decision, gathered) = self.decide(ctx)?;
+                let prepared = self.carry_out(&decision, &gathered, begun, ctx)?;
+                let newest = self.go_on_from(&prepared, begun, ctx)?;
+                self.lock_directory()?;
+                if let (Some(_), Some(driver)) = (begun, self.term.driver()) {
+                    match driver.decided(newest, ctx)? {
+                        Go::Start => {}
+                        Go::Again => {
+                            begun = None;
+                            continue;
+                        }
+                        Go::Superseded { .. } => return Ok(Begin::Superseded),
+                    }
+                }
+                // From here on a signal stops the app, and not the program.
+                self.idle.store(false, Ordering::SeqCst);
+                ctx.check("start the app")?;
+                let app = self.start_app()?;
+                if let Some(driver) = self.term.driver() {
+                    driver.running(None, ctx);
+                }
+                if let Err(why) = self.term.watch(self.send.clone()) {
+                    tracing::error!("nobody looks whether another instance takes over: {why}");
+                }
+                if prepared.save && !settings.detached {
+                    self.back_up(BackupCause::Start);
+                }
+                return Ok(Begin::App(TermState::of(app)));
+            }
+        })
+    }
+
+    /// Takes an epoch, and waits until all before it have ended. `None` if the vault does not answer, and that may be so.
+    fn take_epoch(&self, ctx: &Context) -> Result<Option<Start>> {
+        let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal);
+        let driver = Arc::new(EpochDriver::new(self.vaults.sites(false)?, options, Arc::new(SystemClock)));
+        match driver.begin(ctx) {
+            Ok(start) => {
+                if let Start::Begun(begun) = start {
+                    tracing::info!("this instance is of epoch {}", begun.epoch);
+                    self.term.hold(driver, begun);
+                }
+                Ok(Some(start))
+            }
+            // What the directory is decides then.
+            Err(why) if why.kind() == Kind::Unreachable && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) => {
+                tracing::error!("no vault answers, and no other instance can be asked to end: {}", why.what());
+                Ok(None)
+            }
+            // Looking at the directory says it better.
+            Err(why) if why.kind() == Kind::NothingYet => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Starts the app.
+    pub(super) fn start_app(&self) -> Result<App> {
+        App::start(&AppOptions {
+            command: self.command.clone(),
+            lock: self.term.lock(),
+            output: self.output.clone(),
+            events: self.app_events.clone(),
+        })
+    }
+
+    /// Looks at the directory and the vaults, and decides; tells what.
+    fn decide(&self, ctx: &Context) -> Result<(Decision, Gathered)> {
+        let (settings, backup) = (&self.settings, &self.settings.rules.backup);
+        let options = StartOptions {
+            data: settings.data.clone(),
+            from: self.vaults.addresses().first().map(ToString::to_string).unwrap_or_default(),
+            not_walked: backup.not_walked.clone(),
+            sqlite: backup.sqlite,
+            check: settings
+                .check_at_start
+                .then_some(DatabaseChecks { kind: CheckKind::Quick, patience: backup.busy_timeout }),
+            boot: backup.boot.clone(),
+        };
+        let gathered = facts::gather(|| self.vaults.sites(false), &options, &settings.start, ctx)?;
+        gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let decision = decide(&gathered.facts, &settings.start);
+        tracing::info!("the data in {} is {}: {}", settings.data.display(), decision.state, decision.why);
+        decision.compared.iter().for_each(|line| tracing::info!("compared: {line}"));
+        Ok((decision, gathered))
+    }
+
+    /// Does what was decided.
+    fn carry_out(&self, decision: &Decision, gathered: &Gathered, begun: Option<Begun>, ctx: &Context) -> Result<Prepared> {
+        let here = matches!(gathered.facts.content, DirectoryContent::Filled);
+        let good = match &gathered.facts.vault {
+            VaultFacts::Good(name) => Some(*name),
+            _ => None,
+        };
+        match &decision.action {
+            StartAction::Refuse { advice } => {
+                let doing = format!("start the app on {}", self.settings.data.display());
+                Err(Error::failed(doing, &decision.why).with_code(Code::NotStarted).hint(advice.clone()))
+            }
+            StartAction::Start { save } => {
+                let chosen = gathered.lineage.as_ref().is_some_and(|lineage| lineage.chosen);
+                // Whoever went back on purpose must not find the newer state again after the next crash.
+                if chosen && *save && begun.is_some() {
+                    let saved = self.adopt(ctx)?;
+                    return Ok(Prepared { from: Some(saved), is_ours: true, save: false });
+                }
+                Ok(Prepared { from: good, is_ours: false, save: *save && here })
+            }
+            StartAction::Keep { pin } => {
+                if self.settings.detached || begun.is_none() {
+                    return Ok(Prepared { from: None, is_ours: false, save: false });
+                }
+                if let Some(name) = pin {
+                    self.pin(*name, "it was the newest good snapshot when another directory was adopted", ctx)?;
+                }
+                let saved = self.adopt(ctx)?;
+                Ok(Prepared { from: Some(saved), is_ours: true, save: false })
+            }
+            StartAction::Restore { snapshot, save_first, named } => {
+                if let Some(reason) = save_first {
+                    self.save_aside(*reason, &decision.why, ctx)?;
+                }
+                // Over data that is there, no other snapshot than the one that was decided upon will do.
+                let spec = if *named || here { snapshot.to_string() } else { "latest".into() };
+                let options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
+                let JobOutput::Restore(done) = self.run_job(&Job::Restore(options), ctx)? else {
+                    return Err(Error::failed("restore", "the run was another one").with_code(Code::Internal));
+                };
+                let restored = done.restored.snapshot;
+                if let Some(newer) = done.restored.instead_of {
+                    tracing::error!("the app starts with the snapshot {restored}, which is older than {newer}: that one could not be had whole");
+                }
+                if *named && begun.is_some() {
+                    let saved = self.adopt(ctx)?;
+                    return Ok(Prepared { from: Some(saved), is_ours: true, save: false });
+                }
+                Ok(Prepared { from: Some(restored), is_ours: false, save: false })
+            }
+        }
+    }
+
+    /// Makes what is in the directory the newest snapshot, whatever it looks like beside the one before.
+    fn adopt(&self, ctx: &Context) -> Result<SnapshotName> {
+        let options = BackupOptions { accept_shrink: true, ..self.backup_options() };
+        self.save(options, "make the data the newest snapshot", |taken| taken.good, ctx)
+    }
+
+    /// Saves what a restore is about to replace, as a diverged snapshot that is pinned.
+    fn save_aside(&self, reason: SaveReason, why: &str, ctx: &Context) -> Result<()> {
+        if self.settings.detached {
+            let why = format!("{why}, and with --detached nothing is saved");
+            return Err(Error::failed("restore the newest snapshot", why)
+                .with_code(Code::NotStarted)
+                .hint("Move the directory away, or go on with it: `--on-unknown keep --on-diverged keep`."));
+        }
+        let whole = reason.must_be_whole();
+        let options = BackupOptions { diverged: Some(why.to_owned()), accept_missing: true, ..self.backup_options() };
+        let saved = self.save(options, "save what the restore replaces", |taken| !whole || taken.whole, ctx)?;
+        tracing::warn!(
+            "what is replaced is saved as the snapshot {saved}, which is never restored by itself: `lastgood restore --snapshot {}` \
+             brings it back",
+            saved.id
+        );
+        self.pin(saved, why, ctx)
+    }
+
+    /// Takes a snapshot before the app runs, and returns its name.
+    fn save(&self, options: BackupOptions, what: &str, enough: impl Fn(&BackupReport) -> bool, ctx: &Context) -> Result<SnapshotName> {
+        let job = Job::Backup { options: Box::new(options), init: self.settings.rules.init };
+        match self.run_job(&job, ctx)? {
+            JobOutput::Backup(done) if enough(&done.taken) => Ok(done.taken.snapshot),
+            JobOutput::Backup(done) => {
+                let why = format!("its snapshot {} is not as it has to be: {}", done.taken.snapshot, trouble(&done.taken));
+                Err(Error::failed(what, why)
+                    .with_code(Code::NotStarted)
+                    .hint("Look at what could not be read, or move the directory away: nothing was replaced."))
+            }
+            JobOutput::Restore(_) | JobOutput::Verify(_) => {
+                Err(Error::failed(what, "the run was another one").with_code(Code::Internal))
+            }
+        }
+    }
+
+    /// Runs a job before the app runs, and tells whom the configuration names how it ended.
+    fn run_job(&self, job: &Job, ctx: &Context) -> Result<JobOutput> {
+        let rules = &self.settings.rules;
+        let event =
+            Event { kind: Some("dev.lastgood.run.start".into()), time: Some(Timestamp::now()), ..Event::default() };
+        let origin =
+            Origin { way: Channel::Run, events: vec![event], place: rules.place.clone(), notify: rules.notify.clone() };
+        let ran = job::run(job::new_run(ctx)?, job, origin, &self.vaults, ctx);
+        ran.notify(ctx);
+        ran.into_output()
+    }
+
+    /// The options of a backup before the app runs.
+    fn backup_options(&self) -> BackupOptions {
+        let mut options = BackupOptions { reason: BackupReason::Manual, ..self.settings.rules.backup.clone() };
+        self.term.set(&mut options);
+        options.origin = Some(START.into());
+        options
+    }
+
+    /// Commits the snapshot that the app goes on from in this epoch, and writes that into the directory's lineage. Whatever an older
+    /// instance still commits is never the newest then. Returns the newest snapshot.
+    fn go_on_from(&self, prepared: &Prepared, begun: Option<Begun>, ctx: &Context) -> Result<Option<SnapshotName>> {
+        let (Some(begun), Some(driver)) = (begun, self.term.driver()) else { return Ok(prepared.from) };
+        let mut serial = [0; 16];
+        (ctx.random)(&mut serial)?;
+        let serial: Serial = Hex(serial);
+        let from = match prepared.from {
+            Some(from) if !prepared.is_ours => {
+                // An epoch that is over commits nothing that could be the newest.
+                driver.before_commit(ctx)?;
+                let host = self.settings.rules.backup.host.clone();
+                let new = NewRoot { epoch: begun.epoch, serial, origin: START, run: job::new_run(ctx)?, host };
+                Some(recommit(self.vaults.sites(false)?, from, &new, ctx)?)
+            }
+            from => from,
+        };
+        // An app that wants an empty directory finds one.
+        if self.has_data() {
+            self.write_lineage(from, serial, ctx)?;
+        }
+        Ok(from)
+    }
+
+    /// Whether the data directory has anything in it beside lastgood's own.
+    fn has_data(&self) -> bool {
+        std::fs::read_dir(&self.settings.data)
+            .is_ok_and(|mut names| names.any(|name| name.is_ok_and(|name| name.file_name() != lineage::OWN_FOLDER)))
+    }
+
+    /// Writes where the content comes from, once the first good snapshot of a directory that was empty is taken.
+    pub(super) fn write_first_lineage(&self, snapshot: SnapshotName) {
+        if self.term.is_lost() || self.term.driver().is_none() || !matches!(lineage::read(&self.settings.data), Ok(None)) {
+            return;
+        }
+        let written = self.runner.context(|ctx| {
+            let mut serial = [0; 16];
+            (ctx.random)(&mut serial)?;
+            self.write_lineage(Some(snapshot), Hex(serial), ctx)
+        });
+        if let Err(why) = written {
+            tracing::warn!("the next start cannot know whose data this is: {why}");
+        }
+    }
+
+    fn write_lineage(&self, snapshot: Option<SnapshotName>, serial: Serial, ctx: &Context) -> Result<()> {
+        let vault = self.vaults.first(ctx)?;
+        let written = vault.store.now()?;
+        let (vault, epoch) = (vault.config.id, self.term.epoch().unwrap_or_default());
+        let lineage = Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written };
+        lineage::write(&self.settings.data, &lineage)
+    }
+
+    /// Locks the directory for this `run`, unless the lock is held already. There is none where there is no data yet, which some apps
+    /// insist on.
+    fn lock_directory(&self) -> Result<()> {
+        if !self.has_data() {
+            self.term.set_lock(None);
+            return Ok(());
+        }
+        let directory = Directory::open(&self.settings.data)?;
+        if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
+            return Ok(());
+        }
+        let host = &self.settings.rules.backup.host;
+        let wait = LockWait { host, patience: self.settings.handover, stop: &self.stop };
+        self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
+        Ok(())
+    }
+
+    /// Pins a snapshot in every vault that can be written to.
+    fn pin(&self, name: SnapshotName, why: &str, ctx: &Context) -> Result<()> {
+        let until = Timestamp::now().saturating_add(PINNED).unwrap_or(Timestamp::MAX);
+        let pin = Pin::new(name, until, why, None);
+        let (mut failure, mut pinned) = (None, false);
+        for site in self.vaults.sites(false)? {
+            match site.vault().and_then(|vault| pins::store(&vault, &pin, ctx.random)) {
+                Ok(_) => pinned = true,
+                Err(why) => failure = Some(why),
+            }
+        }
+        match failure {
+            Some(why) if !pinned => Err(why),
+            Some(why) => {
+                tracing::warn!("the snapshot {name} is not pinned in every vault: {}", why.what());
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is not as it should be about a snapshot, for people.
+fn trouble(taken: &BackupReport) -> String {
+    let first = taken.errors.first().map(|problem| format!("{}: {}", problem.path, problem.why));
+    let stale = taken.stale.first().map(|stale| format!("{}: {}", stale.path, stale.why));
+    let torn = taken.torn.first().map(|torn| format!("{}: {}", torn.path, torn.why));
+    let found = first.or(stale).or(torn).or(taken.suspect.clone());
+    found.unwrap_or_else(|| "a database in it failed its check".into())
+}

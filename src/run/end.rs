@@ -1,0 +1,195 @@
+//! The end of a term: the app is stopped, what it leaves is saved, and the epoch is ended.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::app::App;
+use super::backups::{BackupCause, SavedBackup};
+use super::serve::{TermEnd, TermState, tell_left};
+use super::settings::OnSuperseded;
+use super::signals::SignalMeaning;
+use super::term::HoldEvent;
+use super::{Around, RunEvent};
+use crate::children::ProgramEnd;
+use crate::error::Error;
+
+/// How long an app that is told to stop is waited for before a backup begins beside it: one that ends at once needs one backup, not
+/// two.
+const ENDS_AT_ONCE: Duration = Duration::from_millis(400);
+/// What is left of the time for the end of the epoch, once the last backup is given up.
+const LAST: Duration = Duration::from_millis(800);
+/// How long after a signal of the terminal another one says that nothing is to be waited for. Supervisors and `timeout` send one
+/// signal twice, to the process and to its group.
+const IMPATIENT: Duration = Duration::from_secs(1);
+/// The exit code of an app that could not be ended.
+pub(super) const KILLED: u8 = 137;
+/// The exit code of an app that could not be started again.
+const NOT_STARTED: u8 = 1;
+
+impl Around {
+    /// Ends after a signal: within the time of `--grace`, a backup begins while the app stops, and another one takes what the app
+    /// wrote last.
+    pub(super) fn stop_by_signal(&self, state: &mut TermState, signal: Option<Signal>) -> TermEnd {
+        let now = Instant::now();
+        state.stopping = Some(now);
+        let grace = self.settings.grace;
+        tracing::info!("told to stop: the app is stopped and its data saved, within {grace:.0?}");
+        let until = now + grace;
+        let end = match state.app.take() {
+            None => state.ended,
+            Some(app) => self.stop_app(&app, signal, until),
+        };
+        self.save_last(Some(until), BackupCause::Shutdown, state);
+        TermEnd::Exit(end.map_or(KILLED, ProgramEnd::code))
+    }
+
+    /// Ends after the app has ended by itself.
+    pub(super) fn end_after(&self, app: &App, end: ProgramEnd, state: &mut TermState) -> TermEnd {
+        let cause = match end.is_success() || state.was_told() {
+            true => {
+                tracing::info!("the app has ended: {end}");
+                BackupCause::Shutdown
+            }
+            false => {
+                tracing::error!("the app has failed after {:.0?}: {end}", app.age());
+                BackupCause::Crash(format!("the app has failed: {end}"))
+            }
+        };
+        tell_left(&app.stop(None, self.settings.stop_timeout).left);
+        self.save_last(None, cause, state);
+        TermEnd::Exit(end.code())
+    }
+
+    /// Ends since the app cannot be started again.
+    pub(super) fn not_again(&self, state: &mut TermState, why: &Error) -> TermEnd {
+        tracing::error!("the app cannot be started again: {why}");
+        self.save_last(None, BackupCause::Shutdown, state);
+        TermEnd::Exit(NOT_STARTED)
+    }
+
+    /// Ends because another instance takes over, or has.
+    pub(super) fn hand_over(&self, state: &mut TermState, by: u32) -> TermEnd {
+        tracing::warn!("another instance takes over (epoch {by}): the app is stopped and its data saved");
+        let until = Instant::now() + self.settings.handover;
+        if let Some(app) = state.app.take() {
+            self.stop_app(&app, Some(Signal::TERM), until);
+        }
+        self.save_last(Some(until), BackupCause::Shutdown, state);
+        match self.settings.on_superseded {
+            OnSuperseded::Wait if state.stopping.is_none() => TermEnd::Superseded,
+            OnSuperseded::Wait | OnSuperseded::Exit | OnSuperseded::Keep => TermEnd::Exit(0),
+        }
+    }
+
+    /// Stops the app, and has a backup begin beside it if that takes a while.
+    fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
+        let time = self.settings.stop_timeout.min(until.saturating_duration_since(Instant::now()));
+        let stopped = std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| app.stop(signal, time));
+            let begins = Instant::now() + ENDS_AT_ONCE.min(time);
+            while Instant::now() < begins && !stopping.is_finished() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            if !stopping.is_finished() && !self.settings.detached {
+                self.back_up(BackupCause::Shutdown);
+            }
+            stopping.join()
+        });
+        let stopped = match stopped {
+            Ok(stopped) => stopped,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        app.finish_output(Duration::from_millis(500).min(until.saturating_duration_since(Instant::now())));
+        if stopped.killed {
+            tracing::warn!("the app did not end within {time:.1?}, and was killed (--stop-timeout)");
+        }
+        tell_left(&stopped.left);
+        stopped.end
+    }
+
+    /// Takes the last snapshot of the term and ends the epoch.
+    fn save_last(&self, until: Option<Instant>, cause: BackupCause, state: &mut TermState) {
+        if self.settings.detached {
+            return;
+        }
+        let until = until.map(|until| until.checked_sub(LAST).unwrap_or(until));
+        let mut saved = self.save_once(until, cause.clone(), state);
+        // The epoch was ended while it was saved: it is saved once more, as what it is now. All packs are there.
+        if self.term.is_lost() && saved.as_ref().is_some_and(|saved| !saved.is_committed()) {
+            saved = self.save_once(until, cause, state);
+        }
+        match &saved {
+            Some(saved) if saved.is_committed() => match saved.trouble() {
+                None => tracing::info!("the last snapshot of the app's data is taken"),
+                Some(trouble) => tracing::error!("the last snapshot is taken, and is not as it should be: {trouble}"),
+            },
+            Some(saved) => tracing::error!(
+                "the last snapshot could not be taken; what the app wrote since the one before is only in {}: {}",
+                self.settings.data.display(),
+                saved.trouble().unwrap_or_default()
+            ),
+            None => tracing::error!(
+                "the last snapshot was not finished in time; what the app wrote since the one before is only in {}. A longer --grace, and \
+                 backups more often (--every), make it fit",
+                self.settings.data.display()
+            ),
+        }
+        self.term.unwatch();
+        self.term.set_lock(None);
+        // Without the last snapshot, and while one may still be committed, the successor is to wait, to use force, and so to commit
+        // its own.
+        let is_over = saved.as_ref().is_some_and(SavedBackup::is_committed) && self.runner.running().is_none();
+        if let Some(driver) = self.term.driver().filter(|_| is_over && !self.term.is_lost()) {
+            let last = saved.as_ref().and_then(SavedBackup::snapshot);
+            match self.runner.context(|ctx| driver.end(last, ctx)) {
+                Ok(_) => tracing::debug!("the epoch is ended"),
+                Err(why) => tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what()),
+            }
+        }
+    }
+
+    fn save_once(&self, until: Option<Instant>, cause: BackupCause, state: &mut TermState) -> Option<SavedBackup> {
+        let run = self.back_up(cause)?;
+        self.wait_for_backup(run, until, state)
+    }
+
+    /// Waits until a backup is over. `None` if the time is over before, or a user says at the terminal that it is not to be waited for:
+    /// then what is under way gives up, and leaves a checkpoint.
+    fn wait_for_backup(&self, run: crate::report::RunId, mut until: Option<Instant>, state: &mut TermState) -> Option<SavedBackup> {
+        loop {
+            let event = match until {
+                Some(until) => self.events.recv_deadline(until).ok(),
+                None => self.events.recv().ok(),
+            };
+            let Some(event) = event else { break };
+            match event {
+                RunEvent::Saved(saved) => {
+                    self.saved(&saved, state);
+                    if saved.run == run {
+                        return Some(saved);
+                    }
+                }
+                RunEvent::Signal(SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) if state.stopping.is_none() => {
+                    let now = Instant::now();
+                    state.stopping = Some(now);
+                    let grace = now + self.settings.grace.saturating_sub(LAST);
+                    until = Some(until.map_or(grace, |until| until.min(grace)));
+                }
+                RunEvent::Signal(SignalMeaning::AppWasTold(_))
+                    if state.stopping.is_some_and(|since| since.elapsed() > IMPATIENT) =>
+                {
+                    tracing::warn!("told to stop again: the last snapshot is given up");
+                    break;
+                }
+                RunEvent::Hold(HoldEvent::Ended { by }) => self.lose(by),
+                RunEvent::Hold(_) | RunEvent::App(_) | RunEvent::Signal(_) => {}
+            }
+        }
+        if state.stopping.is_some() {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+        None
+    }
+}

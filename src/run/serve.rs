@@ -1,0 +1,218 @@
+//! A term, from the app's start to its end: backups by time, at signals and at errors.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::app::{App, AppEvent};
+use super::backups::{BackupCause, SavedBackup};
+use super::restart::RestartDecision;
+use super::settings::OnSuperseded;
+use super::signals::SignalMeaning;
+use super::term::HoldEvent;
+use super::{Around, RunEvent};
+use crate::children::ProgramEnd;
+use crate::error::Result;
+use crate::monitor::system_random;
+use crate::report::RunId;
+
+/// How long it is waited for the rest of the app's output after its end.
+pub(super) const OUTPUT: Duration = Duration::from_secs(2);
+/// An app that ends within this time after a signal of the terminal ends because of it.
+const TOLD: Duration = Duration::from_secs(10);
+/// How far the time between two backups differs from what was asked for, at most, in parts of it: many instances that were started
+/// at once are not to ask one bucket at once for ever.
+const JITTER: f64 = 0.05;
+
+/// How a term ended.
+pub enum TermEnd {
+    /// The program ends with this code.
+    Exit(u8),
+    /// Another instance runs the app now.
+    Superseded,
+    /// The epoch was lost, and another one is to be taken.
+    Again,
+}
+
+/// The state of a term while the app runs.
+#[derive(Debug, Default)]
+pub struct TermState {
+    /// The app. `None` between a failure and its restart.
+    pub(super) app: Option<App>,
+    /// When the next backup is due. `None`: not by time.
+    due: Option<Instant>,
+    /// Whether a scheduled backup is not over.
+    saving: bool,
+    /// How often the app was started again in a row.
+    restarts: u32,
+    /// The restart that waits.
+    again: Option<Restart>,
+    /// When the terminal sent the app a signal.
+    told: Option<Instant>,
+    /// How the app ended last, before a restart that waits.
+    pub(super) ended: Option<ProgramEnd>,
+    /// When this program was told to stop first.
+    pub(super) stopping: Option<Instant>,
+}
+
+impl TermState {
+    /// The state of an app that has just started.
+    pub(super) fn of(app: App) -> Self {
+        TermState { app: Some(app), ..TermState::default() }
+    }
+
+    /// Whether a user has just ended the app at the terminal: that is no failure.
+    pub(super) fn was_told(&self) -> bool {
+        self.told.is_some_and(|at| at.elapsed() < TOLD)
+    }
+}
+
+/// A restart of the app that waits.
+#[derive(Debug, Clone, Copy)]
+struct Restart {
+    /// Not before this time.
+    at: Instant,
+    /// The backup that is to be over first: the app might overwrite what explains the crash. `None`: none could be asked for, or it
+    /// is over.
+    after: Option<RunId>,
+}
+
+impl Around {
+    /// Runs the app until the term is over.
+    ///
+    /// # Errors
+    /// The app cannot be started again.
+    pub(super) fn serve(&self, mut state: TermState) -> Result<TermEnd> {
+        state.due = self.next_due()?;
+        loop {
+            let again = state.again.filter(|again| again.after.is_none()).map(|again| again.at);
+            let event = match state.due.into_iter().chain(again).min() {
+                Some(until) => self.events.recv_deadline(until).ok(),
+                None => self.events.recv().ok(),
+            };
+            let now = Instant::now();
+            if again.is_some_and(|at| at <= now) {
+                tracing::warn!("the app is started again ({})", state.restarts);
+                state.again = None;
+                match self.start_app() {
+                    Ok(app) => state.app = Some(app),
+                    Err(why) => return Ok(self.not_again(state, &why)),
+                }
+            }
+            if state.due.is_some_and(|due| due <= now) {
+                // A backup that takes longer than the interval is not followed by all that were due meanwhile.
+                if !state.saving {
+                    state.saving = self.back_up(BackupCause::Schedule).is_some();
+                }
+                state.due = self.next_due()?;
+            }
+            let Some(event) = event else { continue };
+            if let Some(end) = self.take(event, &mut state)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Takes an event. Returns how the term ended; `None` if it goes on.
+    fn take(&self, event: RunEvent, state: &mut TermState) -> Result<Option<TermEnd>> {
+        match event {
+            RunEvent::Signal(SignalMeaning::BackUp) => _ = self.back_up(BackupCause::Signal),
+            RunEvent::Signal(SignalMeaning::PassOn(signal)) => {
+                state.app.iter().for_each(|app| app.signal(signal));
+            }
+            RunEvent::Signal(SignalMeaning::AppWasTold(_)) => match &state.app {
+                Some(_) => state.told = Some(Instant::now()),
+                None => return Ok(Some(self.stop_by_signal(state, None))),
+            },
+            RunEvent::Signal(SignalMeaning::Stop(signal)) => return Ok(Some(self.stop_by_signal(state, Some(signal)))),
+            RunEvent::App(AppEvent::Exited { pid, end }) if state.app.as_ref().is_some_and(|app| app.pid() == pid) => {
+                return Ok(self.app_ended(end, state));
+            }
+            RunEvent::App(AppEvent::Exited { .. }) => {}
+            RunEvent::App(AppEvent::OutputMatched(told)) => {
+                let lines = if told.count == 1 { "a line".into() } else { format!("{} lines", told.count) };
+                tracing::error!("{lines} of the app's output matched {}", told.pattern);
+                self.back_up(BackupCause::Output(told.line));
+            }
+            RunEvent::Saved(saved) => self.saved(&saved, state),
+            RunEvent::Hold(HoldEvent::Gap(gap)) => tracing::error!(
+                "for {gap:.0?} this instance could not ask whether another one takes over: it got no processor time. On Cloud Run, \
+                 `--no-cpu-throttling` gives it some at all times"
+            ),
+            RunEvent::Hold(HoldEvent::Superseded { by }) if self.settings.on_superseded == OnSuperseded::Keep => {
+                tracing::error!("another instance takes over (epoch {by}), and this one goes on (--on-superseded keep)");
+            }
+            RunEvent::Hold(HoldEvent::Superseded { by }) => return Ok(Some(self.hand_over(state, by))),
+            RunEvent::Hold(HoldEvent::Ended { by }) => {
+                self.lose(by);
+                if self.settings.on_superseded != OnSuperseded::Keep {
+                    return Ok(Some(self.hand_over(state, by)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the news that another instance has ended this one's epoch.
+    pub(super) fn lose(&self, by: u32) {
+        if self.term.lose(by) {
+            tracing::error!(
+                "the instance of epoch {by} has taken over without waiting for this one any longer: what is saved here from now on is \
+                 diverged, and is never restored by itself"
+            );
+        }
+    }
+
+    /// Takes the end of a backup.
+    pub(super) fn saved(&self, saved: &SavedBackup, state: &mut TermState) {
+        if saved.cause == BackupCause::Schedule {
+            state.saving = false;
+        }
+        if let Some(again) = state.again.as_mut().filter(|again| again.after == Some(saved.run)) {
+            again.after = None;
+        }
+        if let Some(snapshot) = saved.good_snapshot() {
+            self.write_first_lineage(snapshot);
+        }
+    }
+
+    /// When the next backup is due by time.
+    fn next_due(&self) -> Result<Option<Instant>> {
+        let Some(every) = self.settings.every else { return Ok(None) };
+        let mut random = [0; 2];
+        system_random(&mut random)?;
+        let part = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
+        let factor = 1.0 + JITTER * (2.0 * part - 1.0);
+        Ok(Some(Instant::now() + every.mul_f64(factor)))
+    }
+
+    /// Takes the end of the app: it is over, or the app is saved and then started again.
+    fn app_ended(&self, end: ProgramEnd, state: &mut TermState) -> Option<TermEnd> {
+        let app = state.app.take()?;
+        app.finish_output(OUTPUT);
+        let age = app.age();
+        let again = match end.is_success() || state.was_told() {
+            true => RestartDecision::End,
+            false => self.settings.restart.after(end, age, state.restarts),
+        };
+        match again {
+            RestartDecision::End => Some(self.end_after(&app, end, state)),
+            RestartDecision::After { wait, restart } => {
+                tracing::error!("the app has failed after {age:.0?}: {end}");
+                // What it left may still write, and hold its ports.
+                tell_left(&app.stop(None, self.settings.stop_timeout).left);
+                (state.restarts, state.ended) = (restart, Some(end));
+                let after = self.back_up(BackupCause::Crash(format!("the app has failed: {end}")));
+                state.again = Some(Restart { at: Instant::now() + wait, after });
+                None
+            }
+        }
+    }
+}
+
+/// Tells of processes that an app left and that did not end.
+pub(super) fn tell_left(left: &[u32]) {
+    if !left.is_empty() {
+        tracing::error!("processes that the app has started are still there, and may write to the data: {left:?}");
+    }
+}

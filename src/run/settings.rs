@@ -1,0 +1,69 @@
+//! The settings of `run`.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::restart::RestartPolicy;
+use crate::runner::runner::Rules;
+use crate::start::decide::StartRules;
+
+/// What is done when another instance has taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSuperseded {
+    /// It waits without its app, and comes back when the other one has ended or never started its own.
+    Wait,
+    /// It ends.
+    Exit,
+    /// It goes on running the app; what it saves is diverged.
+    Keep,
+}
+
+/// The settings of `run`.
+pub struct RunSettings {
+    /// The app's data directory: absolute.
+    pub data: PathBuf,
+    /// The app and its arguments; not empty.
+    pub command: Vec<OsString>,
+    /// How often a snapshot is taken. `None`: never by time.
+    pub every: Option<Duration>,
+    /// When the app is started again.
+    pub restart: RestartPolicy,
+    /// The time from SIGTERM until all is over.
+    pub grace: Duration,
+    /// The time that the app may take to end before it is killed.
+    pub stop_timeout: Duration,
+    /// What is done with the data directory before the app starts.
+    pub start: StartRules,
+    /// Whether SQLite checks the databases before the app starts.
+    pub check_at_start: bool,
+    /// How many directories that were moved aside stay.
+    pub keep_replaced: usize,
+    /// How long an instance that runs already may take to save and end.
+    pub handover: Duration,
+    /// How often this instance asks whether another one takes over.
+    pub handover_poll: Duration,
+    /// What is done when one has.
+    pub on_superseded: OnSuperseded,
+    /// Whether it starts also where another service or machine is at work.
+    pub take_over: bool,
+    /// Whether the app runs on a copy of the data, of which nothing is saved.
+    pub detached: bool,
+    /// Whether a person named the service, in place of the platform.
+    pub named_service: bool,
+    /// Why the app is run and nothing else is done. `None`: backups are on.
+    pub off: Option<String>,
+    /// The kernel's boot id; empty where there is none.
+    pub boot: String,
+    /// How backups and restores are done; `threads` and `parallel` in them are set later.
+    pub rules: Rules,
+}
+
+impl fmt::Debug for RunSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("RunSettings");
+        shown.field("data", &self.data).field("command", &self.command).field("every", &self.every);
+        shown.finish_non_exhaustive()
+    }
+}

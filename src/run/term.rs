@@ -1,0 +1,208 @@
+//! The epoch of a term: what holds it, looks at it while the app runs, and what it makes of backups.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::RunEvent;
+use super::lock::RunLock;
+use crate::backup::options::{BackupOptions, BeforeCommit};
+use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
+use crate::error::{Code, Doing, Error, Result};
+use crate::monitor::{Context, LogMonitor, system_random};
+use crate::runner::rules;
+
+/// The longest time between two looks at whether the epoch is due to be looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// A vault that has not answered for this time is told of.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// What happens to an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldEvent {
+    /// Another instance has begun a greater one, and waits for the end of this one.
+    Superseded {
+        /// Its number.
+        by: u32,
+    },
+    /// Another instance has ended this one.
+    Ended {
+        /// Its number.
+        by: u32,
+    },
+    /// Nothing could be done for this time.
+    Gap(Duration),
+}
+
+/// The epoch of this instance, and the lock of its directory.
+#[derive(Default)]
+pub struct Term {
+    state: Mutex<TermHold>,
+    /// Counts the threads that look at an epoch: all but the last one end.
+    looks: AtomicU64,
+}
+
+#[derive(Default)]
+struct TermHold {
+    driver: Option<Arc<EpochDriver>>,
+    epoch: Option<u32>,
+    /// The epoch that ended this one by force.
+    lost: Option<u32>,
+    lock: Option<Arc<RunLock>>,
+}
+
+/// Calls `work` with a context for the calls of an epoch, which do not end with the program's stop: the end is told then.
+fn within<T>(work: impl FnOnce(&Context) -> T) -> T {
+    let stop = AtomicBool::new(false);
+    work(&Context { random: &system_random, threads: 1, parallel: 2, stop: &stop, monitor: &LogMonitor })
+}
+
+impl Term {
+    fn state(&self) -> MutexGuard<'_, TermHold> {
+        // Nothing panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the options of each backup that the runner begins.
+    pub fn for_backups(self: &Arc<Self>) -> rules::Term {
+        let term = self.clone();
+        rules::Term::new(move |options| term.set(options))
+    }
+
+    /// Sets the options of a backup: its epoch, or that it is diverged.
+    pub fn set(&self, options: &mut BackupOptions) {
+        let state = self.state();
+        options.epoch = state.epoch;
+        if let Some(by) = state.lost {
+            options.diverged = Some(lost(state.epoch, by));
+            return;
+        }
+        let Some(driver) = state.driver.clone() else { return };
+        let (before, epoch) = (options.before_commit.take(), state.epoch);
+        options.before_commit = Some(BeforeCommit::new(move || {
+            before.as_ref().map_or(Ok(()), BeforeCommit::ask)?;
+            match within(|ctx| driver.before_commit(ctx))? {
+                Commit::Good => Ok(()),
+                Commit::Diverged { by } => {
+                    Err(Error::failed("commit the snapshot", lost(epoch, by)).with_code(Code::OtherWriter))
+                }
+            }
+        }));
+    }
+
+    /// Keeps an epoch that was begun.
+    pub fn hold(&self, driver: Arc<EpochDriver>, begun: Begun) {
+        let mut state = self.state();
+        (state.driver, state.epoch, state.lost) = (Some(driver), Some(begun.epoch), None);
+    }
+
+    /// The driver that holds the epoch. `None` without one.
+    pub fn driver(&self) -> Option<Arc<EpochDriver>> {
+        self.state().driver.clone()
+    }
+
+    /// The epoch that is held, or was held last.
+    pub fn epoch(&self) -> Option<u32> {
+        self.state().epoch
+    }
+
+    /// Notes that another instance has ended the epoch: what is saved from now on is diverged. Returns whether that is news.
+    pub fn lose(&self, by: u32) -> bool {
+        let mut state = self.state();
+        state.lost.replace(by).is_none()
+    }
+
+    /// Whether another instance has ended the epoch.
+    pub fn is_lost(&self) -> bool {
+        self.state().lost.is_some()
+    }
+
+    /// Keeps the lock of the directory. The one before is let go.
+    pub fn set_lock(&self, lock: Option<Arc<RunLock>>) {
+        self.state().lock = lock;
+    }
+
+    /// The lock of the directory.
+    pub fn lock(&self) -> Option<Arc<RunLock>> {
+        self.state().lock.clone()
+    }
+
+    /// Looks at the epoch from now on, until it is over, and sends what happens to it.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn watch(self: &Arc<Self>, send: Sender<RunEvent>) -> Result<()> {
+        let Some(driver) = self.driver() else { return Ok(()) };
+        let (term, number) = (self.clone(), self.looks.fetch_add(1, Ordering::SeqCst) + 1);
+        let work = move || {
+            let (mut told, mut silent) = (false, false);
+            while term.looks.load(Ordering::SeqCst) == number {
+                let event = match within(|ctx| driver.tick(ctx)) {
+                    Hold::Held => {
+                        silent = false;
+                        None
+                    }
+                    Hold::Superseded { by } => Some(HoldEvent::Superseded { by }),
+                    Hold::Ended { by } => Some(HoldEvent::Ended { by }),
+                    Hold::Gap(gap) => Some(HoldEvent::Gap(gap)),
+                    Hold::Unknown { since, why } => {
+                        if since >= SILENT && !std::mem::replace(&mut silent, true) {
+                            tracing::error!("whether another instance takes over has not been known for {since:.0?}: {why}");
+                        }
+                        None
+                    }
+                };
+                let is_news = match event {
+                    Some(HoldEvent::Superseded { .. }) => !std::mem::replace(&mut told, true),
+                    Some(_) => true,
+                    None => false,
+                };
+                let is_end = matches!(event, Some(HoldEvent::Ended { .. }));
+                if let Some(event) = event.filter(|_| is_news) {
+                    // The receiver lives as long as the program.
+                    let _ = send.send(RunEvent::Hold(event));
+                }
+                if is_end {
+                    return;
+                }
+                thread::sleep(TICK);
+            }
+        };
+        thread::Builder::new().name("epoch".into()).spawn(work).doing(|| "start the thread that looks at the epoch")?;
+        Ok(())
+    }
+
+    /// Does not look at the epoch any more.
+    pub fn unwatch(&self) {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Says that another instance has ended an epoch.
+fn lost(epoch: Option<u32>, by: u32) -> String {
+    let own = epoch.unwrap_or_default();
+    format!("the instance of epoch {by} has taken over from this one, of epoch {own}")
+}
+
+/// The options by which an instance takes epochs.
+pub(super) fn epoch_options(
+    settings: &super::settings::RunSettings,
+    run: crate::report::RunId,
+    on_terminal: bool,
+) -> EpochOptions {
+    EpochOptions {
+        handover: settings.handover,
+        poll: settings.handover_poll,
+        service: settings.rules.backup.service.clone(),
+        revision: settings.rules.place.revision.clone(),
+        host: settings.rules.backup.host.clone(),
+        // An app that was started on an empty directory runs without a lock, so that a free lock proves nothing.
+        locked: None,
+        on_terminal,
+        take_over: settings.take_over,
+        run,
+    }
+}
