@@ -12,7 +12,7 @@ use crate::events::decoded::RunRequest;
 use crate::events::labels;
 use crate::report::{Action, Channel, Event, Outcome, RunId};
 use crate::runner::answer::Answer;
-use crate::vault::root::BackupReason;
+use crate::vault::root::{BackupReason, SnapshotName};
 
 /// What asks for a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,22 @@ impl SavedBackup {
     /// Whether a snapshot was committed.
     pub fn is_committed(&self) -> bool {
         matches!(&*self.answer, Answer::Done { outcome, .. } if outcome.stays(Action::Backup))
+    }
+
+    /// The snapshot that was committed.
+    pub fn snapshot(&self) -> Option<SnapshotName> {
+        match &*self.answer {
+            Answer::Done { report, .. } if self.is_committed() => report.stored().snapshot,
+            _ => None,
+        }
+    }
+
+    /// The snapshot, if it is good.
+    pub fn good_snapshot(&self) -> Option<SnapshotName> {
+        match &*self.answer {
+            Answer::Done { outcome: Outcome::Complete | Outcome::Stale | Outcome::IncompleteCopies, .. } => self.snapshot(),
+            _ => None,
+        }
     }
 
     /// Why none was, or what is wrong with it. `None` if all is well.
@@ -112,7 +128,12 @@ impl Around {
         };
         let labels = labels::fit(attached, 0);
         let request = RunRequest { action: Action::Backup, reason, labels, snapshot: None, event };
-        match self.runner.submit(request, Channel::Run) {
+        let last = matches!(cause, BackupCause::Crash(_) | BackupCause::Shutdown);
+        let submitted = match last {
+            true => self.runner.submit_last(request, Channel::Run),
+            false => self.runner.submit(request, Channel::Run),
+        };
+        match submitted {
             Ok(ticket) => {
                 let run = ticket.run;
                 match self.await_backup(run, cause, ticket.into_receiver()) {

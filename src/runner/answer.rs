@@ -60,6 +60,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The answer, for a thread to wait for.
+    pub fn into_receiver(self) -> oneshot::Receiver<Arc<Answer>> {
+        self.answer
+    }
+
     /// Waits for the answer.
     pub async fn answer(self) -> Arc<Answer> {
         self.answer.await.unwrap_or_else(|_| Arc::new(Answer::shutting_down()))

@@ -26,6 +26,8 @@ pub struct QueuedRequest {
     pub request: RunRequest,
     /// How it was asked for.
     pub way: Channel,
+    /// Whether it is never put off, however critical it is.
+    pub at_once: bool,
     /// Bytes that it takes of the room in its run's report.
     pub bytes: usize,
     /// Where the answer is sent.
@@ -49,7 +51,7 @@ pub enum PromiseState {
 impl QueuedRequest {
     /// Whether the request is of the kind that may come in bursts.
     fn is_critical(&self) -> bool {
-        is_critical(&self.request)
+        is_critical(&self.request) && !self.at_once
     }
 
     /// The claim, if the request's sender was promised a run.

@@ -72,6 +72,8 @@ pub struct Runner {
     state: Mutex<RunnerState>,
     changed: Condvar,
     stats: Mutex<RunStats>,
+    /// Threads that tell of runs of this program's own.
+    telling: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -140,7 +142,7 @@ impl Runner {
             obligations: Obligations::default(),
             closed: false,
         });
-        Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), stats: Mutex::default() }
+        Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), stats: Mutex::default(), telling: Mutex::default() }
     }
 
     /// The vaults that the runs work on.
@@ -211,10 +213,23 @@ impl Runner {
     /// # Errors
     /// The answer, if it is clear already.
     pub fn submit(&self, request: RunRequest, way: Channel) -> Result<Ticket, Answer> {
-        self.enqueue(received(request), way, PromiseState::None)
+        self.enqueue(received(request), (way, false), PromiseState::None)
     }
 
-    fn enqueue(&self, request: RunRequest, way: Channel, promise: PromiseState) -> Result<Ticket, Answer> {
+    /// Takes a request as [`Runner::submit`] does, which is never put off: the app has ended, and with it, perhaps, its disk.
+    ///
+    /// # Errors
+    /// The answer, if it is clear already.
+    pub fn submit_last(&self, request: RunRequest, way: Channel) -> Result<Ticket, Answer> {
+        self.enqueue(received(request), (way, true), PromiseState::None)
+    }
+
+    fn enqueue(
+        &self,
+        request: RunRequest,
+        (way, at_once): (Channel, bool),
+        promise: PromiseState,
+    ) -> Result<Ticket, Answer> {
         if let Some(why) = self.rules.refusal(&request) {
             return Err(Answer::Refused(why));
         }
@@ -233,7 +248,7 @@ impl Runner {
         let (answer, receiver) = oneshot::channel();
         let run = state.queue.run_to_share(request.action, bytes).unwrap_or(new);
         state.know(run, RunProgress::Waiting);
-        state.queue.push(QueuedRequest { run, request, way, bytes, answer, looked: false, promise });
+        state.queue.push(QueuedRequest { run, request, way, at_once, bytes, answer, looked: false, promise });
         drop(state);
         self.changed.notify_all();
         Ok(Ticket { run, answer: receiver })
@@ -404,6 +419,9 @@ impl Runner {
         self.log(&ran);
         self.count((&ran.report).into());
         let done = Arc::new(Answer::from_job(&ran));
+        if mine.iter().all(|(waiting, _)| waiting.way == Channel::Run) {
+            return self.end_own(mine.into_iter().map(|(waiting, _)| waiting), ran, &done);
+        }
         let settled = self.close_all(&mine, &ran, ctx);
         // Once it is told to stop, there is little time: everything that ends gets its report before anybody is told of any.
         let ended = if self.stop.load(Ordering::Relaxed) { self.close() } else { Vec::new() };
@@ -423,6 +441,38 @@ impl Runner {
         self.keep(UnsettledRun { ran, claims: left.into_iter().flatten().collect(), promised });
         for ((waiting, _), other) in mine.into_iter().zip(others) {
             answer::tell(waiting.answer, &other.map_or_else(|| done.clone(), |other| Arc::new(other.into())));
+        }
+    }
+
+    /// Answers what this program itself asked for, before anybody is told of the run: at the end of the app, the next backup is not to
+    /// wait for a webhook.
+    fn end_own(&self, mine: impl Iterator<Item = QueuedRequest>, ran: FinishedJob, done: &Arc<Answer>) {
+        {
+            let mut state = lock(&self.state);
+            state.running = None;
+            state.know(ran.report.run, RunProgress::Over(done.clone()));
+        }
+        mine.for_each(|waiting| answer::tell(waiting.answer, done));
+        let (Rules { threads, parallel, .. }, random, stop, monitor) =
+            (&self.rules, self.random, self.stop.clone(), self.monitor.clone());
+        let (threads, parallel) = (*threads, *parallel);
+        let tell = move || {
+            ran.notify(&Context { random: &random, threads, parallel, stop: &stop, monitor: &*monitor });
+        };
+        match std::thread::Builder::new().name("notify".into()).spawn(tell) {
+            Ok(thread) => {
+                let mut telling = lock(&self.telling);
+                telling.retain(|thread| !thread.is_finished());
+                telling.push(thread);
+            }
+            Err(why) => self.monitor.warn(&format!("nobody is told how a run ended: {why}")),
+        }
+    }
+
+    /// Waits until everybody is told of the runs of this program's own, for as long as there is time.
+    pub fn wait_until_told(&self, until: Instant) {
+        while lock(&self.telling).iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -474,7 +524,14 @@ impl Runner {
             }
             held.as_deref().map_or(Ok(()), idempotent::check_any)
         });
-        Some(self.rules.job(chosen, Some(before)))
+        let mut job = self.rules.job(chosen, Some(before));
+        // At the end of an app there is no time for a check that nobody asked for.
+        if let Job::Backup { options, .. } = &mut job
+            && group.iter().any(|(waiting, _)| waiting.at_once)
+        {
+            options.check = self.rules.backup.check;
+        }
+        Some(job)
     }
 
     fn count(&self, ended: EndedRun) {

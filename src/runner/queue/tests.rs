@@ -32,7 +32,7 @@ impl World {
         // The request's number goes with it as its message, by which the test finds out what was served.
         let (answer, _) = oneshot::channel();
         let (way, bytes, promise) = (Channel::Http, self.bytes, PromiseState::None);
-        self.queue.push(QueuedRequest { run, request, way, bytes, answer, looked: false, promise });
+        self.queue.push(QueuedRequest { run, request, way, at_once: false, bytes, answer, looked: false, promise });
         self.queue.waiting.back_mut().unwrap().request.event.message = Some(self.requests.to_string());
         run
     }

@@ -165,7 +165,7 @@ impl Runner {
         if let Some(before) = self.done_here(&identity) {
             return Err(before.into());
         }
-        let ticket = self.enqueue(request, way, PromiseState::Claiming)?;
+        let ticket = self.enqueue(request, (way, false), PromiseState::Claiming)?;
         let claiming = ClaimingGuard { runner: self, run: ticket.run, identity: &identity };
         let claimant = self.promised_claimant(identity.clone(), ticket.run, &asked, way);
         let cause = self.cause(way, vec![asked.event]);
