@@ -25,7 +25,7 @@ pub use self::dispatched::{DispatchFlags, DispatchedArgs};
 pub use self::hooks::{BackupHookFlags, HookFlags, RestoreHookFlags};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
-pub use self::run::{Every, OnForeign, OnSuperseded, OnUnreachable, Restart, RunArgs};
+pub use self::run::{Every, OnSuperseded, RunArgs};
 pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
 pub use self::settings::{ConfigArgs, ConfigFlags};
 pub use self::start::{CheckAtStart, OnOther, OnUnreachable, SeedArgs, StartFlags, StateArgs};

@@ -98,6 +98,8 @@ codes! {
     InUse = "in-use",
     /// Another service, or another machine, runs the app on the vault.
     OtherWriter = "other-writer",
+    /// The app is not started: what its data directory is does not allow it.
+    NotStarted = "not-started",
     /// A mount point stands where something is to be renamed.
     MountPoint = "mount-point",
     /// Nothing can be restored to that place: it is the vault, not a folder, or below a file.

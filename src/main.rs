@@ -27,6 +27,7 @@ use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
 use lastgood::replicas::pool::VaultPool;
+use lastgood::run::Around;
 use lastgood::shutdown::Shutdown;
 use lastgood::text::printable;
 use lastgood::{panics, report};
@@ -53,16 +54,32 @@ const PIPE_CLOSED: u8 = 141;
 /// Signals within this time count as one.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
-/// How the program ended: the exit code.
+/// How the program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 enum ProgramOutcome {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    NotWhole = 3,
-    Damage = 4,
-    NothingYet = 5,
+    Done,
+    Failed,
+    Usage,
+    NotWhole,
+    Damage,
+    NothingYet,
+    /// As the app did that was run.
+    App(u8),
+}
+
+impl ProgramOutcome {
+    /// The exit code.
+    fn code(self) -> u8 {
+        match self {
+            ProgramOutcome::Done => 0,
+            ProgramOutcome::Failed => 1,
+            ProgramOutcome::Usage => 2,
+            ProgramOutcome::NotWhole => 3,
+            ProgramOutcome::Damage => 4,
+            ProgramOutcome::NothingYet => 5,
+            ProgramOutcome::App(code) => code,
+        }
+    }
 }
 
 impl From<report::Outcome> for ProgramOutcome {
@@ -103,12 +120,14 @@ fn main() -> ExitCode {
             let terminal = Terminal::new(false);
             start_log(&terminal, output, &config::of_this_process);
             Console::new(out, output, &terminal).fail(&why);
-            return ExitCode::from(ProgramOutcome::from(why.kind()) as u8);
+            return ExitCode::from(ProgramOutcome::from(why.kind()).code());
         }
     };
     let env = |name: &str| layers.variable(&config::of_this_process, name);
     let output = match &cli.command {
-        cli::Command::Serve(_) | cli::Command::Listen(_) => OutputOptions::new(&cli.global, &env).of_a_service(),
+        cli::Command::Serve(_) | cli::Command::Listen(_) | cli::Command::Run(_) => {
+            OutputOptions::new(&cli.global, &env).of_a_service()
+        }
         _ => OutputOptions::new(&cli.global, &env),
     };
     let terminal = Terminal::new(output.progress);
@@ -138,7 +157,9 @@ fn main() -> ExitCode {
         // It shows settings also where they cannot be used.
         cli::Command::Config(args) => settings::config(&layers, args, &config::of_this_process, &mut console),
         _ => {
-            watch_signals(&stop).and_then(|()| Config::new(cli, &outside)).and_then(|config| run(config, &mut console))
+            // An app that is run decides what most signals mean.
+            let watched = if matches!(cli.command, cli::Command::Run(_)) { Ok(()) } else { watch_signals(&stop) };
+            watched.and_then(|()| Config::new(cli, &outside)).and_then(|config| run(config, &mut console))
         }
     };
     let outcome = match done {
@@ -149,7 +170,7 @@ fn main() -> ExitCode {
             why.kind().into()
         }
     };
-    ExitCode::from(outcome as u8)
+    ExitCode::from(outcome.code())
 }
 
 /// Runs the command.
@@ -198,6 +219,11 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         ConfiguredCommand::Cat { snapshot, path, torn } => look::cat(&vaults, &snapshot, &path, torn, console, ctx),
         ConfiguredCommand::Diff { a, b } => look::diff(&vaults, (&a, &b), console, ctx),
         ConfiguredCommand::Export { snapshot, to } => export::export(&vaults, &snapshot, to, console, ctx),
+        ConfiguredCommand::RunApp(mut settings) => {
+            (settings.rules.threads, settings.rules.parallel) = (ctx.threads, ctx.parallel);
+            let path = config::of_this_process("PATH");
+            Around::run(*settings, Arc::new(vaults), stop.clone(), path.as_deref(), ignores).map(ProgramOutcome::App)
+        }
         ConfiguredCommand::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
             serve::serve(*service, Arc::new(vaults), &cloud, &Shutdown::new(stop.clone()))
@@ -221,7 +247,7 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
         && !why.use_stderr()
         && closed.kind() != io::ErrorKind::BrokenPipe
     {
-        return ExitCode::from(ProgramOutcome::Failed as u8);
+        return ExitCode::from(ProgramOutcome::Failed.code());
     }
     // The arguments could not be parsed, so they are searched for the one that matters here.
     if code != 0 && std::env::args_os().any(|arg| arg == "--json") {
@@ -239,7 +265,7 @@ fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
         let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
         console::write_error(&mut out, Kind::Usage, code.word(), message, tip);
     }
-    ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage } as u8)
+    ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage }.code())
 }
 
 /// Watches for signals: the first SIGINT, SIGTERM or SIGHUP sets `stop`; a second one, a moment later, ends the program at once.

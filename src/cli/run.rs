@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{BackupFlags, RestoreFlags, ResultFlags, duration};
+use lastgood::run::restart::RestartPolicy;
+
+use super::{
+    BackupFlags, BackupHookFlags, HookFlags, RestoreFlags, RestoreHookFlags, ResultFlags, StartFlags, duration,
+};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -37,7 +41,7 @@ pub struct RunArgs {
     pub every: Option<Every>,
     /// What is done when the app ends: never, on-failure, or on-failure:N for N times at most; a crash is saved first
     #[arg(long, value_name = "WHEN", default_value = "never", help_heading = "While it runs")]
-    pub restart: Restart,
+    pub restart: RestartPolicy,
     /// The time for all that is done after SIGTERM: the app's end and the last snapshot
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration, help_heading = "While it runs")]
     pub grace: Duration,
@@ -45,27 +49,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "While it runs")]
     pub stop_timeout: Duration,
 
-    /// The snapshot to start with, in place of what is there: an id or the beginning of one, or a time
-    #[arg(long, help_heading = "The start")]
-    pub snapshot: Option<String>,
-    /// What is done with data that was changed after another instance went on without it
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "restore", help_heading = "The start")]
-    pub on_diverged: OnForeign,
-    /// What is done with data of which nothing is known, such as what an image brings along
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "restore", help_heading = "The start")]
-    pub on_unknown: OnForeign,
-    /// What is done when no vault answers [default: start where there is data, else fail]
-    #[arg(long, value_name = "WHAT", value_enum, help_heading = "The start")]
-    pub on_unreachable: Option<OnUnreachable>,
-    /// End with an error if nothing is mounted at the data directory
-    #[arg(long, help_heading = "The start")]
-    pub require_mount: bool,
-    /// Have SQLite check the databases before the app starts; data with a broken one counts as broken and is restored
-    #[arg(long, help_heading = "The start")]
-    pub check_at_start: bool,
-    /// How many directories that were moved aside are left there
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "The start")]
-    pub keep_replaced: usize,
+    #[command(flatten)]
+    pub start: StartFlags,
 
     /// How long an instance that runs already may take to stop its app and save
     #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration, help_heading = "Several instances")]
@@ -76,9 +61,6 @@ pub struct RunArgs {
     /// What is done when another instance has taken over
     #[arg(long, value_name = "WHAT", value_enum, default_value = "wait", help_heading = "Several instances")]
     pub on_superseded: OnSuperseded,
-    /// Start also where the vault belongs to another service, or another machine runs the app
-    #[arg(long, help_heading = "Several instances")]
-    pub take_over: bool,
     /// Restore the newest good snapshot, run the app and save nothing: for a look at real data on a laptop
     #[arg(long, help_heading = "Several instances", conflicts_with = "take_over")]
     pub detached: bool,
@@ -92,10 +74,33 @@ pub struct RunArgs {
     /// Take at most this many snapshots for critical events in an hour
     #[arg(long, value_name = "N", default_value = "20", help_heading = "While it runs")]
     pub critical_max: NonZeroUsize,
+    /// A line of the app's output that matches this regular expression tells of a critical error; repeatable
+    #[arg(long, value_name = "REGEX", help_heading = "The app's output")]
+    pub critical_on: Vec<String>,
+    /// How many such lines it takes
+    #[arg(long, value_name = "N", default_value = "5", help_heading = "The app's output")]
+    pub critical_count: NonZeroUsize,
+    /// The time within which they come
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "The app's output")]
+    pub critical_within: Duration,
+    /// What matches this regular expression is masked in the lines of output that a report keeps, beside what looks like a secret
+    /// anyway; repeatable
+    #[arg(long, value_name = "REGEX", help_heading = "The app's output")]
+    pub mask: Vec<String>,
+    /// Do not read the app's output: it is inherited, and no report keeps its last lines
+    #[arg(long, help_heading = "The app's output", conflicts_with = "critical_on")]
+    pub no_output: bool,
+
     #[command(flatten, next_help_heading = "Restores")]
     pub replacing: RestoreFlags,
     #[command(flatten)]
     pub taking: BackupFlags,
+    #[command(flatten)]
+    pub backup_hooks: BackupHookFlags,
+    #[command(flatten)]
+    pub restore_hooks: RestoreHookFlags,
+    #[command(flatten)]
+    pub hooks: HookFlags,
     #[command(flatten)]
     pub results: ResultFlags,
 }
@@ -118,51 +123,6 @@ impl FromStr for Every {
             text => duration(text).map(Every::Interval).map_err(|why| format!("{why}; or off")),
         }
     }
-}
-
-/// When the app is started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restart {
-    /// Never: its end is the end of `run`.
-    Never,
-    /// When it fails, this often at most; `None`: without end.
-    OnFailure(Option<u32>),
-}
-
-impl FromStr for Restart {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "never" => Ok(Restart::Never),
-            None if text == "on-failure" => Ok(Restart::OnFailure(None)),
-            Some(("on-failure", times)) => {
-                let times = times.parse().ok().filter(|times| *times > 0);
-                times.map(|times| Restart::OnFailure(Some(times))).ok_or_else(|| "N must be a number from 1".into())
-            }
-            _ => Err("it must be never, on-failure or on-failure:N".into()),
-        }
-    }
-}
-
-/// What is done with data that the vault does not know as its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnForeign {
-    /// Save it as a snapshot that is never restored by itself, and restore the newest good one over it
-    Restore,
-    /// Go on with it: it becomes the newest snapshot
-    Keep,
-    /// Do not start
-    Fail,
-}
-
-/// What is done when no vault answers at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OnUnreachable {
-    /// End with an error
-    Fail,
-    /// Start the app with what is there
-    Start,
 }
 
 /// What is done when another instance has taken over.
@@ -193,12 +153,6 @@ mod tests {
         assert_eq!("off".parse(), Ok(Every::Off));
         assert_eq!("30m".parse(), Ok(Every::Interval(Duration::from_secs(1800))));
         assert!("0s".parse::<Every>().is_err_and(|why| why.contains("off")));
-        assert_eq!("never".parse(), Ok(Restart::Never));
-        assert_eq!("on-failure".parse(), Ok(Restart::OnFailure(None)));
-        assert_eq!("on-failure:3".parse(), Ok(Restart::OnFailure(Some(3))));
-        for wrong in ["always", "on-failure:0", "on-failure:", "never:1", ""] {
-            assert!(wrong.parse::<Restart>().is_err(), "{wrong}");
-        }
         assert_eq!(poll("5s"), Ok(Duration::from_secs(5)));
         assert!(poll("61s").is_err());
     }

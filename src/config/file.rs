@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use lastgood::error::{Code, Error, Kind, Result};
+use lastgood::error::{Code, Error, Result};
 use toml_edit::{Document, Item, TableLike, Value};
 
 use super::options::{Options, Setting, Shape, Table, nearest, written};

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
+use lastgood::mask::Masker;
 use lastgood::report::RunEnvironment;
-use lastgood::run::settings::{OnSuperseded, RestartPolicy, RunSettings};
-use lastgood::start::decide::{OnForeign, OnUnreachable, StartRules};
+use lastgood::run::output::{CriticalRules, Output};
+use lastgood::run::settings::{OnSuperseded, RunSettings};
 use lastgood::store::address::Address;
 
 use super::HostEnvironment;
 use super::env::Env;
 use super::serve::rules;
-use super::switches;
+use super::{start, switches};
 use crate::cli;
 
 /// How often a snapshot is taken if nothing says so.
@@ -45,6 +46,7 @@ pub fn run(
             .with_code(Code::BadSetting)
             .hint("Name it after --: `lastgood run -- python app.py`."));
     }
+    let take_over = args.taking.take_over;
     let flags = cli::RunFlags {
         allow_restore: true,
         run_timeout: args.run_timeout,
@@ -53,37 +55,34 @@ pub fn run(
         replacing: args.replacing,
         dispatching: cli::DispatchFlags::none(),
         taking: args.taking,
+        backup_hooks: args.backup_hooks,
+        restore_hooks: args.restore_hooks,
+        hooks: args.hooks,
         results: args.results,
     };
-    let named = flags.taking.service.is_some() || env.get("LASTGOOD_SERVICE").is_some();
     let rules = rules(flags, data.clone(), (vaults, cloud), place, env, outside)?;
-    let foreign = |what| match what {
-        cli::OnForeign::Restore => OnForeign::Restore,
-        cli::OnForeign::Keep => OnForeign::Keep,
-        cli::OnForeign::Fail => OnForeign::Fail,
+    let wrong = |option: &'static str| {
+        move |why: String| Error::usage(format!("use {option}"), why).with_code(Code::BadSetting)
     };
+    let output = match args.no_output {
+        true => None,
+        false => Some(Output::new(
+            CriticalRules::new(&args.critical_on, args.critical_count.get(), args.critical_within)
+                .map_err(wrong("--critical-on"))?,
+            Masker::new(&args.mask).map_err(wrong("--mask"))?,
+        )),
+    };
+    let start = start::start(data.clone(), vaults, args.start, outside);
     Ok(RunSettings {
         data,
         command: args.command,
         every,
-        restart: match args.restart {
-            cli::Restart::Never => RestartPolicy::Never,
-            cli::Restart::OnFailure(times) => RestartPolicy::OnFailure(times),
-        },
+        restart: args.restart,
+        output,
         grace: args.grace,
         stop_timeout: args.stop_timeout,
-        start: StartRules {
-            on_diverged: foreign(args.on_diverged),
-            on_unknown: foreign(args.on_unknown),
-            on_unreachable: args.on_unreachable.map(|what| match what {
-                cli::OnUnreachable::Fail => OnUnreachable::Fail,
-                cli::OnUnreachable::Start => OnUnreachable::Start,
-            }),
-            require_mount: args.require_mount,
-            snapshot: args.snapshot,
-        },
-        check_at_start: args.check_at_start,
-        keep_replaced: args.keep_replaced,
+        start: start.rules,
+        look: start.options,
         handover: args.handover,
         handover_poll: args.handover_poll,
         on_superseded: match args.on_superseded {
@@ -91,11 +90,9 @@ pub fn run(
             cli::OnSuperseded::Exit => OnSuperseded::Exit,
             cli::OnSuperseded::Keep => OnSuperseded::Keep,
         },
-        take_over: args.take_over,
+        take_over,
         detached: args.detached,
-        named_service: named,
         off: switches::backups_off(env)?.then(|| switches::OFF.to_owned()),
-        boot: outside.boot.clone(),
         rules,
     })
 }

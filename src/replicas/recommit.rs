@@ -55,7 +55,7 @@ pub fn recommit(sites: Vec<Site>, name: SnapshotName, new: &NewRoot, ctx: &Conte
                 let why = format!("{} is not there, or has another size", pack.name());
                 return Err(Error::damage(doing(), why));
             }
-            clock = clock.max(vault.store.now()?);
+            clock = clock.max(vault.store.now().map_err(|why| why.while_doing(doing()))?);
             Ok(root)
         })();
         match held {

@@ -58,7 +58,9 @@ impl SavedBackup {
     /// The snapshot, if it is good.
     pub fn good_snapshot(&self) -> Option<SnapshotName> {
         match &*self.answer {
-            Answer::Done { outcome: Outcome::Complete | Outcome::Stale | Outcome::IncompleteCopies, .. } => self.snapshot(),
+            Answer::Done { outcome: Outcome::Complete | Outcome::Stale | Outcome::IncompleteCopies, .. } => {
+                self.snapshot()
+            }
             _ => None,
         }
     }
@@ -145,8 +147,7 @@ impl Around {
                 }
             }
             Err(answer) => {
-                let saved = SavedBackup { run: RunId::default(), cause, answer: Arc::new(answer) };
-                tracing::error!("no snapshot is taken: {}", saved.trouble().unwrap_or_default());
+                tracing::error!("no snapshot is taken: {}", answer.why());
                 None
             }
         }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,8 +18,9 @@ use crate::backup::BackupReport;
 use crate::backup::options::BackupOptions;
 use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
-use crate::error::{Code, Error, Kind, Result};
+use crate::error::{Code, Doing, Error, Kind, Result};
 use crate::fs::beneath::Directory;
+use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
 use crate::lineage::{self, Lineage, Serial};
 use crate::monitor::Context;
@@ -26,15 +28,13 @@ use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
 use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::RestoreOptions;
-use crate::start::databases::DatabaseChecks;
+use crate::source::place;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
-use crate::start::facts::{self, Gathered, StartOptions};
-use crate::start::known::DirectoryContent;
-use crate::start::known::VaultFacts;
-use crate::vault::entry::CheckKind;
+use crate::start::facts::{self, Gathered};
+use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::hex::Hex;
 use crate::vault::pins::{self, Pin};
-use crate::vault::root::{BackupReason, SnapshotName};
+use crate::vault::root::{BackupReason, SnapshotName, SourceIdentity};
 
 /// How long a snapshot is pinned that holds what a restore replaced, or what was the newest before another directory was adopted: 90
 /// days.
@@ -135,7 +135,7 @@ impl Around {
                 ctx.check("start the app")?;
                 let app = self.start_app()?;
                 if let Some(driver) = self.term.driver() {
-                    driver.running(None, ctx);
+                    driver.running(self.locked_place()?, ctx);
                 }
                 if let Err(why) = self.term.watch(self.send.clone()) {
                     tracing::error!("nobody looks whether another instance takes over: {why}");
@@ -150,7 +150,9 @@ impl Around {
 
     /// Takes an epoch, and waits until all before it have ended. `None` if the vault does not answer, and that may be so.
     fn take_epoch(&self, ctx: &Context) -> Result<Option<Start>> {
-        let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal);
+        // If the lock is free, whoever ran here is gone, and its app, which had inherited it.
+        let locked = self.try_to_lock()?;
+        let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, locked);
         let driver = Arc::new(EpochDriver::new(self.vaults.sites(false)?, options, Arc::new(SystemClock)));
         match driver.begin(ctx) {
             Ok(start) => {
@@ -161,7 +163,10 @@ impl Around {
                 Ok(Some(start))
             }
             // What the directory is decides then.
-            Err(why) if why.kind() == Kind::Unreachable && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) => {
+            Err(why)
+                if why.kind() == Kind::Unreachable
+                    && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) =>
+            {
                 tracing::error!("no vault answers, and no other instance can be asked to end: {}", why.what());
                 Ok(None)
             }
@@ -183,18 +188,8 @@ impl Around {
 
     /// Looks at the directory and the vaults, and decides; tells what.
     fn decide(&self, ctx: &Context) -> Result<(Decision, Gathered)> {
-        let (settings, backup) = (&self.settings, &self.settings.rules.backup);
-        let options = StartOptions {
-            data: settings.data.clone(),
-            from: self.vaults.addresses().first().map(ToString::to_string).unwrap_or_default(),
-            not_walked: backup.not_walked.clone(),
-            sqlite: backup.sqlite,
-            check: settings
-                .check_at_start
-                .then_some(DatabaseChecks { kind: CheckKind::Quick, patience: backup.busy_timeout }),
-            boot: backup.boot.clone(),
-        };
-        let gathered = facts::gather(|| self.vaults.sites(false), &options, &settings.start, ctx)?;
+        let settings = &self.settings;
+        let gathered = facts::gather(|| self.vaults.sites(false), &settings.look, &settings.start, ctx)?;
         gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let decision = decide(&gathered.facts, &settings.start);
         tracing::info!("the data in {} is {}: {}", settings.data.display(), decision.state, decision.why);
@@ -203,7 +198,13 @@ impl Around {
     }
 
     /// Does what was decided.
-    fn carry_out(&self, decision: &Decision, gathered: &Gathered, begun: Option<Begun>, ctx: &Context) -> Result<Prepared> {
+    fn carry_out(
+        &self,
+        decision: &Decision,
+        gathered: &Gathered,
+        begun: Option<Begun>,
+        ctx: &Context,
+    ) -> Result<Prepared> {
         let here = matches!(gathered.facts.content, DirectoryContent::Filled);
         let good = match &gathered.facts.vault {
             VaultFacts::Good(name) => Some(*name),
@@ -245,7 +246,9 @@ impl Around {
                 };
                 let restored = done.restored.snapshot;
                 if let Some(newer) = done.restored.instead_of {
-                    tracing::error!("the app starts with the snapshot {restored}, which is older than {newer}: that one could not be had whole");
+                    tracing::error!(
+                        "the app starts with the snapshot {restored}, which is older than {newer}: that one could not be had whole"
+                    );
                 }
                 if *named && begun.is_some() {
                     let saved = self.adopt(ctx)?;
@@ -282,12 +285,19 @@ impl Around {
     }
 
     /// Takes a snapshot before the app runs, and returns its name.
-    fn save(&self, options: BackupOptions, what: &str, enough: impl Fn(&BackupReport) -> bool, ctx: &Context) -> Result<SnapshotName> {
+    fn save(
+        &self,
+        options: BackupOptions,
+        what: &str,
+        enough: impl Fn(&BackupReport) -> bool,
+        ctx: &Context,
+    ) -> Result<SnapshotName> {
         let job = Job::Backup { options: Box::new(options), init: self.settings.rules.init };
         match self.run_job(&job, ctx)? {
             JobOutput::Backup(done) if enough(&done.taken) => Ok(done.taken.snapshot),
             JobOutput::Backup(done) => {
-                let why = format!("its snapshot {} is not as it has to be: {}", done.taken.snapshot, trouble(&done.taken));
+                let why =
+                    format!("its snapshot {} is not as it has to be: {}", done.taken.snapshot, trouble(&done.taken));
                 Err(Error::failed(what, why)
                     .with_code(Code::NotStarted)
                     .hint("Look at what could not be read, or move the directory away: nothing was replaced."))
@@ -303,8 +313,13 @@ impl Around {
         let rules = &self.settings.rules;
         let event =
             Event { kind: Some("dev.lastgood.run.start".into()), time: Some(Timestamp::now()), ..Event::default() };
-        let origin =
-            Origin { way: Channel::Run, events: vec![event], place: rules.place.clone(), notify: rules.notify.clone() };
+        let origin = Origin {
+            way: Channel::Run,
+            events: vec![event],
+            place: rules.place.clone(),
+            notify: rules.notify.clone(),
+            hooks: rules.hooks.clone(),
+        };
         let ran = job::run(job::new_run(ctx)?, job, origin, &self.vaults, ctx);
         ran.notify(ctx);
         ran.into_output()
@@ -348,42 +363,86 @@ impl Around {
             .is_ok_and(|mut names| names.any(|name| name.is_ok_and(|name| name.file_name() != lineage::OWN_FOLDER)))
     }
 
-    /// Writes where the content comes from, once the first good snapshot of a directory that was empty is taken.
-    pub(super) fn write_first_lineage(&self, snapshot: SnapshotName) {
-        if self.term.is_lost() || self.term.driver().is_none() || !matches!(lineage::read(&self.settings.data), Ok(None)) {
+    /// Writes that the content is that of a snapshot, at the end of a term: an instance that comes back later finds it stale, and not
+    /// diverged.
+    pub(super) fn write_last_lineage(&self, snapshot: SnapshotName) {
+        if self.term.is_lost() || self.term.driver().is_none() {
             return;
         }
-        let written = self.runner.context(|ctx| {
-            let mut serial = [0; 16];
-            (ctx.random)(&mut serial)?;
-            self.write_lineage(Some(snapshot), Hex(serial), ctx)
-        });
-        if let Err(why) = written {
+        if let Err(why) = self.runner.context(|ctx| self.renew_lineage(snapshot, ctx)) {
+            tracing::debug!("the lineage of the last snapshot is not written: {why}");
+        }
+    }
+
+    /// Writes where the content comes from, once the first good snapshot of a directory that was empty is taken.
+    pub(super) fn write_first_lineage(&self, snapshot: SnapshotName) {
+        if self.term.is_lost()
+            || self.term.driver().is_none()
+            || !matches!(lineage::read(&self.settings.data), Ok(None))
+        {
+            return;
+        }
+        if let Err(why) = self.runner.context(|ctx| self.renew_lineage(snapshot, ctx)) {
             tracing::warn!("the next start cannot know whose data this is: {why}");
         }
     }
 
+    fn renew_lineage(&self, snapshot: SnapshotName, ctx: &Context) -> Result<()> {
+        let mut serial = [0; 16];
+        (ctx.random)(&mut serial)?;
+        self.write_lineage(Some(snapshot), Hex(serial), ctx)
+    }
+
     fn write_lineage(&self, snapshot: Option<SnapshotName>, serial: Serial, ctx: &Context) -> Result<()> {
         let vault = self.vaults.first(ctx)?;
-        let written = vault.store.now()?;
+        let written = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
         let (vault, epoch) = (vault.config.id, self.term.epoch().unwrap_or_default());
         let lineage = Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written };
         lineage::write(&self.settings.data, &lineage)
     }
 
+    /// Locks the directory if nobody holds its lock. Returns which directory that is.
+    fn try_to_lock(&self) -> Result<Option<SourceIdentity>> {
+        match self.lock_within(Duration::ZERO) {
+            Ok(()) => self.locked_place(),
+            Err(why) if why.code() == Code::Locked => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// The directory that is locked, so that nobody else can run on it. `None` where there is no lock, or where another machine may
+    /// have the directory, too.
+    fn locked_place(&self) -> Result<Option<SourceIdentity>> {
+        if !self.term.lock().is_some_and(|lock| lock.file().is_some()) {
+            return Ok(None);
+        }
+        let data = &self.settings.data;
+        let doing = || format!("look at {}", data.display());
+        let directory = Directory::open(data).doing(doing)?;
+        let is_remote = filesystem::remote(directory.folder()).doing(doing)?.is_some();
+        let mounted = filesystem::mounted().unwrap_or_default();
+        let place = place::identify(data, &self.settings.look.boot, &directory, is_remote, &mounted)?;
+        Ok(Some(place).filter(|_| !is_remote))
+    }
+
     /// Locks the directory for this `run`, unless the lock is held already. There is none where there is no data yet, which some apps
     /// insist on.
     fn lock_directory(&self) -> Result<()> {
+        self.lock_within(self.settings.handover)
+    }
+
+    fn lock_within(&self, patience: Duration) -> Result<()> {
         if !self.has_data() {
             self.term.set_lock(None);
             return Ok(());
         }
-        let directory = Directory::open(&self.settings.data)?;
+        let doing = || format!("open {}", self.settings.data.display());
+        let directory = Directory::open(&self.settings.data).doing(doing)?;
         if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
             return Ok(());
         }
         let host = &self.settings.rules.backup.host;
-        let wait = LockWait { host, patience: self.settings.handover, stop: &self.stop };
+        let wait = LockWait { host, patience, stop: &self.stop };
         self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
         Ok(())
     }

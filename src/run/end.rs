@@ -136,6 +136,9 @@ impl Around {
                 self.settings.data.display()
             ),
         }
+        if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::good_snapshot) {
+            self.write_last_lineage(snapshot);
+        }
         self.term.unwatch();
         self.term.set_lock(None);
         // Without the last snapshot, and while one may still be committed, the successor is to wait, to use force, and so to commit
@@ -145,7 +148,10 @@ impl Around {
             let last = saved.as_ref().and_then(SavedBackup::snapshot);
             match self.runner.context(|ctx| driver.end(last, ctx)) {
                 Ok(_) => tracing::debug!("the epoch is ended"),
-                Err(why) => tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what()),
+                Err(why) => tracing::warn!(
+                    "the end of the epoch was not told, and the next instance waits for it: {}",
+                    why.what()
+                ),
             }
         }
     }
@@ -157,7 +163,12 @@ impl Around {
 
     /// Waits until a backup is over. `None` if the time is over before, or a user says at the terminal that it is not to be waited for:
     /// then what is under way gives up, and leaves a checkpoint.
-    fn wait_for_backup(&self, run: crate::report::RunId, mut until: Option<Instant>, state: &mut TermState) -> Option<SavedBackup> {
+    fn wait_for_backup(
+        &self,
+        run: crate::report::RunId,
+        mut until: Option<Instant>,
+        state: &mut TermState,
+    ) -> Option<SavedBackup> {
         loop {
             let event = match until {
                 Some(until) => self.events.recv_deadline(until).ok(),

@@ -118,6 +118,14 @@ impl RunLock {
         }
     }
 
+    /// Whether this is the lock of a directory: a restore may have put another one in its place. Always, where the filesystem has no
+    /// locks.
+    pub fn is_of(&self, directory: &Directory) -> bool {
+        let flags = SAFE | OFlags::DIRECTORY | OFlags::RDONLY;
+        let folder = openat(directory.folder(), FOLDER, flags, Mode::empty());
+        self.file.as_ref().is_none_or(|file| folder.is_ok_and(|folder| is_there(&folder, file)))
+    }
+
     /// The locked file, which the app inherits. `None` if the filesystem has no locks.
     pub fn file(&self) -> Option<&File> {
         self.file.as_ref()

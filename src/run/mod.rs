@@ -1,11 +1,3 @@
-//! Runs an app, and keeps its data: the app's process, its output, and the lock of its directory.
-
-pub mod app;
-pub mod command;
-pub mod lock;
-pub mod output;
-pub mod restart;
-pub mod signals;
 //! `lastgood run`: an app, its data restored before it starts, and saved while it runs, at a crash and at its end.
 //!
 //! [`Around::run`] goes through *terms*. A term begins when this instance has taken an epoch and all that ran before it have ended
@@ -104,7 +96,8 @@ impl Around {
         let idle = Arc::new(AtomicBool::new(true));
         let (tell, stops, no_app) = (send.clone(), stop.clone(), idle.clone());
         let on_signal = move |meaning| {
-            if no_app.load(Ordering::SeqCst) && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) {
+            if no_app.load(Ordering::SeqCst) && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_))
+            {
                 stops.store(true, Ordering::SeqCst);
             }
             // The receiver lives as long as the program.
@@ -117,7 +110,8 @@ impl Around {
             settings.rules.backups_off = Some("this is a look at a copy of the data (--detached)".into());
         }
         let output = settings.output.take().map(Arc::new);
-        let runner = Runner::new(settings.rules.clone(), vaults.clone(), Arc::new(LogMonitor), system_random, stop.clone());
+        let runner =
+            Runner::new(settings.rules.clone(), vaults.clone(), Arc::new(LogMonitor), system_random, stop.clone());
         let (app_events, of_app) = unbounded();
         let tell = send.clone();
         let forward = move || of_app.into_iter().for_each(|event| _ = tell.send(RunEvent::App(event)));

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-
 use super::app::{App, AppEvent};
 use super::backups::{BackupCause, SavedBackup};
 use super::restart::RestartDecision;
@@ -30,8 +28,6 @@ pub enum TermEnd {
     Exit(u8),
     /// Another instance runs the app now.
     Superseded,
-    /// The epoch was lost, and another one is to be taken.
-    Again,
 }
 
 /// The state of a term while the app runs.
@@ -96,7 +92,7 @@ impl Around {
                 state.again = None;
                 match self.start_app() {
                     Ok(app) => state.app = Some(app),
-                    Err(why) => return Ok(self.not_again(state, &why)),
+                    Err(why) => return Ok(self.not_again(&mut state, &why)),
                 }
             }
             if state.due.is_some_and(|due| due <= now) {
@@ -140,7 +136,9 @@ impl Around {
                  `--no-cpu-throttling` gives it some at all times"
             ),
             RunEvent::Hold(HoldEvent::Superseded { by }) if self.settings.on_superseded == OnSuperseded::Keep => {
-                tracing::error!("another instance takes over (epoch {by}), and this one goes on (--on-superseded keep)");
+                tracing::error!(
+                    "another instance takes over (epoch {by}), and this one goes on (--on-superseded keep)"
+                );
             }
             RunEvent::Hold(HoldEvent::Superseded { by }) => return Ok(Some(self.hand_over(state, by))),
             RunEvent::Hold(HoldEvent::Ended { by }) => {

@@ -5,9 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::output::Output;
 use super::restart::RestartPolicy;
 use crate::runner::runner::Rules;
 use crate::start::decide::StartRules;
+use crate::start::facts::StartOptions;
 
 /// What is done when another instance has taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct RunSettings {
     pub command: Vec<OsString>,
     /// How often a snapshot is taken. `None`: never by time.
     pub every: Option<Duration>,
+    /// What watches the app's output. `None`: it is inherited.
+    pub output: Option<Output>,
     /// When the app is started again.
     pub restart: RestartPolicy,
     /// The time from SIGTERM until all is over.
@@ -36,10 +40,8 @@ pub struct RunSettings {
     pub stop_timeout: Duration,
     /// What is done with the data directory before the app starts.
     pub start: StartRules,
-    /// Whether SQLite checks the databases before the app starts.
-    pub check_at_start: bool,
-    /// How many directories that were moved aside stay.
-    pub keep_replaced: usize,
+    /// How the directory is looked at for that.
+    pub look: StartOptions,
     /// How long an instance that runs already may take to save and end.
     pub handover: Duration,
     /// How often this instance asks whether another one takes over.
@@ -50,12 +52,8 @@ pub struct RunSettings {
     pub take_over: bool,
     /// Whether the app runs on a copy of the data, of which nothing is saved.
     pub detached: bool,
-    /// Whether a person named the service, in place of the platform.
-    pub named_service: bool,
     /// Why the app is run and nothing else is done. `None`: backups are on.
     pub off: Option<String>,
-    /// The kernel's boot id; empty where there is none.
-    pub boot: String,
     /// How backups and restores are done; `threads` and `parallel` in them are set later.
     pub rules: Rules,
 }

@@ -14,6 +14,7 @@ use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
 use crate::runner::rules;
+use crate::vault::root::SourceIdentity;
 
 /// The longest time between two looks at whether the epoch is due to be looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -150,7 +151,9 @@ impl Term {
                     Hold::Gap(gap) => Some(HoldEvent::Gap(gap)),
                     Hold::Unknown { since, why } => {
                         if since >= SILENT && !std::mem::replace(&mut silent, true) {
-                            tracing::error!("whether another instance takes over has not been known for {since:.0?}: {why}");
+                            tracing::error!(
+                                "whether another instance takes over has not been known for {since:.0?}: {why}"
+                            );
                         }
                         None
                     }
@@ -192,6 +195,7 @@ pub(super) fn epoch_options(
     settings: &super::settings::RunSettings,
     run: crate::report::RunId,
     on_terminal: bool,
+    locked: Option<SourceIdentity>,
 ) -> EpochOptions {
     EpochOptions {
         handover: settings.handover,
@@ -199,8 +203,7 @@ pub(super) fn epoch_options(
         service: settings.rules.backup.service.clone(),
         revision: settings.rules.place.revision.clone(),
         host: settings.rules.backup.host.clone(),
-        // An app that was started on an empty directory runs without a lock, so that a free lock proves nothing.
-        locked: None,
+        locked,
         on_terminal,
         take_over: settings.take_over,
         run,

@@ -106,7 +106,7 @@ impl Answer {
     }
 
     /// The reason for the answer, for people.
-    pub(super) fn why(&self) -> String {
+    pub fn why(&self) -> String {
         match self {
             Answer::Done { outcome, .. } => format!("it is {outcome}"),
             Answer::Before(report) => {
@@ -157,7 +157,7 @@ impl Answer {
     }
 
     /// The answer of a service that is told to stop.
-    pub(super) fn shutting_down() -> Self {
+    pub fn shutting_down() -> Self {
         Answer::Later("the service ends".into(), Duration::from_secs(10))
     }
 }

@@ -142,7 +142,17 @@ impl Runner {
             obligations: Obligations::default(),
             closed: false,
         });
-        Runner { rules, vaults, monitor, random, stop, state, changed: Condvar::new(), stats: Mutex::default(), telling: Mutex::default() }
+        Runner {
+            rules,
+            vaults,
+            monitor,
+            random,
+            stop,
+            state,
+            changed: Condvar::new(),
+            stats: Mutex::default(),
+            telling: Mutex::default(),
+        }
     }
 
     /// The vaults that the runs work on.

@@ -480,8 +480,16 @@ fn critical_events_that_wait_keep_no_backup_by_hand_out() {
     for _ in 0..WAITING {
         let (answer, _) = oneshot::channel();
         let (request, promise) = (labelled("1", BackupReason::Critical, &[]), PromiseState::Made(held.clone()));
-        let waiting =
-            QueuedRequest { run: first, request, way: Channel::Http, at_once: false, bytes: 1, answer, looked: true, promise };
+        let waiting = QueuedRequest {
+            run: first,
+            request,
+            way: Channel::Http,
+            at_once: false,
+            bytes: 1,
+            answer,
+            looked: true,
+            promise,
+        };
         lock(&runner.state).queue.push(waiting);
     }
     assert!(runner.overload_warning().is_some_and(|said| said.contains("1000 critical events wait")));
