@@ -413,7 +413,7 @@ impl Around {
     /// The directory that is locked, so that nobody else can run on it. `None` where there is no lock, or where another machine may
     /// have the directory, too.
     fn locked_place(&self) -> Result<Option<SourceIdentity>> {
-        if !self.term.lock().is_some_and(|lock| lock.file().is_some()) {
+        if self.term.lock().is_none_or(|lock| lock.file().is_none()) {
             return Ok(None);
         }
         let data = &self.settings.data;

@@ -37,7 +37,7 @@ use self::serve::TermEnd;
 use self::settings::{OnSuperseded, RunSettings};
 use self::signals::SignalMeaning;
 use self::term::{HoldEvent, Term};
-use crate::children::ProgramEnd;
+use crate::children::{self, ProgramEnd};
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{LogMonitor, system_random};
 use crate::replicas::pool::VaultPool;
@@ -104,6 +104,8 @@ impl Around {
             let _ = tell.send(RunEvent::Signal(meaning));
         };
         signals::watch(has_terminal, ignored, on_signal).doing(|| "watch for signals")?;
+        // What the app leaves behind is found then, also where this is not process 1.
+        children::adopt_orphans().doing(|| "watch what the app leaves behind")?;
         let term = Arc::new(Term::default());
         settings.rules.term = Some(term.for_backups());
         if settings.detached {

@@ -10,6 +10,7 @@ use super::signals::SignalMeaning;
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
+use crate::epochs::driver::Commit;
 use crate::error::Result;
 use crate::monitor::system_random;
 use crate::report::RunId;
@@ -169,8 +170,21 @@ impl Around {
         if let Some(again) = state.again.as_mut().filter(|again| again.after == Some(saved.run)) {
             again.after = None;
         }
+        if saved.is_committed() {
+            self.look_after_commit();
+        }
         if let Some(snapshot) = saved.good_snapshot() {
             self.write_first_lineage(snapshot);
+        }
+    }
+
+    /// Looks whether the epoch was ended between the last look and the commit: a successor may not have seen that snapshot.
+    fn look_after_commit(&self) {
+        let Some(driver) = self.term.driver().filter(|_| !self.term.is_lost()) else { return };
+        match self.runner.context(|ctx| driver.after_commit(ctx)) {
+            Ok(Commit::Good) => {}
+            Ok(Commit::Diverged { by }) => self.lose(by),
+            Err(why) => tracing::warn!("whether the snapshot counts could not be asked: {}", why.what()),
         }
     }
 

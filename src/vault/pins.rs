@@ -133,7 +133,7 @@ mod tests {
         let more = text.replace("\"until\"", "\"later\":1,\"until\"");
         assert_eq!(Pin::parse(&object, more.as_bytes()), Ok(pin()));
         let newer = text.replace("\"format\":1", "\"format\":2");
-        assert_eq!(Pin::parse(&object, newer.as_bytes()), Err(DocumentError::Format(2)));
+        assert_eq!(Pin::parse(&object, newer.as_bytes()), Err(DocumentError::NewerFormat(2)));
         let other = object.replace("1790000000", "1790000001");
         for (object, text) in [(other.as_str(), text.as_str()), (&object, "{}"), (&object, &text[..90])] {
             assert!(matches!(Pin::parse(object, text.as_bytes()), Err(DocumentError::Damaged(_))), "{object} {text}");

@@ -89,7 +89,8 @@ fn assert_starts(decision: &Decision, state: StartState, save: bool) {
 #[test]
 fn a_directory_without_data_is_missing_or_at_its_first_start() {
     let world = World::new();
-    let contents: [(&str, fn(&Path)); 4] = [
+    type Fill = fn(&Path);
+    let contents: [(&str, Fill); 4] = [
         ("empty", |_| {}),
         ("as a repository has it", |data| fs::write(data.join(".gitkeep"), "").unwrap()),
         ("as a filesystem has it", |data| fs::create_dir_all(data.join("lost+found/x")).unwrap()),
