@@ -180,6 +180,25 @@ fn a_newer_format_matters_only_to_what_is_older() {
 }
 
 #[test]
+fn a_newer_format_below_a_good_snapshot_of_other_data_or_in_another_vault_stops_no_backup() {
+    let world = World::with_files();
+    let first = world.json([&["backup", "--init"], &BOTH[..]].concat(), 0);
+    std::thread::sleep(Duration::from_millis(2100));
+    let last = world.json(["backup", "--vault", "two"], 0);
+    let newer = newer(&world.path("one"), id(&first), "snapshots");
+    assert!(*id(&first) < *newer && *newer < *id(&last));
+    let next = world.json([&["backup"], &BOTH[..]].concat(), 0);
+    assert_eq!(next["parent"], last["snapshot"]);
+
+    // No snapshot of this path is there, but a good one of another: it is what a restore takes.
+    fs::rename(world.data(), world.path("other")).unwrap();
+    let ran = world.run(["backup", "--vault", "one", "other"]);
+    ran.ended(0).says(&format!("the snapshot {newer} is passed over")).says(TOLD);
+    let ran = world.run(["backup", "--vault", "one", "--service", "web", "other"]);
+    assert!(!ran.ended(0).stderr.contains("passed over"), "{ran:?}");
+}
+
+#[test]
 fn a_checkpoint_of_a_newer_format_is_passed_over() {
     let world = World::with_files();
     let first = world.backup();

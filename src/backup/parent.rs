@@ -120,15 +120,16 @@ impl<'v> Parent<'v> {
     ///
     /// A snapshot that a newer lastgood wrote is not skipped: a snapshot that is built upon an older one would become the
     /// newest, and restores would take it for the last state of what is in the skipped one. What is still on the disk waits
-    /// for a newer program; what a restore leaves behind is gone. Checkpoints of a newer format are skipped, since nobody was
-    /// told that their content is stored.
+    /// for a newer program; what a restore leaves behind is gone. Only one that is older than a good snapshot, of whatever data,
+    /// is skipped, since restores do so as well. Checkpoints of a newer format are skipped, since nobody was told that their
+    /// content is stored.
     ///
     /// In the same place, inode numbers are compared, unless they are not `comparable` on its filesystem. Entries
     /// that cannot be read are carried over from a good snapshot `of` the same data path and service. `by` are the
     /// backup's options and what the directory says of where it comes from.
     ///
     /// # Errors
-    /// Fails if the store does, and if a snapshot that would have been looked at is of a newer format.
+    /// Fails if the store does, and if a snapshot that is newer than the newest good one is of a newer format.
     pub fn find(
         vault: &'v Vault,
         of: (&Path, Option<&str>),
@@ -188,12 +189,17 @@ impl<'v> Parent<'v> {
             avoided: lost.all(),
         };
         let (mut found, mut partial, mut suspect, mut other) = (None, None, None, None);
-        let mut suspect_turn = None;
+        let (mut suspect_turn, mut seen_good) = (None, false);
         for (number, name) in names.iter().rev().copied().enumerate() {
             let root = match vault.root(name) {
                 Ok(root) => root,
                 Err(why) if why.kind() == Kind::Damage => {
                     warn(format!("the snapshot {name} is passed over: {why}"));
+                    continue;
+                }
+                // Restores take the good one, which is newer.
+                Err(why) if why.is_newer_format() && seen_good => {
+                    warn(format!("the snapshot {name} is passed over: {}", why.what()));
                     continue;
                 }
                 Err(why) if why.is_newer_format() => return Err(refusal(why)),
@@ -206,6 +212,7 @@ impl<'v> Parent<'v> {
                 }
                 continue;
             }
+            seen_good |= root.good();
             let same = root.is_of(of.0, of.1);
             match root.state {
                 SnapshotState::Complete if same && base.measure.is_none() => base.measure = Some(base.measured(&root)?),
