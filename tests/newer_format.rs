@@ -246,6 +246,27 @@ fn a_newer_format_in_one_of_several_vaults_holds_for_all() {
     world.run(&named).ended(0);
     fs::remove_dir_all(world.path("target")).unwrap();
 
+    // A newer root in the other vault that no restore takes, as it is suspect or damaged, changes nothing.
+    std::thread::sleep(Duration::from_millis(2100));
+    fs::rename(world.data(), world.path("kept")).unwrap();
+    fs::create_dir(world.data()).unwrap();
+    let suspect = world.json(["backup", "--vault", "two"], 3);
+    assert!(*id(&suspect) > *newer && suspect["state"] == "suspect", "{suspect}");
+    fs::remove_dir(world.data()).unwrap();
+    fs::rename(world.path("kept"), world.data()).unwrap();
+    let with_suspect = [objects(&one, "snapshots"), objects(&two, "snapshots")];
+    for spoilt in [false, true] {
+        if spoilt {
+            spoil(&two, "snapshots", id_of(id(&suspect)));
+        }
+        for vaults in [BOTH, [BOTH[2], BOTH[3], BOTH[0], BOTH[1]]] {
+            let ran = world.run([&["backup"], &vaults[..]].concat());
+            ran.ended(1).says("build on the newest snapshot of the vault").says(TOLD).says("use a new vault");
+            assert_eq!([objects(&one, "snapshots"), objects(&two, "snapshots")], with_suspect, "{spoilt}");
+        }
+    }
+    fs::remove_file(two.join(format!("snapshots/{}.json", id(&suspect)))).unwrap();
+
     // The whole vault.
     fs::remove_file(one.join("vault.json")).unwrap();
     fs::write(one.join("vault.json"), "{\"format\":2}\n").unwrap();

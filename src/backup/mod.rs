@@ -14,6 +14,7 @@ pub mod lost;
 pub mod doubted;
 pub mod descent;
 pub mod parent;
+pub mod newer_format;
 pub mod unread;
 pub mod capture;
 pub mod merge;

@@ -9,7 +9,7 @@ use super::descent::{Descent, KnownLineage};
 use super::lost::LostPacks;
 use super::options::BackupOptions;
 use super::suspect::{EarlierSuspect, Measure};
-use super::unread;
+use super::{newer_format, unread};
 use crate::error::{Code, Error, Kind, Result};
 use crate::path::EntryPath;
 use crate::source::place::Terms;
@@ -202,7 +202,7 @@ impl<'v> Parent<'v> {
                     warn(format!("the snapshot {name} is passed over: {}", why.what()));
                     continue;
                 }
-                Err(why) if why.is_newer_format() => return Err(refusal(why)),
+                Err(why) if why.is_newer_format() => return Err(newer_format::refusal(why, "")),
                 Err(why) => return Err(why),
             };
             // What diverged is another history's: it says nothing of this one's data, and of how long that has been so.
@@ -411,16 +411,6 @@ impl<'v> Parent<'v> {
             sides,
         })
     }
-}
-
-/// The error that nothing is built upon snapshots older than one of a newer format.
-fn refusal(why: Error) -> Error {
-    let advice = why.advice().unwrap_or_default();
-    let hint = format!(
-        "{advice} No snapshot was taken: it would be built upon an older one and count as newer. To go on with this version all the \
-         same, use a new vault."
-    );
-    why.within("build on the newest snapshot").hint(hint)
 }
 
 /// Returns what is remembered of a suspect snapshot.

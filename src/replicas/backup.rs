@@ -13,7 +13,7 @@ use super::copy::{copy_with, from_any};
 use super::{Site, SiteState, check_same, none_serves, passed_over};
 use crate::backup::doubted::user;
 use crate::backup::options::BackupOptions;
-use crate::backup::{self};
+use crate::backup::{self, newer_format};
 use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::shell::word;
@@ -122,7 +122,8 @@ impl Replica {
 /// # Errors
 /// Usage: the vaults are not replicas of one. A first vault that is damaged, or missing where none may be made. No
 /// vault that can take the snapshot; a vault that would have to be made while another place, which may hold it, cannot
-/// be asked; a vault that a newer lastgood wrote. As [`backup::backup`]. If there is a report, at least one vault holds the snapshot.
+/// be asked; a vault that a newer lastgood wrote, or a snapshot in one of them that is newer than the newest good one of
+/// all. As [`backup::backup`]. If there is a report, at least one vault holds the snapshot.
 pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Result<ReplicatedBackupReport> {
     let mut warnings = Vec::new();
     let mut warn = |what: String| {
@@ -154,6 +155,11 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
     let mut options = options.clone();
     options.numbers = replicas.iter().flat_map(|replica| &replica.names).map(|name| name.seq).collect();
     options.clock_ahead = clock_ahead(&replicas, &options);
+    if replicas.len() > 1 {
+        let open = order.iter().filter_map(|at| replicas[*at].vault().map(|vault| (&replicas[*at], vault)));
+        let open: Vec<_> = open.map(|(replica, vault)| (&*replica.url, vault, &*replica.names)).collect();
+        newer_format::check_all(&open, options.epoch)?;
+    }
     options.spoiled_elsewhere = spoiled_elsewhere(&replicas, &order, &options, ctx, &mut warn)?;
     let mut taken = None;
     for at in order {
