@@ -77,54 +77,77 @@ impl PostTarget {
         let began = Instant::now();
         let client = http_client::client(self.url.as_str(), || self.doing(), |client| client)?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
-        let pace = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
         let posted = runtime.block_on(async {
-            let mut tried = 0u32;
-            loop {
-                let time = within.saturating_sub(began.elapsed()).min(TRY);
-                let answer = tokio::time::timeout(time, self.once(&client, content_type, body.clone())).await;
-                tried += 1;
-                let (why, after) = match answer {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(Fault::Passing { why, after })) => (why, after),
-                    Ok(Err(fault)) => return Err(fault.while_doing(self.doing())),
-                    Err(_) => (format!("no answer came within {:.0} s", time.as_secs_f64()), None),
-                };
-                let pause = pace.pause(tried, random()).max(after.unwrap_or_default());
-                let passed = began.elapsed();
-                if passed.saturating_add(pause) >= within {
-                    let asks = after.map(|after| format!(" (it asks to wait for {} s)", after.as_secs()));
-                    let asks = asks.unwrap_or_default();
-                    let why = format!(
-                        "{why}{asks}; tried {} in {:.1} s",
-                        count_of(u64::from(tried), "time"),
-                        passed.as_secs_f64()
-                    );
-                    return Err(Error::unreachable(self.doing(), why));
-                }
-                tokio::time::sleep(pause).await;
-            }
+            let left = within.saturating_sub(began.elapsed());
+            self.post_within(&client, content_type, body, left).await
         });
         // A name that is still being looked up is not waited for.
         runtime.shutdown_background();
         posted
     }
 
-    async fn once(&self, client: &Client, content_type: &'static str, body: Vec<u8>) -> Result<(), Fault> {
+    async fn post_within(
+        &self,
+        client: &Client,
+        content_type: &'static str,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let pace = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(5), patience: within };
+        let mut tried = 0u32;
+        loop {
+            let time = within.saturating_sub(began.elapsed()).min(TRY);
+            let answer = tokio::time::timeout(time, self.send(client, content_type, body.clone())).await;
+            tried += 1;
+            let judged = match answer {
+                // Its body has a time of its own: a success that has come stays one, however late the rest is.
+                Ok(Ok(answer)) => self.judge(answer, within.saturating_sub(began.elapsed()).min(WORD_TIME)).await,
+                Ok(Err(fault)) => Err(fault),
+                Err(_) => Err(Fault::passing(format!("no answer came within {:.0} s", time.as_secs_f64()))),
+            };
+            let (why, after) = match judged {
+                Ok(()) => return Ok(()),
+                Err(Fault::Passing { why, after }) => (why, after),
+                Err(fault) => return Err(fault.while_doing(self.doing())),
+            };
+            let pause = pace.pause(tried, random()).max(after.unwrap_or_default());
+            let passed = began.elapsed();
+            if passed.saturating_add(pause) >= within {
+                let asks = after.map(|after| format!(" (it asks to wait for {} s)", after.as_secs()));
+                let asks = asks.unwrap_or_default();
+                let tries = count_of(u64::from(tried), "time");
+                let why = format!("{why}{asks}; tried {tries} in {:.1} s", passed.as_secs_f64());
+                return Err(Error::unreachable(self.doing(), why));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn send(&self, client: &Client, content_type: &'static str, body: Vec<u8>) -> Result<Response, Fault> {
         let request = client.post(self.url.clone()).header(CONTENT_TYPE, content_type).body(body);
-        let answer = request.send().await.map_err(|why| {
+        request.send().await.map_err(|why| {
             let is_bad_url = why.is_builder();
             let why = with_causes(&why.without_url());
             match is_bad_url {
                 true => Fault::refused(why, format!("Check the {}'s URL.", self.noun)).with_code(Code::BadSetting),
                 false => Fault::passing(why),
             }
-        })?;
+        })
+    }
+
+    /// Says what an answer means. Its body is waited for no longer than `time`.
+    async fn judge(&self, answer: Response, time: Duration) -> Result<(), Fault> {
         let (status, after) = (answer.status(), wish(answer.headers()));
         if status.is_success() {
             let Some(denial) = self.denial else { return Ok(()) };
-            // A body that does not come is no denial.
-            let said = tokio::time::timeout(WORD_TIME, beginning(answer)).await.unwrap_or_default();
+            let mut said = Vec::new();
+            let is_enough = |said: &[u8]| match said.strip_prefix(denial.as_bytes()) {
+                Some(rest) => rest.contains(&b')'),
+                None => !denial.as_bytes().starts_with(said),
+            };
+            // What has come by then counts, and a body that does not come is no denial.
+            _ = tokio::time::timeout(time, read_into(&mut said, answer, is_enough)).await;
             return match said.strip_prefix(denial.as_bytes()) {
                 None => Ok(()),
                 Some(rest) => {
@@ -133,7 +156,7 @@ impl PostTarget {
                 }
             };
         }
-        let word = tokio::time::timeout(WORD_TIME, self.word(answer)).await.ok().flatten();
+        let word = tokio::time::timeout(time, self.word(answer)).await.ok().flatten();
         let word = word.map(|word| format!(", {word}")).unwrap_or_default();
         let why = format!("it answered {status}{word}");
         match status {
@@ -161,7 +184,8 @@ impl PostTarget {
     /// The word that Slack answers for an error: `no_service`, `channel_is_archived`. Pages of other servers may hold the URL
     /// itself, so that no other text is taken.
     async fn word(&self, answer: Response) -> Option<String> {
-        let bytes = beginning(answer).await;
+        let mut bytes = Vec::new();
+        read_into(&mut bytes, answer, |_| false).await;
         let word = std::str::from_utf8(&bytes).ok()?.trim();
         let plain = !word.is_empty() && word.len() < WORD && word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         (plain && !self.url.as_str().contains(word)).then(|| word.to_owned())
@@ -176,16 +200,14 @@ impl PostTarget {
     }
 }
 
-/// Reads the first bytes of a body, [`WORD`] at most.
-async fn beginning(mut answer: Response) -> Vec<u8> {
-    let mut bytes = Vec::new();
+/// Reads the beginning of a body, [`WORD`] bytes at most, until it `is_enough`. If this is broken off, `bytes` has what came.
+async fn read_into(bytes: &mut Vec<u8>, mut answer: Response, is_enough: impl Fn(&[u8]) -> bool) {
     while bytes.len() < WORD
+        && !is_enough(bytes)
         && let Ok(Some(more)) = answer.chunk().await
     {
-        bytes.extend_from_slice(&more);
+        bytes.extend_from_slice(&more[..more.len().min(WORD - bytes.len())]);
     }
-    bytes.truncate(WORD);
-    bytes
 }
 
 /// How long an answer asks to wait.

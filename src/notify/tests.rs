@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use http::{HeaderMap, HeaderName};
@@ -381,6 +382,51 @@ fn a_ping_that_did_not_count_was_not_told_whatever_its_status() {
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nOK (not found)";
     let webhook = Webhook::new(&format!("http://{}/secret", server(answer)), WebhookFilter::All).unwrap();
     webhook.post(b"{}".to_vec(), Duration::from_secs(5)).unwrap();
+}
+
+/// Answers each request by its first line, and keeps the connection open; returns also the first lines, as they come.
+fn held_open(answer: impl Fn(&str) -> &'static str + Send + Sync + 'static) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, lines) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+    let (keep, answer) = (lines.clone(), Arc::new(answer));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, keep, answer) = (stream.unwrap(), keep.clone(), answer.clone());
+            std::thread::spawn(move || {
+                let mut got = [0; 1 << 16];
+                let length = stream.read(&mut got).unwrap_or(0);
+                let line = String::from_utf8_lossy(&got[..length]).lines().next().unwrap_or_default().to_owned();
+                keep.lock().unwrap().push(line.clone());
+                // The client may have gone.
+                let _ = stream.write_all(answer(&line).as_bytes());
+                while stream.read(&mut got).is_ok_and(|n| n > 0) {}
+            });
+        }
+    });
+    (address, lines)
+}
+
+#[test]
+fn an_answer_counts_as_far_as_it_has_come() {
+    let end = |answer: &'static str, within: u64| {
+        let (address, lines) = held_open(move |_| answer);
+        let ping = Ping::new(&format!("http://{address}/secret")).unwrap();
+        let (run, hurry, began) = (Hex([1; 8]), AtomicBool::new(false), Instant::now());
+        let within = Duration::from_millis(within);
+        let told = ping.end(Outcome::Complete, run, "It is.", &PingStart::default(), within, &hurry);
+        assert_eq!(lines.lock().unwrap().len(), 1, "{answer}");
+        (told.map_err(|why| why.what()), began.elapsed())
+    };
+    let soon = Duration::from_millis(900);
+    // The time is over before the body is there.
+    let (told, _) = end("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nO", 500);
+    told.unwrap();
+    let (told, took) = end("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nOK, thanks", 5000);
+    assert!(told.is_ok() && took < soon, "{told:?} after {took:?}");
+    let (told, took) = end("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nOK (not found)", 5000);
+    assert!(told.unwrap_err().ends_with("OK (not found)") && took < soon, "{took:?}");
+    let (told, _) = end("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nOK (rate", 500);
+    assert!(told.unwrap_err().ends_with("OK (rate)"));
 }
 
 #[test]
