@@ -34,6 +34,8 @@ use crate::report::{Action, Outcome, Report, RunId};
 pub const PING_TIME: Duration = Duration::from_secs(5);
 /// How long the end waits for the ping of the beginning once the program was told to stop: it has less than the time for one ping.
 const START_TIME_LEFT: Duration = Duration::from_secs(1);
+/// How long the end waits for the ping of the beginning to see that it was called off, which takes it a few milliseconds.
+const CALLED_OFF: Duration = Duration::from_millis(100);
 /// The beginning of the bodies with which Healthchecks.io says that a ping did not count.
 const DENIAL: &str = "OK (";
 /// The most bytes of Cronitor's `message` as the URL has it.
@@ -58,7 +60,11 @@ enum PingState {
 
 /// The ping of a backup's beginning, which is under way or over.
 #[derive(Debug, Clone, Default)]
-pub struct PingStart(Option<Arc<JoinHandle<()>>>);
+pub struct PingStart {
+    thread: Option<Arc<JoinHandle<()>>>,
+    /// Set when the end is about to be told: the beginning must not be told after it.
+    called_off: Arc<AtomicBool>,
+}
 
 impl Ping {
     /// A dead man's switch at an https URL; http is allowed only on this machine.
@@ -78,12 +84,15 @@ impl Ping {
     /// told either, and that is; and one that knows no beginnings answers 404.
     pub(super) fn start(&self, run: RunId) -> PingStart {
         let target = self.0.with_url(self.url(PingState::Run, run, None));
+        let called_off = Arc::<AtomicBool>::default();
+        let told = called_off.clone();
         let work = move || {
-            if let Err(why) = target.post(TEXT, BEGINS.into(), PING_TIME) {
+            if let Err(why) = target.post_unless(Some(&told), TEXT, BEGINS.into(), PING_TIME) {
                 tracing::debug!("the beginning of the run {run} could not be told: {}", why.what());
             }
         };
-        PingStart(Builder::new().name("ping".into()).spawn(work).ok().map(Arc::new))
+        let thread = Builder::new().name("ping".into()).spawn(work).ok().map(Arc::new);
+        PingStart { thread, called_off }
     }
 
     /// Whether the service is told of this report.
@@ -113,6 +122,7 @@ impl Ping {
             }
             std::thread::sleep(TICK);
         }
+        start.call_off();
         let state = if outcome == Outcome::Complete { PingState::Complete } else { PingState::Fail };
         // Only chats need these escapes.
         let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
@@ -152,7 +162,16 @@ impl Ping {
 
 impl PingStart {
     fn is_under_way(&self) -> bool {
-        self.0.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
+    /// Has it sent nothing more. What was sent already, and not answered, cannot be taken back.
+    fn call_off(&self) {
+        self.called_off.store(true, Ordering::Relaxed);
+        let until = Instant::now() + CALLED_OFF;
+        while self.is_under_way() && Instant::now() < until {
+            std::thread::sleep(TICK);
+        }
     }
 }
 

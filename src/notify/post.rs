@@ -1,5 +1,6 @@
 //! Posts to a URL that is a secret: whoever has it may post. No log line and no error has more of it than scheme, host and port.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -19,6 +20,8 @@ const TRY: Duration = Duration::from_secs(10);
 const WORD_TIME: Duration = Duration::from_secs(1);
 /// The most bytes of a body that are looked at.
 const WORD: usize = 64;
+/// How often a post looks whether it was called off.
+const TICK: Duration = Duration::from_millis(10);
 
 /// A URL to post to, and what it is called.
 #[derive(Clone)]
@@ -74,12 +77,33 @@ impl PostTarget {
     /// # Errors
     /// The last answer that was not a success.
     pub fn post(&self, content_type: &'static str, body: Vec<u8>, within: Duration) -> Result<()> {
+        self.post_unless(None, content_type, body, within)
+    }
+
+    /// Posts, like [`PostTarget::post`], until `called_off` is set: then no try begins any more, and one that is under way is
+    /// broken off.
+    ///
+    /// # Errors
+    /// As [`PostTarget::post`], and if it was called off.
+    pub fn post_unless(
+        &self,
+        called_off: Option<&AtomicBool>,
+        content_type: &'static str,
+        body: Vec<u8>,
+        within: Duration,
+    ) -> Result<()> {
         let began = Instant::now();
         let client = http_client::client(self.url.as_str(), || self.doing(), |client| client)?;
         let runtime = Builder::new_current_thread().enable_all().build().doing(|| self.doing())?;
         let posted = runtime.block_on(async {
             let left = within.saturating_sub(began.elapsed());
-            self.post_within(&client, content_type, body, left).await
+            tokio::select! {
+                biased;
+                () = set(called_off) => {
+                    Err(Error::unreachable(self.doing(), "it was called off").with_code(Code::Stopped))
+                }
+                posted = self.post_within(&client, content_type, body, left) => posted,
+            }
         });
         // A name that is still being looked up is not waited for.
         runtime.shutdown_background();
@@ -207,6 +231,14 @@ async fn read_into(bytes: &mut Vec<u8>, mut answer: Response, is_enough: impl Fn
         && let Ok(Some(more)) = answer.chunk().await
     {
         bytes.extend_from_slice(&more[..more.len().min(WORD - bytes.len())]);
+    }
+}
+
+/// Waits until the flag is set; for ever if there is none.
+async fn set(flag: Option<&AtomicBool>) {
+    let Some(flag) = flag else { return std::future::pending().await };
+    while !flag.load(Ordering::Relaxed) {
+        tokio::time::sleep(TICK).await;
     }
 }
 

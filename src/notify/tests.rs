@@ -430,6 +430,24 @@ fn an_answer_counts_as_far_as_it_has_come() {
 }
 
 #[test]
+fn no_beginning_is_told_after_its_end() {
+    let (address, lines) = held_open(|line| match line.contains("/start") {
+        true => "HTTP/1.1 500 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        false => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK",
+    });
+    let ping = Ping::new(&format!("http://{address}/secret")).unwrap();
+    let (run, hurry) = (Hex([1; 8]), AtomicBool::new(true));
+    // The program was told to stop: the end does not wait until the beginning is given up.
+    let start = ping.start(run);
+    ping.end(Outcome::Complete, run, "It is.", &start, Duration::from_secs(2), &hurry).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    let lines = lines.lock().unwrap();
+    let (last, starts) = lines.split_last().unwrap();
+    assert!(last.starts_with("POST /secret?rid=") && !starts.is_empty(), "{lines:?}");
+    assert!(starts.iter().all(|line| line.starts_with("POST /secret/start?rid=")), "{lines:?}");
+}
+
+#[test]
 fn an_error_has_slacks_word_and_nothing_of_the_url() {
     let post = |answer| {
         let webhook =
