@@ -123,6 +123,9 @@ fn a_newer_format_is_no_damage() {
     let text = world.run(["verify", "--databases"]);
     assert!(text.ended(1).text().contains("no damage, 1 NOT VERIFIED: of a newer format"), "{text:?}");
     assert!(text.text().contains(&format!("{object}: {TOLD}")), "{text:?}");
+    let quiet = world.run(["verify", "--quiet"]);
+    quiet.ended(1).says("ERROR 1 root of a newer format in ").says("a newer version of lastgood reads what it wrote");
+    assert!(quiet.stdout.is_empty(), "{quiet:?}");
     assert!(!world.vault().join("doubts").exists());
 
     let list = world.run(["list"]);
@@ -138,6 +141,9 @@ fn a_newer_format_is_no_damage() {
     assert_eq!(copied["not_copied"][0]["snapshot"], json!(newer), "{copied}");
     let again = world.run(copy);
     assert!(again.ended(1).text().contains("NOT COPIED") && again.text().contains(TOLD), "{again:?}");
+    let quiet = world.run([&copy[..], &["--quiet"]].concat());
+    quiet.ended(1).says("ERROR 1 snapshot of a newer format in ");
+    assert!(quiet.stdout.is_empty(), "{quiet:?}");
 
     assert_check(&world.json(["doctor"], 1), "snapshots", "problem", TOLD, "reads format 2");
     assert_check(&world.json(["doctor", "--only", "age"], 1), "age", "problem", TOLD, "reads format 2");

@@ -31,7 +31,7 @@ use crate::config::DispatchedConfig;
 use crate::console::Console;
 use crate::{ProgramOutcome, absolute};
 use lastgood::replicas::copy::Copied;
-use lastgood::text::printable;
+use lastgood::text::{count_of, printable};
 use lastgood::view;
 
 /// The commands that may be about several vaults.
@@ -200,8 +200,15 @@ impl Commands<'_> {
                 console.report(done, || view::restore(&done.restored, from, Timestamp::now()));
             }
             JobOutput::Verify(vaults) => {
-                for Verified { vault, error, .. } in vaults {
+                for Verified { vault, report, error, .. } in vaults {
                     error.iter().for_each(|why| tracing::error!("the vault {vault} is not verified: {why}"));
+                    let newer = report.as_ref().map_or(0, |report| report.newer_format.len());
+                    if newer > 0 {
+                        let roots = count_of(newer as u64, "root");
+                        tracing::error!(
+                            "{roots} of a newer format in {vault}: a newer version of lastgood reads what it wrote"
+                        );
+                    }
                 }
                 match &vaults[..] {
                     [Verified { report: Some(report), .. }] => console.report(report, || view::verify(report)),
@@ -295,6 +302,14 @@ impl Commands<'_> {
             ctx,
         )?;
         let done = Copied { from: from.absolute(), to: to.absolute(), made, report };
+        let newer = done.report.not_copied.iter().filter(|over| !over.damaged).count();
+        if newer > 0 {
+            let snapshots = count_of(newer as u64, "snapshot");
+            tracing::error!(
+                "{snapshots} of a newer format in {}: a newer version of lastgood reads what it wrote",
+                done.from
+            );
+        }
         console.report(&done, || view::copied(&done));
         Ok(match done.report.not_copied.is_empty() {
             _ if done.report.damaged() => ProgramOutcome::Damage,
