@@ -2,12 +2,12 @@
 //! has ended.
 //!
 //! **Unhealthy** (503) means that data is lost if the machine goes away now:
-//! - no vault can be opened, or none of them has a good snapshot;
+//! - no vault can be opened, or none of them has a good snapshot that may be restored;
 //! - the newest good snapshot is older than `--max-age`;
 //! - the data directory is not there, or a critical file is not in it.
 //!
 //! **Degraded** (200) means that somebody should look at it:
-//! - one of several vaults cannot be opened, or one that answered before does not answer now;
+//! - one of several vaults cannot be opened, has no snapshot that this version may restore, or answered before and not now;
 //! - the run, or the backup, that ended last failed, or its snapshot is not good or not in each vault;
 //! - the newest good snapshot is not whole;
 //! - backups are switched off;
@@ -140,6 +140,8 @@ pub struct DataHealth {
 struct VaultFindings {
     opened: Vec<VaultHealth>,
     snapshot: Option<NewestSnapshot>,
+    /// The vaults of which this version may restore nothing, and why.
+    refused: Vec<String>,
     runs: Vec<LastRun>,
     ahead: Vec<String>,
 }
@@ -233,9 +235,11 @@ impl CheckupInner {
 impl VaultFindings {
     fn add(&mut self, vault: String, stand: VaultStatus) {
         let VaultStatus { error, counts } = stand;
-        let ago = counts.as_ref().map(|(_, ago)| ago.as_secs());
-        self.opened.push(VaultHealth { vault, reachable: error.is_none(), error, seen_seconds_ago: ago });
-        let Some((VaultReply { snapshot, mut runs, ahead }, ago)) = counts else { return };
+        let (reachable, seen_seconds_ago) = (error.is_none(), counts.as_ref().map(|(_, ago)| ago.as_secs()));
+        let told = format!("the vault {vault} has no snapshot that this version may restore");
+        self.opened.push(VaultHealth { vault, reachable, error, seen_seconds_ago });
+        let Some((VaultReply { snapshot, refused, mut runs, ahead }, ago)) = counts else { return };
+        self.refused.extend(refused.map(|why| format!("{told}: {why}")));
         let snapshot =
             snapshot.map(|newest| NewestSnapshot { age_seconds: newest.age_seconds + ago.as_secs(), ..newest });
         self.snapshot = self.snapshot.into_iter().chain(snapshot).max_by_key(|newest| newest.created);
@@ -301,6 +305,7 @@ impl HealthSettings {
             }
         }
         let snapshot = vaults.snapshot;
+        (if snapshot.is_some() { &mut odd } else { &mut bad }).extend(vaults.refused);
         match snapshot {
             Some(newest) if newest.age_seconds > self.max_age.as_secs() => bad.push(format!(
                 "the newest good snapshot is {} s old, and {} s is too old",
@@ -468,8 +473,7 @@ mod tests {
             freshness: Duration::from_secs(7200),
             place: DataProbeSettings::default(),
         };
-        let answered =
-            |ago: i64| VaultReply { snapshot: vaults(Some(ago), &[]).snapshot, runs: Vec::new(), ahead: None };
+        let answered = |ago: i64| VaultReply { snapshot: vaults(Some(ago), &[]).snapshot, ..VaultReply::default() };
         let away = |counts| VaultStatus { error: Some("it has not answered within 4 s".into()), counts };
         let judged = |stands: Vec<VaultStatus>| {
             let mut all = VaultFindings::default();

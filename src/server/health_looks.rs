@@ -87,10 +87,12 @@ pub struct NewestSnapshot {
 }
 
 /// What a vault answered.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct VaultReply {
     /// The newest good snapshot.
     pub snapshot: Option<NewestSnapshot>,
+    /// Why none may be restored, if that is because a newer lastgood wrote the newest that may be good.
+    pub refused: Option<String>,
     /// The runs that began last, whoever ran them.
     pub runs: Vec<LastRun>,
     /// What is dated ahead of the clock.
@@ -164,7 +166,11 @@ impl VaultProbe {
         let now = vault.store.now().unwrap_or_else(|_| Timestamp::now());
         let runs = self.runs(&*vault.store, ctx);
         let (names, ahead) = in_time(vault.snapshots()?, now);
-        Ok(VaultReply { snapshot: newest_good(&vault, &names, now)?, runs, ahead })
+        let (snapshot, refused) = match newest_good(&vault, &names, now) {
+            Err(why) if why.is_newer_format() => (None, Some(format!("could not {}", why.why()))),
+            newest => (newest?, None),
+        };
+        Ok(VaultReply { snapshot, refused, runs, ahead })
     }
 
     /// The last runs by what the vault holds now: other instances and jobs have theirs, too.
