@@ -146,6 +146,7 @@ fn a_newer_format_is_no_damage() {
     assert!(quiet.stdout.is_empty(), "{quiet:?}");
 
     assert_check(&world.json(["doctor"], 1), "snapshots", "problem", TOLD, "reads format 2");
+    assert_check(&world.json(["doctor"], 1), "restore", "problem", &newer, "restore --snapshot ID");
     assert_check(&world.json(["doctor", "--only", "age"], 1), "age", "problem", TOLD, "reads format 2");
     let told = Service::start(&world, []).get("/health").is(503);
     let why =

@@ -10,7 +10,7 @@ use std::{io, slice};
 
 use self::restore_target::{space, target};
 use self::unfinished::{COMPLETES, unfinished_above, unfinished_restore};
-use super::check::{DoctorCheck, DoctorSettings};
+use super::check::{CheckStatus, DoctorCheck, DoctorSettings};
 use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
 use super::space::{existing, size};
 use super::walk::{WalkSummary, walk};
@@ -19,6 +19,7 @@ use crate::fs::Folder;
 use crate::fs::filesystem::remote;
 use crate::fs::location::lies_in;
 use crate::path::EntryPath;
+use crate::restore::select::NewerFormat;
 use crate::restore::{apart, killed};
 use crate::source::marker::MARKER;
 use crate::vault::root::SnapshotName;
@@ -36,6 +37,8 @@ pub struct DataCheckInput {
     vaults: Vec<(String, PathBuf)>,
     /// The vault that a restore takes, and its newest good snapshot.
     good: Option<(String, GoodSnapshot)>,
+    /// What a newer lastgood wrote, if a restore is refused for it unless a snapshot is named.
+    refused: Option<String>,
     /// The vaults that could be read, and their snapshots.
     snapshots: Vec<(String, Vec<SnapshotName>)>,
 }
@@ -47,12 +50,21 @@ impl DataCheckInput {
         let good = vaults.iter().filter_map(|(name, findings)| Some((name.clone(), findings.good?)));
         // If several vaults have it, the first of them counts.
         let good = good.rev().max_by_key(|(_, good)| good.name);
+        let newer = vaults.iter().filter_map(|(name, findings)| Some((findings.newer_format?, name)));
+        let newer = newer.max().filter(|(at, _)| good.as_ref().is_none_or(|(_, good)| at.is_above(good.name)));
+        let refused = newer.map(|(at, vault)| match at {
+            NewerFormat::Snapshot(name) => format!("the snapshot {name} in {vault}"),
+            NewerFormat::Vault => format!("the vault {vault}"),
+        });
+        // A restore takes nothing that is older.
+        let good = good.filter(|_| refused.is_none());
         let snapshots = vaults.iter().map(|(name, findings)| (name.clone(), findings.snapshots.clone())).collect();
         DataCheckInput {
             data: settings.data.clone(),
             at: settings.data_at.clone(),
             vaults: folders.collect(),
             good,
+            refused,
             snapshots,
         }
     }
@@ -106,10 +118,24 @@ pub fn check_data_directory(input: &DataCheckInput, recorder: &CheckRecorder, st
         recorder.add(DoctorCheck::warning("killed restore", left.to_string()).advice(left.advice()));
     }
     let (check, staging) = target(input);
-    recorder.add(check);
+    recorder.add(match &input.refused {
+        Some(what) if check.outcome != CheckStatus::Problem => refused(what),
+        _ => check,
+    });
     if let Some(staging) = staging {
         recorder.add(space(input, existing(&staging), walked.as_ref()));
     }
+}
+
+/// Returns the check of a restore that is refused for the sake of `what`.
+fn refused(what: &str) -> DoctorCheck {
+    let found = format!(
+        "would be refused unless a snapshot is named: a newer lastgood wrote {what}, which may be the last good state"
+    );
+    DoctorCheck::problem("restore", found).advice(
+        "Use a version of lastgood that reads it. To take an older snapshot on purpose: `lastgood restore --snapshot ID`; \
+         `lastgood list` shows the ids.",
+    )
 }
 
 /// Walks the directory, if it is one.
@@ -240,7 +266,6 @@ mod tests {
     use rustix::fs::{FlockOperation, flock};
 
     use super::*;
-    use crate::doctor::check::CheckStatus;
     use crate::restore::target::is_exchangeable;
     use crate::source::marker::{self, Unfinished};
     use crate::vault::hex::Hex;
@@ -248,7 +273,14 @@ mod tests {
     fn about(at: &Path, good: Option<u64>) -> DataCheckInput {
         let name = SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([1; 8]) };
         let good = good.map(|bytes| ("gs://b-1/x".to_owned(), GoodSnapshot { name, bytes, uploaded: 1 }));
-        DataCheckInput { data: at.into(), at: at.into(), vaults: Vec::new(), good, snapshots: Vec::new() }
+        DataCheckInput {
+            data: at.into(),
+            at: at.into(),
+            vaults: Vec::new(),
+            good,
+            refused: None,
+            snapshots: Vec::new(),
+        }
     }
 
     fn checks(input: &DataCheckInput) -> Vec<DoctorCheck> {

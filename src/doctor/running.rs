@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::check::{DoctorCheck, span};
 use crate::error::{Doing, Result};
 use crate::monitor::Context;
+use crate::restore::select::NewerFormat;
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
 
@@ -29,6 +30,8 @@ pub struct CheckFindings {
     pub newest: Option<SnapshotName>,
     /// Its newest good one.
     pub good: Option<GoodSnapshot>,
+    /// The newest of what a newer lastgood wrote, if this program cannot look behind it for a good one.
+    pub newer_format: Option<NewerFormat>,
 }
 
 /// The newest good snapshot of a vault.

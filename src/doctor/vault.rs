@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::age;
 use super::check::{DoctorCheck, span};
 use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
-use crate::restore::select::{self, Choice};
+use crate::restore::select::{self, Choice, NewerFormat};
 use crate::store::address::argument;
 use crate::store::{self, Store};
 use crate::text::count_of;
@@ -37,7 +37,10 @@ pub fn check_vault(store: Box<dyn Store>, input: &VaultCheckInput, recorder: &Ch
             }
             return;
         }
-        Err(why) => return recorder.add(DoctorCheck::error("vault", &why, stop)),
+        Err(why) => {
+            recorder.lock().newer_format = Some(NewerFormat::Vault).filter(|_| why.is_newer_format());
+            return recorder.add(DoctorCheck::error("vault", &why, stop));
+        }
     };
     recorder.lock().vault = Some((vault.config.id, vault.config.hash_key));
     let (format, made) = (vault.config.format, vault.config.created.strftime("%Y-%m-%d"));
@@ -128,7 +131,11 @@ fn snapshots(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) -
     let now = vault.store.now().map_err(|why| why.while_doing("ask for the time"))?;
     let age = |then: jiff::Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
     let count = names.len();
-    let Choice { name, root, passed_over, .. } = select::newest_good(vault, &names, "the newest good snapshot")?;
+    let chosen = select::search_good(vault, &names, "the newest good snapshot").map_err(|unchosen| {
+        recorder.lock().newer_format = unchosen.newer_format.map(|at| *at);
+        unchosen.why
+    });
+    let Choice { name, root, passed_over, .. } = chosen?;
     recorder.lock().good = Some(GoodSnapshot { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
     recorder.add(match passed_over.first() {
         None if !root.whole() => DoctorCheck::warning(
