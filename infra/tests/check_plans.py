@@ -15,7 +15,8 @@ import sys
 
 sys.dont_write_bytecode = True
 
-from iam import ON_PROJECT, ROLES, condition_holds, object_name
+from agents import TO_AGENTS, agents, other_agents
+from iam import GRANTING, ON_PROJECT, ROLES, condition_holds, object_name
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -39,30 +40,8 @@ GRANTING_NOTHING = {
     "google_service_account",
     "google_storage_bucket",
 }
-# The types that grant a role to one member and leave other grants alone, and the argument that names the resource.
-GRANTING = {
-    "google_cloud_run_v2_job_iam_member": "name",
-    "google_cloud_run_v2_service_iam_member": "name",
-    "google_kms_crypto_key_iam_member": "crypto_key_id",
-    "google_project_iam_member": "project",
-    "google_pubsub_subscription_iam_member": "subscription",
-    "google_pubsub_topic_iam_member": "topic",
-    "google_secret_manager_secret_iam_member": "secret_id",
-    "google_service_account_iam_member": "service_account_id",
-    "google_storage_bucket_iam_member": "bucket",
-}
 # The roles that Google gives to all editors and viewers of a project on a new bucket, and that the module leaves to owners alone.
 OF_OWNERS = {f"roles/storage.legacy{role}" for role in ("BucketOwner", "BucketReader", "ObjectOwner", "ObjectReader")}
-# Grants to Google's own service agents, whose names hold the project's number, which a plan does not know yet.
-TO_AGENTS = {
-    "google_kms_crypto_key_iam_member.storage",
-    "google_project_iam_member.storage_events",
-    "google_pubsub_subscription_iam_member.dead",
-    "google_pubsub_topic_iam_member.alerts",
-    "google_pubsub_topic_iam_member.dead",
-    "google_service_account_iam_member.push_token",
-}
-
 # The table of rights in the vault: by account and permission the folders below the prefix. All else is refused.
 EVERYWHERE = object()
 READ = {"storage.objects.get": EVERYWHERE, "storage.objects.list": EVERYWHERE}
@@ -135,6 +114,11 @@ class Plan:
 
     def of_type(self, type_):
         return [c for c in self.changes if c["type"] == type_]
+
+    def at(self, address):
+        """The values of the resource with this address within the module, which has no index or is the only one."""
+        addresses = (self.module + address, f"{self.module}{address}[0]")
+        return next(c["change"]["after"] for c in self.changes if c["address"] in addresses)
 
     def local_address(self, change):
         """The address within the module, without an index."""
@@ -283,7 +267,7 @@ def who_may(plan, in_examples=False):
 
 
 def faults(plan, in_examples=False):
-    return [*delete_rules(plan), *other_rules(plan), *owners(plan), *who_may(plan, in_examples)]
+    return [*delete_rules(plan), *other_rules(plan), *owners(plan), *agents(plan, in_examples), *who_may(plan, in_examples)]
 
 
 def spoiled(plan):
@@ -358,6 +342,11 @@ def spoiled(plan):
         yield text, other
         text, other = copied(f"{change['address']} leaves it to editors, too")
         other.changes[index]["change"]["after"]["members"].append(f"projectEditor:{plan.bucket['project']}")
+        yield text, other
+
+    for text, index, values in other_agents(plan):
+        text, other = copied(text)
+        other.changes[index]["change"]["after"].update(values)
         yield text, other
 
     for type_, role in [

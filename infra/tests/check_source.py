@@ -12,7 +12,7 @@ import sys
 
 sys.dont_write_bytecode = True
 
-from check_plans import GRANTING
+from iam import GRANTING
 
 INFRA = pathlib.Path(__file__).resolve().parent.parent
 DEPLOY = INFRA.parent / "docs" / "deploy.md"

@@ -1,4 +1,4 @@
-"""The permissions of Google's roles, and the meaning of a condition in this module's grants."""
+"""The permissions of Google's roles, the types of resources that grant one, and the meaning of a condition in this module's grants."""
 
 import re
 
@@ -76,6 +76,19 @@ ROLES = {
         "resourcemanager.projects.get",
     },
     "roles/eventarc.eventReceiver": {"eventarc.events.receiveAuditLogWritten", "eventarc.events.receiveEvent"},
+}
+
+# The types that grant a role to one member and leave other grants alone, and the argument that names the resource.
+GRANTING = {
+    "google_cloud_run_v2_job_iam_member": "name",
+    "google_cloud_run_v2_service_iam_member": "name",
+    "google_kms_crypto_key_iam_member": "crypto_key_id",
+    "google_project_iam_member": "project",
+    "google_pubsub_subscription_iam_member": "subscription",
+    "google_pubsub_topic_iam_member": "topic",
+    "google_secret_manager_secret_iam_member": "secret_id",
+    "google_service_account_iam_member": "service_account_id",
+    "google_storage_bucket_iam_member": "bucket",
 }
 
 # The roles that may be granted on the project, as nothing below it takes them: of Eventarc, which makes its own topics.
