@@ -23,7 +23,8 @@ variable "region" {
 variable "name" {
   description = <<-EOT
     The vault's short name, with which the names of all resources begin. Two instances of this module in one project need two
-    names.
+    names. Another name makes all but the bucket again, and dead letters are lost with their topic: pull them first,
+    docs/operate.md#dead_letters. Without `bucket` the plan refuses it, as the bucket has the name, too.
   EOT
   type        = string
   default     = "lastgood"
@@ -65,7 +66,11 @@ variable "bucket" {
 }
 
 variable "prefix" {
-  description = "The vault's place in the bucket: the vault is `gs://BUCKET/PREFIX`."
+  description = <<-EOT
+    The vault's place in the bucket: the vault is `gs://BUCKET/PREFIX`. Never change it for a vault in use: accounts and lifecycle
+    rules would leave the old place for the new one, where there is no vault. Make a new instance instead:
+    docs/operate.md#move-a-vault.
+  EOT
   type        = string
   default     = "lastgood"
 
@@ -73,6 +78,12 @@ variable "prefix" {
     # Not empty: each lifecycle rule and each grant is limited to what lies below it.
     condition     = can(regex("^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$", var.prefix)) && length(var.prefix) <= 100
     error_message = "The prefix has 1 to 100 characters: letters, digits, dots, dashes and underscores, in parts with / between them."
+  }
+  validation {
+    # The bucket's rules delete by age what lies in these folders of a vault. If a vault in a/claims were changed to the prefix a, all of
+    # the old one would be among the claims of the new one.
+    condition     = length(setintersection(split("/", var.prefix), ["claims", "runs", "checkpoints"])) == 0
+    error_message = "No part of the prefix is claims, runs or checkpoints: the bucket's rules delete by age what lies in such a folder."
   }
 }
 
@@ -85,7 +96,8 @@ variable "location" {
 variable "kms_key" {
   description = <<-EOT
     A Cloud KMS key that encrypts the bucket's objects: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. It has to be in the
-    bucket's location. Whoever destroys the key destroys the backups. How to change it: docs/operate.md#credentials.
+    bucket's location. Whoever destroys the key destroys the backups, and the editors of the key's project may: make it in another
+    project. How to change it: docs/operate.md#credentials.
   EOT
   type        = string
   default     = null
@@ -179,8 +191,11 @@ locals {
   # would tell them nothing.
   reserved = [
     "LASTGOOD_VAULT", "LASTGOOD_SERVICE", "LASTGOOD_RESULTS_TOPIC", "LASTGOOD_CLAIM", "LASTGOOD_LOG_FORMAT", "GOOGLE_CLOUD_PROJECT",
-    "RUST_LOG",
+    "RUST_LOG", "PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION",
   ]
+  # The last four and these are Cloud Run's own: https://docs.cloud.google.com/run/docs/container-contract
+  reserved_start = "CLOUD_RUN_"
+  variable_name  = "^[A-Za-z_][A-Za-z0-9_]*$"
 }
 
 variable "environment" {
@@ -189,8 +204,14 @@ variable "environment" {
   default     = {}
 
   validation {
-    condition     = length(setintersection(keys(var.environment), local.reserved)) == 0
-    error_message = "Not for the environment: ${join(", ", local.reserved)}."
+    condition = alltrue([
+      for name in keys(var.environment) : !contains(local.reserved, name) && !startswith(name, local.reserved_start)
+    ])
+    error_message = "Not for the environment: ${join(", ", local.reserved)}, nor a name that begins with ${local.reserved_start}."
+  }
+  validation {
+    condition     = alltrue([for name in keys(var.environment) : can(regex(local.variable_name, name))])
+    error_message = "A variable's name has letters, digits and underscores, and no digit first."
   }
 }
 
@@ -211,8 +232,14 @@ variable "secrets" {
     error_message = "A variable is set in environment or in secrets, not in both."
   }
   validation {
-    condition     = length(setintersection(keys(var.secrets), local.reserved)) == 0
-    error_message = "Not for secrets: ${join(", ", local.reserved)}."
+    condition = alltrue([
+      for name in keys(var.secrets) : !contains(local.reserved, name) && !startswith(name, local.reserved_start)
+    ])
+    error_message = "Not for secrets: ${join(", ", local.reserved)}, nor a name that begins with ${local.reserved_start}."
+  }
+  validation {
+    condition     = alltrue([for name in keys(var.secrets) : can(regex(local.variable_name, name))])
+    error_message = "A variable's name has letters, digits and underscores, and no digit first."
   }
 }
 
@@ -335,7 +362,10 @@ variable "timeout_seconds" {
 # Events
 
 variable "events" {
-  description = "Makes the topic for critical events and the service that takes a snapshot at each."
+  description = <<-EOT
+    Makes the topic for critical events and the service that takes a snapshot at each. Changed to false, or with another `name`, an
+    apply deletes the topics with all dead letters that nobody has read: pull them first, docs/operate.md#dead_letters.
+  EOT
   type        = bool
   default     = true
 }
@@ -376,7 +406,7 @@ variable "eventarc" {
   description = <<-EOT
     An Eventarc trigger that asks the service for backups. `filters` choose the events, such as
     `{ type = "google.cloud.storage.object.v1.finalized", bucket = "my-uploads" }`; `location`, by default the region, has to be
-    that of what they come from; `path` is the service's.
+    that of what they come from; `path` is the service's. Events of the vault's own bucket are refused.
   EOT
   type = object({
     filters  = map(string)
@@ -396,6 +426,14 @@ variable "eventarc" {
   validation {
     condition     = var.eventarc == null || contains(["/events/backup", "/events/critical", "/events/verify"], try(var.eventarc.path, ""))
     error_message = "The path is /events/backup, /events/critical or /events/verify."
+  }
+  validation {
+    # By its name, as events of objects have it, or within a resource's name, as those of audit logs do.
+    condition = alltrue([
+      for value in values(try(var.eventarc.filters, {})) :
+      !contains(split("/", value), coalesce(var.bucket, "${var.project}-${var.name}-vault"))
+    ])
+    error_message = "Events of the vault's own bucket are not taken: each backup writes there, and would ask for the next one without end."
   }
 }
 

@@ -159,20 +159,12 @@ run "longest_job" {
   }
 }
 
-# Prefixes that look like the folders of a vault.
-run "prefix_like_a_folder" {
-  command = plan
-
-  variables {
-    prefix = "claims"
-  }
-}
-
+# Folders of a vault that are not short-lived, and names that only hold those of the ones that are.
 run "prefix_like_folders" {
   command = plan
 
   variables {
-    prefix = "packs/runs/checkpoints"
+    prefix = "packs/claims-2026/my.runs"
   }
 }
 

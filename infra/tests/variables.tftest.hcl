@@ -69,6 +69,31 @@ run "prefix_that_is_too_long" {
   expect_failures = [var.prefix]
 }
 
+# A vault in a/claims that is moved to the prefix a would be deleted, by the rule that a new vault's claims in a/claims/ have.
+run "prefix_that_is_a_short_lived_folder" {
+  command = plan
+  variables {
+    prefix = "claims"
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_that_ends_in_a_short_lived_folder" {
+  command = plan
+  variables {
+    prefix = "shop/runs"
+  }
+  expect_failures = [var.prefix]
+}
+
+run "prefix_in_a_short_lived_folder" {
+  command = plan
+  variables {
+    prefix = "packs/checkpoints/shop"
+  }
+  expect_failures = [var.prefix]
+}
+
 run "other_values" {
   command = plan
 
@@ -89,7 +114,6 @@ run "other_values" {
     cpu                 = 3
     timeout_seconds     = 10
     publishers          = ["allUsers"]
-    eventarc            = { filters = {}, path = "/" }
     alert_emails        = ["ops"]
     alert_topic         = "ops"
     max_age             = "1 day"
@@ -102,7 +126,6 @@ run "other_values" {
     var.bucket,
     var.cpu,
     var.environment,
-    var.eventarc,
     var.image,
     var.kms_key,
     var.max_age,
@@ -131,6 +154,87 @@ run "secret_in_the_place_of_the_vault" {
   command = plan
   variables {
     secrets = { LASTGOOD_VAULT = "vault" }
+  }
+  expect_failures = [var.secrets]
+}
+
+# Variables that Cloud Run sets itself, and names that are none.
+run "environment_with_port" {
+  command = plan
+  variables {
+    environment = { PORT = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "secret_as_port" {
+  command = plan
+  variables {
+    secrets = { PORT = "x" }
+  }
+  expect_failures = [var.secrets]
+}
+
+run "environment_with_k_service" {
+  command = plan
+  variables {
+    environment = { K_SERVICE = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "environment_with_k_revision" {
+  command = plan
+  variables {
+    environment = { K_REVISION = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "environment_with_k_configuration" {
+  command = plan
+  variables {
+    environment = { K_CONFIGURATION = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "environment_with_cloud_run_execution" {
+  command = plan
+  variables {
+    environment = { CLOUD_RUN_EXECUTION = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "secret_as_cloud_run_execution" {
+  command = plan
+  variables {
+    secrets = { CLOUD_RUN_EXECUTION = "x" }
+  }
+  expect_failures = [var.secrets]
+}
+
+run "environment_with_a_name_that_is_none" {
+  command = plan
+  variables {
+    environment = { "A-B" = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "environment_with_a_name_that_begins_with_a_digit" {
+  command = plan
+  variables {
+    environment = { "1A" = "x" }
+  }
+  expect_failures = [var.environment]
+}
+
+run "secret_with_a_name_that_is_none" {
+  command = plan
+  variables {
+    secrets = { "A.B" = "x" }
   }
   expect_failures = [var.secrets]
 }
@@ -206,6 +310,55 @@ run "eventarc_without_a_service" {
   variables {
     events   = false
     eventarc = { filters = { type = "google.cloud.pubsub.topic.v1.messagePublished" } }
+  }
+  expect_failures = [var.eventarc]
+}
+
+run "eventarc_of_no_type" {
+  command = plan
+  variables {
+    eventarc = { filters = {} }
+  }
+  expect_failures = [var.eventarc]
+}
+
+run "eventarc_to_another_path" {
+  command = plan
+  variables {
+    eventarc = { filters = { type = "google.cloud.pubsub.topic.v1.messagePublished" }, path = "/" }
+  }
+  expect_failures = [var.eventarc]
+}
+
+# Each backup would write objects whose events ask for the next one.
+run "eventarc_on_the_vault" {
+  command = plan
+  variables {
+    eventarc = { filters = { type = "google.cloud.storage.object.v1.finalized", bucket = "my-project-lastgood-vault" } }
+  }
+  expect_failures = [var.eventarc]
+}
+
+run "eventarc_on_a_vault_with_a_name_of_its_own" {
+  command = plan
+  variables {
+    bucket   = "backups"
+    eventarc = { filters = { type = "google.cloud.storage.object.v1.finalized", bucket = "backups" } }
+  }
+  expect_failures = [var.eventarc]
+}
+
+run "eventarc_on_what_is_logged_of_the_vault" {
+  command = plan
+  variables {
+    eventarc = {
+      filters = {
+        type         = "google.cloud.audit.log.v1.written"
+        serviceName  = "storage.googleapis.com"
+        methodName   = "storage.objects.create"
+        resourceName = "projects/_/buckets/my-project-lastgood-vault/objects/lastgood/vault.json"
+      }
+    }
   }
   expect_failures = [var.eventarc]
 }
