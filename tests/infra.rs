@@ -1,9 +1,12 @@
-//! The Terraform module in `infra/` starts lastgood with arguments that it knows.
+//! The Terraform module in `infra/` starts lastgood with arguments that it knows, and reads from its log what it writes there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::support::World;
+use serde_json::Value;
+
+use crate::support::{Ran, World};
 
 /// What stands in an argument for what Terraform knows when it is applied.
 const VALUES: [(&str, &str); 4] = [
@@ -35,11 +38,15 @@ fn strings(mut list: &str) -> Vec<String> {
     }
 }
 
+/// Returns the text of a file of the module without its comments.
+fn code(file: &str) -> String {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("infra").join(file)).unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with('#')).map(|line| format!("{line}\n")).collect()
+}
+
 /// Returns all lists of arguments of a file, each with the command that it begins with or belongs to.
 fn argument_lists(file: &str) -> Vec<Vec<String>> {
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("infra").join(file)).unwrap();
-    let code: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
-    code.join("\n").split('[').skip(1).map(strings).filter(|list| !list.is_empty()).collect()
+    code(file).split('[').skip(1).map(strings).filter(|list| !list.is_empty()).collect()
 }
 
 #[test]
@@ -65,4 +72,80 @@ fn jobs_and_service_are_started_with_arguments_that_exist() {
     commands.sort();
     commands.dedup();
     assert_eq!(commands, ["backup", "dispatched", "doctor", "restore", "serve", "verify"]);
+}
+
+/// Returns the names that stand after `start` and before the first character that `ends` takes.
+fn names(text: &str, start: &str, ends: impl Fn(char) -> bool + Copy) -> BTreeSet<String> {
+    text.split(start).skip(1).map(|rest| rest.split(ends).next().unwrap().to_owned()).collect()
+}
+
+/// Returns the lines of a run's log that have all these fields.
+fn lines_with(ran: &Ran, fields: &[&str]) -> Vec<Value> {
+    let lines = ran.stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| fields.iter().all(|&field| line.get(field).is_some())).collect()
+}
+
+/// The key by which Cloud Logging takes a line's labels from JSON.
+const LABELS: &str = "logging.googleapis.com/labels";
+
+#[test]
+fn alerts_and_metrics_read_fields_that_the_log_has() {
+    let world = World::with_files();
+    let json = ["--log-format", "json"];
+    let run = |args: &[&str]| world.run(args.iter().copied().chain(json));
+    let complete = run(&["backup"]);
+    complete.ended(0);
+    let failed = run(&["backup", "nowhere"]);
+    failed.ended(1);
+    let age = run(&["doctor", "--only", "age"]);
+    age.ended(0);
+
+    // The one line of each that the filters choose: `local.run_line`, and the metric age-seconds.
+    let only = |ran: &Ran, fields: &[&str]| -> Value {
+        let lines = lines_with(ran, fields);
+        assert_eq!(lines.len(), 1, "{ran:?}");
+        lines[0].clone()
+    };
+    let (complete, failed) = (only(&complete, &["seconds", "run"]), only(&failed, &["seconds", "run"]));
+    assert_eq!(lines_with(&age, &["seconds", "run"]), Vec::<Value>::new());
+    let age = only(&age, &["newest_good_snapshot_age_seconds"]);
+
+    // Each field that the module reads, whether it is read as a number, and the lines that need it.
+    let fields: [(&str, bool, &[&Value]); 7] = [
+        ("action", false, &[&complete, &failed]),
+        ("code", false, &[&complete, &failed]),
+        ("newest_good_snapshot_age_seconds", true, &[&age]),
+        ("result", false, &[&complete, &failed]),
+        ("run", false, &[&complete, &failed]),
+        ("seconds", true, &[&complete, &failed]),
+        ("uploaded_bytes", true, &[&complete]),
+    ];
+    let text = [code("alerts.tf"), code("monitoring.tf")].concat();
+    let read = names(&text, "jsonPayload.", |c: char| !c.is_alphanumeric() && c != '_');
+    assert_eq!(read, fields.iter().map(|(name, ..)| (*name).to_owned()).collect());
+    for (name, number, lines) in fields {
+        for line in lines {
+            assert!(if number { line[name].is_number() } else { line[name].is_string() }, "{name}: {line}");
+        }
+    }
+    let labels = names(&text, "labels.\\\"", |c| c == '\\');
+    assert_eq!(labels.len(), 1, "{labels:?}");
+    for line in [&complete, &failed, &age] {
+        assert!(labels.iter().all(|label| line[LABELS][label].is_string()), "{labels:?}: {line}");
+    }
+
+    // The words that filters compare with: `jsonPayload.result != \"complete\"`.
+    let compared: BTreeSet<_> = text
+        .split("jsonPayload.")
+        .skip(1)
+        .filter_map(|rest| {
+            let mut words = rest.split([' ', '\n']);
+            let (name, how, value) = (words.next()?, words.next()?, words.next()?);
+            ["=", "!="].contains(&how).then(|| (name, how, value.trim_matches(['\\', '"'])))
+        })
+        .collect();
+    assert_eq!(compared, BTreeSet::from([("action", "=", "backup"), ("result", "!=", "complete")]));
+    assert_eq!((&complete["action"], &failed["action"]), (&"backup".into(), &"backup".into()));
+    assert_eq!((&complete["result"], &failed["result"]), (&"complete".into(), &"failed".into()));
+    assert_eq!(failed["code"], "no-data");
 }
