@@ -4,6 +4,7 @@
 #   run            a run did not end complete: the log says why
 #   execution      a job's execution failed, also one that was killed before it could say anything
 #   dead_letters   critical events came to nothing
+#   service        the service answers with errors, so that events come to nothing, those of Eventarc without a dead letter
 
 locals {
   channels = concat(
@@ -254,6 +255,49 @@ resource "google_monitoring_alert_policy" "dead_letters" {
       Each was delivered ${local.delivery_attempts} times in vain. Read them, take a backup, and take them away:
       `gcloud pubsub subscriptions pull ${google_pubsub_subscription.dead[0].name} --project=${var.project} --limit=100 --auto-ack`
       More: docs/operate.md#dead_letters
+    EOT
+  }
+}
+
+# Eventarc delivers an event again for a day and then drops it, with no dead letter. A single error is no reason: the event comes again.
+# What never reaches the service is not counted.
+resource "google_monitoring_alert_policy" "service" {
+  count = var.events ? 1 : 0
+
+  project               = var.project
+  display_name          = "lastgood ${var.name}: the service answers with errors"
+  combiner              = "OR"
+  severity              = "ERROR"
+  notification_channels = local.channels
+
+  conditions {
+    display_name = "More than one answer of 5xx in an hour"
+    condition_threshold {
+      filter = join(" AND ", [
+        "resource.type = \"cloud_run_revision\"",
+        "resource.labels.location = \"${var.region}\"",
+        "resource.labels.service_name = \"${google_cloud_run_v2_service.events[0].name}\"",
+        "metric.type = \"run.googleapis.com/request_count\"",
+        "metric.labels.response_code_class = \"5xx\"",
+      ])
+      comparison              = "COMPARISON_GT"
+      threshold_value         = 1
+      duration                = "60s"
+      evaluation_missing_data = "EVALUATION_MISSING_DATA_INACTIVE"
+      aggregations {
+        alignment_period     = "3600s"
+        per_series_aligner   = "ALIGN_SUM"
+        cross_series_reducer = "REDUCE_SUM"
+      }
+    }
+  }
+
+  documentation {
+    mime_type = "text/markdown"
+    content   = <<-EOT
+      Events are delivered and not served. With the alert "a run is not complete", that one says why; else the service's log does:
+      `gcloud run services logs read ${google_cloud_run_v2_service.events[0].name} --region=${var.region} --limit=100`
+      More: docs/operate.md#service
     EOT
   }
 }

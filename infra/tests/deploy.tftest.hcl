@@ -243,6 +243,14 @@ run "alerts" {
       strcontains(google_monitoring_alert_policy.execution.conditions[0].condition_threshold[0].filter, "one_of(\"shop-backup\", \"shop-verify\")"),
       strcontains(google_monitoring_alert_policy.dead_letters[0].conditions[0].condition_threshold[0].filter, "\"shop-dead-letters\""),
       contains(google_cloud_run_v2_job.job["age"].template[0].template[0].containers[0].args, "--max-age=13h"),
+      alltrue([
+        for part in [
+          "resource.labels.service_name = \"shop-events\"", "metric.type = \"run.googleapis.com/request_count\"",
+          "metric.labels.response_code_class = \"5xx\"",
+        ] : strcontains(google_monitoring_alert_policy.service[0].conditions[0].condition_threshold[0].filter, part)
+      ]),
+      # An event whose request takes its whole time, and that waits ten minutes between, fails at least so often in an hour.
+      google_monitoring_alert_policy.service[0].conditions[0].condition_threshold[0].threshold_value < floor(3600 / (900 + 600)),
     ])
     error_message = "An alert does not look at what it has to."
   }
@@ -285,6 +293,7 @@ run "no_events" {
       length(google_cloud_run_v2_service.events) == 0,
       length(google_pubsub_topic.critical) == 0,
       length(google_monitoring_alert_policy.dead_letters) == 0,
+      length(google_monitoring_alert_policy.service) == 0,
       length(google_monitoring_alert_policy.age.alert_strategy) == 0,
       !contains(keys(google_service_account.account), "push"),
       output.publish_critical == null,
