@@ -27,6 +27,7 @@ mod gcs_misread;
 mod gcs_refusals;
 mod gcs_waits;
 mod hooks;
+mod infra;
 mod inspect;
 mod lineage;
 mod listings;
