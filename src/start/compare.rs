@@ -325,11 +325,15 @@ impl<'a> SideBySide<'a> {
     ///
     /// A disk that was put back has old change times: in files that changed, and in folders that got or lost entries. A
     /// copy has new ones and new inode numbers everywhere, so an absent file counts, which in the directory itself an
-    /// app may have deleted, and so does an older modification time, which copies keep.
+    /// app may have deleted, and so does an older modification time, which copies keep. The directory itself is known by
+    /// its own inode and birth time as well, also when the app has replaced every file in it.
     fn end(mut self, until: Until) -> Comparison {
         let older_change = self.older_change.map(|path| (path, "has an older change time than the snapshot says"));
         let of_copy = || {
-            let absent = self.absent.map(|path| (path, "is not there, in what is a copy of the directory"));
+            let absent = self
+                .absent
+                .filter(|_| !self.same_place)
+                .map(|path| (path, "is not there, in what is a copy of the directory"));
             absent
                 .or(self.older.map(|path| (path, "is older than in the snapshot, in what is a copy of the directory")))
         };

@@ -197,6 +197,19 @@ fn an_app_that_goes_on_is_not_put_back() {
 }
 
 #[test]
+fn an_app_that_has_replaced_every_file_is_not_put_back() {
+    let world = World::new();
+    world.write("n", b"1");
+    // The snapshot was taken just when there was a file that the app renames.
+    world.write("n.new", b"2");
+    let name = world.backup().snapshot;
+    fs::rename(world.data.join("n.new"), world.data.join("n")).unwrap();
+    changed(&world.data.join("n"), 0);
+    let found = world.compare(name, Until::End);
+    assert_eq!((told(&found), found.put_back), ("n Modified, n.new Removed".into(), None));
+}
+
+#[test]
 fn a_copy_of_an_older_state_is_known_by_what_it_lacks_and_by_older_files() {
     let copied = |change: fn(&Path)| {
         let world = World::new();
