@@ -28,7 +28,7 @@ use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
 use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::RestoreOptions;
-use crate::source::place;
+use crate::source::{place, walk};
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
 use crate::start::facts::{self, Gathered};
 use crate::start::known::{DirectoryContent, VaultFacts};
@@ -101,6 +101,10 @@ impl Around {
 
     fn begin_within(&self, returned: Option<Begun>) -> Result<Begin> {
         let settings = &self.settings;
+        // A typing error in its name takes over from no other instance.
+        if settings.data.exists() {
+            walk::open(&settings.data)?;
+        }
         self.runner.context(|ctx| {
             if settings.rules.init {
                 replicas::backup::make(self.vaults.sites(true)?, ctx)?;

@@ -35,7 +35,8 @@ impl Around {
         let now = Instant::now();
         state.stopping = Some(now);
         let grace = self.settings.grace;
-        tracing::info!("told to stop: the app is stopped and its data saved, within {grace:.0?}");
+        let saved = if self.settings.detached { "" } else { " and its data saved" };
+        tracing::info!("told to stop: the app is stopped{saved}, within {grace:.0?}");
         let until = now + grace;
         let end = match state.app.take() {
             None => state.ended,

@@ -190,7 +190,8 @@ impl Around {
 
     /// When the next backup is due by time.
     fn next_due(&self) -> Result<Option<Instant>> {
-        let Some(every) = self.settings.every else { return Ok(None) };
+        // A look at a copy of the data saves nothing.
+        let Some(every) = self.settings.every.filter(|_| !self.settings.detached) else { return Ok(None) };
         let mut random = [0; 2];
         system_random(&mut random)?;
         let part = f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX);
