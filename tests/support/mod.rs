@@ -5,6 +5,7 @@ pub mod bucket;
 pub mod cloud;
 pub mod cloud_run;
 pub mod compare;
+pub mod counter;
 pub mod database;
 pub mod database_process;
 pub mod doctor;

@@ -81,7 +81,17 @@ impl Running {
 
     /// Sends a signal and waits for the end; the exit code and how long it took.
     pub fn end(&mut self, signal: Signal) -> (Option<i32>, Duration) {
+        self.signal(signal);
+        self.wait()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end; the exit code, which a process that was killed does not have, and how long it took.
+    pub fn wait(&mut self) -> (Option<i32>, Duration) {
         let told = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
