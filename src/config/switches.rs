@@ -26,20 +26,30 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 
 /// Returns messages about variables that are set, and that a command would use if it could.
 pub fn unused(command: &Command, env: &Env) -> Vec<String> {
-    let serves = match command {
-        Command::Serve(_) => true,
-        Command::Backup(_) | Command::Restore(_) | Command::Listen(_) | Command::Dispatched(_) => false,
+    let (is_run, takes_interval) = match command {
+        Command::Run(_) => (true, true),
+        Command::Serve(_) => (false, true),
+        Command::Backup(_) | Command::Restore(_) | Command::Listen(_) | Command::Dispatched(_) => (false, false),
         _ => return Vec::new(),
     };
-    let interval =
-        "a scheduler says when backups are taken; `serve` and `doctor` take it for how often they expect one";
-    let restores = "`lastgood restore --if-missing` before the app starts does that";
+    let interval = "a scheduler says when backups are taken; `run` takes it for how often it takes one, and `serve` and `doctor` for how \
+                    often they expect one";
+    let restores = match is_run {
+        true => "`run` restores wherever the data is missing or older, and `BACKUP_ENABLED=false` runs the app alone",
+        false => "`lastgood run`, or `lastgood restore --if-missing` before the app starts, does that",
+    };
+    let value = |name: &str| env.get(name).map(|value| yes_or_no(&value.to_string_lossy()));
+    let says_yes = |name: &str| value(name).is_some_and(|value| value != Ok(false));
+    // `run` does what yes asks for.
+    let restore_is_unused = match is_run {
+        true => value("AUTO_RESTORE_ON_STARTUP").is_some_and(|value| value != Ok(true)),
+        false => says_yes("AUTO_RESTORE_ON_STARTUP"),
+    };
     let known = [
-        ("AUTO_RESTORE_ON_STARTUP", restores, true),
-        ("BACKUP_INTERVAL_MINUTES", interval, !serves),
-        ("MAX_LOCAL_BACKUPS", "nothing is deleted from a vault", true),
+        ("AUTO_RESTORE_ON_STARTUP", restores, restore_is_unused),
+        ("BACKUP_INTERVAL_MINUTES", interval, !takes_interval && says_yes("BACKUP_INTERVAL_MINUTES")),
+        ("MAX_LOCAL_BACKUPS", "nothing is deleted from a vault", says_yes("MAX_LOCAL_BACKUPS")),
     ];
-    let says = |name: &str| env.get(name).is_some_and(|value| yes_or_no(&value.to_string_lossy()) != Ok(false));
-    let set = known.into_iter().filter(|(name, _, unused)| *unused && says(name));
-    set.map(|(name, why, _)| format!("{name} is set, and is not used by this command: {why}")).collect()
+    let unused = known.into_iter().filter(|(_, _, is_unused)| *is_unused);
+    unused.map(|(name, why, _)| format!("{name} is set, and is not used by this command: {why}")).collect()
 }

@@ -253,6 +253,10 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
     assert_eq!(told("serve --listen 127.0.0.1:0", env), [all[0], all[2]]);
     assert_eq!(told("list", env), [""; 0]);
     assert_eq!(told("backup", &[("AUTO_RESTORE_ON_STARTUP", "false"), ("MAX_LOCAL_BACKUPS", "")]), [""; 0]);
+    // `run` saves as often as it says, and restores whatever it says.
+    assert_eq!(told("run -- app", env), [all[2]]);
+    assert_eq!(told("run -- app", &[("AUTO_RESTORE_ON_STARTUP", "false")]), [all[0]]);
+    assert_eq!(told("run -- app", &[("AUTO_RESTORE_ON_STARTUP", ""), ("MAX_LOCAL_BACKUPS", "no")]), [""; 0]);
 }
 
 #[test]
