@@ -72,7 +72,8 @@ fn misunderstood(world: &World, args: &[String]) -> Option<String> {
     let plain = args.iter().map(|arg| arg.trim_start_matches('[').trim_end_matches("...").trim_end_matches(']'));
     // Any command understands the options that all of them have.
     let plain = plain.map(|arg| if arg == "COMMAND" { "backup" } else { arg });
-    let plain: Vec<&str> = plain.filter(|arg| !arg.is_empty()).collect();
+    // Behind two dashes is the app that `run` starts.
+    let plain: Vec<&str> = plain.take_while(|arg| *arg != "--").filter(|arg| !arg.is_empty()).collect();
     let ran = world.run(plain.iter().copied().chain(["--help"]));
     if ran.code != Some(0) {
         return Some(ran.stderr);
@@ -100,7 +101,13 @@ fn lastgood_understands_its_commands() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen > 100, "only {seen} commands are found");
     // An option or a value that there is not is found.
-    for args in ["backup --inlcude x", "bakcup", "backup --check-databases=fast", "serve --auth-keys-url x"] {
+    for args in [
+        "backup --inlcude x",
+        "bakcup",
+        "run --evry 30m -- app",
+        "backup --check-databases=fast",
+        "serve --auth-keys-url x",
+    ] {
         let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
         assert!(misunderstood(&world, &args).is_some(), "{args:?}");
     }

@@ -44,7 +44,31 @@ const GIVEN_TO_HOOKS: [&str; 8] = [
 ];
 
 /// What a page writes in capitals and is no variable that lastgood reads.
-const IN_PAGES: [&str; 2] = ["WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
+const IN_PAGES: [&str; 3] = ["CLOUDSDK_PYTHON", "WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
+
+/// The variables of the two guides that docs/migrate.md leads away from.
+const OF_GUIDES: [&str; 10] = [
+    "AUTO_RESTORE_ON_STARTUP",
+    "BACKUP_BUCKET_NAME",
+    "BACKUP_ENABLED",
+    "BACKUP_INTERVAL_MINUTES",
+    "CLOUDSDK_PYTHON",
+    "GCP_PROJECT_ID",
+    "GCS_BUCKET_NAME",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CLOUD_PROJECT",
+    "MAX_LOCAL_BACKUPS",
+];
+
+/// The endpoints of the dashboard of one of them.
+const ENDPOINTS_OF_GUIDES: [&str; 6] = [
+    "GET /health",
+    "GET /backup/status",
+    "POST /backup/trigger",
+    "POST /backup/restore",
+    "GET /backup/list",
+    "POST /backup/cleanup",
+];
 
 /// The texts of all Rust files of src/.
 fn sources() -> Vec<String> {
@@ -167,6 +191,22 @@ fn pages_name_only_variables_that_there_are() {
             .extend(words.filter(|word| is_name(word) && !known.contains(*word)).map(|word| format!("{page}: {word}")));
     }
     assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn what_the_guides_have_is_in_the_page_that_leads_away_from_them() {
+    let known = variables();
+    let rows = page("environment.md").rows();
+    let explained: BTreeSet<String> = rows.iter().flat_map(|row| code(&row[0])).map(str::to_owned).collect();
+    let names = OF_GUIDES.map(str::to_owned);
+    assert_same("variables of the guides", &firsts("migrate.md", "Variables"), &names.clone().into());
+    // All but the one of `gsutil` are read.
+    let unread: Vec<_> = names.iter().filter(|name| !known.contains(*name) || !explained.contains(*name)).collect();
+    assert_eq!(unread, ["CLOUDSDK_PYTHON"]);
+    let endpoints = ENDPOINTS_OF_GUIDES.map(str::to_owned);
+    assert_same("endpoints of the guides", &firsts("migrate.md", "Endpoints"), &endpoints.clone().into());
+    let routes = firsts("http-api.md", "Routes");
+    assert!(endpoints.iter().all(|endpoint| routes.contains(endpoint)), "{routes:?}");
 }
 
 #[test]

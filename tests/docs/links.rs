@@ -8,7 +8,7 @@ use super::pages::{self, Page};
 /// The most lines of a page.
 const LONGEST: usize = 200;
 /// The most lines of README.md.
-const README: usize = 160;
+const README: usize = 150;
 /// The most characters of a line outside of tables and blocks.
 const WIDTH: usize = 142;
 /// How the first sentence of a page begins, which ends with the question.

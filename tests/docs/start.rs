@@ -1,4 +1,4 @@
-//! The start script that README.md and docs/container.md show begins the app wherever the app can go on.
+//! The start script that docs/container.md shows begins the app wherever the app can go on.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
