@@ -125,8 +125,8 @@ impl Killed {
     /// Reads the last snapshot that was acknowledged in a log.
     fn take_acknowledged(&mut self, run: &Running) {
         let log = run.log();
-        let complete = log.lines().filter(|line| line.contains("backup is complete"));
-        let Some(line) = complete.last() else { return };
+        let mut complete = log.lines().filter(|line| line.contains("backup is complete"));
+        let Some(line) = complete.next_back() else { return };
         let (_, rest) = line.split_once("snapshot=\"").unwrap();
         let (snapshot, _) = rest.split_once('"').unwrap();
         let count = self.counters.saved_in(snapshot);

@@ -12,6 +12,8 @@ use super::options::BackupOptions;
 use crate::error::{Kind, Result};
 use crate::lineage::{Lineage, OWN_FOLDER, STATE, Serial, UnclearLineage};
 use crate::source::place::{self, Likeness};
+use crate::store::StoreError;
+use crate::vault::epochs::{EpochRecord, MAX_EPOCH};
 use crate::vault::root::{Root, SnapshotName, SourceIdentity};
 use crate::vault::{Vault, pins, seq};
 
@@ -64,7 +66,12 @@ impl Descent {
             (None, Some((name, root))) => {
                 let is_here = is_place_of(&root.place, place, comparable);
                 let why = match &lineage {
-                    Ok(lineage) if root.serial == Some(lineage.serial) || lineage.epoch >= newest => None,
+                    Ok(lineage) if root.serial == Some(lineage.serial) => None,
+                    // A restore writes the newest epoch into every copy: it tells nothing while an instance may run in that epoch.
+                    Ok(lineage) if lineage.epoch >= newest && has_ended(vault, newest)? => None,
+                    Ok(lineage) if lineage.epoch >= newest => {
+                        Some(format!("the instance of epoch {newest} has not ended, and may run elsewhere"))
+                    }
                     Ok(lineage) => Some(format!("its {OWN_FOLDER}/{STATE} is of epoch {}", lineage.epoch)),
                     Err(why) => Some(why.clone()),
                 };
@@ -106,6 +113,16 @@ impl Descent {
     /// Returns the greatest number that is known; 0 if there is none.
     pub fn greatest(&self) -> u64 {
         self.numbers.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// Whether an epoch has ended, so that no instance of the app runs in it.
+fn has_ended(vault: &Vault, epoch: u32) -> Result<bool> {
+    let name = EpochRecord::End.object(epoch);
+    match vault.store.get(&name, MAX_EPOCH) {
+        Ok(_) => Ok(true),
+        Err(StoreError::NotFound { .. }) => Ok(false),
+        Err(why) => Err(why.while_doing(format!("read {name}"))),
     }
 }
 

@@ -32,6 +32,8 @@ pub fn run(
     env: &Env,
     outside: &HostEnvironment,
 ) -> Result<RunSettings> {
+    // A restore cannot take the place of a link: what it leads to is the directory.
+    let data = (outside.resolve)(&data);
     let every = match args.every {
         Some(cli::Every::Off) => None,
         Some(cli::Every::Interval(every)) => Some(every),

@@ -1,8 +1,8 @@
 //! The begin of a term: an epoch is taken, the data directory looked at, saved and restored where that is needed, and the app
 //! started.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -82,12 +82,17 @@ impl Around {
 
     /// From now on, a signal to stop ends everything at once, also one that was not taken yet: no app runs.
     pub(super) fn be_idle(&self) {
-        self.idle.store(true, Ordering::SeqCst);
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = true;
         for event in self.events.try_iter() {
             if matches!(event, RunEvent::Signal(SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_))) {
                 self.stop.store(true, Ordering::SeqCst);
             }
         }
+    }
+
+    /// From now on, a signal to stop is an event, which stops the app.
+    pub(super) fn be_busy(&self) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
     /// Ends an epoch in which no app ran: who comes next need not wait for it.
@@ -134,12 +139,13 @@ impl Around {
                         Go::Superseded { .. } => return Ok(Begin::Superseded),
                     }
                 }
-                // From here on a signal stops the app, and not the program.
-                self.idle.store(false, Ordering::SeqCst);
+                let place = self.locked_place()?;
+                // From here on a signal stops the app, and not the program; and nothing ends the term without saving.
+                self.be_busy();
                 ctx.check("start the app")?;
                 let app = self.start_app()?;
                 if let Some(driver) = self.term.driver() {
-                    driver.running(self.locked_place()?, ctx);
+                    driver.running(place, ctx);
                 }
                 if let Err(why) = self.term.watch(self.send.clone()) {
                     tracing::error!("nobody looks whether another instance takes over: {why}");
@@ -168,10 +174,11 @@ impl Around {
             }
             // What the directory is decides then.
             Err(why)
-                if why.kind() == Kind::Unreachable
+                if (why.kind() == Kind::Unreachable || matches!(why.code(), Code::DiskFull | Code::ReadOnly))
                     && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) =>
             {
-                tracing::error!("no vault answers, and no other instance can be asked to end: {}", why.what());
+                tracing::error!("no epoch can be taken, and no other instance be asked to end: {}", why.what());
+                self.term.hold_none();
                 Ok(None)
             }
             // Looking at the directory says it better.
@@ -242,9 +249,19 @@ impl Around {
                 if let Some(reason) = save_first {
                     self.save_aside(*reason, &decision.why, ctx)?;
                 }
+                let backup = &self.settings.rules.backup;
+                if here && !(backup.include.is_empty() && backup.exclude.is_empty()) {
+                    tracing::warn!(
+                        "what --include and --exclude leave out is in no snapshot: after the restore, it is only in the directory that is \
+                         moved aside ({}.replaced-…)",
+                        self.settings.data.display()
+                    );
+                }
                 // Over data that is there, no other snapshot than the one that was decided upon will do.
                 let spec = if *named || here { snapshot.to_string() } else { "latest".into() };
-                let options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
+                let mut options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
+                // A mount point cannot be renamed: a volume of a container is one.
+                options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
                 let JobOutput::Restore(done) = self.run_job(&Job::Restore(options), ctx)? else {
                     return Err(Error::failed("restore", "the run was another one").with_code(Code::Internal));
                 };
@@ -324,6 +341,11 @@ impl Around {
             notify: rules.notify.clone(),
             hooks: rules.hooks.clone(),
         };
+        if let (true, Job::Restore(options)) = (self.settings.detached, job) {
+            // Nothing is written to the vault, and nobody is told.
+            let done = replicas::restore::restore(self.vaults.sites(false)?, options, ctx)?;
+            return Ok(JobOutput::Restore(Box::new(done)));
+        }
         let ran = job::run(job::new_run(ctx)?, job, origin, &self.vaults, ctx);
         ran.notify(ctx);
         ran.into_output()
@@ -452,7 +474,7 @@ impl Around {
     }
 
     /// Pins a snapshot in every vault that can be written to.
-    fn pin(&self, name: SnapshotName, why: &str, ctx: &Context) -> Result<()> {
+    pub(super) fn pin(&self, name: SnapshotName, why: &str, ctx: &Context) -> Result<()> {
         let until = Timestamp::now().saturating_add(PINNED).unwrap_or(Timestamp::MAX);
         let pin = Pin::new(name, until, why, None);
         let (mut failure, mut pinned) = (None, false);

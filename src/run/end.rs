@@ -86,7 +86,8 @@ impl Around {
 
     /// Stops the app, and has a backup begin beside it if that takes a while.
     fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
-        let time = self.settings.stop_timeout.min(until.saturating_duration_since(Instant::now()));
+        // The last snapshot needs time as well.
+        let time = self.settings.stop_timeout.min(until.saturating_duration_since(Instant::now()) / 2);
         let stopped = std::thread::scope(|scope| {
             let stopping = scope.spawn(|| app.stop(signal, time));
             let begins = Instant::now() + ENDS_AT_ONCE.min(time);
@@ -139,6 +140,13 @@ impl Around {
         }
         if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::good_snapshot) {
             self.write_last_lineage(snapshot);
+        }
+        if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot).filter(|_| self.term.is_lost()) {
+            // It may be the only copy of what the app wrote last.
+            let why = "another instance had taken over before it was saved";
+            if let Err(why) = self.runner.context(|ctx| self.pin(snapshot, why, ctx)) {
+                tracing::warn!("the snapshot {snapshot} is not pinned: {}", why.what());
+            }
         }
         self.term.unwatch();
         self.term.set_lock(None);

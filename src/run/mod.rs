@@ -22,8 +22,8 @@ mod serve;
 mod end;
 mod term;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ pub struct Around {
     /// Set when stores are to give up: at a signal before the app runs, and when the time after a signal is over.
     stop: Arc<AtomicBool>,
     /// Whether a signal ends everything at once: no app runs.
-    idle: Arc<AtomicBool>,
+    idle: Arc<Mutex<bool>>,
     has_terminal: bool,
 }
 
@@ -93,11 +93,11 @@ impl Around {
         let command = AppCommand::find(&settings.command, path)?;
         let has_terminal = app::has_terminal();
         let (send, events) = unbounded();
-        let idle = Arc::new(AtomicBool::new(true));
+        let idle = Arc::new(Mutex::new(true));
         let (tell, stops, no_app) = (send.clone(), stop.clone(), idle.clone());
         let on_signal = move |meaning| {
-            if no_app.load(Ordering::SeqCst) && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_))
-            {
+            let idle = no_app.lock().unwrap_or_else(PoisonError::into_inner);
+            if *idle && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) {
                 stops.store(true, Ordering::SeqCst);
             }
             // The receiver lives as long as the program.
@@ -183,7 +183,7 @@ impl Around {
 
     /// Runs the app and nothing else.
     fn bare(&self) -> Result<u8> {
-        self.idle.store(false, Ordering::SeqCst);
+        self.be_busy();
         let app = self.start_app()?;
         for event in &self.events {
             match event {

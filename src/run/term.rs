@@ -100,6 +100,12 @@ impl Term {
         (state.driver, state.epoch, state.lost) = (Some(driver), Some(begun.epoch), None);
     }
 
+    /// Holds no epoch.
+    pub fn hold_none(&self) {
+        let mut state = self.state();
+        (state.driver, state.epoch, state.lost) = (None, None, None);
+    }
+
     /// The driver that holds the epoch. `None` without one.
     pub fn driver(&self) -> Option<Arc<EpochDriver>> {
         self.state().driver.clone()
