@@ -411,9 +411,9 @@ fn a_file_is_the_same_in_every_page_that_shows_it() {
         let (first, content) = &pages[0];
         pages.iter().for_each(|(page, other)| assert_eq!(other, content, "{name} in {page} is not that in {first}"));
     }
-    // The start script of a container is in the first page that a user reads, and where it is run.
+    // The start script of a container is where it is run, and `start.rs` looks for it there.
     let pages: Vec<&str> = shown["start"].iter().map(|(page, _)| &**page).collect();
-    assert_eq!(pages, ["README.md", "docs/container.md"]);
+    assert_eq!(pages, ["docs/container.md"]);
 }
 
 #[test]
