@@ -241,12 +241,10 @@ fn firsts(name: &str, heading: &str) -> BTreeSet<String> {
 fn exit_codes_are_those_of_the_program() {
     let mut are = BTreeSet::new();
     for text in sources() {
-        // The program's own: the enum whose first variant is `Done = 0`, and what two signals or a closed pipe end it with.
-        if let Some((_, variants)) = text.split_once("enum ProgramOutcome {\n    Done = 0,") {
-            are.insert("0".to_owned());
-            let variants = variants.split('}').next().unwrap();
-            are.extend(variants.split(" = ").skip(1).map(|rest| rest.split(',').next().unwrap().to_owned()));
-        }
+        // The program's own: what its outcomes are as codes, but for that of an app; and what two signals or a closed pipe end it with.
+        let outcomes =
+            text.split("ProgramOutcome::").skip(1).filter_map(|rest| rest.split_once(" => ")?.1.split(',').next());
+        are.extend(outcomes.filter(|code| code.parse::<u8>().is_ok()).map(str::to_owned));
         for name in ["INTERRUPTED", "PIPE_CLOSED"] {
             let code = text.split(&format!("const {name}: u8 = ")).nth(1).and_then(|rest| rest.split(';').next());
             are.extend(code.map(str::to_owned));
