@@ -110,6 +110,8 @@ pub fn written(table: &[String]) -> String {
     if table.is_empty() { "the beginning of the file".into() } else { format!("[{}]", table.join(".")) }
 }
 
+/// The key of the data directory.
+const DATA: &str = "data";
 /// How alike two words are, from 0 to 1, of which one is taken for a misspelling of the other.
 const ALIKE: f64 = 0.8;
 
@@ -187,7 +189,8 @@ impl Options {
             };
             let shared = match SHARED.iter().find(|(name, _)| group(name)) {
                 Some((_, table)) => Some(table.iter().map(|name| (*name).to_owned()).collect()),
-                None if arg.is_global_set() || arg.is_positional() => Some(Table::new()),
+                // The data directory is one for all commands, also where it is an option.
+                None if arg.is_global_set() || arg.is_positional() || key == DATA => Some(Table::new()),
                 None => None,
             };
             let mut tables: Vec<Table> = vec![command.to_vec()];
@@ -324,6 +327,7 @@ mod tests {
             ("backup", "exclude", "backup"),
             ("dispatched", "in-place", "restore"),
             ("restore", "data", ""),
+            ("run", "data", ""),
             ("doctor", "data", ""),
             ("listen", "webhook", ""),
             ("list", "vault", ""),

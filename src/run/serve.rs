@@ -128,8 +128,10 @@ impl Around {
             RunEvent::App(AppEvent::Exited { .. }) => {}
             RunEvent::App(AppEvent::OutputMatched(told)) => {
                 let lines = if told.count == 1 { "a line".into() } else { format!("{} lines", told.count) };
-                tracing::error!("{lines} of the app's output matched {}", told.pattern);
-                self.back_up(BackupCause::Output(told.line));
+                let what = format!("{lines} of the app's output matched {}", told.pattern);
+                tracing::error!("{what}");
+                // The line itself is in the report's output, and goes into no notification.
+                self.back_up(BackupCause::Output(what));
             }
             RunEvent::Saved(saved) => self.saved(&saved, state),
             RunEvent::Hold(HoldEvent::Gap(gap)) => tracing::error!(
