@@ -3,13 +3,11 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::app::{App, AppOptions};
 use super::backups::BackupCause;
-use super::lock::{LockWait, RunLock};
 use super::serve::TermState;
 use super::signals::SignalMeaning;
 use super::term::epoch_options;
@@ -18,23 +16,22 @@ use crate::backup::BackupReport;
 use crate::backup::options::BackupOptions;
 use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
-use crate::error::{Code, Doing, Error, Kind, Result};
-use crate::fs::beneath::Directory;
+use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
-use crate::lineage::{self, Lineage, Serial};
+use crate::lineage::Serial;
 use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
 use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::RestoreOptions;
-use crate::source::{place, walk};
+use crate::source::walk;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
 use crate::start::facts::{self, Gathered};
 use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::hex::Hex;
 use crate::vault::pins::{self, Pin};
-use crate::vault::root::{BackupReason, SnapshotName, SourceIdentity};
+use crate::vault::root::{BackupReason, SnapshotName};
 
 /// How long a snapshot is pinned that holds what a restore replaced, or what was the newest before another directory was adopted: 90
 /// days.
@@ -381,96 +378,6 @@ impl Around {
             self.write_lineage(from, serial, ctx)?;
         }
         Ok(from)
-    }
-
-    /// Whether the data directory has anything in it beside lastgood's own.
-    fn has_data(&self) -> bool {
-        std::fs::read_dir(&self.settings.data)
-            .is_ok_and(|mut names| names.any(|name| name.is_ok_and(|name| name.file_name() != lineage::OWN_FOLDER)))
-    }
-
-    /// Writes that the content is that of a snapshot, at the end of a term: an instance that comes back later finds it stale, and not
-    /// diverged.
-    pub(super) fn write_last_lineage(&self, snapshot: SnapshotName) {
-        if self.term.is_lost() || self.term.driver().is_none() {
-            return;
-        }
-        if let Err(why) = self.runner.context(|ctx| self.renew_lineage(snapshot, ctx)) {
-            tracing::debug!("the lineage of the last snapshot is not written: {why}");
-        }
-    }
-
-    /// Writes where the content comes from, once the first good snapshot of a directory that was empty is taken.
-    pub(super) fn write_first_lineage(&self, snapshot: SnapshotName) {
-        if self.term.is_lost()
-            || self.term.driver().is_none()
-            || !matches!(lineage::read(&self.settings.data), Ok(None))
-        {
-            return;
-        }
-        if let Err(why) = self.runner.context(|ctx| self.renew_lineage(snapshot, ctx)) {
-            tracing::warn!("the next start cannot know whose data this is: {why}");
-        }
-    }
-
-    fn renew_lineage(&self, snapshot: SnapshotName, ctx: &Context) -> Result<()> {
-        let mut serial = [0; 16];
-        (ctx.random)(&mut serial)?;
-        self.write_lineage(Some(snapshot), Hex(serial), ctx)
-    }
-
-    fn write_lineage(&self, snapshot: Option<SnapshotName>, serial: Serial, ctx: &Context) -> Result<()> {
-        let vault = self.vaults.first(ctx)?;
-        let written = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-        let (vault, epoch) = (vault.config.id, self.term.epoch().unwrap_or_default());
-        let lineage = Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written };
-        lineage::write(&self.settings.data, &lineage)
-    }
-
-    /// Locks the directory if nobody holds its lock. Returns which directory that is.
-    fn try_to_lock(&self) -> Result<Option<SourceIdentity>> {
-        match self.lock_within(Duration::ZERO) {
-            Ok(()) => self.locked_place(),
-            Err(why) if why.code() == Code::Locked => Ok(None),
-            Err(why) => Err(why),
-        }
-    }
-
-    /// The directory that is locked, so that nobody else can run on it. `None` where there is no lock, or where another machine may
-    /// have the directory, too.
-    fn locked_place(&self) -> Result<Option<SourceIdentity>> {
-        if self.term.lock().is_none_or(|lock| lock.file().is_none()) {
-            return Ok(None);
-        }
-        let data = &self.settings.data;
-        let doing = || format!("look at {}", data.display());
-        let directory = Directory::open(data).doing(doing)?;
-        let is_remote = filesystem::remote(directory.folder()).doing(doing)?.is_some();
-        let mounted = filesystem::mounted().unwrap_or_default();
-        let place = place::identify(data, &self.settings.look.boot, &directory, is_remote, &mounted)?;
-        Ok(Some(place).filter(|_| !is_remote))
-    }
-
-    /// Locks the directory for this `run`, unless the lock is held already. There is none where there is no data yet, which some apps
-    /// insist on.
-    fn lock_directory(&self) -> Result<()> {
-        self.lock_within(self.settings.handover)
-    }
-
-    fn lock_within(&self, patience: Duration) -> Result<()> {
-        if !self.has_data() {
-            self.term.set_lock(None);
-            return Ok(());
-        }
-        let doing = || format!("open {}", self.settings.data.display());
-        let directory = Directory::open(&self.settings.data).doing(doing)?;
-        if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
-            return Ok(());
-        }
-        let host = &self.settings.rules.backup.host;
-        let wait = LockWait { host, patience, stop: &self.stop };
-        self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
-        Ok(())
     }
 
     /// Pins a snapshot in every vault that can be written to.

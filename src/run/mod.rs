@@ -18,6 +18,7 @@ pub mod output;
 pub mod app;
 mod backups;
 mod begin;
+mod directory;
 mod serve;
 mod end;
 mod term;
@@ -25,7 +26,7 @@ mod term;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -45,6 +46,9 @@ use crate::runner::runner::Runner;
 
 /// How long the runner is waited for after it was told to stop: for reports that it stores last.
 const RUNNER_ENDS: Duration = Duration::from_secs(5);
+
+/// How long it is waited at the end until everybody is told of the last runs.
+const TOLD: Duration = Duration::from_secs(2);
 
 /// What happens while an app is run.
 enum RunEvent {
@@ -144,6 +148,7 @@ impl Around {
         let work = move || _ = ended.send(worker.work());
         thread::Builder::new().name("runner".into()).spawn(work).doing(|| "start the thread of the backups")?;
         let code = self.terms();
+        self.runner.wait_until_told(Instant::now() + TOLD);
         self.stop.store(true, Ordering::SeqCst);
         // It stores the reports of what it could not finish.
         if over.recv_timeout(RUNNER_ENDS).is_err() {

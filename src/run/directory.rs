@@ -1,0 +1,107 @@
+//! The data directory of a term: its lineage and its lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Around;
+use super::lock::{LockWait, RunLock};
+use crate::error::{Code, Doing, Result};
+use crate::fs::beneath::Directory;
+use crate::fs::filesystem;
+use crate::lineage::{self, Lineage, Serial};
+use crate::monitor::Context;
+use crate::source::place;
+use crate::vault::hex::Hex;
+use crate::vault::root::{SnapshotName, SourceIdentity};
+
+impl Around {
+    /// Whether the data directory has anything in it beside lastgood's own.
+    pub(super) fn has_data(&self) -> bool {
+        std::fs::read_dir(&self.settings.data)
+            .is_ok_and(|mut names| names.any(|name| name.is_ok_and(|name| name.file_name() != lineage::OWN_FOLDER)))
+    }
+
+    /// Writes that the content is that of a snapshot, at the end of a term: an instance that comes back later finds it stale, and not
+    /// diverged.
+    pub(super) fn write_last_lineage(&self, snapshot: SnapshotName) {
+        if self.term.is_lost() || self.term.driver().is_none() {
+            return;
+        }
+        if let Err(why) = self.runner.context(|ctx| self.renew_lineage(snapshot, ctx)) {
+            tracing::debug!("the lineage of the last snapshot is not written: {why}");
+        }
+    }
+
+    /// Writes where the content comes from, once the first good snapshot of a directory that was empty is taken.
+    pub(super) fn write_first_lineage(&self, snapshot: SnapshotName) {
+        if self.term.is_lost()
+            || self.term.driver().is_none()
+            || !matches!(lineage::read(&self.settings.data), Ok(None))
+        {
+            return;
+        }
+        if let Err(why) = self.runner.context(|ctx| self.renew_lineage(snapshot, ctx)) {
+            tracing::warn!("the next start cannot know whose data this is: {why}");
+        }
+    }
+
+    fn renew_lineage(&self, snapshot: SnapshotName, ctx: &Context) -> Result<()> {
+        let mut serial = [0; 16];
+        (ctx.random)(&mut serial)?;
+        self.write_lineage(Some(snapshot), Hex(serial), ctx)
+    }
+
+    pub(super) fn write_lineage(&self, snapshot: Option<SnapshotName>, serial: Serial, ctx: &Context) -> Result<()> {
+        let vault = self.vaults.first(ctx)?;
+        let written = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+        let (vault, epoch) = (vault.config.id, self.term.epoch().unwrap_or_default());
+        let lineage = Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written };
+        lineage::write(&self.settings.data, &lineage)
+    }
+
+    /// Locks the directory if nobody holds its lock. Returns which directory that is.
+    pub(super) fn try_to_lock(&self) -> Result<Option<SourceIdentity>> {
+        match self.lock_within(Duration::ZERO) {
+            Ok(()) => self.locked_place(),
+            Err(why) if why.code() == Code::Locked => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// The directory that is locked, so that nobody else can run on it. `None` where there is no lock, or where another machine may
+    /// have the directory, too.
+    pub(super) fn locked_place(&self) -> Result<Option<SourceIdentity>> {
+        if self.term.lock().is_none_or(|lock| lock.file().is_none()) {
+            return Ok(None);
+        }
+        let data = &self.settings.data;
+        let doing = || format!("look at {}", data.display());
+        let directory = Directory::open(data).doing(doing)?;
+        let is_remote = filesystem::remote(directory.folder()).doing(doing)?.is_some();
+        let mounted = filesystem::mounted().unwrap_or_default();
+        let place = place::identify(data, &self.settings.look.boot, &directory, is_remote, &mounted)?;
+        Ok(Some(place).filter(|_| !is_remote))
+    }
+
+    /// Locks the directory for this `run`, unless the lock is held already. There is none where there is no data yet, which some apps
+    /// insist on.
+    pub(super) fn lock_directory(&self) -> Result<()> {
+        self.lock_within(self.settings.handover)
+    }
+
+    fn lock_within(&self, patience: Duration) -> Result<()> {
+        if !self.has_data() {
+            self.term.set_lock(None);
+            return Ok(());
+        }
+        let doing = || format!("open {}", self.settings.data.display());
+        let directory = Directory::open(&self.settings.data).doing(doing)?;
+        if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
+            return Ok(());
+        }
+        let host = &self.settings.rules.backup.host;
+        let wait = LockWait { host, patience, stop: &self.stop };
+        self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
+        Ok(())
+    }
+}
