@@ -201,13 +201,6 @@ impl<'a> Deciding<'a> {
                 let action = StartAction::Restore { snapshot, save_first, named: false };
                 (StartState::Unreachable, action, text::replica(why, snapshot))
             }
-            // It also shows that what is here was left behind, and that nothing is lost by a restore.
-            (OnUnreachable::Start, Some(snapshot))
-                if self.facts.content == DirectoryContent::Filled && self.state(snapshot).0 == StartState::Stale =>
-            {
-                let action = StartAction::Restore { snapshot, save_first: None, named: false };
-                (StartState::Unreachable, action, text::replica(why, snapshot))
-            }
             (OnUnreachable::Start, _) if !half => {
                 (StartState::Unreachable, StartAction::Start { save: false }, why.to_owned())
             }

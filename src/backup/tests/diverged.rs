@@ -45,7 +45,7 @@ fn a_directory_that_was_left_behind_never_becomes_the_newest() {
     type Change<'a> = &'a dyn Fn(&mut World);
     // What happens to the directory, whether it is another one then, the epoch of the number that is expected, and what
     // is said if it has diverged.
-    let cases: [(&str, Change, bool, u32, Option<&str>); 13] = [
+    let cases: [(&str, Change, bool, u32, Option<&str>); 14] = [
         ("nothing happened", &|_| (), false, 3, None),
         ("a lost state file", &|world| forget(world), false, 3, None),
         ("a reboot", &|world| world.options.boot = "next".into(), false, 3, None),
@@ -58,7 +58,23 @@ fn a_directory_that_was_left_behind_never_becomes_the_newest() {
             Some("it has no .lastgood/state.json"),
         ),
         ("an old machine", &|world| write(world, lineage(world, 1, 1)), true, 1, Some("is of epoch 1")),
-        ("the same epoch, another job took the newest", &|world| write(world, lineage(world, 3, 1)), true, 3, None),
+        (
+            "the same epoch, which has ended; another job took the newest",
+            &|world| {
+                write(world, lineage(world, 3, 1));
+                world.vault.store.create("epochs/3.end.json", &[b"{}"]).unwrap();
+            },
+            true,
+            3,
+            None,
+        ),
+        (
+            "a copy that was restored while an instance runs",
+            &|world| write(world, lineage(world, 3, 1)),
+            true,
+            3,
+            Some("has not ended"),
+        ),
         (
             "another vault's state file",
             &|world| write(world, Lineage { vault: Hex([9; 16]), ..lineage(world, 3, 1) }),
