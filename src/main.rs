@@ -27,7 +27,7 @@ use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
 use lastgood::replicas::pool::VaultPool;
-use lastgood::run::Around;
+use lastgood::run::around::Around;
 use lastgood::shutdown::Shutdown;
 use lastgood::text::printable;
 use lastgood::{panics, report};

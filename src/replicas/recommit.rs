@@ -9,7 +9,7 @@ use super::{Site, SiteState, none_serves};
 use crate::error::{Error, Result};
 use crate::lineage::Serial;
 use crate::monitor::Context;
-use crate::report::RunId;
+use crate::vault::hex::Hex;
 use crate::vault::read::{PackReader, absent};
 use crate::vault::root::{BackupReason, Root, SNAPSHOTS, SnapshotName, Totals};
 use crate::vault::{Vault, seq};
@@ -24,7 +24,7 @@ pub struct NewRoot {
     /// The occasion: `start` or `rollback`.
     pub origin: &'static str,
     /// The run.
-    pub run: RunId,
+    pub run: Hex<8>,
     /// The host's name, for people.
     pub host: String,
 }

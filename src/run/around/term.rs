@@ -8,11 +8,11 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::RunEvent;
-use super::lock::RunLock;
 use crate::backup::options::{BackupOptions, BeforeCommit};
 use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
+use crate::run::lock::RunLock;
 use crate::runner::rules;
 use crate::vault::root::SourceIdentity;
 
@@ -198,7 +198,7 @@ fn lost(epoch: Option<u32>, by: u32) -> String {
 
 /// The options by which an instance takes epochs.
 pub(super) fn epoch_options(
-    settings: &super::settings::RunSettings,
+    settings: &crate::run::settings::RunSettings,
     run: crate::report::RunId,
     on_terminal: bool,
     locked: Option<SourceIdentity>,

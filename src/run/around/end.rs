@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::app::App;
 use super::backups::{BackupCause, SavedBackup};
 use super::serve::{TermEnd, TermState, tell_left};
-use super::settings::OnSuperseded;
-use super::signals::SignalMeaning;
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
 use crate::error::Error;
+use crate::run::app::App;
+use crate::run::settings::OnSuperseded;
+use crate::run::signals::SignalMeaning;
 
 /// How long an app that is told to stop is waited for before a backup begins beside it: one that ends at once needs one backup, not
 /// two.

@@ -6,10 +6,8 @@ use std::sync::{Arc, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::app::{App, AppOptions};
 use super::backups::BackupCause;
 use super::serve::TermState;
-use super::signals::SignalMeaning;
 use super::term::epoch_options;
 use super::{Around, RunEvent};
 use crate::backup::BackupReport;
@@ -25,6 +23,8 @@ use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
 use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::RestoreOptions;
+use crate::run::app::{App, AppOptions};
+use crate::run::signals::SignalMeaning;
 use crate::source::walk;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
 use crate::start::facts::{self, Gathered};

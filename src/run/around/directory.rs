@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Around;
-use super::lock::{LockWait, RunLock};
 use crate::error::{Code, Doing, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::filesystem;
 use crate::lineage::{self, Lineage, Serial};
 use crate::monitor::Context;
+use crate::run::lock::{LockWait, RunLock};
 use crate::source::place;
 use crate::vault::hex::Hex;
 use crate::vault::root::{SnapshotName, SourceIdentity};

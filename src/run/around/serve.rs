@@ -2,11 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::app::{App, AppEvent};
 use super::backups::{BackupCause, SavedBackup};
-use super::restart::RestartDecision;
-use super::settings::OnSuperseded;
-use super::signals::SignalMeaning;
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
@@ -14,6 +10,10 @@ use crate::epochs::driver::Commit;
 use crate::error::Result;
 use crate::monitor::system_random;
 use crate::report::RunId;
+use crate::run::app::{App, AppEvent};
+use crate::run::restart::RestartDecision;
+use crate::run::settings::OnSuperseded;
+use crate::run::signals::SignalMeaning;
 
 /// How long it is waited for the rest of the app's output after its end.
 pub(super) const OUTPUT: Duration = Duration::from_secs(2);

@@ -1,0 +1,202 @@
+//! `lastgood run`: an app, its data restored before it starts, and saved while it runs, at a crash and at its end.
+//!
+//! [`Around::run`] goes through *terms*. A term begins when this instance has taken an epoch and all that ran before it have ended
+//! ([`begin`]): then the data directory is looked at, what no snapshot holds is saved, and the newest good snapshot is restored where
+//! it is needed. While the term lasts ([`serve`]) the app runs, and the [`Runner`] of `serve` takes snapshots: one at a time, by time,
+//! at a crash, at a signal. It ends ([`end`]) with the app, a signal, or another instance's epoch, after which this one may wait and
+//! come back.
+//!
+//! The thread that calls [`Around::run`] decides everything. Others watch signals, the app, its output and the epochs, run the backups,
+//! and send it [`RunEvent`]s.
+
+mod backups;
+mod begin;
+mod directory;
+mod serve;
+mod end;
+mod term;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use self::begin::Begin;
+use self::serve::TermEnd;
+use self::term::{HoldEvent, Term};
+use super::app::AppEvent;
+use super::command::AppCommand;
+use super::output::Output;
+use super::settings::{OnSuperseded, RunSettings};
+use super::signals::SignalMeaning;
+use crate::children::{self, ProgramEnd};
+use crate::error::{Code, Doing, Error, Result};
+use crate::monitor::{LogMonitor, system_random};
+use crate::replicas::pool::VaultPool;
+use crate::runner::runner::Runner;
+
+/// How long the runner is waited for after it was told to stop: for reports that it stores last.
+const RUNNER_ENDS: Duration = Duration::from_secs(5);
+
+/// How long it is waited at the end until everybody is told of the last runs.
+const TOLD: Duration = Duration::from_secs(2);
+
+/// What happens while an app is run.
+enum RunEvent {
+    /// A signal.
+    Signal(SignalMeaning),
+    /// Something about the app.
+    App(AppEvent),
+    /// Something about the epoch.
+    Hold(HoldEvent),
+    /// A backup is over.
+    Saved(backups::SavedBackup),
+}
+
+/// An app, and all that is done around it.
+pub struct Around {
+    settings: RunSettings,
+    command: AppCommand,
+    output: Option<Arc<Output>>,
+    vaults: Arc<VaultPool>,
+    runner: Arc<Runner>,
+    term: Arc<Term>,
+    events: Receiver<RunEvent>,
+    send: Sender<RunEvent>,
+    app_events: Sender<AppEvent>,
+    /// Set when stores are to give up: at a signal before the app runs, and when the time after a signal is over.
+    stop: Arc<AtomicBool>,
+    /// Whether a signal ends everything at once: no app runs.
+    idle: Arc<Mutex<bool>>,
+    has_terminal: bool,
+}
+
+impl Around {
+    /// Runs the app to its end, and returns the exit code: the app's. `ignored` tells which signals this process was started to
+    /// ignore; `stop` is the flag of the `vaults`.
+    ///
+    /// # Errors
+    /// The app could not be started, or is not to be started in that directory; what an app that ran came to is its exit code.
+    pub fn run(
+        mut settings: RunSettings,
+        vaults: Arc<VaultPool>,
+        stop: Arc<AtomicBool>,
+        path: Option<&std::ffi::OsStr>,
+        ignored: impl Fn(i32) -> bool,
+    ) -> Result<u8> {
+        // Before anything is done: a typing error in the command changes nothing.
+        let command = AppCommand::find(&settings.command, path)?;
+        let has_terminal = super::app::has_terminal();
+        let (send, events) = unbounded();
+        let idle = Arc::new(Mutex::new(true));
+        let (tell, stops, no_app) = (send.clone(), stop.clone(), idle.clone());
+        let on_signal = move |meaning| {
+            let idle = no_app.lock().unwrap_or_else(PoisonError::into_inner);
+            if *idle && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) {
+                stops.store(true, Ordering::SeqCst);
+            }
+            // The receiver lives as long as the program.
+            let _ = tell.send(RunEvent::Signal(meaning));
+        };
+        super::signals::watch(has_terminal, ignored, on_signal).doing(|| "watch for signals")?;
+        // What the app leaves behind is found then, also where this is not process 1.
+        children::adopt_orphans().doing(|| "watch what the app leaves behind")?;
+        let term = Arc::new(Term::default());
+        settings.rules.term = Some(term.for_backups());
+        if settings.detached {
+            settings.rules.backups_off = Some("this is a look at a copy of the data (--detached)".into());
+        }
+        let output = settings.output.take().map(Arc::new);
+        let runner =
+            Runner::new(settings.rules.clone(), vaults.clone(), Arc::new(LogMonitor), system_random, stop.clone());
+        let (app_events, of_app) = unbounded();
+        let tell = send.clone();
+        let forward = move || of_app.into_iter().for_each(|event| _ = tell.send(RunEvent::App(event)));
+        thread::Builder::new().name("app".into()).spawn(forward).doing(|| "start the thread that hears of the app")?;
+        let around = Around {
+            settings,
+            command,
+            output,
+            vaults,
+            runner: Arc::new(runner),
+            term,
+            events,
+            send,
+            app_events,
+            stop,
+            idle,
+            has_terminal,
+        };
+        around.all()
+    }
+
+    fn all(&self) -> Result<u8> {
+        if let Some(why) = &self.settings.off {
+            tracing::warn!("{why}: the app runs, nothing is restored and no snapshot is taken");
+            return self.bare();
+        }
+        let (worker, (ended, over)) = (self.runner.clone(), crossbeam_channel::bounded(1));
+        let work = move || _ = ended.send(worker.work());
+        thread::Builder::new().name("runner".into()).spawn(work).doing(|| "start the thread of the backups")?;
+        let code = self.terms();
+        self.runner.wait_until_told(Instant::now() + TOLD);
+        self.stop.store(true, Ordering::SeqCst);
+        // It stores the reports of what it could not finish.
+        if over.recv_timeout(RUNNER_ENDS).is_err() {
+            tracing::warn!("a run was not over when the program ended");
+        }
+        code
+    }
+
+    /// Runs one term after the other.
+    fn terms(&self) -> Result<u8> {
+        let mut returned = None;
+        loop {
+            let end = match self.begin(returned.take())? {
+                Begin::App(state) => self.serve(state)?,
+                Begin::Stopped => return Ok(0),
+                Begin::Superseded => TermEnd::Superseded,
+            };
+            match end {
+                TermEnd::Exit(code) => return Ok(code),
+                TermEnd::Superseded if self.settings.on_superseded != OnSuperseded::Wait => return Ok(0),
+                TermEnd::Superseded => {}
+            }
+            let Some(driver) = self.term.driver() else { return Ok(0) };
+            tracing::info!("another instance runs the app: this one waits until that has ended (--on-superseded wait)");
+            self.be_idle();
+            match self.runner.context(|ctx| driver.wait_for_return(ctx)) {
+                Ok(begun) => {
+                    tracing::warn!("this instance is needed again, in epoch {}", begun.epoch);
+                    self.term.hold(driver, begun);
+                    returned = Some(begun);
+                }
+                Err(_) if self.stop.load(Ordering::SeqCst) => return Ok(0),
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
+    /// Runs the app and nothing else.
+    fn bare(&self) -> Result<u8> {
+        self.be_busy();
+        let app = self.start_app()?;
+        for event in &self.events {
+            match event {
+                RunEvent::Signal(SignalMeaning::Stop(signal)) => {
+                    let stopped = app.stop(Some(signal), self.settings.stop_timeout);
+                    return Ok(stopped.end.map_or(end::KILLED, ProgramEnd::code));
+                }
+                RunEvent::Signal(SignalMeaning::PassOn(signal)) => app.signal(signal),
+                RunEvent::App(AppEvent::Exited { pid, end }) if pid == app.pid() => {
+                    app.finish_output(serve::OUTPUT);
+                    return Ok(end.code());
+                }
+                _ => {}
+            }
+        }
+        Err(Error::failed("run the app", "nothing is heard of it any more").with_code(Code::Internal))
+    }
+}
