@@ -391,7 +391,7 @@ fn a_vault_of_another_format() {
     let server = Server::start();
     let world = attached(&server);
     server.put("app/vault.json", "{\"format\": 7}");
-    assert_check(&world.json(["doctor"], 1), "vault", "problem", "has format 7", "");
+    assert_check(&world.json(["doctor"], 1), "vault", "problem", "(format 7;", "");
 }
 
 #[test]
