@@ -1,12 +1,12 @@
 //! Commands that pages name without running them: the programs understand them, and what they take is explained.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::OnceLock;
 use std::thread;
+use std::{env, fs};
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -146,8 +146,12 @@ fn code_of(page: &Page) -> Vec<String> {
     lines.chain(page.spans()).collect()
 }
 
-/// The help texts of Google's commands. Each takes gcloud a second or more, so they are kept beside what cargo builds, for each version.
+/// Google's commands and their options: from the tree that gcloud completes command lines with, and where that lacks something, as it
+/// does for commands in beta, from the help texts. Each of these takes gcloud seconds, so they are kept beside what cargo builds, for
+/// each version.
 struct Google {
+    /// The options of each command that the tree has, by the command's words.
+    tree: BTreeMap<String, BTreeSet<String>>,
     kept: PathBuf,
     /// Where gcloud writes, and finds nobody's configuration.
     config: TempDir,
@@ -161,7 +165,38 @@ impl Google {
         let version: String = version.lines().next()?.chars().map(|c| if c == ' ' { '-' } else { c }).collect();
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("help-{version}"));
         fs::create_dir_all(&kept).unwrap();
-        Some(Google { kept, config: tempfile::tempdir().unwrap() })
+        Some(Google { tree: Self::tree().unwrap_or_default(), kept, config: tempfile::tempdir().unwrap() })
+    }
+
+    /// The tree of the gcloud that is here: a file of Python with one name in it. `None` if it has none.
+    fn tree() -> Option<BTreeMap<String, BTreeSet<String>>> {
+        const LIST: &str = "import runpy, sys
+def walk(words, node):
+    if words and not node['commands']:
+        print(' '.join(words), *node['flags'], sep='\\t')
+    for word, below in node['commands'].items():
+        walk([*words, word], below)
+walk([], runpy.run_path(sys.argv[1])['STATIC_COMPLETION_CLI_TREE'])";
+        let program =
+            env::split_paths(&env::var_os("PATH")?).map(|folder| folder.join("gcloud")).find(|at| at.exists())?;
+        let tree = fs::canonicalize(program).ok()?.parent()?.parent()?.join("data/cli/gcloud_completions.py");
+        let ran =
+            Process::new("python3").args(["-c", LIST]).arg(tree).output().ok().filter(|ran| ran.status.success())?;
+        let lines = String::from_utf8(ran.stdout).ok()?;
+        let command = |line: &str| {
+            let mut words = line.split('\t').map(str::to_owned);
+            Some((words.next()?, words.collect()))
+        };
+        lines.lines().map(command).collect()
+    }
+
+    /// Whether the tree has the command and all options of its uses.
+    fn completes(&self, words: &[String], uses: &[Use]) -> bool {
+        // Words behind the command are its arguments.
+        let Some(options) = (1..=words.len()).find_map(|end| self.tree.get(&words[..end].join(" "))) else {
+            return false;
+        };
+        uses.iter().flat_map(|(_, flags)| flags).all(|flag| options.contains(flag))
     }
 
     /// The help of a command, plain; the error's text if there is no such command.
@@ -244,6 +279,9 @@ fn gcloud_knows_its_commands() {
 
 /// What is wrong with uses of one command of Google's.
 fn wrong(words: &[String], uses: &[Use], google: &Google) -> Option<String> {
+    if google.completes(words, uses) {
+        return None;
+    }
     let name = format!("gcloud {}", words.join(" "));
     let help = match google.help(words) {
         Ok(help) => help,
