@@ -368,6 +368,13 @@ fn what_is_damaged_is_not_copied_and_is_named() {
     let ran = world.run(["copy", "--from", "backups", "--to", "other"]);
     ran.ended(4).says(pack.to_str().unwrap());
     assert!(ran.text().contains("NOT COPIED") && ran.text().contains(short(&second)), "{ran:?}");
+    // A cron job that wants errors only is told, too, and each thing once.
+    let quiet = world.run(["copy", "-q", "--from", "backups", "--to", "other"]);
+    quiet.ended(4).says(pack.to_str().unwrap());
+    assert_eq!(quiet.text(), "");
+    let quiet = world.run(["verify", "-q", "--read-data"]);
+    quiet.ended(4).says(pack.to_str().unwrap());
+    assert_eq!((&*quiet.text(), quiet.stderr.matches(pack.to_str().unwrap()).count()), ("", 1), "{quiet:?}");
     world.run(["verify", "--read-data", "--vault", "other"]).ended(0);
     assert_eq!(snapshots(&world, "other"), [id(&first)]);
 }

@@ -25,6 +25,7 @@ use lastgood::store::address::Address;
 use lastgood::vault::Vault;
 use lastgood::vault::doubt::Doubts;
 use lastgood::vault::pack::PackInfo;
+use lastgood::verify::{Damage, VerifyReport};
 use serde::Serialize;
 
 use crate::config::DispatchedConfig;
@@ -33,6 +34,9 @@ use crate::{ProgramOutcome, absolute};
 use lastgood::replicas::copy::Copied;
 use lastgood::text::{count_of, printable};
 use lastgood::view;
+
+/// Damaged objects that are logged at most: the rest is in the report.
+const DAMAGE: usize = 20;
 
 /// The commands that may be about several vaults.
 pub struct Commands<'v>(pub &'v VaultPool);
@@ -209,6 +213,10 @@ impl Commands<'_> {
                             "{roots} of a newer format in {vault}: a newer version of lastgood reads what it wrote"
                         );
                     }
+                    // A user who wants errors only does not get the report, which says it otherwise.
+                    if console.quiet() {
+                        report.iter().for_each(|report| tell_damage(vault, report));
+                    }
                 }
                 match &vaults[..] {
                     [Verified { report: Some(report), .. }] => console.report(report, || view::verify(report)),
@@ -310,6 +318,12 @@ impl Commands<'_> {
                 done.from
             );
         }
+        if console.quiet() {
+            let over = done.report.not_copied.iter().filter(|over| over.damaged).chain(&done.report.hurt);
+            over.for_each(|over| {
+                tracing::error!("the snapshot {} is not whole in {}: {}", over.snapshot, done.to, printable(&over.why))
+            });
+        }
         console.report(&done, || view::copied(&done));
         Ok(match done.report.not_copied.is_empty() {
             _ if done.report.damaged() => ProgramOutcome::Damage,
@@ -330,6 +344,22 @@ impl Commands<'_> {
             opened.inspect_err(|why| tracing::debug!("not asked for packs: {}", why.what())).ok()
         });
         opened.collect()
+    }
+}
+
+/// Logs what is damaged in a vault, each object in a line, up to a number of lines.
+fn tell_damage(vault: &str, report: &VerifyReport) {
+    for Damage { object, why, .. } in report.damage.iter().take(DAMAGE) {
+        // Most errors name the object themselves.
+        let named = if why.contains(object.as_str()) { String::new() } else { format!("{}: ", printable(object)) };
+        tracing::error!("damage in {}: {named}{}", printable(vault), printable(why));
+    }
+    if report.damage.len() > DAMAGE {
+        tracing::error!(
+            "{} more are damaged in {}; --json names them all",
+            report.damage.len() - DAMAGE,
+            printable(vault)
+        );
     }
 }
 
