@@ -9,7 +9,8 @@ use crate::error::{Code, Error};
 use crate::text::one_line;
 use crate::vault::epochs::EpochDocument;
 
-/// Epochs that are begun within this time of each other, and of the time that the later one had to wait, are in a row.
+/// Epochs that take over from a live instance within this time of each other, and of the time that the later one had to wait, are in a
+/// row.
 const QUICK: SignedDuration = SignedDuration::from_mins(10);
 /// The number of epochs in a row after which the next one that would take over waits.
 const FREE: u32 = 3;
@@ -47,7 +48,7 @@ pub struct Standing {
 /// The decision about a newcomer.
 #[derive(Debug)]
 pub enum Admission {
-    /// It may begin an epoch, which is the `row`th in quick succession.
+    /// It may begin an epoch, which is the `row`th in quick succession. Epochs that took over from nobody do not count.
     Admit {
         /// That number.
         row: u32,
@@ -76,19 +77,19 @@ pub fn admit(standing: &Standing, newcomer: &Newcomer, now: Timestamp) -> Admiss
         );
         return Admission::Refuse(Box::new(error));
     }
-    let row = match &standing.newest {
-        Some(newest) if newest.started.is_some_and(|started| is_quick(started, newest.row, now)) => {
-            newest.row.saturating_add(1)
-        }
-        _ => 1,
-    };
-    let time = wait(row - 1);
+    let quick = standing.newest.as_ref().filter(|newest| {
+        let started = newest.started.filter(|started| is_quick(*started, newest.row, now));
+        started.is_some()
+    });
+    let before = quick.map_or(0, |newest| newest.row);
+    // An instance that follows one that has ended, as at each orderly restart, takes over from nobody.
+    let row = before.saturating_add(u32::from(standing.live.is_some())).max(1);
+    let time = wait(before);
     match &standing.live {
         Some((_, live)) if !time.is_zero() => {
             let why = format!(
-                "two instances want to run the app at once: {} epochs were begun in quick succession, and {} has not ended. Waiting {} s \
+                "two instances want to run the app at once: {before} epochs were begun in quick succession, and {} has not ended. Waiting {} s \
                  before taking over from it. Run one instance, or give each one a vault of its own",
-                row - 1,
                 holder(live),
                 time.as_secs()
             );
@@ -228,6 +229,19 @@ mod tests {
     }
 
     #[test]
+    fn orderly_restarts_do_not_count_and_the_deploy_after_them_waits_for_nothing() {
+        let mut newest = None;
+        for restart in 0..8 {
+            let standing = Standing { newest, service: Some("shop".into()), live: None };
+            let Admission::Admit { row } = admit(&standing, &ME, at(restart * 30)) else { panic!("{restart} waits") };
+            assert_eq!(row, 1, "{restart}");
+            newest = Some(epoch(restart * 30, row));
+        }
+        let deploy = standing(newest.unwrap());
+        assert!(matches!(admit(&deploy, &ME, at(250)), Admission::Admit { row: 2 }));
+    }
+
+    #[test]
     fn deploys_that_are_far_apart_and_instances_that_have_ended_are_not_waited_for() {
         let admitted = |standing: &Standing, now| match admit(standing, &ME, at(now)) {
             Admission::Admit { row } => Some(row),
@@ -236,7 +250,7 @@ mod tests {
         assert_eq!(admitted(&standing(epoch(0, 2)), 599), Some(3));
         assert_eq!(admitted(&standing(epoch(0, 3)), 599), None);
         assert_eq!(admitted(&standing(epoch(0, 3)), 615), Some(1));
-        assert_eq!(admitted(&Standing { live: None, ..standing(epoch(0, 9)) }, 5), Some(10));
+        assert_eq!(admitted(&Standing { live: None, ..standing(epoch(0, 9)) }, 5), Some(9));
         // Clocks that differ, and documents that tell nothing.
         assert_eq!(admitted(&standing(epoch(50, 1)), 0), Some(2));
         assert_eq!(

@@ -13,7 +13,7 @@ fn the_first_instance_runs_at_once_and_the_next_one_after_its_end() {
     assert_eq!(stage.epochs(0), ["1", "1.end", "1.runs", "2", "2.runs"]);
     assert_eq!((stage.end(1), stage.clock.now()), (1, Duration::ZERO));
     let epoch = stage.document(EpochRecord::Epoch, 2, EpochDocument::parse);
-    assert_eq!((epoch.run, epoch.host.as_str(), epoch.poll_ms, epoch.row), (Some(Hex([2; 8])), "host-2", 5000, 2));
+    assert_eq!((epoch.run, epoch.host.as_str(), epoch.poll_ms, epoch.row), (Some(Hex([2; 8])), "host-2", 5000, 1));
 }
 
 #[test]
