@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 use crate::fs::{Folder, SAFE, is_file, is_folder, open_file, what};
+use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::vault::hex::Hex;
 use crate::vault::root::SnapshotName;
@@ -80,6 +81,16 @@ impl UnclearLineage {
     fn state(why: impl fmt::Display) -> Self {
         UnclearLineage(format!("{OWN_FOLDER}/{STATE} {why}"))
     }
+}
+
+/// Draws a serial that no lineage has.
+///
+/// # Errors
+/// The system gives no random bytes.
+pub fn new_serial(ctx: &Context) -> Result<Serial> {
+    let mut serial = [0; 16];
+    (ctx.random)(&mut serial)?;
+    Ok(Hex(serial))
 }
 
 /// Whether an entry of a data directory is lastgood's own folder, or lies in it.

@@ -138,16 +138,11 @@ pub fn is_place_of(then: &SourceIdentity, now: &SourceIdentity, comparable: bool
 
 /// Returns the newest good snapshot of a vault. Damaged roots are passed over.
 fn newest_good(vault: &Vault, names: &[SnapshotName]) -> Result<Option<(SnapshotName, Root)>> {
-    for name in names.iter().rev() {
-        match vault.root(*name) {
-            Ok(root) if root.good() => return Ok(Some((*name, root))),
-            Ok(_) => {}
-            // Whoever builds on it or verifies it is told.
-            Err(why) if why.kind() == Kind::Damage => {}
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(None)
+    vault.newest_good(names, |_, not_good| match not_good {
+        // Whoever builds on it or verifies it is told.
+        Err(why) if why.kind() != Kind::Damage => Err(why),
+        _ => Ok(()),
+    })
 }
 
 /// Returns the newest whole snapshot of a diverged directory that a pin keeps and that was taken of this directory, by

@@ -22,7 +22,6 @@ use crate::lineage::{self, Lineage};
 use crate::monitor::{Context, Monitor};
 use crate::path::EntryPath;
 use crate::vault::doubt::{Doubts, in_all, told};
-use crate::vault::hex::Hex;
 use crate::vault::read::PackReader;
 use crate::vault::root::{Problem, Root, SnapshotState, Stale};
 use crate::vault::stale::StaleBook;
@@ -148,14 +147,12 @@ pub(crate) fn attempt(
     // Asked before anything is made, so that nothing is left behind if the store cannot tell the time.
     let now = vault.store.now().map_err(|e| e.while_doing("ask the store for the time"))?;
     if all {
-        let mut serial = [0; 16];
-        (ctx.random)(&mut serial)?;
         place.lineage = Some(Lineage {
             format: lineage::FORMAT,
             vault: vault.config.id,
             snapshot: Some(name),
             epoch: seq::epoch(name.seq),
-            serial: Hex(serial),
+            serial: lineage::new_serial(ctx)?,
             chosen: options.snapshot != LATEST,
             written: now,
         });

@@ -207,11 +207,11 @@ pub fn newest_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
 /// # Errors
 /// As [`newest_good`].
 pub fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Result<Choice, Unchosen> {
-    let mut passed_over = Vec::new();
-    for (at, name) in names.iter().enumerate().rev() {
+    let mut passed_over: Vec<PassedOver> = Vec::new();
+    let good = vault.newest_good(names, |at, not_good| {
+        let name = names[at];
         let mut damaged = false;
-        let why = match vault.root(*name) {
-            Ok(root) if root.good() => return Ok(Choice { name: *name, root, passed_over, named: false }),
+        let why = match not_good {
             Ok(root) if root.covers.is_some() => "it is a checkpoint".to_owned(),
             Ok(root) if root.state == SnapshotState::Complete => failed_check(&root).to_owned(),
             Ok(root) => match root.suspect {
@@ -223,8 +223,9 @@ pub fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
                 format!("its root is damaged: {}", damage.what())
             }
             Err(why) if why.is_newer_format() => {
-                let newer_format = Some(Box::new(NewerFormat::Snapshot(*name)));
+                let newer_format = Some(Box::new(NewerFormat::Snapshot(name)));
                 let why = why.within(format!("find {wanted} in {}", vault.store.url()));
+                let passed_over = std::mem::take(&mut passed_over);
                 return Err(Unchosen { why: with_way_out(why), passed_over, newer_format });
             }
             Err(why) => {
@@ -235,10 +236,14 @@ pub fn search_good(vault: &Vault, names: &[SnapshotName], wanted: &str) -> Resul
                     why: why_unread.clone(),
                     damaged: true,
                 }));
-                return Err(Unchosen { why, passed_over, newer_format: None });
+                return Err(Unchosen { why, passed_over: std::mem::take(&mut passed_over), newer_format: None });
             }
         };
-        passed_over.push(PassedOver { snapshot: *name, why, damaged });
+        passed_over.push(PassedOver { snapshot: name, why, damaged });
+        Ok(())
+    })?;
+    if let Some((name, root)) = good {
+        return Ok(Choice { name, root, passed_over, named: false });
     }
     let doing = format!("find {wanted} in {}", vault.store.url());
     let why = match passed_over.iter().find(|over| !over.damaged).or(passed_over.first()) {

@@ -20,6 +20,7 @@ use crate::path::EntryPath;
 use crate::replicas::Site;
 use crate::source::place::{self, Likeness as PlaceLikeness};
 use crate::source::select::Select;
+use crate::source::walk;
 use crate::text::count_of;
 use crate::vault::read::PackReader;
 use crate::vault::root::SnapshotName;
@@ -95,6 +96,18 @@ pub fn gather(
     }
     let Gathering { facts, lineage, .. } = gathering;
     Ok(Gathered { facts, lineage, warnings: vaults.warnings() })
+}
+
+/// Whether a data directory holds data, by the rule that tells a directory that is [empty](DirectoryContent::Empty) from one that is
+/// [filled](DirectoryContent::Filled). `false` if there is none.
+///
+/// # Errors
+/// It cannot be read, or is no directory.
+pub fn has_data(options: &StartOptions, ctx: &Context) -> Result<bool> {
+    if !options.data.exists() {
+        return Ok(false);
+    }
+    directory::has_data(&walk::open(&options.data)?, options, ctx)
 }
 
 /// The facts so far.

@@ -383,6 +383,25 @@ impl Vault {
         self.read_root(SNAPSHOTS, name).map(|(root, _)| root)
     }
 
+    /// Finds the last good one of `names`, which are in order. `pass` is told the place of each newer one that is passed over, and what
+    /// it is.
+    ///
+    /// # Errors
+    /// The errors of `pass`, which end the search.
+    pub fn newest_good<E>(
+        &self,
+        names: &[SnapshotName],
+        mut pass: impl FnMut(usize, Result<Root>) -> Result<(), E>,
+    ) -> Result<Option<(SnapshotName, Root)>, E> {
+        for (at, name) in names.iter().enumerate().rev() {
+            match self.root(*name) {
+                Ok(root) if root.good() => return Ok(Some((*name, root))),
+                not_good => pass(at, not_good)?,
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads a snapshot's root, and returns it with its bytes as they are stored.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
-use crate::lineage::Serial;
+use crate::lineage;
 use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
@@ -29,7 +29,6 @@ use crate::source::walk;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
 use crate::start::facts::{self, Gathered};
 use crate::start::known::{DirectoryContent, VaultFacts};
-use crate::vault::hex::Hex;
 use crate::vault::pins::{self, Pin};
 use crate::vault::root::{BackupReason, SnapshotName};
 
@@ -360,9 +359,7 @@ impl Around {
     /// instance still commits is never the newest then. Returns the newest snapshot.
     fn go_on_from(&self, prepared: &Prepared, begun: Option<Begun>, ctx: &Context) -> Result<Option<SnapshotName>> {
         let (Some(begun), Some(driver)) = (begun, self.term.driver()) else { return Ok(prepared.from) };
-        let mut serial = [0; 16];
-        (ctx.random)(&mut serial)?;
-        let serial: Serial = Hex(serial);
+        let serial = lineage::new_serial(ctx)?;
         let from = match prepared.from {
             Some(from) if !prepared.is_ours => {
                 // An epoch that is over commits nothing that could be the newest.

@@ -11,14 +11,13 @@ use crate::lineage::{self, Lineage, Serial};
 use crate::monitor::Context;
 use crate::run::lock::{LockWait, RunLock};
 use crate::source::place;
-use crate::vault::hex::Hex;
+use crate::start::facts;
 use crate::vault::root::{SnapshotName, SourceIdentity};
 
 impl Around {
-    /// Whether the data directory has anything in it beside lastgood's own.
+    /// Whether the data directory has data. One that cannot be read may have some.
     pub(super) fn has_data(&self) -> bool {
-        std::fs::read_dir(&self.settings.data)
-            .is_ok_and(|mut names| names.any(|name| name.is_ok_and(|name| name.file_name() != lineage::OWN_FOLDER)))
+        self.runner.context(|ctx| facts::has_data(&self.settings.look, ctx)).unwrap_or(true)
     }
 
     /// Writes that the content is that of a snapshot, at the end of a term: an instance that comes back later finds it stale, and not
@@ -46,9 +45,7 @@ impl Around {
     }
 
     fn renew_lineage(&self, snapshot: SnapshotName, ctx: &Context) -> Result<()> {
-        let mut serial = [0; 16];
-        (ctx.random)(&mut serial)?;
-        self.write_lineage(Some(snapshot), Hex(serial), ctx)
+        self.write_lineage(Some(snapshot), lineage::new_serial(ctx)?, ctx)
     }
 
     pub(super) fn write_lineage(&self, snapshot: Option<SnapshotName>, serial: Serial, ctx: &Context) -> Result<()> {

@@ -74,7 +74,7 @@ fn is_mounted(data: &Path) -> bool {
 }
 
 /// Whether there is anything but folders and names that say nothing.
-fn has_data(root: &Directory, options: &StartOptions, ctx: &Context) -> Result<bool> {
+pub fn has_data(root: &Directory, options: &StartOptions, ctx: &Context) -> Result<bool> {
     let doing = || format!("look at the data directory {}", root.path().display());
     let select = Select::new(root.path(), &[], &[], &options.not_walked, false)?;
     let mut found_some = false;
