@@ -59,7 +59,7 @@ pub enum OnOther {
 pub enum OnUnreachable {
     /// Do not start the app
     Fail,
-    /// Start the app on what is there
+    /// Start the app on what is there, unless another vault shows it to be older: then that is restored
     Start,
 }
 

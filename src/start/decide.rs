@@ -27,12 +27,12 @@ pub enum OnOther {
     Fail,
 }
 
-/// What is done while no vault answers.
+/// What is done while a vault that counts does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnUnreachable {
     /// The app is not started.
     Fail,
-    /// The app is started on what is there.
+    /// The app is started on what is there, unless a vault that does answer shows it to be older.
     Start,
 }
 
@@ -77,7 +77,7 @@ pub enum StartState {
     Unknown,
     /// It is half restored, or a database in it is damaged.
     Broken,
-    /// The vault does not answer.
+    /// A vault that counts does not answer, and the others tell nothing against what is done.
     Unreachable,
     /// There is no vault.
     NoVault,
@@ -190,18 +190,30 @@ impl<'a> Deciding<'a> {
         self.facts.failed_database.as_ref().filter(|_| own)
     }
 
+    /// Decides where a vault that counts does not answer. Nothing is unknown that a replica which answers tells: an app that started on
+    /// what one of them shows to be older would write on beside what was saved since.
     fn unreachable(self, why: &str, good: Option<SnapshotName>) -> Decided {
         let told = self.rules.on_unreachable;
         let start = told.unwrap_or(if self.lacks_data() { OnUnreachable::Fail } else { OnUnreachable::Start });
         let half = self.facts.content == DirectoryContent::HalfRestored;
         match (start, good) {
+            (OnUnreachable::Start, Some(snapshot))
+                if self.facts.content == DirectoryContent::Filled && !self.is_seed() =>
+            {
+                let (state, action, found) = self.filled(snapshot);
+                match action {
+                    StartAction::Start { .. } => {
+                        (StartState::Unreachable, StartAction::Start { save: false }, text::and(why, &found))
+                    }
+                    _ => (state, action, text::and(&found, why)),
+                }
+            }
             // A replica that answers has what the app would do without.
-            (OnUnreachable::Start, Some(snapshot)) if self.lacks_data() => {
-                let save_first = self.damaged().map(|_| SaveReason::Broken);
-                let action = StartAction::Restore { snapshot, save_first, named: false };
+            (OnUnreachable::Start, Some(snapshot)) => {
+                let action = StartAction::Restore { snapshot, save_first: None, named: false };
                 (StartState::Unreachable, action, text::replica(why, snapshot))
             }
-            (OnUnreachable::Start, _) if !half => {
+            (OnUnreachable::Start, None) if !half => {
                 (StartState::Unreachable, StartAction::Start { save: false }, why.to_owned())
             }
             _ => refuse(StartState::Unreachable, why, text::unreachable(told, self.lacks_data(), half)),
@@ -304,9 +316,11 @@ impl<'a> Deciding<'a> {
         }
     }
 
+    /// The newest good snapshot in the vaults that answer.
     fn good(self) -> Option<SnapshotName> {
         match self.facts.vault {
             VaultFacts::Good(name) => Some(name),
+            VaultFacts::Unreachable { good, .. } => good,
             _ => None,
         }
     }
@@ -315,6 +329,8 @@ impl<'a> Deciding<'a> {
     fn restore(self, state: StartState, save_first: Option<SaveReason>, why: String) -> Decided {
         let restore = |snapshot, named| StartAction::Restore { snapshot, save_first, named };
         match (&self.facts.named, &self.facts.vault) {
+            // The vault that does not answer may have the one that is named, and newer ones.
+            (_, VaultFacts::Unreachable { good: Some(good), .. }) => (state, restore(*good, false), why),
             (Some(NamedSnapshot::NotFound(not_found)), _) => refuse(state, not_found, text::NAMED_NOT_FOUND),
             (Some(NamedSnapshot::Found(named)), VaultFacts::Good(good)) if named > good => {
                 (state, restore(*named, true), text::named(&why, *named))

@@ -72,7 +72,8 @@ pub enum Chosen {
 pub enum VaultFacts {
     /// There is no vault, and why that is known.
     NoVault(String),
-    /// The first vault did not answer, or one that may have snapshots where the others have none.
+    /// The first vault did not answer, or is not where it should be although another place has it; or one did not answer that may have
+    /// snapshots where the others have none.
     Unreachable {
         /// Why.
         why: String,

@@ -183,11 +183,13 @@ const BEFORE: Table = &[
     ("paths half restored", "broken: refuse"),
     ("no vault", "no vault: refuse"),
     ("unreachable, on-unreachable fail", "vault unreachable: refuse"),
-    ("unreachable, on-unreachable start, a replica answers, damaged database", "vault unreachable: save, restore"),
-    ("unreachable, on-unreachable start, a replica answers, data is missing", "vault unreachable: restore"),
+    ("unreachable, on-unreachable start, a replica answers, seed", "vault unreachable: restore"),
+    ("unreachable, on-unreachable start, a replica answers, data", "…"),
+    ("unreachable, on-unreachable start, a replica answers", "vault unreachable: restore"),
     ("unreachable, half restored", "vault unreachable: refuse"),
     ("unreachable, on-unreachable start", "vault unreachable: start"),
     ("unreachable, data is missing", "vault unreachable: refuse"),
+    ("unreachable, a replica answers", "…"),
     ("unreachable", "vault unreachable: start"),
     ("no snapshot, half restored", "broken: refuse"),
     ("no snapshot, damaged database", "broken: refuse"),
@@ -220,7 +222,8 @@ const STATES: Table = &[
     ("", "unknown"),
 ];
 
-/// What is done about it; the state is a word, too.
+/// What is done about it; the state is a word, too. Where the first vault does not answer, the directory is compared with what the
+/// others have: the app starts where they tell nothing against it, without a backup at once, and all else is done as with them alone.
 const ACTIONS: Table = &[
     ("is diverged, on-diverged fail", "diverged: refuse"),
     ("is unknown, on-unknown fail", "unknown: refuse"),
@@ -233,6 +236,8 @@ const ACTIONS: Table = &[
     ("is diverged, on-diverged restore", "diverged: save, restore"),
     ("is unknown, on-unknown restore", "unknown: save, restore"),
     ("is stale", "stale: restore"),
+    ("is ahead, unreachable", "vault unreachable: start"),
+    ("is fresh, unreachable", "vault unreachable: start"),
     ("is ahead", "ahead: start, save"),
     ("is fresh, none good", "fresh: start, save"),
     ("is fresh", "fresh: start"),
@@ -330,6 +335,11 @@ fn nothing_is_lost_whatever_the_facts_are() {
                 assert!(!(missing && case.is("a replica answers")), "a replica has what it does without: {}", said());
                 let older = matches!(decision.state, StartState::Stale | StartState::Diverged | StartState::Unknown);
                 assert!(!older, "{}", said());
+                // A vault that answers shows that something newer was saved, or does not know the data.
+                let proven = case.is("data") && !case.is("seed") && (case.is("a replica answers") || snapshots);
+                let state = look_up(STATES, case, "", &mut BTreeSet::new());
+                let older = matches!(state, "stale" | "diverged" | "unknown");
+                assert!(!(proven && older), "an app starts on data that a vault shows to be older: {}", said());
                 assert!(!save || !case.is("unreachable"), "{}", said());
             }
             StartAction::Keep { pin } => {
@@ -340,6 +350,7 @@ fn nothing_is_lost_whatever_the_facts_are() {
                 };
                 assert!(told && !case.is("damaged database"), "{}", said());
                 assert_eq!(pin.is_some(), !case.is("none good"), "{}", said());
+                assert!(!case.is("unreachable") || case.is("a replica answers"), "{}", said());
             }
             StartAction::Refuse { advice } => assert!(advice.ends_with('.'), "{}", said()),
         }

@@ -44,6 +44,11 @@ pub fn replica(why: &str, snapshot: SnapshotName) -> String {
     format!("{why}; {snapshot} is the newest good snapshot that a vault which does answer has")
 }
 
+/// Joins two reasons.
+pub fn and(first: &str, second: &str) -> String {
+    format!("{first}; {second}")
+}
+
 /// What to do where no vault answers and the app is not started.
 pub fn unreachable(told: Option<OnUnreachable>, lacks_data: bool, half: bool) -> &'static str {
     match (told, lacks_data) {

@@ -335,6 +335,36 @@ fn a_vault_that_is_away_or_missing_is_no_first_start() {
 }
 
 #[test]
+fn what_a_replica_that_answers_tells_is_not_unknown() {
+    let (world, first, second) = World::with_two();
+    let without_first = || [away("/a"), nowhere("/a")].map(|first| vec![first, world.site()]);
+    let is_told =
+        |decision: &Decision| ["it timed out", "there is no vault"].iter().any(|why| decision.why.contains(why));
+    world.comes_from(Some(first), false, 0);
+    for sites in without_first() {
+        assert_restores(&world.decide_of(sites), StartState::Stale, None, second);
+    }
+    world.write("a", b"changed");
+    for sites in without_first() {
+        let decision = world.decide_of(sites);
+        assert_restores(&decision, StartState::Diverged, Some(SaveReason::Diverged), second);
+        assert!(decision.why.contains("its lineage names") && is_told(&decision), "{decision:?}");
+    }
+    world.comes_from(Some(second), false, 0);
+    for sites in without_first() {
+        let decision = world.decide_of(sites);
+        assert_starts(&decision, StartState::Unreachable, false);
+        assert!(is_told(&decision) && decision.why.contains("something changed since"), "{decision:?}");
+    }
+    // Where there is no data, the vault that is not there may have what is newer.
+    fs::remove_dir_all(&world.data).unwrap();
+    for sites in without_first() {
+        let decision = world.decide_of(sites);
+        assert!(matches!(decision.action, StartAction::Refuse { .. }), "{decision:?}");
+    }
+}
+
+#[test]
 fn a_mount_is_asked_for_before_anything_else() {
     let world = World::new();
     let rules = StartRules { require_mount: true, ..StartRules::default() };

@@ -19,6 +19,8 @@ pub struct Opened {
     away: Vec<(String, Error)>,
     /// Whether the first place is one of these.
     first_is_away: bool,
+    /// Whether the first place is one of those that have none.
+    first_is_missing: bool,
 }
 
 /// What one vault has.
@@ -53,11 +55,15 @@ pub fn open(sites: Vec<Site>) -> Result<Opened> {
         let threads: Vec<_> = sites.into_iter().map(|site| scope.spawn(move || ask(site))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
-    let mut opened = Opened { vaults: Vec::new(), missing: Vec::new(), away: Vec::new(), first_is_away: false };
+    let (vaults, missing, away) = (Vec::new(), Vec::new(), Vec::new());
+    let mut opened = Opened { vaults, missing, away, first_is_away: false, first_is_missing: false };
     for (number, asked) in asked.into_iter().enumerate() {
         match asked.map_err(|panic| panics::error("look into the vaults", &*panic))? {
             (url, Ok(Ok((vault, listed)))) => opened.vaults.push((url, vault, listed)),
-            (_, Ok(Err(missing))) => opened.missing.push(missing),
+            (_, Ok(Err(missing))) => {
+                opened.first_is_missing |= number == 0;
+                opened.missing.push(missing);
+            }
             (url, Err(why)) => {
                 opened.first_is_away |= number == 0;
                 opened.away.push((url, why));
@@ -87,6 +93,12 @@ impl Opened {
     pub fn facts(&self) -> VaultFacts {
         let good = self.good().map(|(_, choice)| choice.name);
         let away = self.away.first().map(|(url, why)| format!("the vault {url} cannot be used: {}", why.what()));
+        // A volume that is not mounted, most often: the vault on it may know more than the others do.
+        let lost = self.missing.first().zip(self.vaults.first()).filter(|_| self.first_is_missing);
+        if let Some((why, (other, ..))) = lost {
+            let why = format!("{}, although {other} has it", why.what());
+            return VaultFacts::Unreachable { why, good };
+        }
         let mut none_good: Vec<_> = self.none_good().map(|(_, newest, _)| newest).collect();
         none_good.sort_by_key(|newest| newest.snapshot);
         match (away, good, none_good.last()) {
