@@ -26,8 +26,9 @@ fn bad_input_starts_no_app_and_changes_nothing() {
     world
         .run([&["run", "--vault", "none"], &app[..]].concat())
         .ended(1)
+        .says("could not start the app on")
         .says("there is no vault")
-        .says("lastgood init");
+        .says("`lastgood init`, or start with --init");
     world.run([&["run", "--every", "soon"], &app[..]].concat()).ended(2).says("--every");
     world.run([&["run", "--restart", "always"], &app[..]].concat()).ended(2).says("--restart");
     world.run([&["run", "--critical-on", "("], &app[..]].concat()).ended(2).says("--critical-on");
@@ -53,6 +54,22 @@ fn a_bad_directory_takes_over_from_nobody() {
     let epochs = fs::read_dir(counters.world.vault().join("epochs")).unwrap();
     let epochs: Vec<_> = epochs.map(|name| name.unwrap().file_name()).filter(|name| name == "2.json").collect();
     assert!(epochs.is_empty(), "{}", other.log());
+    assert_eq!((counters.starts("a"), counters.starts("b")), (1, 0));
+}
+
+#[test]
+fn a_refusal_takes_over_from_nobody() {
+    let counters = Counters::new();
+    let run = counters.start("a", "data", &["--every", "off", "--handover-poll", "200ms"]);
+    counters.begun("a", 1, &run);
+    run.signal(Signal::USR1);
+    run.log_with("backup is complete");
+    fs::create_dir(counters.world.path("b")).unwrap();
+    fs::write(counters.world.path("b/mine"), "nobody else has this").unwrap();
+    let mut other = counters.start("b", "b", &["--on-unknown", "fail"]);
+    assert_eq!(other.wait().0, Some(1), "{}", other.log());
+    other.log_with("--on-unknown fail asks for this");
+    assert!(!counters.world.vault().join("epochs/2.json").exists(), "{}", other.log());
     assert_eq!((counters.starts("a"), counters.starts("b")), (1, 0));
 }
 

@@ -163,7 +163,9 @@ impl BackupRun<'_> {
                 CaptureVerdict::Sound | CaptureVerdict::Noted(_) | CaptureVerdict::Suspect(_) => {}
             }
             let good = state == SnapshotState::Complete && failed_checks == 0;
-            if let Some(other) = self.base.other_data.as_ref().filter(|_| good) {
+            // An instance that has an epoch has taken over in order, from another host most often.
+            let by_itself = self.options.epoch.is_none();
+            if let Some(other) = self.base.other_data.as_ref().filter(|_| good && by_itself) {
                 assembly.warn(format!("the last complete snapshot is of {other}; from now on `latest` is this one"));
             }
             if let Some(why) = self.other_filters() {

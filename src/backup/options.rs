@@ -88,6 +88,8 @@ pub struct BackupOptions {
     pub diverged: Option<String>,
     /// Whether the directory counts as the one that goes on, whatever it comes from.
     pub take_over: bool,
+    /// Whether a first place without the vault that others hold is passed over, as one that does not answer is.
+    pub first_may_be_missing: bool,
     /// How far the fastest clock of the vault's replicas is ahead of this machine's: snapshots' numbers are times.
     pub clock_ahead: SignedDuration,
     /// Packs that are damaged in another replica: the snapshot names none of them, as far as anything else has their
@@ -130,6 +132,7 @@ impl Default for BackupOptions {
             origin: None,
             diverged: None,
             take_over: false,
+            first_may_be_missing: false,
             clock_ahead: SignedDuration::ZERO,
             spoiled_elsewhere: HashSet::new(),
             run: None,

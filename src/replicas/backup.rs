@@ -130,7 +130,7 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let mut replicas = prepare(sites, ctx, &mut warn)?;
+    let mut replicas = prepare(sites, options.first_may_be_missing, ctx, &mut warn)?;
     replicas.iter().flat_map(Replica::concerns).for_each(&mut warn);
     // A single vault need not be asked what it has.
     if replicas.len() > 1 {
@@ -276,7 +276,7 @@ fn spoiled_elsewhere(
 /// # Errors
 /// A place that cannot be asked, or does not take a vault.
 pub fn make(sites: Vec<Site>, ctx: &Context) -> Result<bool> {
-    let replicas = prepare(sites, ctx, &mut |why| ctx.monitor.warn(&why))?;
+    let replicas = prepare(sites, false, ctx, &mut |why| ctx.monitor.warn(&why))?;
     Ok(replicas.iter().any(|replica| replica.vault().is_some()))
 }
 
@@ -291,7 +291,12 @@ fn clock_ahead(replicas: &[Replica], options: &BackupOptions) -> SignedDuration 
 
 /// Opens or makes the vault in each place. The reason why a vault is passed over is told once the backup has been
 /// taken, and before that only if the backup would have gone to that vault first.
-fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Result<Vec<Replica>> {
+fn prepare(
+    sites: Vec<Site>,
+    first_may_be_missing: bool,
+    ctx: &Context,
+    warn: &mut impl FnMut(String),
+) -> Result<Vec<Replica>> {
     check_same(&sites)?;
     let alone = sites.len() == 1;
     let first_vault = sites.iter().position(|site| site.vault_if_open().is_some());
@@ -316,10 +321,20 @@ fn prepare(sites: Vec<Site>, ctx: &Context, warn: &mut impl FnMut(String)) -> Re
             }
             SiteState::Nothing(store) => {
                 let missing = Vault::missing(&*store);
-                match if may_make { Vault::check_free(&*store) } else { Err(Vault::missing(&*store)) } {
+                // Nothing is made in a place that is passed over, also where the default address would allow it.
+                let is_passed_over = first_may_be_missing && first_vault.is_some_and(|first| at < first);
+                match if may_make && !is_passed_over {
+                    Vault::check_free(&*store)
+                } else {
+                    Err(Vault::missing(&*store))
+                } {
                     Ok(()) => {
                         empty.push((at, store));
                         Err(missing)
+                    }
+                    Err(why) if is_passed_over => {
+                        warn(passed_over(&url, &why));
+                        Err(why)
                     }
                     Err(why) if alone || leading && !why.of_store() => return Err(why),
                     Err(why) => Err(why),

@@ -2,7 +2,8 @@
 //!
 //! [`Around::run`] goes through *terms*. A term begins when this instance has taken an epoch and all that ran before it have ended
 //! ([`begin`]): then the data directory is looked at, what no snapshot holds is saved, and the newest good snapshot is restored where
-//! it is needed. While the term lasts ([`serve`]) the app runs, and the [`Runner`] of `serve` takes snapshots: one at a time, by time,
+//! it is needed; without the vault, an app whose data is there starts without an epoch, which is taken later ([`seek`]). While the term
+//! lasts ([`serve`]) the app runs, and the [`Runner`] of `serve` takes snapshots: one at a time, by time,
 //! at a crash, at a signal. It ends ([`end`]) with the app, a signal, or another instance's epoch, after which this one may wait and
 //! come back.
 //!
@@ -12,6 +13,7 @@
 mod backups;
 mod begin;
 mod directory;
+mod seek;
 mod serve;
 mod end;
 mod term;
@@ -24,6 +26,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use self::begin::Begin;
+use self::seek::Seek;
 use self::serve::TermEnd;
 use self::term::{HoldEvent, Term};
 use super::app::AppEvent;
@@ -53,6 +56,8 @@ enum RunEvent {
     Hold(HoldEvent),
     /// A backup is over.
     Saved(backups::SavedBackup),
+    /// The vault answers that did not, and an epoch is taken: [`Around::seek`] has it.
+    Sought,
 }
 
 /// An app, and all that is done around it.
@@ -63,6 +68,8 @@ pub struct Around {
     vaults: Arc<VaultPool>,
     runner: Arc<Runner>,
     term: Arc<Term>,
+    /// What tries to take an epoch while the app runs without one.
+    seek: Mutex<Option<Arc<Seek>>>,
     events: Receiver<RunEvent>,
     send: Sender<RunEvent>,
     app_events: Sender<AppEvent>,
@@ -91,11 +98,13 @@ impl Around {
         let has_terminal = super::app::has_terminal();
         let (send, events) = unbounded();
         let idle = Arc::new(Mutex::new(true));
-        let (tell, stops, no_app) = (send.clone(), stop.clone(), idle.clone());
+        let term = Arc::new(Term::default());
+        let (tell, stops, halts, no_app) = (send.clone(), stop.clone(), term.halt().clone(), idle.clone());
         let on_signal = move |meaning| {
             let idle = no_app.lock().unwrap_or_else(PoisonError::into_inner);
             if *idle && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) {
                 stops.store(true, Ordering::SeqCst);
+                halts.store(true, Ordering::SeqCst);
             }
             // The receiver lives as long as the program.
             let _ = tell.send(RunEvent::Signal(meaning));
@@ -103,7 +112,6 @@ impl Around {
         super::signals::watch(has_terminal, ignored, on_signal).doing(|| "watch for signals")?;
         // What the app leaves behind is found then, also where this is not process 1.
         children::adopt_orphans().doing(|| "watch what the app leaves behind")?;
-        let term = Arc::new(Term::default());
         settings.rules.term = Some(term.for_backups());
         if settings.detached {
             settings.rules.backups_off = Some("this is a look at a copy of the data (--detached)".into());
@@ -122,6 +130,7 @@ impl Around {
             vaults,
             runner: Arc::new(runner),
             term,
+            seek: Mutex::default(),
             events,
             send,
             app_events,
@@ -129,10 +138,10 @@ impl Around {
             idle,
             has_terminal,
         };
-        around.all()
+        Arc::new(around).all()
     }
 
-    fn all(&self) -> Result<u8> {
+    fn all(self: &Arc<Self>) -> Result<u8> {
         if let Some(why) = &self.settings.off {
             tracing::warn!("{why}: the app runs, nothing is restored and no snapshot is taken");
             return self.bare();
@@ -151,7 +160,7 @@ impl Around {
     }
 
     /// Runs one term after the other.
-    fn terms(&self) -> Result<u8> {
+    fn terms(self: &Arc<Self>) -> Result<u8> {
         let mut returned = None;
         loop {
             let end = match self.begin(returned.take())? {
@@ -161,6 +170,10 @@ impl Around {
             };
             match end {
                 TermEnd::Exit(code) => return Ok(code),
+                TermEnd::Anew(begun) => {
+                    returned = Some(begun);
+                    continue;
+                }
                 TermEnd::Superseded if self.settings.on_superseded != OnSuperseded::Wait => return Ok(0),
                 TermEnd::Superseded => {}
             }

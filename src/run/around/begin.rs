@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use jiff::{SignedDuration, Timestamp};
 
 use super::backups::BackupCause;
+use super::seek::is_decidable;
 use super::serve::TermState;
 use super::term::epoch_options;
 use super::{Around, RunEvent};
@@ -17,7 +18,7 @@ use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
-use crate::lineage;
+use crate::lineage::{self, Serial};
 use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
@@ -26,8 +27,8 @@ use crate::restore::options::RestoreOptions;
 use crate::run::app::{App, AppOptions};
 use crate::run::signals::SignalMeaning;
 use crate::source::walk;
-use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, decide};
-use crate::start::facts::{self, Gathered};
+use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState, decide};
+use crate::start::facts::{self, Gathered, StartOptions};
 use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::pins::{self, Pin};
 use crate::vault::root::{BackupReason, SnapshotName};
@@ -58,12 +59,20 @@ struct Prepared {
     save: bool,
 }
 
+/// What an instance goes on from in its epoch.
+pub struct CommittedAnew {
+    /// The snapshot that was committed anew. `None` if there was none.
+    pub(super) newest: Option<SnapshotName>,
+    /// The serial that it records, for the directory's lineage.
+    pub(super) serial: Serial,
+}
+
 impl Around {
     /// Begins a term; `returned` is an epoch that was begun already, after a wait.
     ///
     /// # Errors
     /// The app is not to be started: no vault, a vault that does not answer, another instance's data, a restore that fails.
-    pub(super) fn begin(&self, returned: Option<Begun>) -> Result<Begin> {
+    pub(super) fn begin(self: &Arc<Self>, returned: Option<Begun>) -> Result<Begin> {
         self.be_idle();
         let begun = self.begin_within(returned);
         if !matches!(begun, Ok(Begin::App(_))) {
@@ -71,6 +80,10 @@ impl Around {
             if self.stop.load(Ordering::SeqCst) {
                 tracing::info!("told to stop before the app was started");
                 return Ok(Begin::Stopped);
+            }
+            if let (Err(why), Some(by)) = (&begun, self.term.successor()) {
+                tracing::warn!("another instance takes over (epoch {by}) before the app was started: {}", why.what());
+                return Ok(Begin::Superseded);
             }
         }
         begun
@@ -84,6 +97,9 @@ impl Around {
                 self.stop.store(true, Ordering::SeqCst);
             }
         }
+        // What took over from the epoch before does not matter any more. A signal sets both while it has the lock.
+        let _idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        self.term.halt().store(self.stop.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// From now on, a signal to stop is an event, which stops the app.
@@ -93,6 +109,7 @@ impl Around {
 
     /// Ends an epoch in which no app ran: who comes next need not wait for it.
     fn end_unused_epoch(&self) {
+        self.term.unwatch();
         self.term.set_lock(None);
         let Some(driver) = self.term.driver() else { return };
         if let Err(why) = self.runner.context(|ctx| driver.end(None, ctx)) {
@@ -100,28 +117,48 @@ impl Around {
         }
     }
 
-    fn begin_within(&self, returned: Option<Begun>) -> Result<Begin> {
+    fn begin_within(self: &Arc<Self>, returned: Option<Begun>) -> Result<Begin> {
         let settings = &self.settings;
         // A typing error in its name takes over from no other instance.
         if settings.data.exists() {
             walk::open(&settings.data)?;
         }
         self.runner.context(|ctx| {
+            // A restore may take long: it is given up when another instance takes over, too.
+            let ctx = &Context { stop: self.term.halt(), ..*ctx };
             if settings.rules.init {
                 replicas::backup::make(self.vaults.sites(true)?, ctx)?;
             }
+            let away = match returned.is_none() && !settings.detached {
+                true => self.refuse_beforehand(ctx)?,
+                false => None,
+            };
             let mut begun = returned;
             loop {
                 if begun.is_none() && !settings.detached {
-                    begun = match self.take_epoch(ctx)? {
+                    let taken = match &away {
+                        None => self.take_epoch(ctx)?,
+                        Some(why) => self.without_epoch(why),
+                    };
+                    begun = match taken {
                         Some(Start::Begun(begun)) => Some(begun),
                         Some(Start::Superseded { .. }) => return Ok(Begin::Superseded),
                         None => None,
                     };
                 }
+                if let Err(why) = self.term.watch(self.send.clone()) {
+                    tracing::error!("nobody looks whether another instance takes over: {why}");
+                }
                 // Only now: an instance that ran on this directory lets its lock go at the end of its epoch.
                 self.lock_directory()?;
                 let (decision, gathered) = self.decide(ctx)?;
+                if begun.is_some() && !is_decidable(&gathered) {
+                    // The vault is away again, and what it has is not known: the epoch does not count.
+                    self.end_unused_epoch();
+                    self.term.hold_none();
+                    self.lock_directory()?;
+                    begun = None;
+                }
                 let prepared = self.carry_out(&decision, &gathered, begun, ctx)?;
                 let newest = self.go_on_from(&prepared, begun, ctx)?;
                 self.lock_directory()?;
@@ -129,6 +166,9 @@ impl Around {
                     match driver.decided(newest, ctx)? {
                         Go::Start => {}
                         Go::Again => {
+                            self.term.unwatch();
+                            self.be_idle();
+                            ctx.check("start the app")?;
                             begun = None;
                             continue;
                         }
@@ -143,8 +183,8 @@ impl Around {
                 if let Some(driver) = self.term.driver() {
                     driver.running(place, ctx);
                 }
-                if let Err(why) = self.term.watch(self.send.clone()) {
-                    tracing::error!("nobody looks whether another instance takes over: {why}");
+                if self.term.is_without_epoch() {
+                    self.seek_epoch();
                 }
                 if prepared.save && !settings.detached {
                     self.back_up(BackupCause::Start);
@@ -168,19 +208,51 @@ impl Around {
                 }
                 Ok(Some(start))
             }
-            // What the directory is decides then.
+            // What the directory is decides then, and what the other vaults tell of it.
             Err(why)
-                if (why.kind() == Kind::Unreachable || matches!(why.code(), Code::DiskFull | Code::ReadOnly))
-                    && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) =>
+                if why.code() == Code::NoVault
+                    || (why.kind() == Kind::Unreachable || matches!(why.code(), Code::DiskFull | Code::ReadOnly))
+                        && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) =>
             {
-                tracing::error!("no epoch can be taken, and no other instance be asked to end: {}", why.what());
-                self.term.hold_none();
-                Ok(None)
+                Ok(self.without_epoch(&why.what()))
             }
-            // Looking at the directory says it better.
-            Err(why) if why.kind() == Kind::NothingYet => Ok(None),
             Err(why) => Err(why),
         }
+    }
+
+    /// Goes on without an epoch, which is taken when the vault answers.
+    fn without_epoch(&self, why: &str) -> Option<Start> {
+        tracing::error!("no epoch can be taken, and no other instance be asked to end: {why}");
+        self.term.hold_none();
+        None
+    }
+
+    /// Looks at the directory before an epoch is taken, and refuses where the app would not be started anyway: an epoch would stop
+    /// another instance's app in vain. All is decided once more when the epoch is held. Returns why none can be taken, if that shows.
+    fn refuse_beforehand(&self, ctx: &Context) -> Result<Option<String>> {
+        let (decision, gathered) = self.look_beforehand(ctx)?;
+        let fails = self.settings.start.on_unreachable == Some(OnUnreachable::Fail);
+        match (&decision.action, gathered.facts.vault) {
+            // That has an error of its own.
+            (_, VaultFacts::Unreachable { .. }) if fails => Ok(None),
+            (StartAction::Refuse { advice }, _) => Err(self.refusal(&decision, advice)),
+            (_, VaultFacts::Unreachable { why, .. }) => Ok(Some(why)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Looks at the directory as [`Around::decide`] does, without its databases, and says nothing about it.
+    pub(super) fn look_beforehand(&self, ctx: &Context) -> Result<(Decision, Gathered)> {
+        // The check may take long, and the app may use them.
+        let look = StartOptions { check: None, ..self.settings.look.clone() };
+        let gathered = facts::gather(|| self.vaults.sites(false), &look, &self.settings.start, ctx)?;
+        Ok((decide(&gathered.facts, &self.settings.start), gathered))
+    }
+
+    fn refusal(&self, decision: &Decision, advice: &str) -> Error {
+        let doing = format!("start the app on {}", self.settings.data.display());
+        let code = if decision.state == StartState::NoVault { Code::NoVault } else { Code::NotStarted };
+        Error::failed(doing, &decision.why).with_code(code).hint(advice.to_owned())
     }
 
     /// Starts the app.
@@ -195,8 +267,13 @@ impl Around {
 
     /// Looks at the directory and the vaults, and decides; tells what.
     fn decide(&self, ctx: &Context) -> Result<(Decision, Gathered)> {
+        self.decide_by(&self.settings.look, ctx)
+    }
+
+    /// The same, with other options for the look.
+    pub(super) fn decide_by(&self, look: &StartOptions, ctx: &Context) -> Result<(Decision, Gathered)> {
         let settings = &self.settings;
-        let gathered = facts::gather(|| self.vaults.sites(false), &settings.look, &settings.start, ctx)?;
+        let gathered = facts::gather(|| self.vaults.sites(false), look, &settings.start, ctx)?;
         gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let decision = decide(&gathered.facts, &settings.start);
         tracing::info!("the data in {} is {}: {}", settings.data.display(), decision.state, decision.why);
@@ -218,10 +295,7 @@ impl Around {
             _ => None,
         };
         match &decision.action {
-            StartAction::Refuse { advice } => {
-                let doing = format!("start the app on {}", self.settings.data.display());
-                Err(Error::failed(doing, &decision.why).with_code(Code::NotStarted).hint(advice.clone()))
-            }
+            StartAction::Refuse { advice } => Err(self.refusal(decision, advice)),
             StartAction::Start { save } => {
                 let chosen = gathered.lineage.as_ref().is_some_and(|lineage| lineage.chosen);
                 // Whoever went back on purpose must not find the newer state again after the next crash.
@@ -359,22 +433,32 @@ impl Around {
     /// instance still commits is never the newest then. Returns the newest snapshot.
     fn go_on_from(&self, prepared: &Prepared, begun: Option<Begun>, ctx: &Context) -> Result<Option<SnapshotName>> {
         let (Some(begun), Some(driver)) = (begun, self.term.driver()) else { return Ok(prepared.from) };
-        let serial = lineage::new_serial(ctx)?;
-        let from = match prepared.from {
-            Some(from) if !prepared.is_ours => {
-                // An epoch that is over commits nothing that could be the newest.
-                driver.before_commit(ctx)?;
-                let host = self.settings.rules.backup.host.clone();
-                let new = NewRoot { epoch: begun.epoch, serial, origin: START, run: job::new_run(ctx)?, host };
-                Some(recommit(self.vaults.sites(false)?, from, &new, ctx)?)
-            }
-            from => from,
-        };
+        let anew = prepared.from.filter(|_| !prepared.is_ours);
+        let committed = self.commit_anew(&driver, anew, begun, ctx)?;
+        let from = committed.newest.or(prepared.from);
         // An app that wants an empty directory finds one.
         if self.has_data() {
-            self.write_lineage(from, serial, ctx)?;
+            self.write_lineage(from, (begun.epoch, committed.serial), ctx)?;
         }
         Ok(from)
+    }
+
+    /// Commits a snapshot in this epoch, if there is one.
+    pub(super) fn commit_anew(
+        &self,
+        driver: &EpochDriver,
+        from: Option<SnapshotName>,
+        begun: Begun,
+        ctx: &Context,
+    ) -> Result<CommittedAnew> {
+        let serial = lineage::new_serial(ctx)?;
+        let Some(from) = from else { return Ok(CommittedAnew { newest: None, serial }) };
+        // An epoch that is over commits nothing that could be the newest.
+        driver.before_commit(ctx)?;
+        let host = self.settings.rules.backup.host.clone();
+        let new = NewRoot { epoch: begun.epoch, serial, origin: START, run: job::new_run(ctx)?, host };
+        let newest = Some(recommit(self.vaults.sites(false)?, from, &new, ctx)?);
+        Ok(CommittedAnew { newest, serial })
     }
 
     /// Pins a snapshot in every vault that can be written to.

@@ -45,13 +45,20 @@ impl Around {
     }
 
     fn renew_lineage(&self, snapshot: SnapshotName, ctx: &Context) -> Result<()> {
-        self.write_lineage(Some(snapshot), lineage::new_serial(ctx)?, ctx)
+        let epoch = self.term.epoch().unwrap_or_default();
+        self.write_lineage(Some(snapshot), (epoch, lineage::new_serial(ctx)?), ctx)
     }
 
-    pub(super) fn write_lineage(&self, snapshot: Option<SnapshotName>, serial: Serial, ctx: &Context) -> Result<()> {
+    /// Writes that the content comes from a snapshot, and is used in an epoch.
+    pub(super) fn write_lineage(
+        &self,
+        snapshot: Option<SnapshotName>,
+        (epoch, serial): (u32, Serial),
+        ctx: &Context,
+    ) -> Result<()> {
         let vault = self.vaults.first(ctx)?;
         let written = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-        let (vault, epoch) = (vault.config.id, self.term.epoch().unwrap_or_default());
+        let vault = vault.config.id;
         let lineage = Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written };
         lineage::write(&self.settings.data, &lineage)
     }
@@ -97,7 +104,7 @@ impl Around {
             return Ok(());
         }
         let host = &self.settings.rules.backup.host;
-        let wait = LockWait { host, patience, stop: &self.stop };
+        let wait = LockWait { host, patience, stop: self.term.halt() };
         self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
         Ok(())
     }

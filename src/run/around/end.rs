@@ -10,10 +10,12 @@ use super::serve::{TermEnd, TermState, tell_left};
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
+use crate::epochs::driver::EpochDriver;
 use crate::error::Error;
 use crate::run::app::App;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
+use crate::vault::root::SnapshotName;
 
 /// How long an app that is told to stop is waited for before a backup begins beside it: one that ends at once needs one backup, not
 /// two.
@@ -85,7 +87,7 @@ impl Around {
     }
 
     /// Stops the app, and has a backup begin beside it if that takes a while.
-    fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
+    pub(super) fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
         // The last snapshot needs time as well.
         let time = self.settings.stop_timeout.min(until.saturating_duration_since(Instant::now()) / 2);
         let stopped = std::thread::scope(|scope| {
@@ -117,6 +119,7 @@ impl Around {
             return;
         }
         let until = until.map(|until| until.checked_sub(LAST).unwrap_or(until));
+        let unused = self.stop_seeking();
         let mut saved = self.save_once(until, cause.clone(), state);
         // The epoch was ended while it was saved: it is saved once more, as what it is now. All packs are there.
         if self.term.is_lost() && saved.as_ref().is_some_and(|saved| !saved.is_committed()) {
@@ -141,31 +144,49 @@ impl Around {
         if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::good_snapshot) {
             self.write_last_lineage(snapshot);
         }
-        if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot).filter(|_| self.term.is_lost()) {
+        if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot).filter(|_| self.is_beside()) {
             // It may be the only copy of what the app wrote last.
-            let why = "another instance had taken over before it was saved";
+            let why = match self.term.is_lost() {
+                true => "another instance had taken over before it was saved",
+                false => "it is the last one of an instance that had no epoch",
+            };
             if let Err(why) = self.runner.context(|ctx| self.pin(snapshot, why, ctx)) {
                 tracing::warn!("the snapshot {snapshot} is not pinned: {}", why.what());
             }
         }
         self.term.unwatch();
         self.term.set_lock(None);
+        if let Some(driver) = unused {
+            self.end_epoch(&driver, None);
+        }
         // Without the last snapshot, and while one may still be committed, the successor is to wait, to use force, and so to commit
         // its own.
         let is_over = saved.as_ref().is_some_and(SavedBackup::is_committed) && self.runner.running().is_none();
         if let Some(driver) = self.term.driver().filter(|_| is_over && !self.term.is_lost()) {
-            let last = saved.as_ref().and_then(SavedBackup::snapshot);
-            match self.runner.context(|ctx| driver.end(last, ctx)) {
-                Ok(_) => tracing::debug!("the epoch is ended"),
-                Err(why) => tracing::warn!(
-                    "the end of the epoch was not told, and the next instance waits for it: {}",
-                    why.what()
-                ),
+            self.end_epoch(&driver, saved.as_ref().and_then(SavedBackup::snapshot));
+        }
+    }
+
+    /// Whether what is saved now is beside the line of snapshots, and never restored by itself.
+    fn is_beside(&self) -> bool {
+        self.term.is_lost() || self.term.is_without_epoch()
+    }
+
+    pub(super) fn end_epoch(&self, driver: &EpochDriver, last: Option<SnapshotName>) {
+        match self.runner.context(|ctx| driver.end(last, ctx)) {
+            Ok(_) => tracing::debug!("the epoch is ended"),
+            Err(why) => {
+                tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what());
             }
         }
     }
 
-    fn save_once(&self, until: Option<Instant>, cause: BackupCause, state: &mut TermState) -> Option<SavedBackup> {
+    pub(super) fn save_once(
+        &self,
+        until: Option<Instant>,
+        cause: BackupCause,
+        state: &mut TermState,
+    ) -> Option<SavedBackup> {
         let run = self.back_up(cause)?;
         self.wait_for_backup(run, until, state)
     }
@@ -204,7 +225,7 @@ impl Around {
                     break;
                 }
                 RunEvent::Hold(HoldEvent::Ended { by }) => self.lose(by),
-                RunEvent::Hold(_) | RunEvent::App(_) | RunEvent::Signal(_) => {}
+                RunEvent::Hold(_) | RunEvent::App(_) | RunEvent::Signal(_) | RunEvent::Sought => {}
             }
         }
         if state.stopping.is_some() {

@@ -6,7 +6,7 @@ use super::backups::{BackupCause, SavedBackup};
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
-use crate::epochs::driver::Commit;
+use crate::epochs::driver::{Begun, Commit};
 use crate::error::Result;
 use crate::monitor::system_random;
 use crate::report::RunId;
@@ -29,6 +29,8 @@ pub enum TermEnd {
     Exit(u8),
     /// Another instance runs the app now.
     Superseded,
+    /// The app is stopped, and a new term begins in this epoch, which is held.
+    Anew(Begun),
 }
 
 /// The state of a term while the app runs.
@@ -134,6 +136,7 @@ impl Around {
                 self.back_up(BackupCause::Output(what));
             }
             RunEvent::Saved(saved) => self.saved(&saved, state),
+            RunEvent::Sought => return Ok(self.found_epoch(state)),
             RunEvent::Hold(HoldEvent::Gap(gap)) => tracing::error!(
                 "for {gap:.0?} this instance could not ask whether another one takes over: it got no processor time. On Cloud Run, \
                  `--no-cpu-throttling` gives it some at all times"
@@ -173,6 +176,7 @@ impl Around {
             again.after = None;
         }
         if saved.is_committed() {
+            self.term.note_commit(saved.snapshot());
             self.look_after_commit();
         }
         if let Some(snapshot) = saved.good_snapshot() {

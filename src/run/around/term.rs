@@ -14,7 +14,11 @@ use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
 use crate::run::lock::RunLock;
 use crate::runner::rules;
-use crate::vault::root::SourceIdentity;
+use crate::vault::root::{SnapshotName, SourceIdentity};
+
+/// Why what is saved without an epoch is diverged.
+const WITHOUT_EPOCH: &str =
+    "it was taken by an instance that has no epoch, since the vault did not answer when its app was started";
 
 /// The longest time between two looks at whether the epoch is due to be looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -42,8 +46,10 @@ pub enum HoldEvent {
 #[derive(Default)]
 pub struct Term {
     state: Mutex<TermHold>,
-    /// Counts the threads that look at an epoch: all but the last one end.
+    /// Counts the threads that look at an epoch: all but the last one end. Changed while `state` is locked.
     looks: AtomicU64,
+    /// Set when the begin of a term is to be given up: at a signal to stop, and when another instance takes over.
+    halt: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -52,6 +58,12 @@ struct TermHold {
     epoch: Option<u32>,
     /// The epoch that ended this one by force.
     lost: Option<u32>,
+    /// The epoch that takes over from this one.
+    successor: Option<u32>,
+    /// Whether the app runs without an epoch.
+    without: bool,
+    /// The last snapshot that was taken then.
+    beside: Option<SnapshotName>,
     lock: Option<Arc<RunLock>>,
 }
 
@@ -74,9 +86,18 @@ impl Term {
     }
 
     /// Sets the options of a backup: its epoch, or that it is diverged.
+    ///
+    /// What is saved without an epoch is diverged until one is taken. The vault that did not answer may have newer snapshots, of another
+    /// instance or of this very directory before its disk was put back, and a number that only the others' snapshots are asked for could
+    /// hide them.
     pub fn set(&self, options: &mut BackupOptions) {
         let state = self.state();
         options.epoch = state.epoch;
+        if state.without {
+            options.diverged = Some(WITHOUT_EPOCH.into());
+            options.first_may_be_missing = true;
+            return;
+        }
         if let Some(by) = state.lost {
             options.diverged = Some(lost(state.epoch, by));
             return;
@@ -98,12 +119,49 @@ impl Term {
     pub fn hold(&self, driver: Arc<EpochDriver>, begun: Begun) {
         let mut state = self.state();
         (state.driver, state.epoch, state.lost) = (Some(driver), Some(begun.epoch), None);
+        (state.successor, state.without) = (None, false);
+    }
+
+    /// Holds an epoch, and has what is saved be beside its line of snapshots all the same.
+    pub fn hold_beside(&self, driver: Arc<EpochDriver>) {
+        let mut state = self.state();
+        (state.driver, state.epoch, state.lost) = (Some(driver), None, None);
+        (state.successor, state.without) = (None, true);
     }
 
     /// Holds no epoch.
     pub fn hold_none(&self) {
         let mut state = self.state();
         (state.driver, state.epoch, state.lost) = (None, None, None);
+        (state.successor, state.without) = (None, true);
+    }
+
+    /// Whether the app runs without an epoch, which it is to have.
+    pub fn is_without_epoch(&self) -> bool {
+        self.state().without
+    }
+
+    /// Notes a snapshot that was committed, which is beside the line if there is no epoch.
+    pub fn note_commit(&self, snapshot: Option<SnapshotName>) {
+        let mut state = self.state();
+        if state.without {
+            state.beside = snapshot.or(state.beside);
+        }
+    }
+
+    /// The last snapshot that was taken without an epoch.
+    pub fn beside(&self) -> Option<SnapshotName> {
+        self.state().beside
+    }
+
+    /// The flag that has the begin of a term give up.
+    pub fn halt(&self) -> &Arc<AtomicBool> {
+        &self.halt
+    }
+
+    /// The epoch that takes over from this one, as far as it was seen.
+    pub fn successor(&self) -> Option<u32> {
+        self.state().successor
     }
 
     /// The driver that holds the epoch. `None` without one.
@@ -137,13 +195,14 @@ impl Term {
         self.state().lock.clone()
     }
 
-    /// Looks at the epoch from now on, until it is over, and sends what happens to it.
+    /// Looks at the epoch from now on, until it is over, and sends what happens to it. A begin that is under way gives up when another
+    /// instance takes over.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn watch(self: &Arc<Self>, send: Sender<RunEvent>) -> Result<()> {
         let Some(driver) = self.driver() else { return Ok(()) };
-        let (term, number) = (self.clone(), self.looks.fetch_add(1, Ordering::SeqCst) + 1);
+        let (term, number) = (self.clone(), self.next_look());
         let work = move || {
             let (mut told, mut silent) = (false, false);
             while term.looks.load(Ordering::SeqCst) == number {
@@ -171,6 +230,15 @@ impl Term {
                 };
                 let is_end = matches!(event, Some(HoldEvent::Ended { .. }));
                 if let Some(event) = event.filter(|_| is_news) {
+                    let mut state = term.state();
+                    // The epoch may be over by now, and another one be held.
+                    if term.looks.load(Ordering::SeqCst) != number {
+                        return;
+                    }
+                    if let HoldEvent::Superseded { by } | HoldEvent::Ended { by } = event {
+                        state.successor = Some(by);
+                        term.halt.store(true, Ordering::SeqCst);
+                    }
                     // The receiver lives as long as the program.
                     let _ = send.send(RunEvent::Hold(event));
                 }
@@ -184,9 +252,14 @@ impl Term {
         Ok(())
     }
 
-    /// Does not look at the epoch any more.
+    /// Does not look at the epoch any more: nothing is sent, and no begin given up because of it, from now on.
     pub fn unwatch(&self) {
-        self.looks.fetch_add(1, Ordering::SeqCst);
+        self.next_look();
+    }
+
+    fn next_look(&self) -> u64 {
+        let _state = self.state();
+        self.looks.fetch_add(1, Ordering::SeqCst) + 1
     }
 }
 
@@ -213,5 +286,32 @@ pub(super) fn epoch_options(
         on_terminal,
         take_over: settings.take_over,
         run,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_without_an_epoch_is_diverged() {
+        let options = |term: &Term| {
+            let mut options = BackupOptions { epoch: Some(7), ..BackupOptions::default() };
+            term.set(&mut options);
+            options
+        };
+        let term = Term::default();
+        // A look at a copy of the data takes no epoch, and saves nothing.
+        assert_eq!(options(&term).diverged, None);
+        let name: SnapshotName = "1790000000-20260921T142640Z-00112233aabbccdd".parse().unwrap();
+        term.note_commit(Some(name));
+        assert_eq!(term.beside(), None);
+        term.hold_none();
+        let without = options(&term);
+        assert!(without.diverged.is_some_and(|why| why.contains("no epoch")));
+        assert_eq!((without.epoch, without.first_may_be_missing), (None, true));
+        term.note_commit(Some(name));
+        term.note_commit(None);
+        assert_eq!(term.beside(), Some(name));
     }
 }
