@@ -54,6 +54,7 @@ mod run;
 mod run_away;
 mod run_instances;
 mod run_killed;
+mod run_left_out;
 mod run_refused;
 mod serve;
 mod serve_clients;

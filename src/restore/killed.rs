@@ -81,6 +81,14 @@ impl fmt::Display for Leftover {
 }
 
 impl Leftover {
+    /// Where new content lies under the name for the previous content. `None` if this is previous content.
+    pub fn unplaced(&self) -> Option<PathBuf> {
+        match self {
+            Leftover::New(aside) | Leftover::Used(aside) => Some(aside.path()),
+            Leftover::Old { .. } => None,
+        }
+    }
+
     /// Says what to do about it.
     pub fn advice(&self) -> &'static str {
         let is_side = |name: &OsStr| SUFFIXES.iter().any(|side| name.as_bytes().ends_with(side.as_bytes()));

@@ -39,6 +39,7 @@ pub mod stage;
 pub mod staging_names;
 pub mod put;
 pub mod side_files;
+pub mod carried;
 pub mod steps;
 mod undo;
 pub mod killed;

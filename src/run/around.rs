@@ -14,6 +14,7 @@ mod backups;
 mod begin;
 mod directory;
 mod seek;
+mod exchange;
 mod serve;
 mod end;
 mod term;

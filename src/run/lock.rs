@@ -4,36 +4,37 @@
 //! starting a second app on the same data. The lock that a backup and a restore take ([`crate::fs::lock`]) is another one, on the
 //! directory itself, which is held only while they work.
 //!
-//! What is in the file is for people: which process made the lock. It says nothing about whether that still holds it.
+//! What the app starts may not inherit it: Python's `subprocess` closes what it is not told to keep. If `run` is killed, the app dies
+//! with it, the lock is free, and such processes go on writing. So the file says by what they are known ([`RunProof`]), and the next
+//! one that locks it ends them first ([`super::left`]). It does the same if the lock is held by what a dead `run` has left.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Code, Doing, Error, Result};
-use crate::fs::beneath::Directory;
-use crate::fs::holders::{Locks, program};
-use crate::fs::{SAFE, is_file, what};
+use super::left::RunProof;
+use crate::error::{Code, Error, Result};
+use crate::fs::holders::{Locks, has_open, program};
+use crate::fs::{Folder, SAFE, is_file, what};
+use crate::lineage::{OWN_FOLDER, RUN_LOCK, own_folder};
 use crate::text::one_line;
 
-/// The folder of lastgood in a data directory.
-pub const FOLDER: &str = ".lastgood";
-/// The file in it that is locked.
-pub const FILE: &str = "run.lock";
 /// The sleep between two attempts to lock.
 const STEP: Duration = Duration::from_millis(100);
 /// The time after which the user is told that the lock is waited for.
 const TELL: Duration = Duration::from_secs(1);
 /// The most bytes of the file that are read.
 const MAX_FILE: u64 = 4096;
+/// The bytes of the file: always as many, so that one write replaces all that it says.
+const FILE: usize = 1024;
 /// The most bytes of a host's name that are shown.
 const MAX_HOST: usize = 100;
 
@@ -46,6 +47,9 @@ pub struct LockHolder {
     pub host: String,
     /// When it took the lock.
     pub since: Timestamp,
+    /// By what it and what its app starts are known. `None` where the system tells too little, or an older version made the lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<RunProof>,
 }
 
 /// The lock, until this and the app are gone.
@@ -62,33 +66,48 @@ pub struct LockWait<'w> {
     pub host: &'w str,
     /// How long to wait for another process to let it go.
     pub patience: Duration,
+    /// The time that processes may take to end that a killed `run` has left, before they are killed.
+    pub stop_timeout: Duration,
     /// Ends the waiting.
     pub stop: &'w AtomicBool,
 }
 
 impl RunLock {
     /// Locks a data directory for this `run`. Makes the folder `.lastgood` and the file if they are not there; no symlink is
-    /// followed. Where the filesystem has no locks, there is none, and a warning says so.
+    /// followed. What a `run` that was killed has left is ended first. Where the filesystem has no locks, there is none, and a warning
+    /// says so.
     ///
     /// # Errors
-    /// Another process holds the lock for longer than that is waited for: [`Code::Locked`]; a stop; something else is where the
-    /// file should be; the directory cannot be written to.
-    pub fn take(directory: &Directory, wait: &LockWait) -> Result<RunLock> {
-        let path = directory.path().join(FOLDER).join(FILE);
+    /// Another process holds the lock for longer than that is waited for, or is left of a killed `run` and does not end:
+    /// [`Code::Locked`]; a stop; something else is where the file should be; the directory cannot be written to.
+    pub fn take(directory: &Folder, wait: &LockWait) -> Result<RunLock> {
+        let path = directory.path().join(OWN_FOLDER).join(RUN_LOCK);
         let doing = || format!("lock {}", path.display());
-        let folder = folder(directory).doing(doing)?;
+        let folder = own_folder(directory).map_err(|why| why.within(doing()))?;
         let began = Instant::now();
-        let mut told = false;
+        let (mut told, mut ended) = (false, false);
         loop {
             let file = open(&folder).map_err(|why| not_opened(&path, &why))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed the file, and another process locked the next one.
                 Ok(()) if is_there(&folder, &file) => {
-                    let mut lock = RunLock { file: Some(file), path };
+                    end_left(&file, wait).map_err(|left| {
+                        Error::failed(doing(), format!("a `lastgood run` that was killed has left processes: {left}"))
+                            .with_code(Code::Locked)
+                            .hint("They may write to the data: end them first.")
+                    })?;
+                    let lock = RunLock { file: Some(file), path };
                     lock.note(wait.host);
                     return Ok(lock);
                 }
                 Ok(()) => continue,
+                // The lock was inherited by what a dead `run` has left.
+                Err(Errno::WOULDBLOCK | Errno::INTR) if !ended && noted(&file).is_some_and(|noted| noted.is_gone()) => {
+                    ended = true;
+                    // What does not end is waited for, and named at the end.
+                    let _ = end_left(&file, wait);
+                    continue;
+                }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
                 Err(why) => {
                     let what = "nothing keeps two `lastgood run` from running on it at the same time";
@@ -118,12 +137,25 @@ impl RunLock {
         }
     }
 
+    /// Locks a directory that is about to take the place of `target`, of which `own` is lastgood's folder: so the target has a lock at
+    /// any time. Nobody else has a lock in a directory that is being made.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn take_staged(own: &Folder, target: &Path, host: &str) -> Result<RunLock> {
+        let path = target.join(OWN_FOLDER).join(RUN_LOCK);
+        let file = open(own).map_err(|why| not_opened(&own.path().join(RUN_LOCK), &why))?;
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let lock = RunLock { file: locked.is_ok().then_some(file), path };
+        lock.note(host);
+        Ok(lock)
+    }
+
     /// Whether this is the lock of a directory: a restore may have put another one in its place. Always, where the filesystem has no
     /// locks.
-    pub fn is_of(&self, directory: &Directory) -> bool {
-        let flags = SAFE | OFlags::DIRECTORY | OFlags::RDONLY;
-        let folder = openat(directory.folder(), FOLDER, flags, Mode::empty());
-        self.file.as_ref().is_none_or(|file| folder.is_ok_and(|folder| is_there(&folder, file)))
+    pub fn is_of(&self, directory: &Folder) -> bool {
+        let own = directory.enter(OWN_FOLDER);
+        self.file.as_ref().is_none_or(|file| own.is_ok_and(|own| is_there(&own, file)))
     }
 
     /// The locked file, which the app inherits. `None` if the filesystem has no locks.
@@ -136,35 +168,64 @@ impl RunLock {
         &self.path
     }
 
-    /// Writes down who holds it. That is only for people: an error is not told.
-    fn note(&mut self, host: &str) {
-        let Some(file) = &mut self.file else { return };
-        let holder = LockHolder { pid: std::process::id(), host: host.to_owned(), since: Timestamp::now() };
-        let _ = serde_json::to_vec(&holder).map_err(io::Error::from).and_then(|text| {
-            file.set_len(0)?;
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(&text)
+    /// Writes down the app that holds the lock together with this program.
+    pub fn note_app(&self, pid: u32) {
+        let Some(noted) = self.file.as_ref().and_then(noted) else { return };
+        self.write(&LockHolder { proof: noted.proof.map(|proof| proof.with_app(pid)), ..noted });
+    }
+
+    /// Writes down who holds it.
+    fn note(&self, host: &str) {
+        let (pid, since, host) = (std::process::id(), Timestamp::now(), one_line(host, MAX_HOST));
+        self.write(&LockHolder { pid, host, since, proof: RunProof::of_this() });
+    }
+
+    /// Writes what the file says, in one step. An error is not told: the lock is held all the same.
+    fn write(&self, holder: &LockHolder) {
+        let Some(file) = &self.file else { return };
+        let written = serde_json::to_vec(holder).map_err(io::Error::from).and_then(|mut text| {
+            text.resize(text.len().max(FILE - 1), b' ');
+            text.push(b'\n');
+            file.write_all_at(&text, 0)
         });
+        if let Err(why) = written {
+            tracing::debug!("{} does not say who holds it: {why}", self.path.display());
+        }
     }
 }
 
-/// Opens the folder in the directory; makes it if it is not there.
-fn folder(directory: &Directory) -> rustix::io::Result<OwnedFd> {
-    let open = || openat(directory.folder(), FOLDER, SAFE | OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty());
-    match open() {
-        Err(Errno::NOENT) => match mkdirat(directory.folder(), FOLDER, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => open(),
-            Err(why) => Err(why),
-        },
-        opened => opened,
+impl LockHolder {
+    /// Whether it is known to have ended.
+    fn is_gone(&self) -> bool {
+        self.proof.as_ref().is_some_and(RunProof::is_gone)
     }
+}
+
+/// Ends what the last holder of a lock has left, if that was killed.
+///
+/// # Errors
+/// What is left all the same.
+fn end_left(file: &File, wait: &LockWait) -> Result<(), String> {
+    let Some(proof) = noted(file).and_then(|noted| noted.proof) else { return Ok(()) };
+    match proof.end_left(wait.stop_timeout, wait.stop) {
+        Ok(_) => Ok(()),
+        Err(left) => Err(left.join(", ")),
+    }
+}
+
+/// What the file says of who holds it. `None` if that cannot be understood.
+fn noted(file: &File) -> Option<LockHolder> {
+    let mut text = vec![0; usize::try_from(MAX_FILE).ok()?];
+    let length = file.read_at(&mut text, 0).ok()?;
+    text.truncate(length);
+    serde_json::from_slice(&text).ok()
 }
 
 /// Opens the file; makes it if it is not there.
-fn open(folder: &OwnedFd) -> io::Result<File> {
+fn open(folder: &Folder) -> io::Result<File> {
     // A fifo does not block it.
     let flags = SAFE | OFlags::CREATE | OFlags::RDWR | OFlags::NONBLOCK;
-    let file: File = openat(folder, FILE, flags, Mode::RUSR | Mode::WUSR)?.into();
+    let file: File = openat(folder, RUN_LOCK, flags, Mode::RUSR | Mode::WUSR)?.into();
     let stat = fstat(&file)?;
     match is_file(&stat) {
         true => Ok(file),
@@ -183,32 +244,43 @@ fn not_opened(path: &Path, why: &io::Error) -> Error {
 }
 
 /// Whether the file is the one that has its name.
-fn is_there(folder: &OwnedFd, file: &File) -> bool {
-    let (Ok(there), Ok(file)) = (statat(folder, FILE, AtFlags::SYMLINK_NOFOLLOW), fstat(file)) else { return false };
+fn is_there(folder: &Folder, file: &File) -> bool {
+    let (Ok(Some(there)), Ok(file)) = (folder.look(RUN_LOCK), fstat(file)) else { return false };
     (there.st_dev, there.st_ino) == (file.st_dev, file.st_ino)
 }
 
-/// Names what holds the lock, as far as it is known.
-fn holder(mut file: &File) -> String {
+/// Names what holds the lock, as far as it is known: a process that is there, rather than the one that made the lock and is dead.
+fn holder(file: &File) -> String {
     let locks = Locks::read();
     let seen = locks.of(file).into_iter().find(|lock| lock.kind == "FLOCK").map(|lock| lock.pid);
-    let mut text = Vec::new();
-    let noted = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(MAX_FILE).read_to_end(&mut text));
-    let noted = noted.ok().and_then(|_| serde_json::from_slice::<LockHolder>(&text).ok());
-    let made = noted.map(|LockHolder { pid, host, since }| {
+    let noted = noted(file);
+    let is_gone = noted.as_ref().is_some_and(LockHolder::is_gone);
+    let made = noted.map(|LockHolder { pid, host, since, .. }| {
         let (host, since) = (one_line(&host, MAX_HOST), since.strftime("%F %TZ"));
         format!("process {pid} on {host} since {since}")
     });
     match (seen, made) {
-        // The kernel tells the process that took the lock, also after its end; the app may be left.
-        (Some(pid), made) if !program(pid).is_empty() => {
+        // The kernel tells the process that took the lock, also after its end.
+        (Some(pid), made) if !is_gone && !program(pid).is_empty() => {
             let noted = made.map(|made| format!(" ({made})")).unwrap_or_default();
             format!("process {pid} {}{noted}", program(pid))
         }
-        (_, Some(made)) => made,
+        (_, Some(made)) => match heir(file) {
+            Some(heir) => format!("process {heir} {}, left by {made},", program(heir)),
+            None => made,
+        },
         (Some(pid), None) => format!("process {pid}"),
         (None, None) => "another process".to_owned(),
     }
+}
+
+/// A process that has the file open and is not one that waits for the lock, as this one does.
+fn heir(file: &File) -> Option<u32> {
+    let file = fstat(file).ok()?;
+    let waits = program(std::process::id());
+    let numbers = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut others = numbers.filter(|pid: &u32| program(*pid) != waits);
+    others.find(|pid| has_open(*pid, (file.st_dev, file.st_ino)) == Some(true))
 }
 
 #[cfg(test)]
@@ -219,15 +291,16 @@ mod tests {
     use super::*;
 
     fn take(folder: &Path, patience: u64, stop: bool) -> Result<RunLock> {
-        let wait = LockWait { host: "web-1", patience: Duration::from_millis(patience), stop: &AtomicBool::new(stop) };
-        RunLock::take(&Directory::open(folder).unwrap(), &wait)
+        let (patience, stop_timeout) = (Duration::from_millis(patience), Duration::from_millis(500));
+        let wait = LockWait { host: "web-1", patience, stop_timeout, stop: &AtomicBool::new(stop) };
+        RunLock::take(&Folder::open(folder).unwrap(), &wait)
     }
 
     #[test]
     fn one_holds_it_at_a_time_and_is_named() {
         let data = tempfile::tempdir().unwrap();
         let lock = take(data.path(), 0, false).unwrap();
-        assert_eq!(lock.path(), data.path().canonicalize().unwrap().join(".lastgood/run.lock"));
+        assert_eq!(lock.path(), data.path().join(".lastgood/run.lock"));
         let why = take(data.path(), 200, false).unwrap_err();
         let this = std::process::id();
         assert_eq!(why.code(), Code::Locked);
@@ -253,12 +326,32 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_is_locked_before_it_is_in_place() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (staged, data) = (scratch.path().join("staged"), scratch.path().join("data"));
+        fs::create_dir(&staged).unwrap();
+        fs::create_dir(&data).unwrap();
+        let old = take(&data, 0, false).unwrap();
+        let own = own_folder(&Folder::open(&staged).unwrap()).unwrap();
+        let lock = RunLock::take_staged(&own, &data, "web-1").unwrap();
+        fs::rename(&data, scratch.path().join("aside")).unwrap();
+        fs::rename(&staged, &data).unwrap();
+        let directory = Folder::open(&data).unwrap();
+        assert!(lock.is_of(&directory) && !old.is_of(&directory) && lock.path() == old.path());
+        drop(old);
+        assert_eq!(take(&data, 0, false).unwrap_err().code(), Code::Locked);
+        lock.note_app(std::process::id());
+        drop(lock);
+        take(&data, 0, false).unwrap();
+    }
+
+    #[test]
     fn what_is_planted_is_not_followed() {
         let (data, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        symlink(other.path(), data.path().join(FOLDER)).unwrap();
+        symlink(other.path(), data.path().join(OWN_FOLDER)).unwrap();
         take(data.path(), 0, false).unwrap_err();
-        fs::remove_file(data.path().join(FOLDER)).unwrap();
-        fs::create_dir(data.path().join(FOLDER)).unwrap();
+        fs::remove_file(data.path().join(OWN_FOLDER)).unwrap();
+        fs::create_dir(data.path().join(OWN_FOLDER)).unwrap();
         symlink(other.path().join("made"), data.path().join(".lastgood/run.lock")).unwrap();
         let why = take(data.path(), 0, false).unwrap_err();
         assert!(why.to_string().contains("it is a symbolic link"), "{why}");

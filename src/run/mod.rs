@@ -5,6 +5,7 @@ pub mod settings;
 pub mod app;
 pub mod command;
 pub mod lock;
+pub mod left;
 pub mod output;
 pub mod restart;
 pub mod signals;

@@ -16,12 +16,13 @@ use crate::support::http::Service;
 /// Variables that libraries read, and not the source of lastgood: of the log, of panics, of temporary files.
 const OF_LIBRARIES: [&str; 5] = ["RUST_LOG", "RUST_BACKTRACE", "TMPDIR", "SSL_CERT_DIR", "GOOGLE_CLOUD_QUOTA_PROJECT"];
 
-/// Literals in the source that look as variables do: words of other programs' interfaces, and variables of tests.
-const NO_VARIABLES: [&str; 11] = [
+/// Literals in the source that look as variables do: words of other programs' interfaces, and variables of tests and of apps.
+const NO_VARIABLES: [&str; 12] = [
     "CARGO_PKG_VERSION",
     "FAILED_PRECONDITION",
     "INTERNAL_ERROR",
     "INVALID_ARGUMENT",
+    "LASTGOOD_RUN_MARK",
     "LASTGOOD_SOAK",
     "LASTGOOD_TEST_PEER",
     "NOT_FOUND",
@@ -44,7 +45,7 @@ const GIVEN_TO_HOOKS: [&str; 8] = [
 ];
 
 /// What a page writes in capitals and is no variable that lastgood reads.
-const IN_PAGES: [&str; 3] = ["CLOUDSDK_PYTHON", "WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
+const IN_PAGES: [&str; 4] = ["CLOUDSDK_PYTHON", "LASTGOOD_RUN_MARK", "WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
 
 /// The variables of the two guides that docs/migrate.md leads away from.
 const OF_GUIDES: [&str; 10] = [

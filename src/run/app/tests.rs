@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::children::adopt_orphans;
-use crate::fs::beneath::Directory;
+use crate::fs::Folder;
 use crate::mask::Masker;
 use crate::run::lock::LockWait;
 use crate::run::output::CriticalRules;
@@ -107,8 +107,9 @@ fn another_process() {
 }
 
 fn lock(data: &Path) -> Result<RunLock> {
-    let wait = LockWait { host: "web-1", patience: Duration::ZERO, stop: &AtomicBool::new(false) };
-    RunLock::take(&Directory::open(data).unwrap(), &wait)
+    let (patience, stop_timeout) = (Duration::ZERO, Duration::from_secs(1));
+    let wait = LockWait { host: "web-1", patience, stop_timeout, stop: &AtomicBool::new(false) };
+    RunLock::take(&Folder::open(data).unwrap(), &wait)
 }
 
 /// Another process, and a scratch folder.
@@ -277,18 +278,42 @@ fn it_is_killed_with_the_program() {
 }
 
 #[test]
-fn what_is_left_of_a_killed_program_holds_the_lock() {
+fn what_a_killed_program_has_left_ends_before_the_lock_is_taken() {
+    // In a session of its own with the lock, and in the app's group without it.
+    let python = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)";
+    for start in ["setsid sleep 600 & echo $! > left".to_owned(), format!("python3 -I -S -c \"{python}\" > left")] {
+        let peer = Peer::new();
+        let data = peer.path("data");
+        fs::create_dir(&data).unwrap();
+        let script = format!("{start}; echo $PPID > program; sleep 600");
+        let mut running = peer.start(&Runs { lock: Some(data.clone()), ..peer.script(&script) });
+        let (left, program) = (peer.line("left"), peer.line("program"));
+        assert!(lock(&data).unwrap_err().to_string().contains("holds the lock"));
+        kill_process(Pid::from_raw(program.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+        running.0.wait().unwrap();
+        assert!(Path::new(&format!("/proc/{left}")).exists(), "{start}");
+        lock(&data).unwrap();
+        ends_soon(&left);
+    }
+}
+
+#[test]
+fn what_is_not_proven_to_be_left_holds_the_lock_and_is_named() {
     let peer = Peer::new();
     let data = peer.path("data");
     fs::create_dir(&data).unwrap();
-    let script = "setsid sleep 600 & echo $! > left; echo $PPID > program; wait";
+    let script = "env -i setsid sleep 600 & echo $! > left; echo $PPID > program; wait";
     let mut running = peer.start(&Runs { lock: Some(data.clone()), ..peer.script(script) });
     let (left, program) = (peer.line("left"), peer.line("program"));
-    assert!(lock(&data).unwrap_err().to_string().contains("holds the lock"));
+    // The shell may not have become another program yet.
+    let environment = || fs::read(format!("/proc/{left}/environ")).unwrap_or_default();
+    while !environment().is_empty() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
     kill_process(Pid::from_raw(program.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
     running.0.wait().unwrap();
     let why = lock(&data).unwrap_err().to_string();
-    assert!(why.contains(&format!("process {program} on web-1 since")), "{why}");
+    assert!(why.contains(&format!("process {left} sleep, left by process {program} on web-1 since")), "{why}");
     kill_process(Pid::from_raw(left.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
     ends_soon(&left);
     lock(&data).unwrap();

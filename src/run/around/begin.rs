@@ -319,22 +319,16 @@ impl Around {
                 if let Some(reason) = save_first {
                     self.save_aside(*reason, &decision.why, ctx)?;
                 }
-                let backup = &self.settings.rules.backup;
-                if here && !(backup.include.is_empty() && backup.exclude.is_empty()) {
-                    tracing::warn!(
-                        "what --include and --exclude leave out is in no snapshot: after the restore, it is only in the directory that is \
-                         moved aside ({}.replaced-…)",
-                        self.settings.data.display()
-                    );
-                }
                 // Over data that is there, no other snapshot than the one that was decided upon will do.
                 let spec = if *named || here { snapshot.to_string() } else { "latest".into() };
                 let mut options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
                 // A mount point cannot be renamed: a volume of a container is one.
                 options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
+                let exchange = self.prepare_exchange(&mut options)?;
                 let JobOutput::Restore(done) = self.run_job(&Job::Restore(options), ctx)? else {
                     return Err(Error::failed("restore", "the run was another one").with_code(Code::Internal));
                 };
+                self.end_exchange(&exchange)?;
                 let restored = done.restored.snapshot;
                 if let Some(newer) = done.restored.instead_of {
                     tracing::error!(

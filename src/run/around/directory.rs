@@ -1,18 +1,24 @@
 //! The data directory of a term: its lineage and its lock.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use super::Around;
 use crate::error::{Code, Doing, Result};
 use crate::fs::beneath::Directory;
-use crate::fs::filesystem;
+use crate::fs::{Folder, filesystem};
 use crate::lineage::{self, Lineage, Serial};
 use crate::monitor::Context;
+use crate::run::left;
 use crate::run::lock::{LockWait, RunLock};
 use crate::source::place;
 use crate::start::facts;
 use crate::vault::root::{SnapshotName, SourceIdentity};
+
+/// How often it is looked whether an app has begun to write to a directory that was empty.
+const LOOK: Duration = Duration::from_millis(200);
 
 impl Around {
     /// Whether the data directory has data. One that cannot be read may have some.
@@ -87,10 +93,15 @@ impl Around {
         Ok(Some(place).filter(|_| !is_remote))
     }
 
-    /// Locks the directory for this `run`, unless the lock is held already. There is none where there is no data yet, which some apps
-    /// insist on.
+    /// Locks the directory for this `run`, unless the lock is held already. Some apps insist on an empty directory: that is locked as
+    /// soon as something is in it.
     pub(super) fn lock_directory(&self) -> Result<()> {
-        self.lock_within(self.settings.handover)
+        self.lock_within(self.settings.handover)?;
+        if self.term.lock().is_none() {
+            self.lock_later()?;
+        }
+        // Only now: nobody else does it, and nobody looks at the directory before.
+        self.finish_carrying()
     }
 
     fn lock_within(&self, patience: Duration) -> Result<()> {
@@ -99,13 +110,44 @@ impl Around {
             return Ok(());
         }
         let doing = || format!("open {}", self.settings.data.display());
-        let directory = Directory::open(&self.settings.data).doing(doing)?;
+        let directory = Folder::open(&self.settings.data).doing(doing)?;
         if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
             return Ok(());
         }
-        let host = &self.settings.rules.backup.host;
-        let wait = LockWait { host, patience, stop: self.term.halt() };
+        let (host, stop_timeout) = (&self.settings.rules.backup.host, self.settings.stop_timeout);
+        let wait = LockWait { host, patience, stop_timeout, stop: self.term.halt() };
         self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
+        Ok(())
+    }
+
+    /// Locks the directory as soon as the app, or anything else, has made something in it, unless the lock is set before. The app does
+    /// not inherit that lock, but what it starts is known by its mark all the same.
+    fn lock_later(&self) -> Result<()> {
+        let (term, stop, changes) = (self.term.clone(), self.stop.clone(), self.term.lock_changes());
+        let (runner, look) = (self.runner.clone(), self.settings.look.clone());
+        let (data, host) = (self.settings.data.clone(), self.settings.rules.backup.host.clone());
+        let stop_timeout = self.settings.stop_timeout;
+        let work = move || {
+            let mut told = false;
+            while term.lock_changes() == changes {
+                if runner.context(|ctx| facts::has_data(&look, ctx)).unwrap_or(true) {
+                    let wait = LockWait { host: &host, patience: Duration::ZERO, stop_timeout, stop: &stop };
+                    let taken = Folder::open(&data).doing(|| format!("open {}", data.display()));
+                    match taken.and_then(|directory| RunLock::take(&directory, &wait)) {
+                        Ok(lock) => {
+                            left::app_of_this().into_iter().for_each(|app| lock.note_app(app));
+                            return term.set_lock_after(changes, Arc::new(lock));
+                        }
+                        Err(why) if !std::mem::replace(&mut told, true) => {
+                            tracing::error!("the data directory is not locked against another `lastgood run`: {why}");
+                        }
+                        Err(_) => {}
+                    }
+                }
+                thread::sleep(LOOK);
+            }
+        };
+        thread::Builder::new().name("lock".into()).spawn(work).doing(|| "start the thread that locks the directory")?;
         Ok(())
     }
 }

@@ -65,6 +65,8 @@ struct TermHold {
     /// The last snapshot that was taken then.
     beside: Option<SnapshotName>,
     lock: Option<Arc<RunLock>>,
+    /// How often the lock was set.
+    lock_changes: u64,
 }
 
 /// Calls `work` with a context for the calls of an epoch, which do not end with the program's stop: the end is told then.
@@ -187,7 +189,24 @@ impl Term {
 
     /// Keeps the lock of the directory. The one before is let go.
     pub fn set_lock(&self, lock: Option<Arc<RunLock>>) {
-        self.state().lock = lock;
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.lock, lock);
+        state.lock_changes += 1;
+        drop(state);
+        drop(before);
+    }
+
+    /// How often the lock was set.
+    pub fn lock_changes(&self) -> u64 {
+        self.state().lock_changes
+    }
+
+    /// Keeps a lock, unless that was set since it had been set this often: it is let go then.
+    pub fn set_lock_after(&self, changes: u64, lock: Arc<RunLock>) {
+        let mut state = self.state();
+        if state.lock_changes == changes {
+            (state.lock, state.lock_changes) = (Some(lock), changes + 1);
+        }
     }
 
     /// The lock of the directory.
