@@ -52,6 +52,7 @@ mod restore_working_directory;
 mod roundtrip;
 mod run;
 mod run_away;
+mod run_hung;
 mod run_instances;
 mod run_killed;
 mod run_left_out;

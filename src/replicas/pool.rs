@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Site, first};
 use crate::backup::options::LastWords;
@@ -16,6 +16,7 @@ use crate::panics;
 use crate::restore::select;
 use crate::store::Store;
 use crate::store::address::Address;
+use crate::store::awaited::Awaiting;
 use crate::store::metered::MeteredStore;
 use crate::store::open::Opener;
 use crate::vault::Vault;
@@ -37,6 +38,8 @@ pub struct VaultPool {
     silence: OnceLock<Arc<AtomicBool>>,
     /// The stores that are asked for last words: there may be many, and little time.
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
+    /// Set where one store that hangs is not to keep the others from being used.
+    awaiting: Option<Arc<Awaiting>>,
 }
 
 impl VaultPool {
@@ -50,7 +53,42 @@ impl VaultPool {
             stores: Mutex::default(),
             silence: OnceLock::new(),
             last: Mutex::default(),
+            awaiting: None,
         }
+    }
+
+    /// Returns the same pool. If it has several vaults, one that does not answer is given up in time, so that the others
+    /// can be used: see [`awaited`](crate::store::awaited).
+    #[must_use]
+    pub fn none_waits_for_another(mut self) -> Self {
+        self.awaiting = (self.addresses.len() > 1).then(|| Awaiting::new(self.stop.clone()));
+        self
+    }
+
+    /// All is to be done until then: a vault that does not answer in a share of that time is left out if another one
+    /// answers.
+    pub fn hurry(&self, until: Instant) {
+        self.awaiting.iter().for_each(|awaiting| awaiting.hurry(until));
+    }
+
+    /// There is time again.
+    pub fn take_time(&self) {
+        self.awaiting.iter().for_each(|awaiting| awaiting.take_time());
+    }
+
+    /// Whether there are other vaults beside the first.
+    pub fn are_several(&self) -> bool {
+        self.addresses.len() > 1
+    }
+
+    /// Opens the store at an address, whose calls are given up in time where that is asked for.
+    fn open(&self, opener: &Opener, address: &Address, stop: Arc<AtomicBool>) -> Result<Arc<dyn Store>> {
+        let opened: Arc<dyn Store> = opener.open(address, stop)?.into();
+        let ends = matches!(address, Address::Bucket { .. });
+        Ok(match &self.awaiting {
+            Some(awaiting) => Arc::new(awaiting.store(opened, ends)),
+            None => opened,
+        })
     }
 
     /// The vaults' addresses, the preferred one first.
@@ -67,7 +105,7 @@ impl VaultPool {
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let opened: Arc<dyn Store> = self.opener.open(address, self.stop.clone())?.into();
+                let opened = self.open(&self.opener, address, self.stop.clone())?;
                 stores.insert(address.clone(), opened.clone());
                 opened
             }
@@ -103,7 +141,8 @@ impl VaultPool {
         let store = match stores.get(address) {
             Some(store) => store.clone(),
             None => {
-                let vault = opener.open(address, silence.clone()).and_then(Vault::open)?;
+                let opened = self.open(&opener, address, silence.clone())?;
+                let vault = Vault::open(Box::new(opened))?;
                 let opened: Arc<dyn Store> = vault.store.into();
                 stores.insert(address.clone(), opened.clone());
                 opened

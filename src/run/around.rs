@@ -99,9 +99,14 @@ impl Around {
         let has_terminal = super::app::has_terminal();
         let (send, events) = unbounded();
         let idle = Arc::new(Mutex::new(true));
-        let term = Arc::new(Term::default());
+        let term = Arc::new(Term::new(vaults.are_several()));
         let (tell, stops, halts, no_app) = (send.clone(), stop.clone(), term.halt().clone(), idle.clone());
+        let (hurried, grace) = (vaults.clone(), settings.grace.saturating_sub(end::LAST));
         let on_signal = move |meaning| {
+            // Told here, since the thread that takes the event may itself wait for a vault that hangs.
+            if matches!(meaning, SignalMeaning::Stop(_)) {
+                hurried.hurry(Instant::now() + grace);
+            }
             let idle = no_app.lock().unwrap_or_else(PoisonError::into_inner);
             if *idle && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) {
                 stops.store(true, Ordering::SeqCst);

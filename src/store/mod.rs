@@ -5,6 +5,7 @@
 //! asynchronous enters its runtime inside these methods, so the border between the two worlds is that store's file.
 
 pub mod address;
+pub mod awaited;
 pub mod gcs;
 pub mod local;
 pub mod metered;

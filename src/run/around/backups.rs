@@ -155,11 +155,16 @@ impl Around {
 
     /// Waits for the end of a backup on a thread of its own.
     fn await_backup(&self, run: RunId, cause: BackupCause, answer: oneshot::Receiver<Arc<Answer>>) -> Result<()> {
-        let send = self.send.clone();
+        let (send, term) = (self.send.clone(), self.term.clone());
         let wait = move || {
             let answer = answer.blocking_recv().unwrap_or_else(|_| Arc::new(Answer::shutting_down()));
+            let saved = SavedBackup { run, cause, answer };
+            // Asked here: a vault that does not answer must not keep the app's events waiting.
+            if saved.is_committed() {
+                term.look_after_commit();
+            }
             // The receiver lives as long as the program.
-            let _ = send.send(RunEvent::Saved(SavedBackup { run, cause, answer }));
+            let _ = send.send(RunEvent::Saved(saved));
         };
         thread::Builder::new().name("saved".into()).spawn(wait).doing(|| "start a thread that waits for a backup")?;
         Ok(())

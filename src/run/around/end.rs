@@ -21,7 +21,7 @@ use crate::vault::root::SnapshotName;
 /// two.
 const ENDS_AT_ONCE: Duration = Duration::from_millis(400);
 /// What is left of the time for the end of the epoch, once the last backup is given up.
-const LAST: Duration = Duration::from_millis(800);
+pub(super) const LAST: Duration = Duration::from_millis(800);
 /// How long after a signal of the terminal another one says that nothing is to be waited for. Supervisors and `timeout` send one
 /// signal twice, to the process and to its group.
 const IMPATIENT: Duration = Duration::from_secs(1);
@@ -29,6 +29,11 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 pub(super) const KILLED: u8 = 137;
 /// The exit code of an app that could not be started again.
 const NOT_STARTED: u8 = 1;
+
+/// When the last snapshot is to be taken, if all is to be over then.
+fn before_last(until: Instant) -> Instant {
+    until.checked_sub(LAST).unwrap_or(until)
+}
 
 impl Around {
     /// Ends after a signal: within the time of `--grace`, a backup begins while the app stops, and another one takes what the app
@@ -40,6 +45,7 @@ impl Around {
         let saved = if self.settings.detached { "" } else { " and its data saved" };
         tracing::info!("told to stop: the app is stopped{saved}, within {grace:.0?}");
         let until = now + grace;
+        self.vaults.hurry(before_last(until));
         let end = match state.app.take() {
             None => state.ended,
             Some(app) => self.stop_app(&app, signal, until),
@@ -76,12 +82,16 @@ impl Around {
     pub(super) fn hand_over(&self, state: &mut TermState, by: u32) -> TermEnd {
         tracing::warn!("another instance takes over (epoch {by}): the app is stopped and its data saved");
         let until = Instant::now() + self.settings.handover;
+        self.vaults.hurry(before_last(until));
         if let Some(app) = state.app.take() {
             self.stop_app(&app, Some(Signal::TERM), until);
         }
         self.save_last(Some(until), BackupCause::Shutdown, state);
         match self.settings.on_superseded {
-            OnSuperseded::Wait if state.stopping.is_none() => TermEnd::Superseded,
+            OnSuperseded::Wait if state.stopping.is_none() => {
+                self.vaults.take_time();
+                TermEnd::Superseded
+            }
             OnSuperseded::Wait | OnSuperseded::Exit | OnSuperseded::Keep => TermEnd::Exit(0),
         }
     }
@@ -118,7 +128,7 @@ impl Around {
         if self.settings.detached {
             return;
         }
-        let until = until.map(|until| until.checked_sub(LAST).unwrap_or(until));
+        let until = until.map(before_last);
         let unused = self.stop_seeking();
         let mut saved = self.save_once(until, cause.clone(), state);
         // The epoch was ended while it was saved: it is saved once more, as what it is now. All packs are there.
@@ -216,6 +226,7 @@ impl Around {
                     let now = Instant::now();
                     state.stopping = Some(now);
                     let grace = now + self.settings.grace.saturating_sub(LAST);
+                    self.vaults.hurry(grace);
                     until = Some(until.map_or(grace, |until| until.min(grace)));
                 }
                 RunEvent::Signal(SignalMeaning::AppWasTold(_))

@@ -6,7 +6,7 @@ use super::backups::{BackupCause, SavedBackup};
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
-use crate::epochs::driver::{Begun, Commit};
+use crate::epochs::driver::Begun;
 use crate::error::Result;
 use crate::monitor::system_random;
 use crate::report::RunId;
@@ -159,12 +159,7 @@ impl Around {
 
     /// Takes the news that another instance has ended this one's epoch.
     pub(super) fn lose(&self, by: u32) {
-        if self.term.lose(by) {
-            tracing::error!(
-                "the instance of epoch {by} has taken over without waiting for this one any longer: what is saved here from now on is \
-                 diverged, and is never restored by itself"
-            );
-        }
+        self.term.lose_and_tell(by);
     }
 
     /// Takes the end of a backup.
@@ -177,20 +172,9 @@ impl Around {
         }
         if saved.is_committed() {
             self.term.note_commit(saved.snapshot());
-            self.look_after_commit();
         }
         if let Some(snapshot) = saved.good_snapshot() {
             self.write_first_lineage(snapshot);
-        }
-    }
-
-    /// Looks whether the epoch was ended between the last look and the commit: a successor may not have seen that snapshot.
-    fn look_after_commit(&self) {
-        let Some(driver) = self.term.driver().filter(|_| !self.term.is_lost()) else { return };
-        match self.runner.context(|ctx| driver.after_commit(ctx)) {
-            Ok(Commit::Good) => {}
-            Ok(Commit::Diverged { by }) => self.lose(by),
-            Err(why) => tracing::warn!("whether the snapshot counts could not be asked: {}", why.what()),
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Term {
     looks: AtomicU64,
     /// Set when the begin of a term is to be given up: at a signal to stop, and when another instance takes over.
     halt: Arc<AtomicBool>,
+    /// Whether there are several vaults, of which one holds the epoch.
+    several: bool,
 }
 
 #[derive(Default)]
@@ -76,6 +78,11 @@ fn within<T>(work: impl FnOnce(&Context) -> T) -> T {
 }
 
 impl Term {
+    /// Holds no epoch yet; `several` says that there are several vaults.
+    pub fn new(several: bool) -> Self {
+        Term { several, ..Term::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, TermHold> {
         // Nothing panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -105,14 +112,24 @@ impl Term {
             return;
         }
         let Some(driver) = state.driver.clone() else { return };
-        let (before, epoch) = (options.before_commit.take(), state.epoch);
+        let (before, epoch, several) = (options.before_commit.take(), state.epoch, self.several);
         options.before_commit = Some(BeforeCommit::new(move || {
             before.as_ref().map_or(Ok(()), BeforeCommit::ask)?;
-            match within(|ctx| driver.before_commit(ctx))? {
-                Commit::Good => Ok(()),
-                Commit::Diverged { by } => {
+            match within(|ctx| driver.before_commit(ctx)) {
+                Ok(Commit::Good) => Ok(()),
+                Ok(Commit::Diverged { by }) => {
                     Err(Error::failed("commit the snapshot", lost(epoch, by)).with_code(Code::OtherWriter))
                 }
+                // The vault that holds the epoch must not keep the others from taking a snapshot. If another instance has
+                // ended the epoch, it has a greater one: by its number, this snapshot is never the newest then.
+                Err(why) if several && why.of_store() && why.code() != Code::Stopped => {
+                    tracing::warn!(
+                        "a snapshot is taken, although it cannot be asked whether another instance has taken over: {}",
+                        why.what()
+                    );
+                    Ok(())
+                }
+                Err(why) => Err(why),
             }
         }));
     }
@@ -180,6 +197,26 @@ impl Term {
     pub fn lose(&self, by: u32) -> bool {
         let mut state = self.state();
         state.lost.replace(by).is_none()
+    }
+
+    /// The same, and logs it if it is news.
+    pub fn lose_and_tell(&self, by: u32) {
+        if self.lose(by) {
+            tracing::error!(
+                "the instance of epoch {by} has taken over without waiting for this one any longer: what is saved here from now on is \
+                 diverged, and is never restored by itself"
+            );
+        }
+    }
+
+    /// Looks whether the epoch was ended between the last look and a commit: a successor may not have seen that snapshot.
+    pub fn look_after_commit(&self) {
+        let Some(driver) = self.driver().filter(|_| !self.is_lost()) else { return };
+        match within(|ctx| driver.after_commit(ctx)) {
+            Ok(Commit::Good) => {}
+            Ok(Commit::Diverged { by }) => self.lose_and_tell(by),
+            Err(why) => tracing::warn!("whether the snapshot counts could not be asked: {}", why.what()),
+        }
     }
 
     /// Whether another instance has ended the epoch.

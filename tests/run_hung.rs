@@ -1,0 +1,86 @@
+//! `lastgood run` with two vaults of which one hangs: it takes every call and answers none.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::World;
+use crate::support::cloud::VAULT;
+use crate::support::cloud::server::Server;
+use crate::support::counter::{Counters, WITHIN, until};
+use crate::support::process::Running;
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(600);
+const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "200ms"];
+
+/// A bucket and a folder, both with a vault, in the order of `first`.
+fn two(bucket_first: bool) -> (Server, Counters) {
+    let server = Server::start();
+    let world = World::new();
+    let folder = world.vault().display().to_string();
+    let both = if bucket_first { format!("{VAULT},{folder}") } else { format!("{folder},{VAULT}") };
+    let world = world.on(&server.url(), &both);
+    world.run(["init"]).ended(0);
+    (server, Counters::within(world))
+}
+
+/// Starts the counter, and has all vaults take a snapshot.
+fn started(counters: &Counters, options: &[&str]) -> Running {
+    let run = counters.start("a", "data", options);
+    counters.begun("a", 1, &run);
+    counters.counted_beyond("data", 3, &run);
+    run.signal(Signal::USR1);
+    run.log_with("backup is complete");
+    run
+}
+
+/// The count of the newest snapshot in the folder alone.
+fn saved_in_folder(counters: &Counters) -> u64 {
+    let out = counters.world.path("of-folder");
+    let _ = std::fs::remove_dir_all(&out);
+    let folder = counters.world.vault().display().to_string();
+    counters.world.run(["restore", "--vault", &folder, "of-folder"]).ended(0);
+    std::fs::read_to_string(out.join("n")).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_last_snapshot_is_committed_in_the_vault_that_answers_whichever_hangs() {
+    for bucket_first in [true, false] {
+        let (server, counters) = two(bucket_first);
+        let mut run = started(&counters, &OPTIONS);
+        server.latency(FOR_EVER);
+        let (code, took) = run.end(Signal::TERM);
+        assert_eq!(code, Some(0), "{}", run.log());
+        // The time of `--grace`, and no more; a machine that is busy adds to it.
+        assert!(took < Duration::from_secs(14), "{took:?}: {}", run.log());
+        run.log_with("the last snapshot is taken, and is not as it should be");
+        run.log_with("incomplete-copies");
+        assert_eq!(saved_in_folder(&counters), counters.stopped("a"), "{}", run.log());
+    }
+}
+
+#[test]
+fn a_signal_during_a_backup_that_waits_for_a_hung_vault_leaves_that_out() {
+    let (server, counters) = two(true);
+    let mut run = started(&counters, &["--every", "1s", "--handover-poll", "200ms"]);
+    server.latency(FOR_EVER);
+    let before = server.requests().len();
+    // The next backup by time has begun, and waits.
+    until("a request", WITHIN, || run.log(), || (server.requests().len() > before + 2).then_some(()));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+    assert_eq!(saved_in_folder(&counters), counters.stopped("a"), "{}", run.log());
+}
+
+#[test]
+fn a_backup_by_time_is_committed_where_one_vault_answers() {
+    let (server, counters) = two(true);
+    let run = started(&counters, &["--every", "1s", "--handover-poll", "200ms", "--store-timeout", "2s"]);
+    server.latency(FOR_EVER);
+    let hung = counters.count("data");
+    let began = Instant::now();
+    run.log_with_within("incomplete-copies", 2, Duration::from_secs(100));
+    assert!(saved_in_folder(&counters) > hung, "{}", run.log());
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
+}
