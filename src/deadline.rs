@@ -8,6 +8,11 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Does work that ends when the flag that it is given is set: when the program is told to stop, or at the deadline.
 pub fn with_deadline<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(&AtomicBool) -> T) -> T {
+    until(|| stop.load(Ordering::Relaxed) || Instant::now() >= deadline, work)
+}
+
+/// Does work that ends when the flag that it is given is set: soon after `is_over` says so.
+pub fn until<T>(is_over: impl Fn() -> bool + Sync, work: impl FnOnce(&AtomicBool) -> T) -> T {
     /// Sets the flag also when the work panics, so that the panic is heard of.
     struct SetOnDrop<'e>(&'e AtomicBool);
     impl Drop for SetOnDrop<'_> {
@@ -15,7 +20,6 @@ pub fn with_deadline<T>(deadline: Instant, stop: &AtomicBool, work: impl FnOnce(
             self.0.store(true, Ordering::Release);
         }
     }
-    let is_over = || stop.load(Ordering::Relaxed) || Instant::now() >= deadline;
     // Asked here too: the work may begin, and even end, before the thread does.
     let (over, ended) = (AtomicBool::new(is_over()), AtomicBool::new(false));
     std::thread::scope(|scope| {

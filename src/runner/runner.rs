@@ -56,6 +56,8 @@ struct RunnerState {
     bytes: usize,
     oldest_first: VecDeque<RunId>,
     running: Option<RunId>,
+    /// Ends the run that is under way here. `None` if that may not be cut short.
+    cut: Option<Arc<AtomicBool>>,
     remote: RemoteRuns,
     last: Option<LastRun>,
     last_backup: Option<LastRun>,
@@ -137,6 +139,7 @@ impl Runner {
             bytes: 0,
             oldest_first: VecDeque::new(),
             running: None,
+            cut: None,
             remote: RemoteRuns::default(),
             last: None,
             last_backup: None,
@@ -300,6 +303,7 @@ impl Runner {
             match queue.next(now, |action| remote.may(action)) {
                 NextStep::Run(group) => {
                     state.running = group.first().map(|waiting| waiting.run);
+                    state.cut = own::may_be_cut_short(&group).then(Arc::default);
                     return Some(group);
                 }
                 NextStep::PutOff(waiting, runs, after) => {
@@ -362,9 +366,10 @@ impl Runner {
     /// Serves requests of one kind by one run, except those that are served already or elsewhere.
     fn serve(&self, group: Vec<QueuedRequest>) {
         let deadline = Instant::now() + self.rules.run_timeout;
-        deadline::with_deadline(deadline, &self.stop, |over| {
-            self.within(over, |ctx| self.serve_within(group, deadline, ctx))
-        });
+        let cut = lock(&self.state).cut.clone();
+        let is_cut = || cut.as_ref().is_some_and(|cut| cut.load(Ordering::Relaxed));
+        let is_over = || self.stop.load(Ordering::Relaxed) || Instant::now() >= deadline || is_cut();
+        deadline::until(is_over, |over| self.within(over, |ctx| self.serve_within(group, deadline, ctx)));
         let mut state = lock(&self.state);
         state.running = None;
         state.queue.look(true);
@@ -465,7 +470,7 @@ impl Runner {
     fn log(&self, ran: &FinishedJob) {
         let Report { run, result, .. } = &ran.report;
         match &ran.error {
-            Some(why) if self.stop.load(Ordering::Relaxed) => {
+            Some(why) if self.stop.load(Ordering::Relaxed) || self.was_cut_short(ran) => {
                 tracing::warn!(code = why.word(), "the run {run} ended as {result}: {why}");
             }
             Some(why) => tracing::error!(code = why.word(), "the run {run} ended as {result}: {why}"),

@@ -83,6 +83,9 @@ impl Around {
         tracing::warn!("another instance takes over (epoch {by}): the app is stopped and its data saved");
         let until = Instant::now() + self.settings.handover;
         self.vaults.hurry(before_last(until));
+        if self.runner.cut_short() {
+            tracing::info!("the backup that is under way is cut short: the last snapshot goes on from what it has stored");
+        }
         if let Some(app) = state.app.take() {
             self.stop_app(&app, Some(Signal::TERM), until);
         }
