@@ -32,6 +32,7 @@ use self::serve::TermEnd;
 use self::term::{HoldEvent, Term};
 use super::app::AppEvent;
 use super::command::AppCommand;
+use super::fit::FitWatch;
 use super::output::Output;
 use super::settings::{OnSuperseded, RunSettings};
 use super::signals::SignalMeaning;
@@ -79,6 +80,7 @@ pub struct Around {
     /// Whether a signal ends everything at once: no app runs.
     idle: Arc<Mutex<bool>>,
     has_terminal: bool,
+    fit: Mutex<FitWatch>,
 }
 
 impl Around {
@@ -143,6 +145,7 @@ impl Around {
             stop,
             idle,
             has_terminal,
+            fit: Mutex::default(),
         };
         Arc::new(around).all()
     }

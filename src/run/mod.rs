@@ -4,6 +4,7 @@ pub mod around;
 pub mod settings;
 pub mod app;
 pub mod command;
+pub mod fit;
 pub mod lock;
 pub mod left;
 pub mod output;

@@ -1,16 +1,19 @@
 //! The backups of a term: what asks for them, and how they ended.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::end::LAST;
 use super::{Around, RunEvent};
 use crate::error::{Doing, Result};
 use crate::events::decoded::RunRequest;
 use crate::events::labels;
 use crate::report::{Action, Channel, Event, Outcome, RunId};
+use crate::restore::report::RestoreReport;
 use crate::runner::answer::Answer;
 use crate::vault::root::{BackupReason, SnapshotName};
 
@@ -63,6 +66,14 @@ impl SavedBackup {
             }
             _ => None,
         }
+    }
+
+    /// How long it took, if a snapshot was committed.
+    fn took(&self) -> Option<Duration> {
+        let Answer::Done { report, .. } = &*self.answer else { return None };
+        let stored = report.stored();
+        let took = stored.finished?.duration_since(stored.started?);
+        Duration::try_from(took).ok().filter(|_| self.is_committed())
     }
 
     /// Why none was, or what is wrong with it. `None` if all is well.
@@ -151,6 +162,25 @@ impl Around {
                 None
             }
         }
+    }
+
+    /// Warns, once, if a last snapshot will take longer than there is time for it.
+    pub(super) fn watch_time(&self, saved: &SavedBackup) {
+        let Some(took) = saved.took() else { return };
+        let time = self.settings.grace.saturating_sub(LAST);
+        let mut fit = self.fit.lock().unwrap_or_else(PoisonError::into_inner);
+        fit.backup_took(took, time).iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+
+    /// Warns, once, if a start with such a restore will take longer than Cloud Run gives it.
+    pub(super) fn watch_start(&self, restored: &RestoreReport) {
+        if self.settings.rules.place.service.is_none() {
+            return;
+        }
+        let took = Duration::try_from_secs_f64(restored.seconds).unwrap_or_default();
+        let mut fit = self.fit.lock().unwrap_or_else(PoisonError::into_inner);
+        let warning = fit.restore_took(took, restored.bytes, self.settings.handover);
+        warning.iter().for_each(|warning| tracing::warn!("{warning}"));
     }
 
     /// Waits for the end of a backup on a thread of its own.

@@ -329,6 +329,7 @@ impl Around {
                     return Err(Error::failed("restore", "the run was another one").with_code(Code::Internal));
                 };
                 self.end_exchange(&exchange)?;
+                self.watch_start(&done.restored);
                 let restored = done.restored.snapshot;
                 if let Some(newer) = done.restored.instead_of {
                     tracing::error!(

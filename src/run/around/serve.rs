@@ -173,6 +173,7 @@ impl Around {
         if saved.is_committed() {
             self.term.note_commit(saved.snapshot());
         }
+        self.watch_time(saved);
         if let Some(snapshot) = saved.good_snapshot() {
             self.write_first_lineage(snapshot);
         }
