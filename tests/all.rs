@@ -51,6 +51,7 @@ mod restore_side_files;
 mod restore_working_directory;
 mod roundtrip;
 mod run;
+mod run_again;
 mod run_away;
 mod run_hung;
 mod run_instances;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::options::BackupOptions;
 use crate::error::{Kind, Result};
-use crate::lineage::{Lineage, OWN_FOLDER, STATE, Serial, UnclearLineage};
+use crate::lineage::{Lineage, OWN_FOLDER, STATE, UnclearLineage};
 use crate::source::place::{self, Likeness};
 use crate::store::StoreError;
 use crate::vault::epochs::{EpochRecord, MAX_EPOCH};
@@ -145,28 +145,25 @@ fn newest_good(vault: &Vault, names: &[SnapshotName]) -> Result<Option<(Snapshot
     })
 }
 
-/// Returns the newest whole snapshot of a diverged directory that a pin keeps and that was taken of this directory, by
-/// its `serial` or its `place`, if there is one. Whether it equals the directory is for the caller to find out: then it
-/// need not be saved again.
+/// Returns the newest whole snapshots of diverged directories that pins keep, newest first, `most` at most. Whether one of
+/// them equals a directory is for the caller to find out: then that need not be saved again. Neither a serial nor a place
+/// tells: each start of a container has its image's files in a new directory.
 ///
 /// # Errors
 /// Fails if the store does.
-pub fn saved_before(
-    vault: &Vault,
-    serial: Option<Serial>,
-    (place, comparable): (&SourceIdentity, bool),
-) -> Result<Option<(SnapshotName, Root)>> {
+pub fn saved_before(vault: &Vault, most: usize) -> Result<Vec<(SnapshotName, Root)>> {
+    let mut found = Vec::new();
     for name in pins::all_pinned(vault)?.into_iter().rev() {
-        let root = match vault.root(name) {
-            Ok(root) => root,
+        if found.len() == most {
+            break;
+        }
+        match vault.root(name) {
+            Ok(root) if root.diverged.is_some() && root.whole() => found.push((name, root)),
+            Ok(_) => {}
             // It was let go, or is damaged: then it holds nothing safely.
-            Err(why) if why.kind() == Kind::Damage => continue,
+            Err(why) if why.kind() == Kind::Damage => {}
             Err(why) => return Err(why),
-        };
-        let is_of_this = serial.is_some() && root.serial == serial || is_place_of(&root.place, place, comparable);
-        if root.diverged.is_some() && root.whole() && is_of_this {
-            return Ok(Some((name, root)));
         }
     }
-    Ok(None)
+    Ok(found)
 }

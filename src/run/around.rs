@@ -10,6 +10,7 @@
 //! The thread that calls [`Around::run`] decides everything. Others watch signals, the app, its output and the epochs, run the backups,
 //! and send it [`RunEvent`]s.
 
+mod aside;
 mod backups;
 mod begin;
 mod directory;

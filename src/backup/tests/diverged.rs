@@ -249,26 +249,34 @@ fn what_diverged_lets_nothing_be_accepted() {
 }
 
 #[test]
-fn what_was_saved_of_a_directory_is_found_again() {
+fn what_was_saved_of_diverged_directories_is_found_again() {
     let mut world = World::new();
     world.write("a", b"1");
     world.backup();
-    let place = |world: &World| {
-        let root = Directory::open(world.data.path()).unwrap();
-        place::identify(world.data.path(), "boot", &root, false, &[]).unwrap()
+    let found = |world: &World, most| -> Vec<SnapshotName> {
+        saved_before(&world.vault, most).unwrap().into_iter().map(|(name, _)| name).collect()
     };
-    let found = |world: &World, serial| saved_before(&world.vault, serial, (&place(world), true)).unwrap();
+    let until = Timestamp::now() + SignedDuration::from_hours(24);
+    let pin = |world: &World, name| {
+        pins::store(&world.vault, &Pin::new(name, until, "diverged", None), &system_random).unwrap();
+    };
     lineage::write(world.data.path(), &lineage(&world, 0, 5)).unwrap();
     world.options.diverged = Some("it was superseded".into());
-    let saved = world.backup().snapshot;
-    assert_eq!(found(&world, None), None, "nothing keeps it");
-    let until = Timestamp::now() + SignedDuration::from_hours(24);
-    pins::store(&world.vault, &Pin::new(saved, until, "diverged", None), &system_random).unwrap();
-    let gone = SnapshotName { seq: saved.seq + 1, ..saved };
-    pins::store(&world.vault, &Pin::new(gone, until, "", None), &system_random).unwrap();
-    assert_eq!(found(&world, None).unwrap().0, saved);
+    let first = world.backup().snapshot;
+    assert_eq!(found(&world, 4), [], "nothing keeps it");
+    pin(&world, first);
+    pin(&world, first);
+    pin(&world, SnapshotName { seq: first.seq + 1, ..first });
+    assert_eq!(found(&world, 4), [first]);
+    world.write("a", b"22");
+    let second = world.backup().snapshot;
+    pin(&world, second);
+    let newest = first.max(second);
+    assert_eq!((found(&world, 4).len(), found(&world, 1)), (2, vec![newest]));
+    // What is good is not what was saved so.
+    world.options.diverged = None;
     world.elsewhere();
-    assert_eq!(found(&world, None), None);
-    assert_eq!(found(&world, Some(Hex([4; 16]))), None);
-    assert_eq!(found(&world, Some(Hex([5; 16]))).unwrap().0, saved);
+    let good = world.backup().snapshot;
+    pin(&world, good);
+    assert!(!found(&world, 4).contains(&good));
 }

@@ -35,7 +35,7 @@ use crate::vault::root::{BackupReason, SnapshotName};
 
 /// How long a snapshot is pinned that holds what a restore replaced, or what was the newest before another directory was adopted: 90
 /// days.
-const PINNED: SignedDuration = SignedDuration::from_hours(90 * 24);
+pub(super) const PINNED: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// What is recorded as the occasion of snapshots that are taken before the app starts.
 const START: &str = "start";
 
@@ -358,6 +358,10 @@ impl Around {
             return Err(Error::failed("restore the newest snapshot", why)
                 .with_code(Code::NotStarted)
                 .hint("Move the directory away, or go on with it: `--on-unknown keep --on-diverged keep`."));
+        }
+        if let Some(saved) = self.saved_before(why, ctx) {
+            tracing::warn!("what is replaced was saved before, as the snapshot {saved}, and is not saved again");
+            return Ok(());
         }
         let whole = reason.must_be_whole();
         let options = BackupOptions { diverged: Some(why.to_owned()), accept_missing: true, ..self.backup_options() };

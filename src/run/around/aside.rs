@@ -1,0 +1,58 @@
+//! What is to be saved before a restore replaces it, and was saved before.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Around;
+use super::begin::PINNED;
+use crate::error::Result;
+use crate::monitor::Context;
+use crate::start::saved;
+use crate::vault::pins::{self, MAX_PIN, PINS, Pin};
+use crate::vault::root::{Filters, SnapshotName};
+
+/// A pin that ends later than this before a new one would is left as it is: an app that fails at each start must not fill
+/// the vault with pins either.
+const LATE_ENOUGH: SignedDuration = SignedDuration::from_hours(24);
+
+impl Around {
+    /// Returns the snapshot that holds the directory already, as one that has diverged, and which is pinned for as long as a
+    /// new one would be. `None` if there is none, or if that cannot be told: then the directory is saved.
+    pub(super) fn saved_before(&self, why: &str, ctx: &Context) -> Option<SnapshotName> {
+        let found = self.find_saved(ctx).and_then(|found| {
+            let Some(found) = found else { return Ok(None) };
+            if !self.is_pinned_long(found)? {
+                self.pin(found, why, ctx)?;
+            }
+            Ok(Some(found))
+        });
+        found.unwrap_or_else(|why| {
+            tracing::warn!("whether this was saved before cannot be told, and it is saved: {}", why.what());
+            None
+        })
+    }
+
+    fn find_saved(&self, ctx: &Context) -> Result<Option<SnapshotName>> {
+        let backup = &self.settings.rules.backup;
+        let filters = Filters { include: backup.include.clone(), exclude: backup.exclude.clone() };
+        saved::saved_before(&self.vaults.sites(false)?, &self.settings.look, &filters, ctx)
+    }
+
+    /// Whether every vault that answers has a pin of a snapshot that ends about when a new one would.
+    fn is_pinned_long(&self, name: SnapshotName) -> Result<bool> {
+        let enough = Timestamp::now().saturating_add(PINNED).unwrap_or(Timestamp::MAX);
+        let enough = enough.saturating_sub(LATE_ENOUGH).unwrap_or(Timestamp::MIN);
+        for site in self.vaults.sites(false)? {
+            let Ok(vault) = site.vault() else { continue };
+            let listed = vault.store.list(PINS).map_err(|why| why.while_doing("list the pins"))?;
+            let mut ours = listed.iter().filter(|object| pins::pinned(&object.name) == Some(name));
+            let is_long = |object: &str| {
+                let pin = vault.store.get(object, MAX_PIN).ok().and_then(|bytes| Pin::parse(object, &bytes).ok());
+                pin.is_some_and(|pin| pin.until >= enough)
+            };
+            if !ours.any(|object| is_long(&object.name)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,106 @@
+//! Finds the snapshot that holds a directory which is about to be saved because it has diverged: an app that fails at each
+//! start on the same image must not fill the vault with that image's content.
+
+use super::compare::{Compared, MOST_READ, Until};
+use super::facts::{StartOptions, directory};
+use crate::backup::descent;
+use crate::error::{Kind, Result};
+use crate::monitor::Context;
+use crate::replicas::{Site, SiteState};
+use crate::source::walk;
+use crate::vault::root::{Filters, SnapshotName};
+
+/// How many of the newest snapshots of diverged directories are compared with the directory.
+const COMPARED: usize = 4;
+
+/// Returns a pinned snapshot of a diverged directory that equals the directory, and that was taken with the same filters.
+/// `None` if there is none, or if that could not be told.
+///
+/// # Errors
+/// A directory that cannot be read; a store that fails; a stop.
+pub fn saved_before(
+    sites: &[Site],
+    options: &StartOptions,
+    filters: &Filters,
+    ctx: &Context,
+) -> Result<Option<SnapshotName>> {
+    let root = walk::open(&options.data)?;
+    let place = directory::place(&options.data, &options.boot, &root)?;
+    let compared = Compared {
+        root: &root,
+        place: &place.identity,
+        numbered: place.numbered,
+        not_walked: &options.not_walked,
+        sqlite: options.sqlite,
+        most_read: MOST_READ,
+        ctx,
+    };
+    let vaults = sites.iter().filter_map(|site| match &site.found {
+        SiteState::Vault(vault) => Some(vault),
+        SiteState::Nothing(_) | SiteState::Failed(_) => None,
+    });
+    let mut seen = Vec::new();
+    for vault in vaults {
+        for (name, snapshot) in descent::saved_before(vault, COMPARED)? {
+            if snapshot.filters != *filters || seen.contains(&name) {
+                continue;
+            }
+            match compared.with(vault, &snapshot, Until::Different) {
+                Ok(comparison) if comparison.changed() == Some(false) => return Ok(Some(name)),
+                Ok(_) => seen.push(name),
+                // It holds nothing safely, here.
+                Err(why) if why.kind() == Kind::Damage => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::error::Code;
+    use crate::monitor::system_random;
+    use crate::restore::sample::context;
+    use crate::start::testing::{BOOT, World, copy};
+    use crate::vault::pins::{self, Pin};
+
+    #[test]
+    fn a_copy_of_what_was_saved_is_known_and_what_differs_is_not() {
+        let mut world = World::new();
+        world.write("a", b"1");
+        world.write("sub/b", b"2");
+        world.options.diverged = Some("nobody knows where it comes from".into());
+        let saved = world.backup().snapshot;
+        let find = |world: &World, filters: &Filters| {
+            let options = StartOptions {
+                data: world.data.clone(),
+                from: "/vault".into(),
+                not_walked: Vec::new(),
+                sqlite: true,
+                check: None,
+                boot: BOOT.into(),
+            };
+            saved_before(&[world.site()], &options, filters, &context())
+        };
+        let all = Filters::default();
+        assert_eq!(find(&world, &all).unwrap(), None, "nothing keeps it");
+        let pin = Pin::new(saved, Timestamp::MAX, "diverged", None);
+        pins::store(&world.vault(), &pin, &system_random).unwrap();
+        assert_eq!(find(&world, &all).unwrap(), Some(saved));
+        // A container that starts again has new inodes.
+        let before = world.data.with_extension("before");
+        std::fs::rename(&world.data, &before).unwrap();
+        copy(&before, &world.data);
+        assert_eq!(find(&world, &all).unwrap(), Some(saved));
+        let some = Filters { exclude: vec!["*.log".into()], ..Filters::default() };
+        assert_eq!(find(&world, &some).unwrap(), None, "other files may be left out");
+        world.write("sub/b", b"3");
+        assert_eq!(find(&world, &all).unwrap(), None);
+        std::fs::remove_dir_all(&world.data).unwrap();
+        assert_eq!(find(&world, &all).unwrap_err().code(), Code::NoData);
+    }
+}
