@@ -23,7 +23,7 @@ use crate::source::select::Select;
 use crate::source::walk;
 use crate::text::count_of;
 use crate::vault::read::PackReader;
-use crate::vault::root::SnapshotName;
+use crate::vault::root::{Root, SnapshotName};
 
 /// What the facts are gathered of.
 #[derive(Debug, Clone)]
@@ -184,7 +184,7 @@ impl Gathering<'_> {
         let same_place = place::compare(&newest.root.place, &place.identity, place.numbered) == PlaceLikeness::Same;
         // A lineage that names another snapshot knows better, unless the snapshot is of a program that records no serial.
         let of_this_place = same_place && (self.lineage.is_none() || serial.is_none());
-        let names_it = names == Some(newest.name);
+        let names_it = names == Some(newest.name) || records && is_anew(&newest.root, names);
         let until = if !names_it && (records || of_this_place) { Until::End } else { Until::Different };
         let result = with(newest, until)?;
         self.facts.compared.push(in_words(newest.name, &result));
@@ -232,6 +232,12 @@ impl Gathering<'_> {
         self.facts.failed_database = checked.failed;
         Ok(())
     }
+}
+
+/// Whether a root is that of a snapshot which was committed anew, and holds nothing else. `run` gives the directory the serial of such a
+/// root first: one that was killed before it wrote the new name there, too, leaves a lineage that names the old one.
+fn is_anew(root: &Root, named: Option<SnapshotName>) -> bool {
+    named.is_some() && root.parent == named && root.totals.new_packs == 0 && root.totals.uploaded_bytes == 0
 }
 
 /// The databases of a snapshot. None if its list cannot be read: then files that are no databases any more pass.

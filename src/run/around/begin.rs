@@ -18,7 +18,7 @@ use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
-use crate::lineage::{self, Serial};
+use crate::lineage::{self, Lineage};
 use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::recommit::{NewRoot, recommit};
@@ -57,14 +57,6 @@ struct Prepared {
     is_ours: bool,
     /// Whether a backup follows as soon as the app runs.
     save: bool,
-}
-
-/// What an instance goes on from in its epoch.
-pub struct CommittedAnew {
-    /// The snapshot that was committed anew. `None` if there was none.
-    pub(super) newest: Option<SnapshotName>,
-    /// The serial that it records, for the directory's lineage.
-    pub(super) serial: Serial,
 }
 
 impl Around {
@@ -432,32 +424,39 @@ impl Around {
     /// instance still commits is never the newest then. Returns the newest snapshot.
     fn go_on_from(&self, prepared: &Prepared, begun: Option<Begun>, ctx: &Context) -> Result<Option<SnapshotName>> {
         let (Some(begun), Some(driver)) = (begun, self.term.driver()) else { return Ok(prepared.from) };
-        let anew = prepared.from.filter(|_| !prepared.is_ours);
-        let committed = self.commit_anew(&driver, anew, begun, ctx)?;
-        let from = committed.newest.or(prepared.from);
-        // An app that wants an empty directory finds one.
-        if self.has_data() {
-            self.write_lineage(from, (begun.epoch, committed.serial), ctx)?;
-        }
-        Ok(from)
+        self.commit_anew(&driver, (prepared.from, !prepared.is_ours), begun, ctx)
     }
 
-    /// Commits a snapshot in this epoch, if there is one.
+    /// Commits the snapshot that the data comes from in this epoch, if there is one and `anew` says so, and writes it into the lineage of
+    /// the directory. Returns the newest snapshot.
     pub(super) fn commit_anew(
         &self,
         driver: &EpochDriver,
-        from: Option<SnapshotName>,
+        (from, anew): (Option<SnapshotName>, bool),
         begun: Begun,
         ctx: &Context,
-    ) -> Result<CommittedAnew> {
+    ) -> Result<Option<SnapshotName>> {
         let serial = lineage::new_serial(ctx)?;
-        let Some(from) = from else { return Ok(CommittedAnew { newest: None, serial }) };
-        // An epoch that is over commits nothing that could be the newest.
-        driver.before_commit(ctx)?;
-        let host = self.settings.rules.backup.host.clone();
-        let new = NewRoot { epoch: begun.epoch, serial, origin: START, run: job::new_run(ctx)?, host };
-        let newest = Some(recommit(self.vaults.sites(false)?, from, &new, ctx)?);
-        Ok(CommittedAnew { newest, serial })
+        let write = |lineage: &Lineage| lineage::write(&self.settings.data, lineage);
+        // An app that wants an empty directory finds one.
+        let lineage = self.has_data().then(|| self.lineage(from, (begun.epoch, serial), ctx)).transpose()?;
+        let newest = match from.filter(|_| anew) {
+            Some(from) => {
+                // An epoch that is over commits nothing that could be the newest.
+                driver.before_commit(ctx)?;
+                // Before the root that has the serial: if this program is killed in between, the next start finds a directory that comes
+                // from the newest snapshot all the same, and what was written here since is not diverged.
+                lineage.iter().try_for_each(write)?;
+                let host = self.settings.rules.backup.host.clone();
+                let new = NewRoot { epoch: begun.epoch, serial, origin: START, run: job::new_run(ctx)?, host };
+                Some(recommit(self.vaults.sites(false)?, from, &new, ctx)?)
+            }
+            None => from,
+        };
+        if let Some(lineage) = lineage {
+            write(&Lineage { snapshot: newest, ..lineage })?;
+        }
+        Ok(newest)
     }
 
     /// Pins a snapshot in every vault that can be written to.

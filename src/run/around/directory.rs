@@ -52,21 +52,20 @@ impl Around {
 
     fn renew_lineage(&self, snapshot: SnapshotName, ctx: &Context) -> Result<()> {
         let epoch = self.term.epoch().unwrap_or_default();
-        self.write_lineage(Some(snapshot), (epoch, lineage::new_serial(ctx)?), ctx)
+        lineage::write(&self.settings.data, &self.lineage(Some(snapshot), (epoch, lineage::new_serial(ctx)?), ctx)?)
     }
 
-    /// Writes that the content comes from a snapshot, and is used in an epoch.
-    pub(super) fn write_lineage(
+    /// The lineage of the directory when its content comes from a snapshot, and is used in an epoch.
+    pub(super) fn lineage(
         &self,
         snapshot: Option<SnapshotName>,
         (epoch, serial): (u32, Serial),
         ctx: &Context,
-    ) -> Result<()> {
+    ) -> Result<Lineage> {
         let vault = self.vaults.first(ctx)?;
         let written = vault.store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
         let vault = vault.config.id;
-        let lineage = Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written };
-        lineage::write(&self.settings.data, &lineage)
+        Ok(Lineage { format: lineage::FORMAT, vault, snapshot, epoch, serial, chosen: false, written })
     }
 
     /// Locks the directory if nobody holds its lock. Returns which directory that is.

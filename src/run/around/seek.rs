@@ -205,11 +205,8 @@ impl Around {
             VaultFacts::Good(name) => Some(name),
             _ => None,
         };
-        let committed = self.commit_anew(driver, newest, begun, ctx)?;
-        if self.has_data() {
-            self.write_lineage(committed.newest, (begun.epoch, committed.serial), ctx)?;
-        }
-        match driver.decided(committed.newest, ctx)? {
+        let newest = self.commit_anew(driver, (newest, true), begun, ctx)?;
+        match driver.decided(newest, ctx)? {
             Go::Start => {
                 driver.running(self.locked_place()?, ctx);
                 Ok(Some(Then::GoOn))

@@ -16,7 +16,7 @@ use crate::store::testing::memory::MemoryStore;
 use crate::store::testing::recording::RecordingStore;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::Hex;
-use crate::vault::root::{Root, SNAPSHOTS, SnapshotState};
+use crate::vault::root::{SNAPSHOTS, SnapshotState};
 
 impl World {
     fn gather_of(&self, sites: Vec<Site>, check: Option<CheckKind>, rules: &StartRules) -> Gathered {
@@ -437,4 +437,34 @@ fn a_snapshot_that_another_job_took_of_the_directory_leaves_it_fresh_unless_it_w
     let put_back = world.decide();
     assert_restores(&put_back, StartState::Diverged, Some(SaveReason::Diverged), third);
     assert!(put_back.why.contains("put back") && put_back.why.contains("s/c"), "{put_back:?}");
+}
+
+#[test]
+fn a_snapshot_that_is_committed_anew_for_the_directory_is_the_one_that_it_comes_from() {
+    let (world, _, second) = World::with_two();
+    fs::remove_dir_all(&world.data).unwrap();
+    world.restore("latest");
+    world.comes_from(Some(second), false, 0);
+    // The app has gone on in another place than the one that the snapshot was taken in, and `run` was killed in the middle of the next
+    // start.
+    fs::remove_file(world.data.join("s/b")).unwrap();
+    world.write("a", b"going on");
+    let anew = |serial: u8, packs: u64| {
+        let mut root = world.root(second);
+        root.seq += 1;
+        (root.parent, root.serial, root.totals.new_packs, root.totals.uploaded_bytes) =
+            (Some(second), Some(Hex([serial; 16])), packs, packs);
+        let (name, bytes) = root.encode().unwrap();
+        world.store.objects().insert(name.object(SNAPSHOTS), bytes);
+        let decision = world.decide();
+        world.store.objects().remove(&name.object(SNAPSHOTS)).unwrap();
+        (decision, name)
+    };
+    assert_starts(&anew(7, 0).0, StartState::Ahead, true);
+    // For another directory.
+    let (decision, name) = anew(8, 0);
+    assert_restores(&decision, StartState::Diverged, Some(SaveReason::Diverged), name);
+    // A snapshot of its own: the directory was put back to an older state.
+    let (decision, name) = anew(7, 1);
+    assert_restores(&decision, StartState::Diverged, Some(SaveReason::Diverged), name);
 }
