@@ -78,6 +78,31 @@ fn jobs_and_service_are_started_with_arguments_that_exist() {
     assert_eq!(commands, ["backup", "dispatched", "doctor", "restore", "serve", "verify"]);
 }
 
+#[test]
+fn examples_run_their_apps_by_arguments_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let world = World::new();
+    for (app, dockerfile) in [("streamlit-sqlite", "streamlit run app.py"), ("price-logger", "logger.py")] {
+        let lists = argument_lists(&format!("examples/{app}/main.tf"));
+        let command =
+            lists.iter().find(|list| list[0] == "lastgood").unwrap_or_else(|| panic!("{app} does not run it"));
+        let docker = fs::read_to_string(root.join("examples").join(app).join("Dockerfile")).unwrap();
+        let (_, entry) = docker.split_once("\nENTRYPOINT [").unwrap();
+        for list in [command.clone(), strings(entry)] {
+            assert_eq!((&*list[0], &*list[1], list.last().unwrap().as_str()), ("lastgood", "run", "--"), "{app}");
+            let options = list[1..list.len() - 1].iter().map(String::as_str);
+            world.run(options.chain(["--log-format", "nonsense", "--", "true"])).ended(2).says("nonsense");
+        }
+        // The app is the one of the image, with the data where that has it.
+        let text = code(&format!("examples/{app}/main.tf"));
+        let args = &lists[1 + lists.iter().position(|list| list[0] == "lastgood").unwrap()];
+        assert!(args.join(" ").contains(dockerfile) && docker.contains(dockerfile), "{args:?}");
+        assert!(docker.contains("LASTGOOD_DATA=/app/data") && text.contains("\"/app/data\""), "{app}");
+        // A vault is made by a person there: the account may not.
+        assert!(!command.contains(&"--init".to_owned()), "{command:?}");
+    }
+}
+
 /// Returns the names that stand after `start` and before the first character that `ends` takes.
 fn names(text: &str, start: &str, ends: impl Fn(char) -> bool + Copy) -> BTreeSet<String> {
     text.split(start).skip(1).map(|rest| rest.split(ends).next().unwrap().to_owned()).collect()

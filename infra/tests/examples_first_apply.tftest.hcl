@@ -7,6 +7,7 @@ variables {
   image       = "europe-west1-docker.pkg.dev/my-project/images/lastgood:1"
   data_bucket = "shop-data"
   nfs_server  = "10.0.0.2"
+  app_image   = "europe-west1-docker.pkg.dev/my-project/images/app:1"
 }
 
 run "job_on_bucket" {
@@ -34,5 +35,19 @@ run "several_vaults" {
   command = plan
   module {
     source = "./examples/several-vaults"
+  }
+}
+
+run "streamlit_sqlite" {
+  command = plan
+  module {
+    source = "./examples/streamlit-sqlite"
+  }
+}
+
+run "price_logger" {
+  command = plan
+  module {
+    source = "./examples/price-logger"
   }
 }
