@@ -13,7 +13,7 @@ mod family;
 mod orphans;
 
 use std::fmt;
-use std::io;
+use std::io::{self, PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -40,6 +40,18 @@ const SIGNALLED: i32 = 128;
 static STARTED: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 /// Sends to the thread that starts programs. `None` until the first is started.
 static STARTER: Mutex<Option<Sender<Start>>> = Mutex::new(None);
+
+/// Waits for more of a program's output. Returns what there is; `None` at its end, and where it cannot be read any more.
+pub fn more_output<'b>(from: &mut PipeReader, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    loop {
+        match from.read(buffer) {
+            Ok(0) => return None,
+            Ok(read) => return Some(&buffer[..read]),
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+}
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

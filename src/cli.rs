@@ -22,7 +22,7 @@ use jiff::SignedDuration;
 
 pub use self::backup::{BackupArgs, BackupFlags, CheckDatabases, NotGood, ReasonFlag};
 pub use self::dispatched::{DispatchFlags, DispatchedArgs};
-pub use self::hooks::{BackupHookFlags, HookFlags, RestoreHookFlags};
+pub use self::hooks::{AllHookFlags, BackupHookFlags, HookFlags, RestoreHookFlags};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
 pub use self::run::{Every, OnSuperseded, RunArgs};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{BackupFlags, BackupHookFlags, HookFlags, NotGood, RestoreFlags, RestoreHookFlags, ResultFlags, duration};
+use super::{AllHookFlags, BackupFlags, NotGood, RestoreFlags, ResultFlags, duration};
 
 /// Where runs are done.
 #[derive(Debug, Args)]
@@ -63,9 +63,5 @@ pub struct DispatchedArgs {
     #[command(flatten)]
     pub results: ResultFlags,
     #[command(flatten)]
-    pub backup_hooks: BackupHookFlags,
-    #[command(flatten)]
-    pub restore_hooks: RestoreHookFlags,
-    #[command(flatten)]
-    pub hooks: HookFlags,
+    pub hooks: AllHookFlags,
 }

@@ -40,3 +40,14 @@ pub struct HookFlags {
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Hooks")]
     pub hook_timeout: Option<Duration>,
 }
+
+/// All of them, of commands that take backups and restore.
+#[derive(Debug, Default, Args)]
+pub struct AllHookFlags {
+    #[command(flatten)]
+    pub backup: BackupHookFlags,
+    #[command(flatten)]
+    pub restore: RestoreHookFlags,
+    #[command(flatten)]
+    pub all: HookFlags,
+}

@@ -10,9 +10,7 @@ use clap::{Args, ValueEnum};
 
 use lastgood::run::restart::RestartPolicy;
 
-use super::{
-    BackupFlags, BackupHookFlags, HookFlags, RestoreFlags, RestoreHookFlags, ResultFlags, StartFlags, duration,
-};
+use super::{AllHookFlags, BackupFlags, RestoreFlags, ResultFlags, StartFlags, duration};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -96,11 +94,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub taking: BackupFlags,
     #[command(flatten)]
-    pub backup_hooks: BackupHookFlags,
-    #[command(flatten)]
-    pub restore_hooks: RestoreHookFlags,
-    #[command(flatten)]
-    pub hooks: HookFlags,
+    pub hooks: AllHookFlags,
     #[command(flatten)]
     pub results: ResultFlags,
 }

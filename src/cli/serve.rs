@@ -8,10 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 
-use super::{
-    BackupFlags, BackupHookFlags, DispatchFlags, HookFlags, PullFlags, RestoreFlags, RestoreHookFlags, ResultFlags,
-    duration,
-};
+use super::{AllHookFlags, BackupFlags, DispatchFlags, PullFlags, RestoreFlags, ResultFlags, duration};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -113,11 +110,7 @@ pub struct RunFlags {
     #[command(flatten)]
     pub results: ResultFlags,
     #[command(flatten)]
-    pub backup_hooks: BackupHookFlags,
-    #[command(flatten)]
-    pub restore_hooks: RestoreHookFlags,
-    #[command(flatten)]
-    pub hooks: HookFlags,
+    pub hooks: AllHookFlags,
 }
 
 /// The callers that may send requests.

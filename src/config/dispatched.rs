@@ -60,15 +60,12 @@ pub fn dispatched(
             "`lastgood serve --dispatch job=…` starts the job and sets it. By hand, `lastgood backup` takes a snapshot.",
         )
     })?;
-    let cli::DispatchedArgs { allow_restore, replacing, taking, results, backup_hooks, restore_hooks, hooks, .. } =
-        args;
+    let cli::DispatchedArgs { allow_restore, replacing, taking, results, hooks, .. } = args;
     let runs = cli::RunFlags {
         allow_restore,
         replacing,
         taking,
         results,
-        backup_hooks,
-        restore_hooks,
         hooks,
         // The request says how long it may take, and the service decided when it is run.
         run_timeout: Duration::MAX,

@@ -24,6 +24,12 @@ pub struct HookArgs {
     pub all: Option<cli::HookFlags>,
 }
 
+impl From<cli::AllHookFlags> for HookArgs {
+    fn from(flags: cli::AllHookFlags) -> Self {
+        HookArgs { backup: Some(flags.backup), restore: Some(flags.restore), all: Some(flags.all) }
+    }
+}
+
 /// Settles the hooks of a command.
 ///
 /// # Errors

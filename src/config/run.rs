@@ -57,8 +57,6 @@ pub fn run(
         replacing: args.replacing,
         dispatching: cli::DispatchFlags::none(),
         taking: args.taking,
-        backup_hooks: args.backup_hooks,
-        restore_hooks: args.restore_hooks,
         hooks: args.hooks,
         results: args.results,
     };

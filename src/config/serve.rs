@@ -18,7 +18,7 @@ use lastgood::{restore, subscriber, verify};
 
 use super::dispatched::dispatch;
 use super::env::Env;
-use super::hooks::{self, HookArgs};
+use super::hooks;
 use super::pubsub::pulling;
 use super::{HostEnvironment, backup_options, restoring, results, switches};
 use crate::cli;
@@ -178,8 +178,7 @@ pub(super) fn rules(
 ) -> Result<Rules> {
     let init = args.taking.init;
     let notify = results::notify(args.results, true, &place, cloud, env)?;
-    let hooks = HookArgs { backup: Some(args.backup_hooks), restore: Some(args.restore_hooks), all: Some(args.hooks) };
-    let hooks = hooks::hooks(hooks, env)?;
+    let hooks = hooks::hooks(args.hooks.into(), env)?;
     let mut backup = backup_options(data.clone(), vaults, args.taking, BackupReason::Manual, outside)?;
     let backups_off = switches::backups_off(env)?.then(|| switches::OFF.to_owned());
     for name in ["K_SERVICE", "RENDER_SERVICE_NAME", "FLY_APP_NAME"] {

@@ -1,11 +1,12 @@
 //! The output of a hook, which goes into the log.
 
-use std::io::{self, PipeReader, Read};
+use std::io::{self, PipeReader};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::children::more_output;
 use crate::mask::{KeyLines, Masker};
 use crate::text::one_line;
 
@@ -59,14 +60,8 @@ struct LogLines {
 impl LogLines {
     fn read(mut self, mut from: PipeReader) -> Option<String> {
         let (mut buffer, mut line) = (vec![0; AT_ONCE], Vec::new());
-        loop {
-            let read = match from.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
-            };
-            for &byte in &buffer[..read] {
+        while let Some(bytes) = more_output(&mut from, &mut buffer) {
+            for &byte in bytes {
                 match byte {
                     b'\n' | b'\r' => self.end_line(&mut line),
                     // The rest of a long line is dropped.

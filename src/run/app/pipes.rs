@@ -1,7 +1,7 @@
 //! Passes the output of the app on, byte for byte and at once.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, PipeReader, Read, Write};
+use std::io::{self, IsTerminal, PipeReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::fstat;
 
+use crate::children::more_output;
 use crate::run::output::{Lines, Output, OutputMatch};
 
 /// Bytes that are passed on at the same time: as many as a pipe holds.
@@ -83,15 +84,9 @@ fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
 fn pass_on(mut from: PipeReader, to: &File, output: &Output, tell: impl Fn(OutputMatch)) {
     let mut buffer = vec![0; AT_ONCE];
     let mut lines = Lines::default();
-    loop {
-        let read = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        let passed_on = write(to, &buffer[..read]);
-        output.take(&buffer[..read], &mut lines, Instant::now(), &tell);
+    while let Some(bytes) = more_output(&mut from, &mut buffer) {
+        let passed_on = write(to, bytes);
+        output.take(bytes, &mut lines, Instant::now(), &tell);
         match passed_on {
             Err(why) if why.kind() == io::ErrorKind::BrokenPipe => break,
             // A full disk: a pipe has no way to say so, and the app goes on as most do after an error like that.
@@ -122,6 +117,8 @@ fn write(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
     use super::*;
