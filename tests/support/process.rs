@@ -69,8 +69,17 @@ impl Running {
 
     /// Returns resident memory, in bytes.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS")
+    }
+
+    /// Returns resident memory without pages of files, such as the program itself, in bytes: that of a debug build is no larger.
+    pub fn own_memory(&self) -> u64 {
+        self.status("RssAnon")
+    }
+
+    fn status(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
