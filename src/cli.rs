@@ -26,7 +26,7 @@ pub use self::hooks::{AllHookFlags, BackupHookFlags, HookFlags, RestoreHookFlags
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
 pub use self::run::{Every, OnSuperseded, RunArgs};
-pub use self::serve::{AuthFlag, RunFlags, ServeArgs};
+pub use self::serve::{AccessFlags, AuthFlag, RunFlags, ServeArgs};
 pub use self::settings::{ConfigArgs, ConfigFlags};
 pub use self::start::{CheckAtStart, OnOther, OnUnreachable, SeedArgs, StartFlags, StateArgs};
 

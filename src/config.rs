@@ -44,7 +44,7 @@ pub use self::env::of_this_process;
 use self::hooks::HookArgs;
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
-pub use self::serve::{HttpConfig, ServiceConfig};
+pub use self::serve::ServiceConfig;
 pub use self::start::StartConfig;
 pub use self::switches::OFF;
 

@@ -157,21 +157,33 @@ pub fn tell_all<'r>(ended: impl IntoIterator<Item = &'r FinishedJob>, ctx: &Cont
 /// log tells of it.
 pub fn run(run: RunId, job: &Job, cause: Origin, vaults: &VaultPool, ctx: &Context) -> FinishedJob {
     let user = VaultUser { run: Some(run), host: cause.place.host.clone() };
+    run_as(run, job, cause, vaults, ctx, || carry_out(user, job, vaults, ctx))
+}
+
+/// As [`run`], but `work` carries the job out: it does something more around it.
+pub fn run_as(
+    run: RunId,
+    job: &Job,
+    cause: Origin,
+    vaults: &VaultPool,
+    ctx: &Context,
+    work: impl FnOnce() -> Result<JobOutput>,
+) -> FinishedJob {
     let start = match job.action() {
         Action::Backup => cause.notify.begin_backup(run),
         Action::Restore | Action::Verify => PingStart::default(),
     };
     let hooks = cause.hooks.clone();
-    let work = |hooked: &HookedRun, began: &mut bool| {
+    let all = |hooked: &HookedRun, began: &mut bool| {
         // A wrong path is no reason to stop an app.
         if let Job::Backup { options, .. } = job {
             check_data(options)?;
         }
         hooks.before(hooked, ctx)?;
         *began = true;
-        carry_out(user, job, vaults, ctx)
+        work()
     };
-    let ran = reported(run, job, cause, vaults, ctx, work);
+    let ran = reported(run, job, cause, vaults, ctx, all);
     FinishedJob { start, ..ran }
 }
 

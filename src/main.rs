@@ -222,11 +222,12 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         ConfiguredCommand::RunApp(mut settings) => {
             (settings.rules.threads, settings.rules.parallel) = (ctx.threads, ctx.parallel);
             let path = config::of_this_process("PATH");
-            Around::run(*settings, Arc::new(vaults.none_waits_for_another()), stop.clone(), path.as_deref(), ignores).map(ProgramOutcome::App)
+            Around::run(*settings, Arc::new(vaults.none_waits_for_another()), stop.clone(), path.as_deref(), ignores)
+                .map(ProgramOutcome::App)
         }
         ConfiguredCommand::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
-            serve::serve(*service, Arc::new(vaults), &cloud, &Shutdown::new(stop.clone()))
+            serve::serve(*service, Arc::new(vaults), &Shutdown::new(stop.clone()))
         }
         ConfiguredCommand::Dispatched(mut dispatched) => {
             (dispatched.rules.threads, dispatched.rules.parallel) = (ctx.threads, ctx.parallel);

@@ -25,6 +25,7 @@ mod metrics;
 mod openapi;
 mod queries;
 pub mod routes;
+pub mod service;
 mod run_answers;
 mod schemas;
 mod trace;
@@ -282,7 +283,7 @@ impl Server {
             Access::Open => self.open(route.does),
             Access::Part => {
                 let health = self.checkup.health().await;
-                queries::health(&health, self.auth.check(&parts.headers).await.is_ok())
+                queries::health(&health, self.app(), self.auth.check(&parts.headers).await.is_ok())
             }
             gate => match self.auth.check(&parts.headers).await {
                 Err(denied) => refused(denied),

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::World;
-use crate::support::cloud::server::{Kind, Server};
 use crate::support::cloud::VAULT;
+use crate::support::cloud::server::{Kind, Server};
 use crate::support::counter::{Counters, WITHIN, until, without_terminal};
 use crate::support::tree::noise;
 use crate::support::{Ran, id};

@@ -1,6 +1,7 @@
 //! Arguments of `run`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use lastgood::run::restart::RestartPolicy;
 
-use super::{AllHookFlags, BackupFlags, RestoreFlags, ResultFlags, StartFlags, duration};
+use super::{AccessFlags, AllHookFlags, BackupFlags, PullFlags, RestoreFlags, ResultFlags, StartFlags, duration};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -20,6 +21,8 @@ use super::{AllHookFlags, BackupFlags, RestoreFlags, ResultFlags, StartFlags, du
   # in a Dockerfile
   ENTRYPOINT [\"lastgood\", \"run\", \"--vault\", \"gs://my-state/app\", \"--\"]
   CMD [\"streamlit\", \"run\", \"app.py\"]
+  # with health, and backups and restores at a request
+  lastgood run --listen 127.0.0.1:9090 --allow-restore -- python app.py
   # a machine whose data is newer than what the vault has, once
   lastgood run --on-unknown keep -- ./server
 
@@ -46,6 +49,17 @@ pub struct RunArgs {
     /// How long the app may take to end after SIGTERM before it is killed
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, help_heading = "While it runs")]
     pub stop_timeout: Duration,
+
+    /// Serve the interface of `lastgood serve` beside the app, at this address: events, backups, restores, health and metrics
+    #[arg(long, value_name = "ADDR", help_heading = "Access")]
+    pub listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub access: AccessFlags,
+    /// Allow events and requests to ask for a restore: the app is stopped for it, and started again
+    #[arg(long, help_heading = "Access")]
+    pub allow_restore: bool,
+    #[command(flatten)]
+    pub pulling: PullFlags,
 
     #[command(flatten)]
     pub start: StartFlags,

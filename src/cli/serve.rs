@@ -32,6 +32,36 @@ pub struct ServeArgs {
     /// The address to listen on [default: 0.0.0.0:$PORT, with 8080 where PORT is not set]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub access: AccessFlags,
+
+    /// On Cloud Run: the CPU is always allocated, so that requests may use ?wait=false
+    #[arg(long, help_heading = "Runs")]
+    pub background: bool,
+
+    /// How old the newest good snapshot may be [default: twice --interval if that is given, else 26h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
+    pub max_age: Option<Duration>,
+    /// How often a backup is expected [env: BACKUP_INTERVAL_MINUTES]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
+    pub interval: Option<Duration>,
+    /// How old the newest file in the directory may be [env: DATA_FRESHNESS] [default: 2h]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
+    pub data_freshness: Option<Duration>,
+    /// What must be in the directory: a path below it, or a pattern like '*.csv' or 'uploads/**/*.db'; repeatable
+    /// [env: CRITICAL_FILES, with commas]
+    #[arg(long = "critical-file", value_name = "GLOB", help_heading = "Health")]
+    pub critical_files: Vec<String>,
+
+    #[command(flatten)]
+    pub pulling: PullFlags,
+    #[command(flatten)]
+    pub runs: RunFlags,
+}
+
+/// Who may ask over HTTP, and for what.
+#[derive(Debug, Args)]
+pub struct AccessFlags {
     /// At most this many connections at the same time; beyond that, an idle one is closed, and requests wait
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = connections)]
     pub connections: usize,
@@ -61,29 +91,6 @@ pub struct ServeArgs {
     /// Allow downloads of files in snapshots and of whole snapshots
     #[arg(long, help_heading = "Access")]
     pub allow_download: bool,
-
-    /// On Cloud Run: the CPU is always allocated, so that requests may use ?wait=false
-    #[arg(long, help_heading = "Runs")]
-    pub background: bool,
-
-    /// How old the newest good snapshot may be [default: twice --interval if that is given, else 26h]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
-    pub max_age: Option<Duration>,
-    /// How often a backup is expected [env: BACKUP_INTERVAL_MINUTES]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
-    pub interval: Option<Duration>,
-    /// How old the newest file in the directory may be [env: DATA_FRESHNESS] [default: 2h]
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Health")]
-    pub data_freshness: Option<Duration>,
-    /// What must be in the directory: a path below it, or a pattern like '*.csv' or 'uploads/**/*.db'; repeatable
-    /// [env: CRITICAL_FILES, with commas]
-    #[arg(long = "critical-file", value_name = "GLOB", help_heading = "Health")]
-    pub critical_files: Vec<String>,
-
-    #[command(flatten)]
-    pub pulling: PullFlags,
-    #[command(flatten)]
-    pub runs: RunFlags,
 }
 
 /// How runs are done that others ask for, over HTTP or by messages.

@@ -125,7 +125,7 @@ mod tests {
 
     fn subscription(line: &str, env: &[(&str, &str)]) -> Result<Option<String>> {
         config(line, env).map(|config: Config| match config.task {
-            ConfiguredCommand::Serve(service) => service.pull.map(|pull| pull.subscription.name().to_owned()),
+            ConfiguredCommand::Serve(service) => service.serving.pull.map(|pull| pull.subscription.name().to_owned()),
             other => panic!("{other:?}"),
         })
     }

@@ -9,11 +9,14 @@ use lastgood::mask::Masker;
 use lastgood::report::RunEnvironment;
 use lastgood::run::output::{CriticalRules, Output};
 use lastgood::run::settings::{OnSuperseded, RunSettings};
+use lastgood::server::ServerSettings;
+use lastgood::server::service::{HttpSettings, ServiceSettings};
 use lastgood::store::address::Address;
 
 use super::HostEnvironment;
 use super::env::Env;
-use super::serve::rules;
+use super::pubsub::pulling;
+use super::serve::{Healthy, http, max_age, rules};
 use super::{start, switches};
 use crate::cli;
 
@@ -60,7 +63,29 @@ pub fn run(
         hooks: args.hooks,
         results: args.results,
     };
-    let rules = rules(flags, data.clone(), (vaults, cloud), place, env, outside)?;
+    let mut rules = rules(flags, data.clone(), (vaults, cloud), place, env, outside)?;
+    // Before the app starts, `run` restores by itself.
+    rules.allow_restore = args.allow_restore;
+    let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
+    let cli::AccessFlags { auth, allow_download, insecure, public_url, .. } = &args.access;
+    let is_guarded = auth.is_some() || *allow_download || *insecure || public_url.is_some();
+    if args.listen.is_none() && is_guarded {
+        return Err(Error::usage("settle who may ask", "nothing is served over HTTP")
+            .with_code(Code::BadSetting)
+            .hint("Say where: `--listen ADDR`. PORT is the app's, and says nothing to `run`."));
+    }
+    let listen = args.listen.map(|listen| {
+        let healthy = Healthy {
+            max_age: max_age(None, Some(every.unwrap_or_default()), env)?,
+            freshness: None,
+            critical: Vec::new(),
+        };
+        let http = http((listen, args.access), healthy, (&rules, env))?;
+        // Backups by time need a processor at all times, too.
+        Ok::<_, Error>(HttpSettings { settings: ServerSettings { background: true, ..http.settings }, ..http })
+    });
+    let serving = ServiceSettings { http: listen.transpose()?, pull, cloud: cloud.clone() };
+    let serving = Some(serving).filter(|serving| serving.http.is_some() || serving.pull.is_some());
     let wrong = |option: &'static str| {
         move |why: String| Error::usage(format!("use {option}"), why).with_code(Code::BadSetting)
     };
@@ -93,6 +118,50 @@ pub fn run(
         take_over,
         detached: args.detached,
         off: switches::backups_off(env)?.then(|| switches::OFF.to_owned()),
+        serving,
         rules,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::config;
+    use super::*;
+    use crate::config::ConfiguredCommand;
+    use lastgood::error::Kind;
+
+    fn settings(options: &str, env: &[(&str, &str)]) -> Result<RunSettings> {
+        config(&format!("run {options} -- app"), env).map(|config| match config.task {
+            ConfiguredCommand::RunApp(settings) => *settings,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn what_is_served_beside_the_app() {
+        let port = ("PORT", "9000");
+        assert!(settings("", &[port]).unwrap().serving.is_none());
+        let run = settings("--listen 127.0.0.1:7000 --every 10m", &[port, ("CRITICAL_FILES", "*.db")]).unwrap();
+        assert!(!run.rules.allow_restore);
+        let http = run.serving.unwrap().http.unwrap();
+        assert_eq!(http.listen.to_string(), "127.0.0.1:7000");
+        let health = http.settings.health;
+        assert_eq!((health.max_age.as_secs(), health.place.critical.len()), (1200, 1));
+        assert!(http.settings.background);
+        let run = settings("--listen 127.0.0.1:0 --allow-restore --every off", &[]).unwrap();
+        assert!(run.rules.allow_restore);
+        assert_eq!(run.serving.unwrap().http.unwrap().settings.health.max_age.as_secs(), 26 * 3600);
+        let env = [("GOOGLE_CLOUD_PROJECT", "shop"), ("LASTGOOD_SUBSCRIPTION", "backups")];
+        let pulls = settings("", &env).unwrap().serving.unwrap();
+        assert!(pulls.http.is_none() && pulls.pull.is_some());
+        for wrong in [
+            "--listen 0.0.0.0:7000",
+            "--auth none",
+            "--insecure",
+            "--allow-download",
+            "--listen 127.0.0.1:0 --insecure",
+        ] {
+            assert_eq!(settings(wrong, &[]).unwrap_err().kind(), Kind::Usage, "{wrong}");
+        }
+    }
 }

@@ -11,10 +11,11 @@ use lastgood::gcp::cloud::Cloud;
 use lastgood::report::RunEnvironment;
 use lastgood::runner::runner::Rules;
 use lastgood::server::auth::{self, AuthPolicy};
+use lastgood::server::service::{HttpSettings, ServiceSettings};
 use lastgood::server::{ServerLimits, ServerSettings, health};
 use lastgood::store::address::Address;
 use lastgood::vault::root::BackupReason;
-use lastgood::{restore, subscriber, verify};
+use lastgood::{restore, verify};
 
 use super::dispatched::dispatch;
 use super::env::Env;
@@ -37,27 +38,14 @@ const RESTORE_AGE: Duration = Duration::from_secs(15 * 60);
 pub struct ServiceConfig {
     /// The rules for runs; `threads` and `parallel` in them are set later.
     pub rules: Rules,
-    /// Requests over HTTP, if it serves HTTP.
-    pub http: Option<HttpConfig>,
-    /// Messages that are pulled, if it pulls any.
-    pub pull: Option<subscriber::SubscriberSettings>,
-}
-
-/// The configuration of HTTP.
-#[derive(Debug)]
-pub struct HttpConfig {
-    /// The address that it listens at.
-    pub listen: SocketAddr,
-    /// The policy that decides who may ask.
-    pub auth: AuthPolicy,
-    /// How it answers.
-    pub settings: ServerSettings,
+    /// The sources of requests.
+    pub serving: ServiceSettings,
 }
 
 impl fmt::Debug for ServiceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Service");
-        shown.field("http", &self.http).field("pull", &self.pull);
+        shown.field("serving", &self.serving);
         shown.finish_non_exhaustive()
     }
 }
@@ -74,11 +62,45 @@ pub fn service(
     env: &Env,
     outside: &HostEnvironment,
 ) -> Result<ServiceConfig> {
-    let k_service = place.service.is_some();
     let listen = match args.listen {
         Some(address) => address,
         None => SocketAddr::from((Ipv4Addr::UNSPECIFIED, env.number("PORT")?.unwrap_or(PORT))),
     };
+    let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
+    let rules = rules(args.runs, data, (vaults, cloud), place, env, outside)?;
+    let healthy = Healthy {
+        max_age: max_age(args.max_age, args.interval, env)?,
+        freshness: args.data_freshness,
+        critical: args.critical_files,
+    };
+    let access = (listen, args.access);
+    let http = http(access, healthy, (&rules, env))?;
+    let settings = ServerSettings { background: args.background, ..http.settings };
+    let http = Some(HttpSettings { settings, ..http });
+    Ok(ServiceConfig { rules, serving: ServiceSettings { http, pull, cloud: cloud.clone() } })
+}
+
+/// What counts as healthy, as far as flags say it.
+pub(super) struct Healthy {
+    /// How old the newest good snapshot may be.
+    pub max_age: Duration,
+    /// How old the newest file in the data directory may be.
+    pub freshness: Option<Duration>,
+    /// What must be in the directory.
+    pub critical: Vec<String>,
+}
+
+/// Settles who may ask over HTTP, and what is answered. Work goes on while no request waits only where the rules name no Cloud Run
+/// service, or `background` is set afterwards.
+///
+/// # Errors
+/// Wrong usage, or a token file that cannot be read.
+pub(super) fn http(
+    (listen, args): (SocketAddr, cli::AccessFlags),
+    healthy: Healthy,
+    (rules, env): (&Rules, &Env),
+) -> Result<HttpSettings> {
+    let k_service = rules.place.service.is_some();
     let auth = AuthPolicy::new(auth::AuthSettings {
         auth: args.auth.map(|auth| match auth {
             cli::AuthFlag::Oidc => auth::AuthKind::Oidc,
@@ -94,25 +116,22 @@ pub fn service(
         insecure: args.insecure,
     })?;
     auth.check_listen(listen, args.insecure, k_service)?;
-    let max_age = max_age(args.max_age, args.interval, env)?;
-    let freshness = match args.data_freshness {
+    let freshness = match healthy.freshness {
         Some(freshness) => freshness,
         None => env.duration("DATA_FRESHNESS")?.unwrap_or(FRESHNESS),
     };
-    let mut critical = args.critical_files;
+    let mut critical = healthy.critical;
     if critical.is_empty()
         && let Some(list) = env.text("CRITICAL_FILES")?
     {
         critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     }
-    let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
-    let rules = rules(args.runs, data.clone(), (vaults, cloud), place, env, outside)?;
     let health = health::HealthSettings {
-        max_age,
+        max_age: healthy.max_age,
         freshness,
         backups_off: rules.backups_off.clone(),
         place: health::DataProbeSettings {
-            data,
+            data: rules.backup.data.clone(),
             not_walked: rules.backup.not_walked.clone(),
             critical: critical.into_iter().map(pattern).collect::<Result<_>>()?,
         },
@@ -121,11 +140,11 @@ pub fn service(
         public_url: args.public_url,
         allow_download: args.allow_download,
         cloud_run: k_service,
-        background: args.background,
+        background: false,
         health,
         limits: ServerLimits { connections: args.connections, ..ServerLimits::default() },
     };
-    Ok(ServiceConfig { rules, http: Some(HttpConfig { listen, auth, settings }), pull })
+    Ok(HttpSettings { listen, auth, settings })
 }
 
 /// Returns how old the newest good snapshot may be: what is given, else twice the interval, of which the environment may tell.
@@ -162,8 +181,7 @@ pub fn listener(
     })?;
     Ok(ServiceConfig {
         rules: rules(args.runs, data, (vaults, cloud), place, env, outside)?,
-        http: None,
-        pull: Some(pull),
+        serving: ServiceSettings { http: None, pull: Some(pull), cloud: cloud.clone() },
     })
 }
 
@@ -252,7 +270,7 @@ mod tests {
             ("serve --auth none --insecure", &[], "0.0.0.0:8080"),
             ("serve --auth cloud-run", &[("K_SERVICE", "backup"), ("PORT", "80")], "0.0.0.0:80"),
         ] {
-            assert_eq!(service(line, env).unwrap().http.unwrap().listen.to_string(), listen, "{line}");
+            assert_eq!(service(line, env).unwrap().serving.http.unwrap().listen.to_string(), listen, "{line}");
         }
         for (line, env) in [
             ("serve", &[][..]),
@@ -275,8 +293,13 @@ mod tests {
     #[test]
     fn what_is_healthy() {
         let ages = |line: &str, env: &[(&str, &str)]| {
-            let health =
-                service(&format!("serve --listen 127.0.0.1:0 {line}"), env).unwrap().http.unwrap().settings.health;
+            let health = service(&format!("serve --listen 127.0.0.1:0 {line}"), env)
+                .unwrap()
+                .serving
+                .http
+                .unwrap()
+                .settings
+                .health;
             (health.max_age.as_secs(), health.freshness.as_secs())
         };
         assert_eq!(ages("", &[]), (26 * 3600, 7200));
@@ -287,7 +310,7 @@ mod tests {
         let named = |line: &str| {
             let line = format!("serve --listen 127.0.0.1:0 {line}");
             let service = service(&line, &[("CRITICAL_FILES", "*.csv, ./state.json,")]).unwrap();
-            let place = service.http.unwrap().settings.health.place;
+            let place = service.serving.http.unwrap().settings.health.place;
             place.critical.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
         assert_eq!(named(""), ["*.csv", "state.json"]);

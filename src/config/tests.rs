@@ -231,7 +231,7 @@ fn variables_of_other_backup_scripts_are_used_or_told() {
         let ConfiguredCommand::Serve(service) = config("serve --listen 127.0.0.1:0", env).unwrap().task else {
             panic!()
         };
-        let health = service.http.unwrap().settings.health;
+        let health = service.serving.http.unwrap().settings.health;
         assert_eq!((service.rules.backups_off.is_some(), health.backups_off.is_some()), (off, off));
         let ConfiguredCommand::Doctor(place) = config("doctor", env).unwrap().task else { panic!() };
         assert_eq!((place.backups_off.is_some(), place.max_age.as_secs()), (off, 26 * 3600));

@@ -60,6 +60,8 @@ fn restored(not_restored: Vec<Problem>) -> JobOutput {
         torn: Vec::new(),
         passed_over: Vec::new(),
         instead_of: None,
+        way_back: None,
+        committed_as: None,
         seconds: 3.25,
         traffic: None,
     };

@@ -10,6 +10,7 @@ pub mod restore;
 pub mod verify;
 pub mod copy;
 pub mod recommit;
+pub mod pin;
 pub mod pool;
 
 use crate::error::{Code, Error, Kind, Result};

@@ -6,13 +6,17 @@
 use jiff::Timestamp;
 
 use super::{Site, SiteState, none_serves};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::lineage::Serial;
 use crate::monitor::Context;
+use crate::restore::select;
 use crate::vault::hex::Hex;
 use crate::vault::read::{PackReader, absent};
-use crate::vault::root::{BackupReason, Root, SNAPSHOTS, SnapshotName, Totals};
+use crate::vault::root::{BackupReason, Root, SNAPSHOTS, SnapshotName, SnapshotState, Totals};
 use crate::vault::{Vault, seq};
+
+const BY_HAND: &str =
+    "Stop the app and restore it by hand if it is wanted all the same: `lastgood restore --snapshot`.";
 
 /// What is new about a root that is committed anew.
 #[derive(Debug, Clone)]
@@ -21,12 +25,39 @@ pub struct NewRoot {
     pub epoch: u32,
     /// The serial of the directory that goes on from it.
     pub serial: Serial,
-    /// The occasion: `start` or `rollback`.
+    /// The occasion: `start`, `restore` or `rollback`.
     pub origin: &'static str,
     /// The run.
     pub run: Hex<8>,
     /// The host's name, for people.
     pub host: String,
+    /// Whether somebody has named the snapshot: a suspect one is good from now on.
+    pub accepted: bool,
+}
+
+/// Returns the root of a snapshot that somebody has named, to be committed anew.
+///
+/// # Errors
+/// No vault has the snapshot; entries are missing in it, or a database in it failed its check: it would be good nowhere.
+pub fn acceptable(sites: Vec<Site>, name: SnapshotName) -> Result<Root> {
+    let doing = || format!("make the snapshot {name} the newest");
+    let mut failures = Vec::new();
+    for site in sites {
+        let url = site.url.clone();
+        match site.vault().and_then(|vault| vault.root(name)) {
+            Ok(root) if root.failed_checks > 0 => {
+                let why = select::failed_check(&root);
+                return Err(Error::failed(doing(), why).with_code(Code::NoGoodSnapshot).hint(BY_HAND));
+            }
+            Ok(root) if root.state == SnapshotState::Partial || root.covers.is_some() => {
+                let why = "it does not hold all of the data";
+                return Err(Error::failed(doing(), why).with_code(Code::NoGoodSnapshot).hint(BY_HAND));
+            }
+            Ok(root) => return Ok(root),
+            Err(why) => failures.push((url, why)),
+        }
+    }
+    Err(none_serves(&doing(), failures))
 }
 
 /// Commits a snapshot anew in every vault that holds it whole, and returns its new name. The time is the stores'.
@@ -66,6 +97,7 @@ pub fn recommit(sites: Vec<Site>, name: SnapshotName, new: &NewRoot, ctx: &Conte
     let Some((_, _, root)) = holders.first() else { return Err(none_serves(&doing(), failures)) };
     let number = seq::next_in(new.epoch, numbers, clock);
     let number = number.ok_or_else(|| Error::failed(doing(), format!("no number is left in epoch {}", new.epoch)))?;
+    let is_accepted = new.accepted && root.state == SnapshotState::Suspect;
     let root = Root {
         seq: number,
         turn: root.turn.map(|turn| turn.wrapping_add(1)),
@@ -79,6 +111,9 @@ pub fn recommit(sites: Vec<Site>, name: SnapshotName, new: &NewRoot, ctx: &Conte
         totals: Totals { uploaded_bytes: 0, new_packs: 0, rewritten: 0, ..root.totals },
         serial: Some(new.serial),
         origin: Some(new.origin.into()),
+        state: if is_accepted { SnapshotState::Complete } else { root.state },
+        suspect: root.suspect.clone().filter(|_| !is_accepted),
+        diverged: root.diverged.clone().filter(|_| !is_accepted),
         ..root.clone()
     };
     let (new_name, bytes) = root.encode()?;

@@ -49,6 +49,12 @@ pub struct RestoreReport {
     /// restored is older. `None` if there was no such snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<SnapshotName>,
+    /// The snapshot that was taken of what was there before. `None` if none was: only `run` takes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way_back: Option<SnapshotName>,
+    /// The name under which the snapshot was committed again, so that it is the newest. `None` if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub committed_as: Option<SnapshotName>,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// The traffic with the store since it was opened. `None` where it is not counted: only a bucket's is.
@@ -76,6 +82,8 @@ impl RestoreReport {
             torn: Vec::new(),
             passed_over,
             instead_of: None,
+            way_back: None,
+            committed_as: None,
             seconds: 0.0,
             traffic: None,
         }

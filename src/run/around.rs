@@ -12,6 +12,8 @@
 
 mod aside;
 mod backups;
+mod listen;
+mod restored;
 mod begin;
 mod directory;
 mod seek;
@@ -28,6 +30,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use self::begin::Begin;
+use self::listen::{Beside, Listening, Opened};
+use self::restored::{RestoreAsk, UntoldRestore};
 use self::seek::Seek;
 use self::serve::TermEnd;
 use self::term::{HoldEvent, Term};
@@ -41,6 +45,7 @@ use crate::children::{self, ProgramEnd};
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{LogMonitor, system_random};
 use crate::replicas::pool::VaultPool;
+use crate::runner::beside::AppState;
 use crate::runner::runner::Runner;
 
 /// How long the runner is waited for after it was told to stop: for reports that it stores last.
@@ -61,6 +66,8 @@ enum RunEvent {
     Saved(backups::SavedBackup),
     /// The vault answers that did not, and an epoch is taken: [`Around::seek`] has it.
     Sought,
+    /// A restore is asked for. `None` in it: no longer.
+    Restore(Arc<Mutex<Option<RestoreAsk>>>),
 }
 
 /// An app, and all that is done around it.
@@ -73,6 +80,10 @@ pub struct Around {
     term: Arc<Term>,
     /// What tries to take an epoch while the app runs without one.
     seek: Mutex<Option<Arc<Seek>>>,
+    /// The app, as the runner and requests see it.
+    beside: Arc<Beside>,
+    /// A restore of which the runner has not been told yet that it is over.
+    untold: Mutex<Option<UntoldRestore>>,
     events: Receiver<RunEvent>,
     send: Sender<RunEvent>,
     app_events: Sender<AppEvent>,
@@ -121,13 +132,24 @@ impl Around {
         super::signals::watch(has_terminal, ignored, on_signal).doing(|| "watch for signals")?;
         // What the app leaves behind is found then, also where this is not process 1.
         children::adopt_orphans().doing(|| "watch what the app leaves behind")?;
-        settings.rules.term = Some(term.for_backups());
+        let beside = Arc::new(Beside::new(term.clone(), vaults.clone(), send.clone()));
+        settings.rules.term = Some(term.for_backups().with_app(beside.clone()));
         if settings.detached {
             settings.rules.backups_off = Some("this is a look at a copy of the data (--detached)".into());
         }
         let output = settings.output.take().map(Arc::new);
         let runner =
             Runner::new(settings.rules.clone(), vaults.clone(), Arc::new(LogMonitor), system_random, stop.clone());
+        let runner = Arc::new(runner);
+        // Before an epoch is taken: an address that is in use stops no other instance's app.
+        let opened = match settings.serving.take() {
+            Some(serving) if settings.off.is_none() => Some(Opened::open(serving, &runner)?),
+            Some(_) => {
+                tracing::warn!("nothing is served and no event pulled: backups are switched off");
+                None
+            }
+            None => None,
+        };
         let (app_events, of_app) = unbounded();
         let tell = send.clone();
         let forward = move || of_app.into_iter().for_each(|event| _ = tell.send(RunEvent::App(event)));
@@ -137,9 +159,11 @@ impl Around {
             command,
             output,
             vaults,
-            runner: Arc::new(runner),
+            runner,
             term,
             seek: Mutex::default(),
+            beside,
+            untold: Mutex::default(),
             events,
             send,
             app_events,
@@ -148,10 +172,10 @@ impl Around {
             has_terminal,
             fit: Mutex::default(),
         };
-        Arc::new(around).all()
+        Arc::new(around).all(opened)
     }
 
-    fn all(self: &Arc<Self>) -> Result<u8> {
+    fn all(self: &Arc<Self>, opened: Option<Opened>) -> Result<u8> {
         if let Some(why) = &self.settings.off {
             tracing::warn!("{why}: the app runs, nothing is restored and no snapshot is taken");
             return self.bare();
@@ -159,12 +183,19 @@ impl Around {
         let (worker, (ended, over)) = (self.runner.clone(), crossbeam_channel::bounded(1));
         let work = move || _ = ended.send(worker.work());
         thread::Builder::new().name("runner".into()).spawn(work).doing(|| "start the thread of the backups")?;
+        let listening = opened.map(Opened::serve).transpose()?;
         let code = self.terms();
+        self.beside.set(AppState::Ending);
+        self.tell_restore();
+        listening.iter().for_each(Listening::begin_end);
         self.runner.wait_until_told(Instant::now() + TOLD);
         self.stop.store(true, Ordering::SeqCst);
         // It stores the reports of what it could not finish.
         if over.recv_timeout(RUNNER_ENDS).is_err() {
             tracing::warn!("a run was not over when the program ended");
+        }
+        if let Some(listening) = listening {
+            listening.end();
         }
         code
     }
@@ -184,12 +215,22 @@ impl Around {
                     returned = Some(begun);
                     continue;
                 }
+                TermEnd::Again => {
+                    self.be_idle();
+                    // Told to stop meanwhile: an epoch that is taken now would only have to be waited for.
+                    if self.stop.load(Ordering::SeqCst) {
+                        return Ok(0);
+                    }
+                    continue;
+                }
                 TermEnd::Superseded if self.settings.on_superseded != OnSuperseded::Wait => return Ok(0),
                 TermEnd::Superseded => {}
             }
             let Some(driver) = self.term.driver() else { return Ok(0) };
             tracing::info!("another instance runs the app: this one waits until that has ended (--on-superseded wait)");
             self.be_idle();
+            self.beside.set(AppState::Waiting);
+            self.tell_restore();
             match self.runner.context(|ctx| driver.wait_for_return(ctx)) {
                 Ok(begun) => {
                     tracing::warn!("this instance is needed again, in epoch {}", begun.epoch);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::output::Output;
 use super::restart::RestartPolicy;
 use crate::runner::runner::Rules;
+use crate::server::service::ServiceSettings;
 use crate::start::decide::StartRules;
 use crate::start::facts::StartOptions;
 
@@ -54,6 +55,8 @@ pub struct RunSettings {
     pub detached: bool,
     /// Why the app is run and nothing else is done. `None`: backups are on.
     pub off: Option<String>,
+    /// The sources of requests and messages, if there are any.
+    pub serving: Option<ServiceSettings>,
     /// How backups and restores are done; `threads` and `parallel` in them are set later.
     pub rules: Rules,
 }

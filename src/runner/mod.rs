@@ -1,6 +1,7 @@
 //! From requests to runs: what waits, what shares a run, what runs here or in a Cloud Run job, and how each request is answered.
 
 pub mod answer;
+pub mod beside;
 pub mod dispatch;
 pub mod queue;
 pub mod remote_worker;

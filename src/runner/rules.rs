@@ -1,9 +1,11 @@
 //! The rules that the configuration sets for runs that others ask for, and the job that they make of a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::beside::AppBeside;
 use super::dispatch::Dispatch;
 use super::queue::COUNTED;
 use crate::backup::commit::check_labels;
@@ -71,12 +73,21 @@ pub struct Rules {
 
 /// Sets the options of each backup that begins: the epoch in which it is numbered, and what is asked before it commits.
 #[derive(Clone)]
-pub struct Term(std::sync::Arc<dyn Fn(&mut backup::options::BackupOptions) + Send + Sync>);
+pub struct Term {
+    set: Arc<dyn Fn(&mut backup::options::BackupOptions) + Send + Sync>,
+    app: Option<Arc<dyn AppBeside>>,
+}
 
 impl Term {
     /// Wraps a function that changes the options of a backup.
     pub fn new(set: impl Fn(&mut backup::options::BackupOptions) + Send + Sync + 'static) -> Self {
-        Term(std::sync::Arc::new(set))
+        Term { set: Arc::new(set), app: None }
+    }
+
+    /// The same, with the app that runs on the data.
+    #[must_use]
+    pub fn with_app(self, app: Arc<dyn AppBeside>) -> Self {
+        Term { app: Some(app), ..self }
     }
 }
 
@@ -105,6 +116,11 @@ impl Rules {
             threads: 1,
             parallel: 2,
         }
+    }
+
+    /// The app that this program runs on the data. `None` if it runs none.
+    pub fn app(&self) -> Option<&dyn AppBeside> {
+        self.term.as_ref()?.app.as_deref()
     }
 
     /// Why a request will never be served. `None` if it may be.
@@ -209,8 +225,8 @@ impl Rules {
                     options.check = options.check.or(Some(CheckKind::Quick));
                 }
                 options.before_commit = before;
-                if let Some(Term(set)) = &self.term {
-                    set(&mut options);
+                if let Some(term) = &self.term {
+                    (term.set)(&mut options);
                 }
                 Job::Backup { options: Box::new(options), init: self.init }
             }

@@ -217,7 +217,8 @@ impl Runner {
         self.within(&self.stop, work)
     }
 
-    fn within<T>(&self, stop: &AtomicBool, work: impl FnOnce(&Context) -> T) -> T {
+    /// The same, for work that ends when `stop` is set.
+    pub fn within<T>(&self, stop: &AtomicBool, work: impl FnOnce(&Context) -> T) -> T {
         let Rules { threads, parallel, .. } = self.rules;
         work(&Context { random: &self.random, threads, parallel, stop, monitor: &*self.monitor })
     }
@@ -246,6 +247,10 @@ impl Runner {
     ) -> Result<Ticket, Answer> {
         if let Some(why) = self.rules.refusal(&request) {
             return Err(Answer::Refused(why));
+        }
+        let app = self.rules.app().filter(|_| way != Channel::Run && request.action != Action::Verify);
+        if let Some(why) = app.and_then(|app| app.status().refuses()) {
+            return Err(Answer::Later(why.into(), Duration::from_secs(10)));
         }
         let bytes = dispatch_request::size(&request.event);
         if bytes > dispatch_request::ROOM {
@@ -420,7 +425,10 @@ impl Runner {
         let Some(job) = self.job(&mine, deadline) else { return };
         let cause = self.cause(way, events_of(&mine));
         let ran = match &self.rules.dispatch {
-            None => job::run(run, &job, cause, &self.vaults, ctx),
+            None => match (self.rules.app(), &job) {
+                (Some(app), Job::Restore(options)) => app.restore(run, options, cause, ctx),
+                _ => job::run(run, &job, cause, &self.vaults, ctx),
+            },
             Some(dispatch) => match self.dispatch(dispatch, (run, way), (&job, &cause), &mut mine, ctx) {
                 Ok(()) => return,
                 Err(why) => job::not_run(run, &job, cause, why, &self.vaults, ctx),
@@ -437,6 +445,9 @@ impl Runner {
         let done = Arc::new(Answer::from_job(&ran));
         if mine.iter().all(|(waiting, _)| waiting.way == Channel::Run) {
             return self.end_own(mine.into_iter().map(|(waiting, _)| waiting), ran, &done);
+        }
+        if let Some(app) = self.rules.app().filter(|_| ran.report.action == Action::Backup) {
+            app.saved(run, &done);
         }
         let settled = self.close_all(&mine, &ran, ctx);
         // Once it is told to stop, there is little time: everything that ends gets its report before anybody is told of any.

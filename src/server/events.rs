@@ -179,8 +179,10 @@ impl Server {
 
     /// Runs what a request of the REST interface asks for, and waits for it as its query says.
     async fn ask(&self, request: RunRequest, parts: &Parts) -> Reply {
+        // The app that asks for a restore is stopped before that is over.
+        let waits = request.action != Action::Restore || self.runner.rules().app().is_none();
         match self.waits(parts) {
-            Ok(wait) => self.have_run(request, wait.unwrap_or(true), Recipient::Asker).await,
+            Ok(wait) => self.have_run(request, wait.unwrap_or(waits), Recipient::Asker).await,
             Err(reply) => reply,
         }
     }

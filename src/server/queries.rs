@@ -17,6 +17,7 @@ use crate::parallel::budget::ByteBudget;
 use crate::parallel::ordered::map_ordered;
 use crate::path::EntryPath;
 use crate::report::{self, EncodedReport, RunId};
+use crate::runner::beside::AppStatus;
 use crate::runner::runner::{RunProgress, Runner};
 
 /// Items of a list, where the query does not say how many, and at most.
@@ -25,14 +26,23 @@ pub const MAX_ITEMS: usize = 1000;
 /// The bytes of a report from which on it takes room.
 const LARGE: usize = 64 << 10;
 
+/// The health and, where this program runs an app, how that is.
+#[derive(Serialize)]
+struct HealthDocument<'h> {
+    #[serde(flatten)]
+    health: &'h Health,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app: Option<AppStatus>,
+}
+
 /// The health in full, or its status alone.
-pub fn health(health: &Health, in_full: bool) -> Reply {
+pub fn health(health: &Health, app: Option<AppStatus>, in_full: bool) -> Reply {
     let status = match health.status {
         Status::Healthy | Status::Degraded => StatusCode::OK,
         Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
     };
     match in_full {
-        true => answer::json(status, health),
+        true => answer::json(status, &HealthDocument { health, app }),
         false => answer::json(status, &json!({ "status": health.status })),
     }
 }
@@ -62,10 +72,16 @@ impl Server {
         #[derive(Serialize)]
         struct StatusDocument<'h> {
             #[serde(flatten)]
-            health: &'h Health,
+            health: HealthDocument<'h>,
             running: Option<RunId>,
         }
-        answer::json(StatusCode::OK, &StatusDocument { health: &health, running: self.runner.running() })
+        let health = HealthDocument { health: &health, app: self.app() };
+        answer::json(StatusCode::OK, &StatusDocument { health, running: self.runner.running() })
+    }
+
+    /// How the app is that this program runs. `None` if it runs none.
+    pub(super) fn app(&self) -> Option<AppStatus> {
+        self.runner.rules().app().map(|app| app.status())
     }
 
     /// `GET /backup/list`

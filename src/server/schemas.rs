@@ -165,6 +165,11 @@ pub fn schemas() -> Value {
                 ),
                 "last_run": { "anyOf": [{ "type": "null" }, last] },
                 "last_error": maybe_text(),
+                "app": object(&["state", "since", "epoch"], json!({
+                    "state": { "enum": ["starting", "running", "restoring", "ending", "waiting"] },
+                    "since": time(),
+                    "epoch": maybe_count(),
+                })),
                 "running": maybe_text(),
             }),
         ),

@@ -244,8 +244,8 @@ pub struct Root {
     /// The serial of the data directory's lineage when the capture began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<Hex<16>>,
-    /// On which occasion it was taken, beyond its reason: `start`, when an app was about to be started. Readers must not
-    /// expect to know every value.
+    /// On which occasion it was taken, beyond its reason: `start`, when an app was about to be started; `restore` and
+    /// `rollback`, when somebody went back to an older snapshot. Readers must not expect to know every value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
     /// The data directory's path, for people.

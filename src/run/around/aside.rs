@@ -3,9 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Around;
-use super::begin::PINNED;
 use crate::error::Result;
 use crate::monitor::Context;
+use crate::replicas::pin::PINNED;
 use crate::start::saved;
 use crate::vault::pins::{self, MAX_PIN, PINS, Pin};
 use crate::vault::root::{Filters, SnapshotName};

@@ -32,6 +32,8 @@ pub enum BackupCause {
     Output(String),
     /// The end of the app, of this program or of the term.
     Shutdown,
+    /// Somebody else, by a request or a message. The runner has it from there.
+    Request,
 }
 
 /// A backup that is over.
@@ -93,7 +95,7 @@ impl SavedBackup {
 impl BackupCause {
     fn reason(&self) -> BackupReason {
         match self {
-            BackupCause::Start => BackupReason::Manual,
+            BackupCause::Start | BackupCause::Request => BackupReason::Manual,
             BackupCause::Schedule => BackupReason::Schedule,
             BackupCause::Signal | BackupCause::Crash(_) | BackupCause::Output(_) => BackupReason::Critical,
             BackupCause::Shutdown => BackupReason::Shutdown,
@@ -109,6 +111,7 @@ impl BackupCause {
             BackupCause::Crash(_) => "dev.lastgood.run.crash",
             BackupCause::Output(_) => "dev.lastgood.run.output",
             BackupCause::Shutdown => "dev.lastgood.run.shutdown",
+            BackupCause::Request => "dev.lastgood.run.request",
         }
     }
 
@@ -116,7 +119,7 @@ impl BackupCause {
         match self {
             BackupCause::Crash(message) | BackupCause::Output(message) => Some(message),
             BackupCause::Signal => Some("SIGUSR1"),
-            BackupCause::Start | BackupCause::Schedule | BackupCause::Shutdown => None,
+            BackupCause::Start | BackupCause::Schedule | BackupCause::Shutdown | BackupCause::Request => None,
         }
     }
 }

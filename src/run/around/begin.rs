@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::backups::BackupCause;
 use super::seek::is_decidable;
@@ -26,16 +26,13 @@ use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::RestoreOptions;
 use crate::run::app::{App, AppOptions};
 use crate::run::signals::SignalMeaning;
+use crate::runner::beside::AppState;
 use crate::source::walk;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState, decide};
 use crate::start::facts::{self, Gathered, StartOptions};
 use crate::start::known::{DirectoryContent, VaultFacts};
-use crate::vault::pins::{self, Pin};
 use crate::vault::root::{BackupReason, SnapshotName};
 
-/// How long a snapshot is pinned that holds what a restore replaced, or what was the newest before another directory was adopted: 90
-/// days.
-pub(super) const PINNED: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// What is recorded as the occasion of snapshots that are taken before the app starts.
 const START: &str = "start";
 
@@ -66,6 +63,7 @@ impl Around {
     /// The app is not to be started: no vault, a vault that does not answer, another instance's data, a restore that fails.
     pub(super) fn begin(self: &Arc<Self>, returned: Option<Begun>) -> Result<Begin> {
         self.be_idle();
+        self.beside.set(AppState::Starting);
         let begun = self.begin_within(returned);
         if !matches!(begun, Ok(Begin::App(_))) {
             self.end_unused_epoch();
@@ -448,7 +446,14 @@ impl Around {
                 // from the newest snapshot all the same, and what was written here since is not diverged.
                 lineage.iter().try_for_each(write)?;
                 let host = self.settings.rules.backup.host.clone();
-                let new = NewRoot { epoch: begun.epoch, serial, origin: START, run: job::new_run(ctx)?, host };
+                let new = NewRoot {
+                    epoch: begun.epoch,
+                    serial,
+                    origin: START,
+                    run: job::new_run(ctx)?,
+                    host,
+                    accepted: false,
+                };
                 Some(recommit(self.vaults.sites(false)?, from, &new, ctx)?)
             }
             None => from,
@@ -461,23 +466,7 @@ impl Around {
 
     /// Pins a snapshot in every vault that can be written to.
     pub(super) fn pin(&self, name: SnapshotName, why: &str, ctx: &Context) -> Result<()> {
-        let until = Timestamp::now().saturating_add(PINNED).unwrap_or(Timestamp::MAX);
-        let pin = Pin::new(name, until, why, None);
-        let (mut failure, mut pinned) = (None, false);
-        for site in self.vaults.sites(false)? {
-            match site.vault().and_then(|vault| pins::store(&vault, &pin, ctx.random)) {
-                Ok(_) => pinned = true,
-                Err(why) => failure = Some(why),
-            }
-        }
-        match failure {
-            Some(why) if !pinned => Err(why),
-            Some(why) => {
-                tracing::warn!("the snapshot {name} is not pinned in every vault: {}", why.what());
-                Ok(())
-            }
-            None => Ok(()),
-        }
+        replicas::pin::pin(self.vaults.sites(false)?, name, why, ctx).map(drop)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::run::app::App;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
+use crate::runner::beside::AppState;
 use crate::vault::root::SnapshotName;
 
 /// How long an app that is told to stop is waited for before a backup begins beside it: one that ends at once needs one backup, not
@@ -39,8 +40,8 @@ impl Around {
     /// Ends after a signal: within the time of `--grace`, a backup begins while the app stops, and another one takes what the app
     /// wrote last.
     pub(super) fn stop_by_signal(&self, state: &mut TermState, signal: Option<Signal>) -> TermEnd {
-        let now = Instant::now();
-        state.stopping = Some(now);
+        // A restore may have been under way.
+        let now = *state.stopping.get_or_insert_with(Instant::now);
         let grace = self.settings.grace;
         let saved = if self.settings.detached { "" } else { " and its data saved" };
         tracing::info!("told to stop: the app is stopped{saved}, within {grace:.0?}");
@@ -84,7 +85,9 @@ impl Around {
         let until = Instant::now() + self.settings.handover;
         self.vaults.hurry(before_last(until));
         if self.runner.cut_short() {
-            tracing::info!("the backup that is under way is cut short: the last snapshot goes on from what it has stored");
+            tracing::info!(
+                "the backup that is under way is cut short: the last snapshot goes on from what it has stored"
+            );
         }
         if let Some(app) = state.app.take() {
             self.stop_app(&app, Some(Signal::TERM), until);
@@ -101,6 +104,7 @@ impl Around {
 
     /// Stops the app, and has a backup begin beside it if that takes a while.
     pub(super) fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
+        self.beside.set(AppState::Ending);
         // The last snapshot needs time as well.
         let time = self.settings.stop_timeout.min(until.saturating_duration_since(Instant::now()) / 2);
         let stopped = std::thread::scope(|scope| {
@@ -128,6 +132,7 @@ impl Around {
 
     /// Takes the last snapshot of the term and ends the epoch.
     fn save_last(&self, until: Option<Instant>, cause: BackupCause, state: &mut TermState) {
+        self.beside.set(AppState::Ending);
         if self.settings.detached {
             return;
         }
@@ -239,7 +244,12 @@ impl Around {
                     break;
                 }
                 RunEvent::Hold(HoldEvent::Ended { by }) => self.lose(by),
-                RunEvent::Hold(_) | RunEvent::App(_) | RunEvent::Signal(_) | RunEvent::Sought => {}
+                // A restore that is asked for now is not done: its sender hears of it.
+                RunEvent::Hold(_)
+                | RunEvent::App(_)
+                | RunEvent::Signal(_)
+                | RunEvent::Sought
+                | RunEvent::Restore(_) => {}
             }
         }
         if state.stopping.is_some() {

@@ -14,6 +14,7 @@ use crate::run::app::{App, AppEvent};
 use crate::run::restart::RestartDecision;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
+use crate::runner::beside::AppState;
 
 /// How long it is waited for the rest of the app's output after its end.
 pub(super) const OUTPUT: Duration = Duration::from_secs(2);
@@ -31,6 +32,8 @@ pub enum TermEnd {
     Superseded,
     /// The app is stopped, and a new term begins in this epoch, which is held.
     Anew(Begun),
+    /// The data is another one now: a new term starts the app on it.
+    Again,
 }
 
 /// The state of a term while the app runs.
@@ -83,6 +86,8 @@ impl Around {
     /// The app cannot be started again.
     pub(super) fn serve(&self, mut state: TermState) -> Result<TermEnd> {
         state.due = self.next_due()?;
+        self.beside.set(AppState::Running);
+        self.tell_restore();
         loop {
             let again = state.again.filter(|again| again.after.is_none()).map(|again| again.at);
             let event = match state.due.into_iter().chain(again).min() {
@@ -137,6 +142,7 @@ impl Around {
             }
             RunEvent::Saved(saved) => self.saved(&saved, state),
             RunEvent::Sought => return Ok(self.found_epoch(state)),
+            RunEvent::Restore(asked) => return self.restore(&asked, state),
             RunEvent::Hold(HoldEvent::Gap(gap)) => tracing::error!(
                 "for {gap:.0?} this instance could not ask whether another one takes over: it got no processor time. On Cloud Run, \
                  `--no-cpu-throttling` gives it some at all times"
