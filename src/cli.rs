@@ -8,6 +8,7 @@ mod dispatched;
 mod hooks;
 mod pubsub;
 mod results;
+mod rollback;
 mod run;
 mod serve;
 mod settings;
@@ -25,6 +26,7 @@ pub use self::dispatched::{DispatchFlags, DispatchedArgs};
 pub use self::hooks::{AllHookFlags, BackupHookFlags, HookFlags, RestoreHookFlags};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
+pub use self::rollback::RollbackArgs;
 pub use self::run::{Every, OnSuperseded, RunArgs};
 pub use self::serve::{AccessFlags, AuthFlag, RunFlags, ServeArgs};
 pub use self::settings::{ConfigArgs, ConfigFlags};
@@ -127,6 +129,8 @@ pub enum Command {
     Backup(BackupArgs),
     /// Put a snapshot back; what is there moves aside
     Restore(RestoreArgs),
+    /// Make an older snapshot the newest again, for an app that `lastgood run` runs on any machine
+    Rollback(RollbackArgs),
     /// Copy snapshots from one vault to a replica of it
     Copy(CopyArgs),
     /// List the snapshots, newest first

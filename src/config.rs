@@ -158,6 +158,8 @@ pub enum ConfiguredCommand {
     Seed {
         data: PathBuf,
     },
+    /// An older snapshot that becomes the newest.
+    Rollback(Box<lastgood::run::rollback::RollbackSettings>),
     /// An app, with backups and restores around it.
     RunApp(Box<lastgood::run::settings::RunSettings>),
     /// A service over HTTP, by pulling, or both.
@@ -279,6 +281,7 @@ impl Config {
                     false => ConfiguredCommand::Run(Job::Restore(options)),
                 }
             }
+            Command::Rollback(args) => ConfiguredCommand::Rollback(Box::new(run::rollback(args, &outside.host, &env)?)),
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());

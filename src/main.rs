@@ -39,7 +39,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::commands::vaults::{self, Commands};
-use self::commands::{config as settings, doctor, export, look, publish, serve, start};
+use self::commands::{config as settings, doctor, export, look, publish, rollback, serve, start};
 use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
@@ -236,6 +236,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         ConfiguredCommand::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
         ConfiguredCommand::State(config) => start::state(&config, &vaults, console, ctx),
         ConfiguredCommand::Seed { data } => start::seed(&data, console, ctx),
+        ConfiguredCommand::Rollback(settings) => rollback::rollback(&settings, &vaults, console, ctx),
         ConfiguredCommand::Doctor(place) => doctor::doctor(&place, console, ctx),
     }
 }

@@ -61,6 +61,7 @@ mod run_killed;
 mod run_left_out;
 mod run_older_readers;
 mod run_refused;
+mod run_rollback;
 mod serve;
 mod serve_clients;
 mod serve_critical;

@@ -5,6 +5,7 @@ pub mod doctor;
 pub mod export;
 pub mod look;
 pub mod publish;
+pub mod rollback;
 pub mod serve;
 pub mod start;
 pub mod vaults;

@@ -8,6 +8,7 @@ use lastgood::gcp::cloud::Cloud;
 use lastgood::mask::Masker;
 use lastgood::report::RunEnvironment;
 use lastgood::run::output::{CriticalRules, Output};
+use lastgood::run::rollback::RollbackSettings;
 use lastgood::run::settings::{OnSuperseded, RunSettings};
 use lastgood::server::ServerSettings;
 use lastgood::server::service::{HttpSettings, ServiceSettings};
@@ -22,6 +23,26 @@ use crate::cli;
 
 /// How often a snapshot is taken if nothing says so.
 const EVERY: Duration = Duration::from_secs(30 * 60);
+
+/// Settles the configuration of `rollback`.
+///
+/// # Errors
+/// Usage: a variable is not text.
+pub fn rollback(args: cli::RollbackArgs, host: &str, env: &Env) -> Result<RollbackSettings> {
+    let service = match args.service {
+        Some(service) => Some(service),
+        None => env.text("LASTGOOD_SERVICE")?,
+    };
+    Ok(RollbackSettings {
+        snapshot: args.snapshot,
+        accept_suspect: args.accept_suspect,
+        dry_run: args.dry_run,
+        service: service.filter(|service| !service.is_empty()),
+        take_over: args.take_over,
+        handover: args.handover,
+        host: host.to_owned(),
+    })
+}
 
 /// Settles the configuration of `run`.
 ///
@@ -163,5 +184,17 @@ mod tests {
         ] {
             assert_eq!(settings(wrong, &[]).unwrap_err().kind(), Kind::Usage, "{wrong}");
         }
+    }
+
+    #[test]
+    fn which_service_rolls_back() {
+        let service = |line: &str, env: &[(&str, &str)]| match config(line, env).unwrap().task {
+            ConfiguredCommand::Rollback(settings) => settings.service,
+            other => panic!("{other:?}"),
+        };
+        let named = [("LASTGOOD_SERVICE", "shop"), ("K_SERVICE", "other")];
+        assert_eq!(service("rollback abcd", &named).as_deref(), Some("shop"));
+        assert_eq!(service("rollback abcd --service blog", &named).as_deref(), Some("blog"));
+        assert_eq!(service("rollback abcd", &[]), None);
     }
 }

@@ -1,6 +1,7 @@
 //! `lastgood run`: an app, its data restored before it starts, and saved while it runs, at a crash and at its end.
 
 pub mod around;
+pub mod rollback;
 pub mod settings;
 pub mod app;
 pub mod command;

@@ -1,0 +1,172 @@
+//! `lastgood rollback`: makes an older snapshot the newest one, for an app that `run` runs, from any machine.
+//!
+//! It is an instance without an app: it takes an epoch and waits until the one that runs has stopped its app, saved and ended. In its
+//! epoch it commits the snapshot again: one root that names the packs as they are, and ends the epoch. Whoever waits comes back then, and
+//! finds a newer snapshot than its own last one: it restores that. Whatever an older instance still commits has a lower number.
+//!
+//! Nothing is lost: the newest snapshot after the handover is pinned before the new root is made, and going back is a rollback to it.
+//! If it is cut off before the root, nothing has changed but that an epoch has to be ended by the next instance; after it, the same with
+//! the new data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::epochs::clock::SystemClock;
+use crate::epochs::driver::{Commit, EpochDriver, EpochOptions, Start};
+use crate::error::{Code, Error, Kind, Result};
+use crate::job;
+use crate::monitor::Context;
+use crate::replicas;
+use crate::replicas::pin::pin;
+use crate::replicas::pool::VaultPool;
+use crate::replicas::recommit::{NewRoot, acceptable, recommit};
+use crate::restore::select::LATEST;
+use crate::vault::hex::Hex;
+use crate::vault::root::SnapshotName;
+
+/// The occasion that is recorded in the snapshot.
+const ROLLBACK: &str = "rollback";
+/// How often an epoch without an app is said to look at its successors: who comes after a rollback that was killed waits twice as long.
+const POLL: Duration = Duration::from_secs(5);
+
+/// The settings of a rollback.
+#[derive(Debug, Clone)]
+pub struct RollbackSettings {
+    /// The snapshot: an id or the beginning of one, or a time.
+    pub snapshot: String,
+    /// Whether a suspect one will do.
+    pub accept_suspect: bool,
+    /// Whether nothing is done.
+    pub dry_run: bool,
+    /// The app's service.
+    pub service: Option<String>,
+    /// Whether the vault may be another service's.
+    pub take_over: bool,
+    /// How long an instance that runs may take to save and end.
+    pub handover: Duration,
+    /// The host's name.
+    pub host: String,
+}
+
+/// The result of a rollback.
+#[derive(Debug, Clone, Serialize)]
+pub struct RollbackReport {
+    /// The snapshot that was gone back to.
+    pub snapshot: SnapshotName,
+    /// When it was taken.
+    pub taken: Timestamp,
+    /// The snapshot that was the newest good one. `None` if there was none.
+    pub before: Option<SnapshotName>,
+    /// Until when that is kept at least.
+    pub pinned_until: Option<Timestamp>,
+    /// The snapshot's new name, which is the newest. `None` if nothing was done.
+    pub committed_as: Option<SnapshotName>,
+    /// The epoch in which it was committed. `None` if nothing was done.
+    pub epoch: Option<u32>,
+}
+
+/// Makes a snapshot the newest.
+///
+/// # Errors
+/// No such snapshot, or one that is not good; the vault is of another service; the handover or a store fails.
+pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) -> Result<RollbackReport> {
+    let doing = || format!("roll back to {}", settings.snapshot);
+    if settings.snapshot == LATEST {
+        return Err(Error::usage(doing(), "that is the newest already").with_code(Code::UnknownSnapshot));
+    }
+    // Looked up before anybody is asked to hand over, and by its name from then on.
+    let (name, taken) = replicas::restore::newest_of(vaults.sites(false)?, &settings.snapshot, ctx)?;
+    let root = acceptable(vaults.sites(false)?, name)?;
+    if !root.good() && !settings.accept_suspect {
+        let why = root.diverged.or(root.suspect).unwrap_or_else(|| format!("it is {}", root.state));
+        return Err(Error::failed(doing(), format!("the snapshot {name} is not good: {why}"))
+            .with_code(Code::NoGoodSnapshot)
+            .hint("`--accept-suspect` takes it all the same: it counts as good from then on."));
+    }
+    let mut report = RollbackReport {
+        snapshot: name,
+        taken,
+        before: newest(vaults, ctx)?,
+        pinned_until: None,
+        committed_as: None,
+        epoch: None,
+    };
+    if settings.dry_run {
+        return Ok(report);
+    }
+    let options = EpochOptions {
+        handover: settings.handover,
+        poll: POLL,
+        service: settings.service.clone(),
+        revision: None,
+        host: settings.host.clone(),
+        locked: None,
+        // Somebody at a terminal is who rolls back.
+        on_terminal: false,
+        take_over: settings.take_over,
+        run: job::new_run(ctx)?,
+    };
+    let driver = EpochDriver::new(vaults.sites(false)?, options.clone(), Arc::new(SystemClock));
+    let lost = |by: u32| {
+        let why = format!("the instance of epoch {by} has taken over meanwhile");
+        Error::failed(doing(), why).with_code(Code::OtherWriter).hint("Try again.")
+    };
+    let begun = match driver.begin(ctx) {
+        Ok(Start::Begun(begun)) => begun,
+        Ok(Start::Superseded { by }) => return Err(lost(by)),
+        Err(why) if why.code() == Code::OtherWriter => {
+            return Err(why.hint("Name the app's service, `--service NAME`; `--take-over` goes on all the same."));
+        }
+        Err(why) => return Err(why),
+    };
+    let committed = (|| {
+        // The instance that ran has saved once more.
+        report.before = newest(vaults, ctx)?;
+        if let Some(before) = report.before {
+            let why = format!("it was the newest before a rollback to {name}");
+            report.pinned_until = Some(pin(vaults.sites(false)?, before, &why, ctx)?);
+        }
+        if let Commit::Diverged { by } = driver.before_commit(ctx)? {
+            return Err(lost(by));
+        }
+        let mut serial = [0; 16];
+        (ctx.random)(&mut serial)?;
+        let new = NewRoot {
+            epoch: begun.epoch,
+            serial: Hex(serial),
+            origin: ROLLBACK,
+            run: options.run,
+            host: settings.host.clone(),
+            accepted: settings.accept_suspect,
+        };
+        let anew = recommit(vaults.sites(false)?, name, &new, ctx)?;
+        match driver.after_commit(ctx)? {
+            Commit::Good => Ok(anew),
+            Commit::Diverged { by } => Err(lost(by)),
+        }
+    })();
+    // Also if it failed: the next instance is to wait for nobody.
+    let ended = driver.end(committed.as_ref().ok().copied().or(report.before), ctx);
+    (report.committed_as, report.epoch) = (Some(committed?), Some(begun.epoch));
+    match ended {
+        Ok(Commit::Good) => Ok(report),
+        Ok(Commit::Diverged { by }) => Err(lost(by)),
+        Err(why) => {
+            let what = why.what();
+            ctx.monitor.warn(&format!("the end of the epoch was not told, and the next instance waits for it: {what}"));
+            Ok(report)
+        }
+    }
+}
+
+/// Returns the newest good snapshot. `None` if there is none.
+fn newest(vaults: &VaultPool, ctx: &Context) -> Result<Option<SnapshotName>> {
+    match replicas::restore::newest_of(vaults.sites(false)?, LATEST, ctx) {
+        Ok((name, _)) => Ok(Some(name)),
+        Err(why) if why.kind() == Kind::NothingYet || why.code() == Code::NoGoodSnapshot => Ok(None),
+        Err(why) => Err(why),
+    }
+}
