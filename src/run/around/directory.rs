@@ -1,6 +1,5 @@
 //! The data directory of a term: its lineage and its lock.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
