@@ -27,6 +27,8 @@ fn an_instance_takes_over_without_loss_and_gives_back_what_it_wrote() {
     assert_eq!(begun.count, counters.stopped("a"), "{}\n{}", a.log(), b.log());
     a.log_with("this one waits until that has ended");
     counters.counted_beyond("b", begun.count + 20, &b);
+    b.log_with("backup is complete");
+    assert!(!b.log().contains("the last complete snapshot is of"), "{}", b.log());
     assert_eq!(counters.starts("a"), 1);
     assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
 
