@@ -94,7 +94,8 @@ impl Carrying<'_> {
             let left_out = is_left_out || !self.select.selects_path(&child, kind(&stat));
             if is_folder(&stat) && (!left_out || there.is_some()) {
                 if there.as_ref().is_some_and(|there| !is_folder(there)) {
-                    if left_out {
+                    let below = Arc::new(from.enter(name).doing(|| doing(from))?);
+                    if left_out || self.folder(&below, None, &child, false)? {
                         self.stays(child, "the snapshot has something else of that name");
                     }
                     continue;
@@ -307,7 +308,7 @@ mod tests {
         let all = Directories::new(&aside, &["cache/a", "file.tmp", "folder.tmp", "sub"]);
         let done = all.carry(&[], &["cache", "*.tmp"]);
         let stays: Vec<_> = done.stays.iter().map(|(path, _)| path.to_string()).collect();
-        assert_eq!((done.moved, stays), (1, vec!["folder.tmp".into(), "file.tmp".into(), "cache/a".into()]));
+        assert_eq!((done.moved, stays.join(" ")), (1, "sub folder.tmp file.tmp cache/a".to_owned()));
         assert_eq!(all.files("aside"), ["cache/a", "file.tmp", "folder.tmp/x", "sub/y.tmp"]);
         let brought = tree(&all.at("data"));
         assert!(["cache/a", "file.tmp", "folder.tmp", "sub"].iter().all(|path| brought[*path] == "new"), "{brought:?}");
