@@ -60,6 +60,16 @@ pub struct RunArgs {
     pub allow_restore: bool,
     #[command(flatten)]
     pub pulling: PullFlags,
+    /// Tell when nothing was written to the data directory for so long [env: DATA_FRESHNESS] [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "While it runs")]
+    pub data_freshness: Option<Duration>,
+    /// Tell when this file vanishes or is emptied: a path below the directory, or a pattern like '*.csv' or 'uploads/**/*.db';
+    /// repeatable [env: CRITICAL_FILES, with commas]
+    #[arg(long = "critical-file", value_name = "GLOB", help_heading = "While it runs")]
+    pub critical_files: Vec<String>,
+    /// Take a critical snapshot, too, when --data-freshness or --critical-file tells of something
+    #[arg(long, help_heading = "While it runs")]
+    pub critical_on_stale: bool,
 
     #[command(flatten)]
     pub start: StartFlags,

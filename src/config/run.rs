@@ -7,17 +7,19 @@ use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::mask::Masker;
 use lastgood::report::RunEnvironment;
+use lastgood::run::freshness::FreshnessRules;
 use lastgood::run::output::{CriticalRules, Output};
 use lastgood::run::rollback::RollbackSettings;
 use lastgood::run::settings::{OnSuperseded, RunSettings};
 use lastgood::server::ServerSettings;
+use lastgood::server::health::DataProbeSettings;
 use lastgood::server::service::{HttpSettings, ServiceSettings};
 use lastgood::store::address::Address;
 
 use super::HostEnvironment;
 use super::env::Env;
 use super::pubsub::pulling;
-use super::serve::{Healthy, http, max_age, rules};
+use super::serve::{Healthy, critical_files, http, max_age, rules};
 use super::{start, switches};
 use crate::cli;
 
@@ -98,8 +100,8 @@ pub fn run(
     let listen = args.listen.map(|listen| {
         let healthy = Healthy {
             max_age: max_age(None, Some(every.unwrap_or_default()), env)?,
-            freshness: None,
-            critical: Vec::new(),
+            freshness: args.data_freshness,
+            critical: args.critical_files.clone(),
         };
         let http = http((listen, args.access), healthy, (&rules, env))?;
         // Backups by time need a processor at all times, too.
@@ -118,11 +120,29 @@ pub fn run(
             Masker::new(&args.mask).map_err(wrong("--mask"))?,
         )),
     };
+    let freshness = FreshnessRules {
+        freshness: match args.data_freshness {
+            Some(freshness) => Some(freshness),
+            None => env.duration("DATA_FRESHNESS")?,
+        },
+        place: DataProbeSettings {
+            data: data.clone(),
+            not_walked: rules.backup.not_walked.clone(),
+            critical: critical_files(args.critical_files, env)?,
+        },
+        saves: args.critical_on_stale,
+    };
+    if freshness.saves && freshness.is_empty() {
+        return Err(Error::usage("use --critical-on-stale", "nothing is watched")
+            .with_code(Code::BadSetting)
+            .hint("Say what: --data-freshness 2h, or --critical-file prices.csv."));
+    }
     let start = start::start(data.clone(), vaults, args.start, outside);
     Ok(RunSettings {
         data,
         command: args.command,
         every,
+        freshness,
         restart: args.restart,
         output,
         grace: args.grace,

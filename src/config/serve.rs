@@ -120,12 +120,7 @@ pub(super) fn http(
         Some(freshness) => freshness,
         None => env.duration("DATA_FRESHNESS")?.unwrap_or(FRESHNESS),
     };
-    let mut critical = healthy.critical;
-    if critical.is_empty()
-        && let Some(list) = env.text("CRITICAL_FILES")?
-    {
-        critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
-    }
+    let critical = critical_files(healthy.critical, env)?;
     let health = health::HealthSettings {
         max_age: healthy.max_age,
         freshness,
@@ -133,7 +128,7 @@ pub(super) fn http(
         place: health::DataProbeSettings {
             data: rules.backup.data.clone(),
             not_walked: rules.backup.not_walked.clone(),
-            critical: critical.into_iter().map(pattern).collect::<Result<_>>()?,
+            critical,
         },
     };
     let settings = ServerSettings {
@@ -234,6 +229,16 @@ pub(super) fn rules(
 }
 
 /// Parses the pattern of a critical file; returns it as it is given and as it is matched.
+pub(super) fn critical_files(given: Vec<String>, env: &Env) -> Result<Vec<(String, GlobMatcher)>> {
+    let mut critical = given;
+    if critical.is_empty()
+        && let Some(list) = env.text("CRITICAL_FILES")?
+    {
+        critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
+    }
+    critical.into_iter().map(pattern).collect()
+}
+
 fn pattern(text: String) -> Result<(String, GlobMatcher)> {
     let wrong =
         |why: String| Error::usage(format!("look for the critical file {text}"), why).with_code(Code::BadSetting);

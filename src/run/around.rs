@@ -38,6 +38,7 @@ use self::term::{HoldEvent, Term};
 use super::app::AppEvent;
 use super::command::AppCommand;
 use super::fit::FitWatch;
+use super::freshness::FreshnessNews;
 use super::output::Output;
 use super::settings::{OnSuperseded, RunSettings};
 use super::signals::SignalMeaning;
@@ -62,6 +63,8 @@ enum RunEvent {
     App(AppEvent),
     /// Something about the epoch.
     Hold(HoldEvent),
+    /// Something about the data.
+    Data(FreshnessNews),
     /// A backup is over.
     Saved(backups::SavedBackup),
     /// The vault answers that did not, and an epoch is taken: [`Around::seek`] has it.

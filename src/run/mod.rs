@@ -6,6 +6,7 @@ pub mod settings;
 pub mod app;
 pub mod command;
 pub mod fit;
+pub mod freshness;
 pub mod lock;
 pub mod left;
 pub mod output;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::freshness::FreshnessRules;
 use super::output::Output;
 use super::restart::RestartPolicy;
 use crate::runner::runner::Rules;
@@ -33,6 +34,8 @@ pub struct RunSettings {
     pub every: Option<Duration>,
     /// What watches the app's output. `None`: it is inherited.
     pub output: Option<Output>,
+    /// What is watched of the data while the app runs.
+    pub freshness: FreshnessRules,
     /// When the app is started again.
     pub restart: RestartPolicy,
     /// The time from SIGTERM until all is over.

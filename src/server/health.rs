@@ -425,8 +425,10 @@ mod tests {
         let fine = || (vaults(Some(3600), &[true]), seen(Some(7200)));
         assert_eq!(judge(fine().0, fine().1, None).0, "healthy");
         assert_eq!(judge(fine().0, fine().1, Some(run(Outcome::Complete))).0, "healthy");
-        let critical =
-            |present| DataFindings { critical: vec![CriticalFile { pattern: "*.db".into(), present }], ..fine().1 };
+        let critical = |present| DataFindings {
+            critical: vec![CriticalFile { pattern: "*.db".into(), present, filled: None }],
+            ..fine().1
+        };
         assert_eq!(judge(fine().0, critical(Some(true)), None).0, "healthy");
         assert_eq!(judge(fine().0, critical(None), None).0, "healthy");
         // Not all of it was seen: the newest files may be in the rest.

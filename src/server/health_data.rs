@@ -45,8 +45,8 @@ pub struct DataFindings {
 /// Checks the directory, the entries near its top first.
 pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings {
     let began = Instant::now();
-    let mut found: Vec<bool> =
-        place.critical.iter().map(|(name, _)| fs::metadata(place.data.join(name)).is_ok()).collect();
+    // Whether each is there, and whether one of its name has any content.
+    let mut found: Vec<(bool, bool)> = place.critical.iter().map(|(name, _)| look(&place.data.join(name))).collect();
     let mut seen = DataFindings { whole: true, ..DataFindings::default() };
     let mut waiting = VecDeque::from([PathBuf::new()]);
     'walk: while let Some(below) = waiting.pop_front() {
@@ -75,7 +75,9 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
                 continue;
             }
             for ((_, pattern), found) in place.critical.iter().zip(&mut found) {
-                *found |= pattern.is_match(&path);
+                if pattern.is_match(&path) {
+                    *found = (true, found.1 || meta.len() > 0);
+                }
             }
             if meta.is_file()
                 && let Ok(changed) = meta.modified()
@@ -85,12 +87,18 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
             }
         }
     }
-    let told = |((pattern, _), found): (&(String, GlobMatcher), bool)| CriticalFile {
+    let told = |((pattern, _), (found, filled)): (&(String, GlobMatcher), (bool, bool))| CriticalFile {
         pattern: pattern.clone(),
         present: (found || seen.whole).then_some(found),
+        filled: (filled || seen.whole).then_some(filled),
     };
     seen.critical = place.critical.iter().zip(found).map(told).collect();
     seen
+}
+
+/// Whether something is there, and whether it has any content.
+fn look(path: &Path) -> (bool, bool) {
+    fs::metadata(path).map_or((false, false), |meta| (true, meta.is_dir() || meta.len() > 0))
 }
 
 /// Whether a folder is a vault, by whatever mount it is reached.
@@ -106,6 +114,9 @@ pub struct CriticalFile {
     pub pattern: String,
     /// Whether there is one; `None` if that was not seen in time.
     pub present: Option<bool>,
+    /// Whether one of them has any content; `None` if that was not seen in time.
+    #[serde(skip)]
+    pub filled: Option<bool>,
 }
 
 #[cfg(test)]
@@ -136,6 +147,10 @@ mod tests {
         let seen = probe_data(&place, &AtomicBool::new(false));
         let present: Vec<_> = seen.critical.iter().map(|critical| critical.present).collect();
         assert_eq!(present, [true, false, true, true, false, true, false].map(Some));
+        assert!(seen.critical.iter().all(|critical| critical.filled == Some(critical.pattern == "sub")), "{seen:?}");
+        fs::write(at("old.csv"), "1").unwrap();
+        fs::File::open(at("old.csv")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(probe_data(&place, &AtomicBool::new(false)).critical[0].filled, Some(true));
         assert_eq!((seen.newest, seen.whole), (Timestamp::from_second(200).ok(), true));
 
         let stopped = probe_data(&place, &AtomicBool::new(true));

@@ -14,6 +14,7 @@ use crate::events::decoded::RunRequest;
 use crate::events::labels;
 use crate::report::{Action, Channel, Event, Outcome, RunId};
 use crate::restore::report::RestoreReport;
+use crate::run::freshness::{FreshnessNews, FreshnessWatch};
 use crate::runner::answer::Answer;
 use crate::vault::root::{BackupReason, SnapshotName};
 
@@ -30,6 +31,8 @@ pub enum BackupCause {
     Crash(String),
     /// A line of the app's output.
     Output(String),
+    /// The app has stopped writing, or a critical file is gone.
+    Stale(String),
     /// The end of the app, of this program or of the term.
     Shutdown,
     /// Somebody else, by a request or a message. The runner has it from there.
@@ -97,7 +100,9 @@ impl BackupCause {
         match self {
             BackupCause::Start | BackupCause::Request => BackupReason::Manual,
             BackupCause::Schedule => BackupReason::Schedule,
-            BackupCause::Signal | BackupCause::Crash(_) | BackupCause::Output(_) => BackupReason::Critical,
+            BackupCause::Signal | BackupCause::Crash(_) | BackupCause::Output(_) | BackupCause::Stale(_) => {
+                BackupReason::Critical
+            }
             BackupCause::Shutdown => BackupReason::Shutdown,
         }
     }
@@ -110,6 +115,7 @@ impl BackupCause {
             BackupCause::Signal => "dev.lastgood.run.signal",
             BackupCause::Crash(_) => "dev.lastgood.run.crash",
             BackupCause::Output(_) => "dev.lastgood.run.output",
+            BackupCause::Stale(_) => "dev.lastgood.run.stale",
             BackupCause::Shutdown => "dev.lastgood.run.shutdown",
             BackupCause::Request => "dev.lastgood.run.request",
         }
@@ -117,7 +123,7 @@ impl BackupCause {
 
     fn message(&self) -> Option<&str> {
         match self {
-            BackupCause::Crash(message) | BackupCause::Output(message) => Some(message),
+            BackupCause::Crash(message) | BackupCause::Output(message) | BackupCause::Stale(message) => Some(message),
             BackupCause::Signal => Some("SIGUSR1"),
             BackupCause::Start | BackupCause::Schedule | BackupCause::Shutdown | BackupCause::Request => None,
         }
@@ -184,6 +190,30 @@ impl Around {
         let mut fit = self.fit.lock().unwrap_or_else(PoisonError::into_inner);
         let warning = fit.restore_took(took, restored.bytes, self.settings.handover);
         warning.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+
+    /// Watches the data while the app runs.
+    pub(super) fn watch_data(&self) -> Option<FreshnessWatch> {
+        let send = self.send.clone();
+        // The receiver lives as long as the program.
+        let tell = move |news| _ = send.send(RunEvent::Data(news));
+        FreshnessWatch::begin(&self.settings.freshness, tell).unwrap_or_else(|why| {
+            tracing::error!("nobody watches whether the app writes: {why}");
+            None
+        })
+    }
+
+    /// Takes news of the data.
+    pub(super) fn data_news(&self, news: FreshnessNews) {
+        match news {
+            FreshnessNews::Wrong(what) => {
+                tracing::error!("{what}");
+                if self.settings.freshness.saves && !self.settings.detached {
+                    self.back_up(BackupCause::Stale(what));
+                }
+            }
+            FreshnessNews::Well(what) => tracing::info!("{what}"),
+        }
     }
 
     /// Waits for the end of a backup on a thread of its own.

@@ -133,6 +133,7 @@ impl Around {
     /// Takes the last snapshot of the term and ends the epoch.
     fn save_last(&self, until: Option<Instant>, cause: BackupCause, state: &mut TermState) {
         self.beside.set(AppState::Ending);
+        state.watch = None;
         if self.settings.detached {
             return;
         }
@@ -249,6 +250,7 @@ impl Around {
                 | RunEvent::App(_)
                 | RunEvent::Signal(_)
                 | RunEvent::Sought
+                | RunEvent::Data(_)
                 | RunEvent::Restore(_) => {}
             }
         }

@@ -284,6 +284,7 @@ impl Around {
                 RunEvent::Signal(SignalMeaning::BackUp)
                 | RunEvent::App(_)
                 | RunEvent::Sought
+                | RunEvent::Data(_)
                 | RunEvent::Hold(HoldEvent::Gap(_))
                 | RunEvent::Restore(_) => {}
             }

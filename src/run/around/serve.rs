@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::monitor::system_random;
 use crate::report::RunId;
 use crate::run::app::{App, AppEvent};
+use crate::run::freshness::FreshnessWatch;
 use crate::run::restart::RestartDecision;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
@@ -53,6 +54,8 @@ pub struct TermState {
     told: Option<Instant>,
     /// How the app ended last, before a restart that waits.
     pub(super) ended: Option<ProgramEnd>,
+    /// Watches the data, while the app runs.
+    pub(super) watch: Option<FreshnessWatch>,
     /// When this program was told to stop first.
     pub(super) stopping: Option<Instant>,
 }
@@ -88,6 +91,7 @@ impl Around {
         state.due = self.next_due()?;
         self.beside.set(AppState::Running);
         self.tell_restore();
+        state.watch = self.watch_data();
         loop {
             let again = state.again.filter(|again| again.after.is_none()).map(|again| again.at);
             let event = match state.due.into_iter().chain(again).min() {
@@ -143,6 +147,7 @@ impl Around {
             RunEvent::Saved(saved) => self.saved(&saved, state),
             RunEvent::Sought => return Ok(self.found_epoch(state)),
             RunEvent::Restore(asked) => return self.restore(&asked, state),
+            RunEvent::Data(news) => self.data_news(news),
             RunEvent::Hold(HoldEvent::Gap(gap)) => tracing::error!(
                 "for {gap:.0?} this instance could not ask whether another one takes over: it got no processor time. On Cloud Run, \
                  `--no-cpu-throttling` gives it some at all times"
