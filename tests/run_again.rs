@@ -1,16 +1,10 @@
-//! `lastgood run` that does again what it did: what was saved is not saved twice, what was uploaded is not uploaded twice.
+//! `lastgood run` that does again what it did: what was saved is not saved twice.
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
-
-use rustix::process::Signal;
 
 use crate::support::World;
-use crate::support::cloud::VAULT;
-use crate::support::cloud::server::{Kind, Server};
-use crate::support::counter::{Counters, WITHIN, until, without_terminal};
-use crate::support::tree::noise;
+use crate::support::counter::without_terminal;
 use crate::support::{Ran, id};
 
 /// Runs an app that is a script of the shell; how `lastgood run` ended.
@@ -59,39 +53,4 @@ fn an_app_that_fails_at_each_start_on_one_image_leaves_one_pinned_snapshot_of_it
     let apart = list.as_array().unwrap().iter().filter(|snapshot| snapshot["good"] == false).count();
     assert_eq!(apart, 2, "{list}");
     assert!(!id(&world.restore("newest")).is_empty());
-}
-
-#[test]
-fn a_backup_that_a_handover_cuts_short_is_gone_on_from_by_the_last_snapshot() {
-    const FILES: u64 = 24;
-    const SIZE: usize = 2 << 20;
-    let server = Server::start();
-    let world = World::new().on(&server.url(), VAULT);
-    world.run(["init"]).ended(0);
-    for file in 0..FILES {
-        world.write(&format!("big/{file:02}"), noise(file, SIZE));
-    }
-    let counters = Counters::within(world);
-    let options = ["--every", "off", "--handover-poll", "200ms"];
-    // All of it takes 12 s.
-    server.bandwidth(4 << 20);
-    let sent = || -> usize {
-        let packs = server.names().into_iter().filter(|name| name.contains("/packs/"));
-        packs.map(|name| server.object(&name).unwrap().len()).sum()
-    };
-    let mut a = counters.start("a", "data", &options);
-    counters.begun("a", 1, &a);
-    until("a few packs", WITHIN, || a.log(), || (sent() > 8 * SIZE).then_some(()));
-    let b = counters.start("b", "b", &options);
-    a.log_with_within("the backup that is under way is cut short", 1, WITHIN);
-    server.bandwidth(0);
-    counters.begun_within("b", 1, &b, Duration::from_secs(60));
-    assert_eq!(counters.begun("b", 1, &b).count, counters.stopped("a"), "{}", b.log());
-    assert!(a.log().contains("the next backup of this directory goes on from there"), "{}", a.log());
-    assert!(!a.log().contains("ERROR"), "{}", a.log());
-    // What was uploaded before is not uploaded again: it would be the same bytes once more.
-    let all = FILES as usize * SIZE;
-    assert!(sent() < all + all / 4, "{} of {all}: {}", sent(), a.log());
-    assert!(server.requests_of(Kind::Create).len() < 200);
-    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
 }
