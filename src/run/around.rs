@@ -37,7 +37,7 @@ use self::serve::TermEnd;
 use self::term::{HoldEvent, Term};
 use super::app::AppEvent;
 use super::command::AppCommand;
-use super::fit::FitWatch;
+use super::fit::{FitWatch, LAST};
 use super::freshness::FreshnessNews;
 use super::output::Output;
 use super::settings::{OnSuperseded, RunSettings};
@@ -118,7 +118,7 @@ impl Around {
         let idle = Arc::new(Mutex::new(true));
         let term = Arc::new(Term::new(vaults.are_several()));
         let (tell, stops, halts, no_app) = (send.clone(), stop.clone(), term.halt().clone(), idle.clone());
-        let (hurried, grace) = (vaults.clone(), settings.grace.saturating_sub(end::LAST));
+        let (hurried, grace) = (vaults.clone(), settings.grace.saturating_sub(LAST));
         let on_signal = move |meaning| {
             // Told here, since the thread that takes the event may itself wait for a vault that hangs.
             if matches!(meaning, SignalMeaning::Stop(_)) {

@@ -8,6 +8,9 @@ const CLOUD_RUN_START: Duration = Duration::from_secs(240);
 /// The time that is left to the app of it at least.
 const APP: Duration = Duration::from_secs(20);
 
+/// What is left of the time for the end of the epoch, once the last backup is given up.
+pub const LAST: Duration = Duration::from_millis(800);
+
 /// What is known of how long backups take, and what was told of it.
 #[derive(Debug, Default)]
 pub struct FitWatch {

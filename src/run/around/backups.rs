@@ -7,13 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use super::end::LAST;
 use super::{Around, RunEvent};
 use crate::error::{Doing, Result};
 use crate::events::decoded::RunRequest;
 use crate::events::labels;
 use crate::report::{Action, Channel, Event, Outcome, RunId};
 use crate::restore::report::RestoreReport;
+use crate::run::fit::LAST;
 use crate::run::freshness::{FreshnessNews, FreshnessWatch};
 use crate::runner::answer::Answer;
 use crate::vault::root::{BackupReason, SnapshotName};

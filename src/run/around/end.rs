@@ -13,6 +13,7 @@ use crate::children::ProgramEnd;
 use crate::epochs::driver::EpochDriver;
 use crate::error::Error;
 use crate::run::app::App;
+use crate::run::fit::LAST;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
@@ -21,8 +22,6 @@ use crate::vault::root::SnapshotName;
 /// How long an app that is told to stop is waited for before a backup begins beside it: one that ends at once needs one backup, not
 /// two.
 const ENDS_AT_ONCE: Duration = Duration::from_millis(400);
-/// What is left of the time for the end of the epoch, once the last backup is given up.
-pub(super) const LAST: Duration = Duration::from_millis(800);
 /// How long after a signal of the terminal another one says that nothing is to be waited for. Supervisors and `timeout` send one
 /// signal twice, to the process and to its group.
 const IMPATIENT: Duration = Duration::from_secs(1);
