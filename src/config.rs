@@ -17,6 +17,7 @@ mod run;
 mod serve;
 mod start;
 mod switches;
+mod variables;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -40,7 +41,7 @@ use crate::cli::{self, Cli, Command};
 use self::backup::{backup_options, labels, reason};
 pub use self::dispatched::DispatchedConfig;
 use self::env::Env;
-pub use self::env::of_this_process;
+pub use self::env::{names_of_this_process, of_this_process};
 use self::hooks::HookArgs;
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;

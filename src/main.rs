@@ -112,7 +112,7 @@ impl From<Kind> for ProgramOutcome {
 fn main() -> ExitCode {
     let out = Stdout::new();
     let args: Vec<_> = std::env::args_os().collect();
-    let (cli, layers) = match layers::settle(&args, &config::of_this_process) {
+    let (cli, layers) = match layers::settle(&args, &config::of_this_process, &config::names_of_this_process()) {
         Ok(settled) => settled,
         Err(Unsettled::Arguments(why)) => return explain(&why, out),
         Err(Unsettled::File(why, global)) => {
@@ -134,7 +134,7 @@ fn main() -> ExitCode {
     heap::settle();
     start_log(&terminal, output, &env);
     log_panics();
-    layers.file.warning.iter().for_each(|what| tracing::warn!("{}", printable(what)));
+    layers.file.warning.iter().chain(&layers.unknown).for_each(|what| tracing::warn!("{}", printable(what)));
     let stop = Arc::new(AtomicBool::new(false));
     let mut console = Console::new(out, output, &terminal);
     let outside = HostEnvironment {

@@ -8,7 +8,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Configuration file")]
 pub struct ConfigFlags {
-    /// Read this TOML file: what it says holds where neither an option nor a variable says anything [env: LASTGOOD_CONFIG]
+    /// Read this TOML file: what it says holds where neither an option nor a variable says anything. Each option has a variable:
+    /// LASTGOOD_ and its name in capitals, as LASTGOOD_STORE_TIMEOUT for --store-timeout [env: LASTGOOD_CONFIG]
     /// [default: lastgood.toml in the working directory, if there is one]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,

@@ -136,10 +136,6 @@ fn value(effective: &Effective) -> Value {
         Shape::Switch => (first.is_some_and(|value| value == "true")).into(),
         Shape::Count => first.and_then(|value| value.parse::<u64>().ok()).unwrap_or_default().into(),
         Shape::One => first.map(|value| Value::from(&**value)).unwrap_or_default(),
-        // Variables have commas between the values.
-        Shape::List if matches!(origin, Origin::Variable(_)) => {
-            values.iter().flat_map(|value| value.split(',')).map(str::trim).collect()
-        }
         Shape::List => values.into(),
     }
 }

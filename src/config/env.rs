@@ -14,6 +14,12 @@ pub fn of_this_process(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// The names of the variables of this process's environment, but for those that are not UTF-8.
+#[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+pub fn names_of_this_process() -> Vec<String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect()
+}
+
 /// The environment's variables.
 #[derive(Clone, Copy)]
 pub struct Env<'e>(&'e dyn Fn(&str) -> Option<OsString>);

@@ -23,7 +23,7 @@ const VARIABLES_HEAD: &str = "\
 ";
 
 /// Values to try, by the name that `--help` gives the value of an option.
-const SAMPLES: [(&str, &str); 16] = [
+const SAMPLES: [(&str, &str); 17] = [
     ("ADDRESS", "scheduler@my-project.iam.gserviceaccount.com"),
     ("ADDR", "127.0.0.1:8080"),
     ("DURATION", "10m"),
@@ -38,11 +38,12 @@ const SAMPLES: [(&str, &str); 16] = [
     ("PROJECT", "my-project"),
     ("SNAPSHOT", "latest"),
     ("URL", "https://example.com/secret"),
+    ("WHEN", "on-failure"),
     ("job=NAME", "job=projects/my-project/locations/europe-west1/jobs/backup-job"),
     ("projects/P/topics/T", "projects/my-project/topics/results"),
 ];
 /// Values of which one suits any other option.
-const OTHERS: [&str; 6] = ["text", "10", "10m", "127.0.0.1:8080", "https://example.com", "app=shop"];
+const OTHERS: [&str; 7] = ["text", "10", "10m", "20s", "127.0.0.1:8080", "https://example.com", "app=shop"];
 
 /// Returns the file.
 pub fn example(options: &Options) -> String {
@@ -128,19 +129,22 @@ fn value(options: &Options, setting: &Setting) -> String {
 }
 
 fn sample(options: &Options, setting: &Setting) -> String {
+    candidates(setting).into_iter().find(|text| options.check(setting, text).is_ok()).unwrap_or_default()
+}
+
+/// Returns values of which the option takes one at least.
+pub fn candidates(setting: &Setting) -> Vec<String> {
     let default = setting.default().and_then(|text| text.split([';', ',']).next().map(|text| text.trim().to_owned()));
     let default = default.filter(|text| !text.is_empty() && (!text.contains(' ') || set_by_clap(setting)));
     // `quick for critical events, else off` begins with a value.
     let values = setting.arg.get_possible_values();
     let values = values.iter().map(|value| value.get_name().to_owned());
-    let name = setting.arg.get_value_names().and_then(|names| names.first().map(ToString::to_string));
-    let vault =
-        (name.as_deref() == Some("URL") && setting.help().contains("vault")).then(|| "gs://my-state/app".to_owned());
-    let named = SAMPLES.iter().filter(|(known, _)| name.as_deref() == Some(*known));
+    let name = setting.value_name();
+    let vault = (name == Some("URL") && setting.help().contains("vault")).then(|| "gs://my-state/app".to_owned());
+    let named = SAMPLES.iter().filter(|(known, _)| name == Some(*known));
     let named = named.map(|(_, sample)| (*sample).to_owned());
     let others = OTHERS.iter().map(|text| (*text).to_owned());
-    let mut all = default.into_iter().chain(values).chain(vault).chain(named).chain(others);
-    all.find(|text| options.check(setting, text).is_ok()).unwrap_or_default()
+    default.into_iter().chain(values).chain(vault).chain(named).chain(others).collect()
 }
 
 fn set_by_clap(setting: &Setting) -> bool {

@@ -277,7 +277,8 @@ impl Parser<'_> {
 
     fn no_variable(&self, name: &str, line: usize) -> Error {
         let options = self.options.commands().iter().flat_map(|command| self.options.of(command));
-        let option = options.into_iter().find(|setting| setting.variables.iter().any(|variable| variable == name));
+        let option =
+            options.into_iter().find(|setting| setting.all_variables().iter().any(|variable| variable == name));
         let near = nearest(name, VARIABLES.map(str::to_owned).into_iter());
         let why = "[env] is for variables that no option stands for, and this is not one";
         let error = self.wrong(&[ENV.to_owned(), name.to_owned()], line, why.into());

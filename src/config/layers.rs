@@ -1,8 +1,9 @@
 //! Where each setting comes from: the command line, a variable, the configuration file, or the defaults, in this order.
 //!
-//! What the file says becomes the default of the option, so that the command line is parsed as ever: its values replace those of
-//! the file, and what excludes each other on the command line is compared there alone.
+//! What the file or the option's own variable says becomes the default of the option, so that the command line is parsed as ever: its
+//! values replace those of the file, and what excludes each other on the command line is compared there alone.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use lastgood::error::{Code, Error, Result};
 
 use super::file::{ConfigFile, FoundFile, NAME, VARIABLES};
 use super::options::{Options, Setting, Shape, Table, command_of, nearest, relaxed};
+use super::variables;
 use crate::cli::{self, Cli, GlobalFlags};
 
 /// The variable that names the file.
@@ -51,6 +53,8 @@ pub struct Effective {
 pub struct Layers {
     /// What the file says.
     pub file: ConfigFile,
+    /// What should be said in the log about variables that nobody knows.
+    pub unknown: Vec<String>,
     /// What the file says and is taken as if a variable said it.
     as_variables: BTreeMap<String, OsString>,
     matches: ArgMatches,
@@ -71,19 +75,20 @@ impl From<clap::Error> for Unsettled {
     }
 }
 
-/// Settles a command line with the file that it, a variable or the working directory names: the arguments, with what the file
-/// says, and what stands behind them.
+/// Settles a command line with the variables of these names, and with the file that it, a variable or the working directory names: the
+/// arguments, with what the others say, and what stands behind them.
 ///
 /// # Errors
 /// See [`Unsettled`].
-pub fn settle(args: &[OsString], variable: Variables) -> Result<(Cli, Layers), Unsettled> {
-    settle_with(args, variable, FoundFile::read)
+pub fn settle(args: &[OsString], variable: Variables, names: &[String]) -> Result<(Cli, Layers), Unsettled> {
+    settle_with(args, variable, names, FoundFile::read)
 }
 
 /// The same, with what finds the file.
-fn settle_with(
+pub(super) fn settle_with(
     args: &[OsString],
     variable: Variables,
+    names: &[String],
     read: impl FnOnce(Option<PathBuf>) -> Result<Option<FoundFile>>,
 ) -> Result<(Cli, Layers), Unsettled> {
     let (matches, missing) = match Cli::command().try_get_matches_from(args) {
@@ -98,30 +103,33 @@ fn settle_with(
     };
     let global = GlobalFlags::from_arg_matches(&matches)?;
     let (command, own) = command_of(&matches);
-    let read = || -> Result<(ConfigFile, Vec<Effective>)> {
+    let read = || -> Result<(ConfigFile, Vec<Effective>, Vec<String>)> {
         let cli::ConfigFlags { config, no_config, unset } = &global.settings;
         // The example helps with a file that is wrong.
         let example = command == ["config"] && own.get_flag("example");
         let named = config.clone().or_else(|| set(variable, FILE).map(PathBuf::from));
         let found = if *no_config || example { None } else { read(named)? };
-        if found.is_none() && unset.is_empty() {
-            return Ok((ConfigFile::default(), Vec::new()));
+        let names: Vec<_> = names.iter().filter(|name| name.starts_with(variables::PREFIX)).cloned().collect();
+        if found.is_none() && unset.is_empty() && names.is_empty() {
+            return Ok((ConfigFile::default(), Vec::new(), Vec::new()));
         }
         let options = Options::new();
         check_unset(unset, &options)?;
         let mut file = found.map(|found| ConfigFile::parse(&found, &options)).transpose()?.unwrap_or_default();
         unset.iter().for_each(|name| file.forget(name));
         let effective = effective(&options, &command, Some(own), &file, variable);
+        effective.iter().try_for_each(|effective| effective.check(&options, variable))?;
         check_conflicts(&options, &command, &effective, &file)?;
-        Ok((file, effective))
+        Ok((file, effective, variables::unknown(&options, &names)))
     };
-    let (file, effective) = match read() {
+    let (file, effective, unknown) = match read() {
         Ok(read) => read,
         Err(why) => return Err(Unsettled::File(why, Box::new(global))),
     };
-    let of_file =
-        effective.iter().filter(|effective| matches!(effective.origin, Origin::File(..)) && effective.is_on());
-    let (as_variables, defaults): (Vec<_>, Vec<_>) = of_file.partition(|effective| effective.is_for_all());
+    let as_default = effective.iter().filter(|effective| {
+        (matches!(effective.origin, Origin::File(..)) || effective.is_of_own_variable()) && effective.is_on()
+    });
+    let (as_variables, defaults): (Vec<_>, Vec<_>) = as_default.partition(|effective| effective.is_for_all());
     let cli = match (missing, defaults.is_empty()) {
         (Some(why), true) => return Err(why.into()),
         (None, true) => Cli::from_arg_matches(&matches)?,
@@ -133,7 +141,7 @@ fn settle_with(
     let pair =
         |effective: &Effective| Some((effective.setting.variables.first()?.clone(), effective.values.first()?.into()));
     let as_variables = as_variables.into_iter().filter_map(pair).collect();
-    Ok((cli, Layers { file, as_variables, matches }))
+    Ok((cli, Layers { file, unknown, as_variables, matches }))
 }
 
 /// Returns a variable's value; `None` if it is not set or empty.
@@ -167,11 +175,11 @@ pub fn effective(
 ) -> Vec<Effective> {
     let settle = |setting: Setting| {
         let typed = given.and_then(|given| typed(&setting, given));
-        let named = || setting.variables.iter().find_map(|name| Some((name.clone(), set(variable, name)?)));
+        let named = || setting.all_variables().into_iter().find_map(|name| Some((set(variable, &name)?, name)));
         let (values, origin) = if let Some(values) = typed {
             (values, Origin::Flag)
-        } else if let Some((name, value)) = named() {
-            (vec![value.to_string_lossy().into_owned()], Origin::Variable(name))
+        } else if let Some((value, name)) = named() {
+            (variables::values(&setting, &value.to_string_lossy()), Origin::Variable(name))
         } else if let Some((table, given)) = file.get(&setting) {
             (given.values.clone(), Origin::File(table.clone(), given.line))
         } else {
@@ -181,11 +189,11 @@ pub fn effective(
     };
     let mut all: Vec<Effective> = options.of(command).into_iter().map(settle).collect();
     for (one, other) in conflicts(options, command, &all) {
-        match (&all[one].origin, &all[other].origin) {
-            // What is said where precedence is higher excludes what the file says.
-            (Origin::File(..), Origin::Flag | Origin::Variable(_)) => all[one].forget(),
-            (Origin::Flag | Origin::Variable(_), Origin::File(..)) => all[other].forget(),
-            _ => {}
+        // What is said where precedence is higher excludes the other.
+        match all[one].origin.rank().cmp(&all[other].origin.rank()) {
+            Ordering::Greater => all[one].forget(),
+            Ordering::Less => all[other].forget(),
+            Ordering::Equal => {}
         }
     }
     all
@@ -197,7 +205,7 @@ fn conflicts(options: &Options, command: &[String], all: &[Effective]) -> Vec<(u
     options.conflicts(command).iter().filter_map(|(one, other)| Some((at(one)?, at(other)?))).collect()
 }
 
-/// Checks that no two options in the file exclude each other.
+/// Checks that no two options in the file, or in variables, exclude each other.
 ///
 /// # Errors
 /// Two do.
@@ -208,6 +216,10 @@ fn check_conflicts(options: &Options, command: &[String], all: &[Effective], fil
             let [one, other] = [one, other].map(|at| &all[at].setting.key);
             let why = format!("it cannot be used with `{other}` in line {beside}");
             return Err(Error::usage(format!("use `{one}` in {path}, line {line}"), why).with_code(Code::BadSetting));
+        }
+        if let (Origin::Variable(one), Origin::Variable(other)) = (&all[one].origin, &all[other].origin) {
+            let why = format!("it cannot be used with {other}");
+            return Err(Error::usage(format!("use {one}"), why).with_code(Code::BadSetting));
         }
     }
     Ok(())
@@ -227,7 +239,40 @@ fn typed(setting: &Setting, given: &ArgMatches) -> Option<Vec<String>> {
     })
 }
 
+impl Origin {
+    /// The place among what counts: the least counts first.
+    fn rank(&self) -> u8 {
+        match self {
+            Origin::Flag => 0,
+            Origin::Variable(_) => 1,
+            Origin::File(..) => 2,
+            Origin::Default => 3,
+        }
+    }
+}
+
 impl Effective {
+    /// Whether its own variable says it, which nothing else reads.
+    fn is_of_own_variable(&self) -> bool {
+        matches!(&self.origin, Origin::Variable(name) if self.setting.own_variable.as_ref() == Some(name))
+    }
+
+    /// Checks what its own variable says.
+    ///
+    /// # Errors
+    /// Usage: the value is not valid.
+    fn check(&self, options: &Options, variable: Variables) -> Result<()> {
+        match &self.origin {
+            Origin::Variable(name) if self.is_of_own_variable() => {
+                if set(variable, name).is_some_and(|value| value.to_str().is_none()) {
+                    return Err(variables::wrong(name, "…", "it is not UTF-8"));
+                }
+                variables::check(options, &self.setting, name, &self.values)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether it changes what a command does.
     fn is_on(&self) -> bool {
         match (self.setting.shape(), self.values.first()) {
@@ -243,7 +288,12 @@ impl Effective {
     /// `ping` of backups in a restore.
     fn is_for_all(&self) -> bool {
         let Setting { arg, variables, .. } = &self.setting;
-        self.setting.home().is_empty() && !arg.is_global_set() && !arg.is_positional() && !variables.is_empty()
+        let of_file = matches!(self.origin, Origin::File(..));
+        of_file
+            && self.setting.home().is_empty()
+            && !arg.is_global_set()
+            && !arg.is_positional()
+            && !variables.is_empty()
     }
 
     fn forget(&mut self) {
@@ -252,10 +302,10 @@ impl Effective {
     }
 }
 
-/// Makes what the file says the defaults of a command's options.
-fn with_defaults(parser: Command, command: &[String], of_file: &[&Effective]) -> Command {
+/// Makes what the file and variables say the defaults of a command's options.
+fn with_defaults(parser: Command, command: &[String], said: &[&Effective]) -> Command {
     let (global, own): (Vec<&Effective>, Vec<&Effective>) =
-        of_file.iter().copied().partition(|effective| effective.setting.arg.is_global_set());
+        said.iter().copied().partition(|effective| effective.setting.arg.is_global_set());
     let with = |parser: Command, all: &[&Effective]| {
         all.iter().fold(parser, |parser, effective| {
             let values = effective.values.clone();
@@ -294,7 +344,8 @@ mod tests {
     fn settled(line: &str, file: &str, variables: &[(&str, &str)]) -> Result<Cli, String> {
         let args: Vec<OsString> = std::iter::once("lastgood").chain(line.split(' ')).map(OsString::from).collect();
         let variable = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value));
-        match settle_with(&args, &variable, |_| Ok(Some(FoundFile::of_text(file)))) {
+        let names: Vec<_> = variables.iter().map(|(name, _)| (*name).to_owned()).collect();
+        match settle_with(&args, &variable, &names, |_| Ok(Some(FoundFile::of_text(file)))) {
             Ok((cli, _)) => Ok(cli),
             Err(Unsettled::Arguments(why)) => Err(why.to_string()),
             Err(Unsettled::File(why, _)) => Err(why.to_string()),
@@ -320,7 +371,7 @@ mod tests {
         let (global, args) = backup("-v backup --vault c --label b=2 --label c=3 --exit-zero-on unsound", &[]);
         assert_eq!((global.verbose, &*global.vaults), (1, &["c".into()][..]));
         assert_eq!((args.exit_zero_on.len(), args.labels.len()), (1, 2));
-        // Variables are read later: here is only nothing that would count before them.
+        // These variables are read later: here is only nothing that would count before them.
         let (global, _) = backup("backup", &[("GCS_BUCKET_NAME", "a"), ("LASTGOOD_STORE_TIMEOUT", "1s")]);
         assert!(global.vaults.is_empty() && global.cloud.store_timeout.is_none());
         let Given::Verify(args) = settled("verify", file, &[]).unwrap().command else { panic!() };

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 
+use super::variables;
 use crate::cli::Cli;
 
 /// A table of the file by its name: `["publish", "critical"]` is `[publish.critical]`, and an empty one is the file's beginning.
@@ -38,7 +39,11 @@ pub enum Shape {
 pub struct Setting {
     /// Its key in a file: its name on the command line, or `data` for the data directory.
     pub key: String,
-    /// The variables that say the same, in order of precedence.
+    /// Its own variable, where what that says becomes its default: see [`variables`]. `None` if `variables` has it, or it has none.
+    pub own_variable: Option<String>,
+    /// The variables that the command's help names. They say the same, after its own, in order of precedence; [`Config`] reads them.
+    ///
+    /// [`Config`]: super::Config
     pub variables: Vec<String>,
     /// The tables that may set it, the first that does counts.
     pub tables: Vec<Table>,
@@ -64,6 +69,16 @@ impl Setting {
             _ if self.arg.get_num_args().is_some_and(|number| number.max_values() > 1) => Shape::List,
             _ => Shape::One,
         }
+    }
+
+    /// Returns all variables that say the same, in order of precedence.
+    pub fn all_variables(&self) -> Vec<String> {
+        self.own_variable.iter().chain(&self.variables).cloned().collect()
+    }
+
+    /// Returns the name that `--help` gives its value.
+    pub fn value_name(&self) -> Option<&str> {
+        self.arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str())
     }
 
     /// Returns the table that it stands in where several commands have it, or the only one.
@@ -96,7 +111,7 @@ fn noted<'t>(help: &'t str, what: &str) -> Option<&'t str> {
 }
 
 /// Returns the variables that a help text names.
-fn variables(help: &str) -> Vec<String> {
+fn named_in(help: &str) -> Vec<String> {
     let is_name = |word: &&str| word.contains('_') && word.starts_with(|c: char| c.is_ascii_uppercase());
     let words = |note: &'_ str| {
         let words = note.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
@@ -175,7 +190,7 @@ impl Options {
     pub fn of(&self, command: &[String]) -> Vec<Setting> {
         let Some(parser) = self.parser(command) else { return Vec::new() };
         let setting = |arg: &Arg| {
-            let names = variables(&arg.get_help().map(ToString::to_string).unwrap_or_default());
+            let names = named_in(&arg.get_help().map(ToString::to_string).unwrap_or_default());
             let key = match (arg.get_long(), names.first().and_then(|name| name.strip_prefix("LASTGOOD_"))) {
                 (Some(long), _) => long.to_owned(),
                 // An argument without a name can be set where a variable does the same.
@@ -200,7 +215,9 @@ impl Options {
             if let Some(table) = shared.filter(|table| !tables.contains(table)) {
                 tables.push(table);
             }
-            Some(Setting { key, variables: names, tables, arg: arg.clone(), command: command.to_vec() })
+            let own = arg.get_long().and_then(variables::name).filter(|name| !names.contains(name));
+            let (arg, command) = (arg.clone(), command.to_vec());
+            Some(Setting { key, own_variable: own, variables: names, tables, arg, command })
         };
         let args = parser.get_arguments().filter(|arg| !NOT_IN_FILES.contains(&arg.get_id().as_str()));
         args.filter_map(setting).collect()
@@ -291,9 +308,9 @@ mod tests {
     #[test]
     fn what_a_help_text_notes() {
         let text = "The app [env: LASTGOOD_A, with commas; else B_C or D for gs://NAME/x] [default: 2m]";
-        assert_eq!(variables(text).join(" "), "LASTGOOD_A B_C");
+        assert_eq!(named_in(text).join(" "), "LASTGOOD_A B_C");
         assert_eq!(noted(text, "default"), Some("2m"));
-        assert_eq!((variables("The app"), noted("The app", "default")), (Vec::new(), None));
+        assert_eq!((named_in("The app"), noted("The app", "default")), (Vec::new(), None));
     }
 
     #[test]

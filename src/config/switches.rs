@@ -16,7 +16,11 @@ pub fn backups_off(env: &Env) -> Result<bool> {
     env.parsed("BACKUP_ENABLED", yes_or_no).map(|enabled| enabled == Some(false))
 }
 
-fn yes_or_no(text: &str) -> Result<bool, String> {
+/// Reads a truth value.
+///
+/// # Errors
+/// It is none.
+pub fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),

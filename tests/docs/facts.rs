@@ -45,7 +45,13 @@ const GIVEN_TO_HOOKS: [&str; 8] = [
 ];
 
 /// What a page writes in capitals and is no variable that lastgood reads.
-const IN_PAGES: [&str; 4] = ["CLOUDSDK_PYTHON", "LASTGOOD_RUN_MARK", "WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
+const IN_PAGES: [&str; 5] = [
+    "CLOUDSDK_PYTHON",
+    "LASTGOOD_RUN_MARK",
+    "LASTGOOD_SERVICE_HOST",
+    "WRITER_IDENTITY_OF_THE_SINK",
+    "WAL_CHECKPOINT",
+];
 
 /// The variables of the two guides that docs/migrate.md leads away from.
 const OF_GUIDES: [&str; 10] = [
@@ -118,6 +124,13 @@ fn variables() -> BTreeSet<String> {
     read
 }
 
+/// The variables that options have by their names.
+fn of_options() -> BTreeSet<String> {
+    let options = helps().values().flat_map(|help| described(help)).map(|(option, _)| option);
+    let bare = options.filter_map(|option| Some(option.strip_prefix("--")?.split(['=', '[', '.']).next()?.to_owned()));
+    bare.map(|option| format!("LASTGOOD_{}", option.to_uppercase().replace('-', "_"))).collect()
+}
+
 /// The code in a cell.
 fn code(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
@@ -137,7 +150,9 @@ fn the_table_of_variables_is_that_of_the_program() {
     let names: Vec<String> = rows.iter().flat_map(|row| code(&row[0])).map(str::to_owned).collect();
     let shown: BTreeSet<String> = names.iter().cloned().collect();
     assert_eq!(shown.len(), names.len(), "a variable has two rows");
-    let are = variables().into_iter().chain(OF_LIBRARIES.map(str::to_owned)).collect();
+    // Tests name some that follow from an option.
+    let named = variables().into_iter().filter(|name| shown.contains(name) || !of_options().contains(name));
+    let are = named.chain(OF_LIBRARIES.map(str::to_owned)).collect();
     assert_same("variables", &shown, &are);
     // The option that does the same stands beside the variable.
     let mut beside = 0;
@@ -184,7 +199,7 @@ fn described(help: &str) -> Vec<(String, String)> {
 #[test]
 fn pages_name_only_variables_that_there_are() {
     let others = OF_LIBRARIES.iter().chain(&IN_PAGES).chain(&GIVEN_TO_HOOKS).map(|name| (*name).to_owned());
-    let known: BTreeSet<String> = variables().into_iter().chain(others).collect();
+    let known: BTreeSet<String> = variables().into_iter().chain(of_options()).chain(others).collect();
     let mut unknown = Vec::new();
     for page in pages::all() {
         let words = page.text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
