@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use lastgood::error::{Code, Error, Result};
+use lastgood::run::left::MARK;
 
 use super::file::VARIABLES;
 use super::options::{Options, Setting, Shape, nearest};
@@ -28,7 +29,7 @@ pub const OF_HOOKS: [&str; 8] = [
     "LASTGOOD_SNAPSHOT",
 ];
 /// Variables that are neither an option of a command nor in a configuration file.
-const OTHERS: [&str; 2] = ["LASTGOOD_CLAIM", "LASTGOOD_CONFIG"];
+const OTHERS: [&str; 3] = ["LASTGOOD_CLAIM", "LASTGOOD_CONFIG", MARK];
 
 /// Returns the name of an option's variable, by the option's name on the command line; `None` if that means something else.
 pub fn name(option: &str) -> Option<String> {
@@ -184,7 +185,7 @@ mod tests {
                     [command, more, &needed.clone().map(|arg| (*arg).to_owned()).collect::<Vec<_>>()].concat()
                 };
                 let by_option = |value: &str| match setting.shape() {
-                    Shape::Switch => settled(&with(&[option.clone()]), &[], ""),
+                    Shape::Switch => settled(&with(std::slice::from_ref(&option)), &[], ""),
                     Shape::Count => settled(&with(&[option.clone(), option.clone()]), &[], ""),
                     Shape::One | Shape::List => settled(&with(&[format!("{option}={value}")]), &[], ""),
                 };

@@ -45,13 +45,8 @@ const GIVEN_TO_HOOKS: [&str; 8] = [
 ];
 
 /// What a page writes in capitals and is no variable that lastgood reads.
-const IN_PAGES: [&str; 5] = [
-    "CLOUDSDK_PYTHON",
-    "LASTGOOD_RUN_MARK",
-    "LASTGOOD_SERVICE_HOST",
-    "WRITER_IDENTITY_OF_THE_SINK",
-    "WAL_CHECKPOINT",
-];
+const IN_PAGES: [&str; 5] =
+    ["CLOUDSDK_PYTHON", "LASTGOOD_RUN_MARK", "LASTGOOD_SERVICE_HOST", "WRITER_IDENTITY_OF_THE_SINK", "WAL_CHECKPOINT"];
 
 /// The variables of the two guides that docs/migrate.md leads away from.
 const OF_GUIDES: [&str; 10] = [
