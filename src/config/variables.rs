@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     /// What a command cannot do without.
-    const ARGUMENTS: [(&str, &[&str]); 9] = [
+    const ARGUMENTS: [(&str, &[&str]); 10] = [
         ("run", &["--", "true"]),
         ("copy", &["--from=a", "--to=b"]),
         ("ls", &["latest"]),
@@ -134,6 +134,7 @@ mod tests {
         ("export", &["latest", "--output=a"]),
         ("seed", &["a"]),
         ("publish critical", &["--message=a"]),
+        ("rollback", &["abcd"]),
         ("config", &[]),
     ];
 

@@ -8,11 +8,12 @@ mod broken;
 mod claimed;
 mod own;
 mod promised;
+mod state;
 mod unclaimed;
 mod unsettled;
 mod remote;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,10 +21,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
-use self::broken::Obligations;
 use self::claimed::Claimed;
 pub use self::promised::NotPromised;
-use self::remote::RemoteRuns;
+use self::state::RunnerState;
 use self::unsettled::UnsettledRun;
 pub use super::answer::{Answer, RunProgress, Ticket};
 pub use super::dispatch::{Dispatch, StartJob};
@@ -44,27 +44,6 @@ use crate::replicas::pool::VaultPool;
 use crate::report::{Action, Channel, Event, Outcome, Report, RunId};
 use crate::runner::answer;
 
-/// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
-const KEPT: usize = 256;
-/// Bytes of the reports in the answers that are kept.
-const KEPT_BYTES: usize = 32 << 20;
-
-struct RunnerState {
-    queue: Queue,
-    known: HashMap<RunId, RunProgress>,
-    /// Bytes of the reports in `known`.
-    bytes: usize,
-    oldest_first: VecDeque<RunId>,
-    running: Option<RunId>,
-    /// Ends the run that is under way here. `None` if that may not be cut short.
-    cut: Option<Arc<AtomicBool>>,
-    remote: RemoteRuns,
-    last: Option<LastRun>,
-    last_backup: Option<LastRun>,
-    obligations: Obligations,
-    closed: bool,
-}
-
 /// Takes requests and runs jobs.
 pub struct Runner {
     rules: Rules,
@@ -82,35 +61,6 @@ pub struct Runner {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of these locks.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl RunnerState {
-    fn know(&mut self, run: RunId, progress: RunProgress) {
-        self.bytes += progress.bytes();
-        match self.known.insert(run, progress) {
-            Some(old) => self.bytes -= old.bytes(),
-            None => self.oldest_first.push_back(run),
-        }
-        while self.oldest_first.len() > KEPT || self.bytes > KEPT_BYTES {
-            let is_over = |run: &&RunId| matches!(self.known.get(run), Some(RunProgress::Over(_)));
-            let Some(old) = self.oldest_first.iter().find(is_over).copied() else { return };
-            self.forget(old);
-        }
-    }
-
-    /// Forgets a run: from now on the vault tells of it.
-    fn forget(&mut self, run: RunId) {
-        self.bytes -= self.known.remove(&run).map_or(0, |known| known.bytes());
-        self.oldest_first.retain(|known| *known != run);
-    }
-
-    /// Sends `answer` to a request that was just taken off the queue. Others may still wait for the same run.
-    fn dismiss(&mut self, waiting: QueuedRequest, answer: &Arc<Answer>) {
-        if !self.queue.awaits(waiting.run) {
-            self.know(waiting.run, RunProgress::Over(answer.clone()));
-        }
-        answer::tell(waiting.answer, answer);
-    }
 }
 
 /// Tells the program to stop if it is dropped by a panic.
@@ -133,19 +83,7 @@ impl Runner {
         random: fn(&mut [u8]) -> Result<()>,
         stop: Arc<AtomicBool>,
     ) -> Runner {
-        let state = Mutex::new(RunnerState {
-            queue: Queue::new(rules.coalesce, rules.critical_max),
-            known: HashMap::new(),
-            bytes: 0,
-            oldest_first: VecDeque::new(),
-            running: None,
-            cut: None,
-            remote: RemoteRuns::default(),
-            last: None,
-            last_backup: None,
-            obligations: Obligations::default(),
-            closed: false,
-        });
+        let state = Mutex::new(RunnerState::new(Queue::new(rules.coalesce, rules.critical_max)));
         Runner {
             rules,
             vaults,

@@ -3,6 +3,7 @@
 mod promises;
 mod unkept;
 mod unsettled;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
