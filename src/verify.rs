@@ -35,6 +35,7 @@ pub use self::databases::Restored;
 pub use self::doubts::{DoubtedPack, Looked, StandingDoubt};
 pub use self::found::Damage;
 use self::found::DamageBook;
+pub use self::objects::check as check_objects;
 
 /// Bytes of roots, as they are stored, that are kept until their entries are checked; further roots are read again.
 const KEPT: u64 = 32 << 20;

@@ -95,6 +95,22 @@ fn an_instance_that_was_killed_is_followed_from_its_last_snapshot() {
 }
 
 #[test]
+fn an_instance_that_is_overtaken_while_it_waits_comes_back() {
+    let counters = Counters::new();
+    let mut a = first(&counters, &POLL);
+    a.log_with("backup is complete");
+    a.end(Signal::KILL);
+    let mut b = counters.start("b", "b", &POLL);
+    b.log_with("waiting for the end of epoch 1");
+    // A deploy whose app fails.
+    let c = counters.world.run(["run", "--data", "c", "--handover-poll", "200ms", "--", "false"]);
+    c.ended(1);
+    counters.begun_within("b", 1, &b, WITHIN);
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+    assert_eq!(counters.saved(), counters.stopped("b"));
+}
+
+#[test]
 fn a_detached_instance_runs_on_a_copy_and_disturbs_nobody() {
     let counters = Counters::new();
     let mut a = first(&counters, &["--every", "off", "--handover-poll", "200ms"]);

@@ -32,6 +32,7 @@ fn bad_input_starts_no_app_and_changes_nothing() {
     world.run([&["run", "--every", "soon"], &app[..]].concat()).ended(2).says("--every");
     world.run([&["run", "--restart", "always"], &app[..]].concat()).ended(2).says("--restart");
     world.run([&["run", "--critical-on", "("], &app[..]].concat()).ended(2).says("--critical-on");
+    world.run([&["run", "--exclude", "{a"], &app[..]].concat()).ended(2).says("could not read the pattern");
     assert_eq!(counters.starts("a"), 0);
     assert_eq!(names(world), before);
 }
@@ -40,6 +41,28 @@ fn bad_input_starts_no_app_and_changes_nothing() {
 fn names(world: &World) -> Vec<String> {
     let find = world.shell("find . | sort; find . -type f -exec cat {} +");
     find.text().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_app_that_fails_before_it_makes_its_data_keeps_the_next_one_waiting_for_nothing() {
+    let world = World::new();
+    assert!(!world.data().exists());
+    for epoch in 1..=4 {
+        let ran = world.run(["run", "--init", "--", "false"]);
+        ran.ended(1).says("the app has made no data directory");
+        assert!(!ran.stderr.contains("could not be taken") && !ran.stderr.contains("two instances"), "{ran:?}");
+        assert!(world.vault().join(format!("epochs/{epoch}.end.json")).exists(), "{ran:?}");
+    }
+    // One that has had data says so when it is gone, and the next one waits for it.
+    let ran = world.run([
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "mkdir data; echo 1 > data/a; kill -USR1 $PPID; sleep 3; rm -r data; false",
+    ]);
+    ran.ended(1).says("could not be taken");
+    assert!(!world.vault().join("epochs/5.end.json").exists(), "{ran:?}");
 }
 
 #[test]

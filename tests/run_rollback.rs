@@ -1,6 +1,7 @@
 //! `lastgood rollback`: an app comes back with an older snapshot, wherever it runs.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -43,6 +44,26 @@ fn an_app_that_runs_comes_back_with_the_old_data() {
     assert_eq!(counters.saved(), counters.stopped("a"));
 }
 
+/// The largest file of a folder, and what is in it.
+fn largest(folder: &Path) -> (PathBuf, Vec<u8>) {
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    let path = files.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let content = fs::read(&path).unwrap();
+    (path, content)
+}
+
+#[test]
+fn a_rollback_holds_for_the_directory_that_the_snapshot_was_taken_in() {
+    let world = World::new();
+    world.write("a", "old");
+    let old = world.backup()["snapshot"].as_str().unwrap().to_owned();
+    world.write("a", "broken");
+    world.backup();
+    world.run(["rollback", &old]).ended(0);
+    let seen = world.run(["run", "--every", "off", "--", "cat", "data/a"]);
+    assert_eq!(seen.ended(0).text(), "old", "{seen:?}");
+}
+
 #[test]
 fn where_nobody_runs_the_next_start_has_the_old_data() {
     let counters = Counters::within(World::new().with("LASTGOOD_SERVICE", "shop"));
@@ -56,6 +77,14 @@ fn where_nobody_runs_the_next_start_has_the_old_data() {
     counters.counted_beyond("data", then + 20, &run);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     let (last, snapshots) = (counters.stopped("a"), counters.snapshots());
+
+    // A snapshot that could not be restored stops no app.
+    let packs = counters.world.vault().join("packs");
+    let (pack, whole) = largest(&packs);
+    fs::write(&pack, vec![0; whole.len()]).unwrap();
+    counters.world.run(["rollback", &old, "--service", "shop"]).ended(4).says("[damage]");
+    fs::write(&pack, whole).unwrap();
+    assert_eq!(counters.snapshots(), snapshots);
 
     // Refusals change nothing: another service's vault, and names of no snapshot that could be older.
     counters.world.run(["rollback", &old, "--service", "blog"]).ended(1).says("other-writer").says("--take-over");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use lastgood::backup;
 use lastgood::error::{Code, Error, Result};
 use lastgood::fs::location::lies_in;
+use lastgood::source::select::Select;
 use lastgood::store::address::{Address, argument};
 use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
@@ -47,6 +48,8 @@ pub(super) fn backup_options(
     reason: BackupReason,
     outside: &HostEnvironment,
 ) -> Result<backup::options::BackupOptions> {
+    // They are read at each backup: a wrong one is to be an error at once, and not while the app runs.
+    Select::new(&data, &args.include, &args.exclude, &[], !args.no_sqlite)?;
     let service = match args.service {
         Some(service) => Some(service),
         None => Env::new(outside.env).text("LASTGOOD_SERVICE")?,

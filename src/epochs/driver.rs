@@ -260,6 +260,15 @@ impl EpochDriver {
         }
     }
 
+    /// Looks at the epoch now, whether that is due or not.
+    pub fn look(&self, ctx: &Context) -> Hold {
+        {
+            let mut progress = self.lock();
+            progress.looked = self.clock.now().saturating_sub(self.options.poll);
+        }
+        self.tick(ctx)
+    }
+
     /// Asked before each root is committed.
     ///
     /// # Errors

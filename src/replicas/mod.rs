@@ -151,7 +151,7 @@ fn passed_over(url: &str, why: &Error) -> String {
 }
 
 /// The error that says why each of several vaults could not serve; if there is only one, its own error.
-fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
+pub(crate) fn none_serves(doing: &str, mut failures: Vec<SiteFailure>) -> Error {
     if failures.len() == 1
         && let Some((_, why)) = failures.pop()
     {

@@ -12,8 +12,11 @@ use crate::monitor::Context;
 use crate::restore::select;
 use crate::vault::hex::Hex;
 use crate::vault::read::{PackReader, absent};
-use crate::vault::root::{BackupReason, Root, SNAPSHOTS, SnapshotName, SnapshotState, Totals};
+use crate::vault::root::{BackupReason, Root, SNAPSHOTS, SnapshotName, SnapshotState, SourceIdentity, Totals};
 use crate::vault::{Vault, seq};
+
+/// The occasion of a snapshot that [rollback](crate::run::rollback) commits anew.
+pub const ROLLBACK: &str = "rollback";
 
 const BY_HAND: &str =
     "Stop the app and restore it by hand if it is wanted all the same: `lastgood restore --snapshot`.";
@@ -111,6 +114,8 @@ pub fn recommit(sites: Vec<Site>, name: SnapshotName, new: &NewRoot, ctx: &Conte
         totals: Totals { uploaded_bytes: 0, new_packs: 0, rewritten: 0, ..root.totals },
         serial: Some(new.serial),
         origin: Some(new.origin.into()),
+        // Where the snapshot was once taken, there is something newer now: that directory does not go on from it.
+        place: if new.origin == ROLLBACK { SourceIdentity::default() } else { root.place.clone() },
         state: if is_accepted { SnapshotState::Complete } else { root.state },
         suspect: root.suspect.clone().filter(|_| !is_accepted),
         diverged: root.diverged.clone().filter(|_| !is_accepted),

@@ -9,8 +9,10 @@
 //! out itself is made if the snapshot does not have it, with the attributes that it had.
 //!
 //! **Side files** of databases (`-wal`, `-journal`, `-shm`) never come back beside a database that the snapshot has brought: an old
-//! log would be played into it. They go with their database only, even if a pattern says `*-wal`.
+//! log would be played into it. They go with their database, even if a pattern says `*-wal`, or names the database alone. Nor does a
+//! database come back beside a log that the snapshot has brought, which it has where databases are not told from other files.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -47,7 +49,7 @@ pub struct CarriedOver {
 pub fn carry_over(aside: &Path, target: &Path, select: &Select) -> Result<CarriedOver> {
     let open = |path: &Path| Folder::straight(path).doing(|| format!("open {}", path.display()));
     let (from, to) = (Arc::new(open(aside)?), Arc::new(open(target)?));
-    let mut carrying = Carrying { select, done: CarriedOver::default() };
+    let mut carrying = Carrying { select, done: CarriedOver::default(), sides: HashSet::new() };
     carrying.folder(&from, Some(&to), &EntryPath::root(), false)?;
     Ok(carrying.done)
 }
@@ -55,6 +57,8 @@ pub fn carry_over(aside: &Path, target: &Path, select: &Select) -> Result<Carrie
 struct Carrying<'s> {
     select: &'s Select,
     done: CarriedOver,
+    /// Side files that were moved.
+    sides: HashSet<EntryPath>,
 }
 
 impl Carrying<'_> {
@@ -91,7 +95,9 @@ impl Carrying<'_> {
                 Some(to) => to.look(name).doing(|| doing(to))?,
                 None => None,
             };
-            let left_out = is_left_out || !self.select.selects_path(&child, kind(&stat));
+            let left_out = is_left_out
+                || !self.select.selects_path(&child, kind(&stat))
+                || is_file(&stat) && self.is_side_of_left_out((from, to), name, path);
             if is_folder(&stat) && (!left_out || there.is_some()) {
                 if there.as_ref().is_some_and(|there| !is_folder(there)) {
                     let below = Arc::new(from.enter(name).doing(|| doing(from))?);
@@ -128,9 +134,18 @@ impl Carrying<'_> {
                 self.stays(child, "the snapshot has something of that name");
                 continue;
             }
+            if is_file(&stat) && self.meets_a_log(to, name, path) {
+                self.stays(child, "the snapshot has a log of that name, which would be played into it");
+                continue;
+            }
             changes.begin(&[from, to]).doing(|| doing(to))?;
             match rename(&Spot::new(from, name), &Spot::new(to, name)) {
-                Ok(()) => self.done.moved += 1,
+                Ok(()) => {
+                    self.done.moved += 1;
+                    if base_of(name).is_some() {
+                        self.sides.insert(child);
+                    }
+                }
                 Err(why) => self.stays(child, &std::io::Error::from(why).to_string()),
             }
         }
@@ -139,6 +154,31 @@ impl Carrying<'_> {
 
     fn stays(&mut self, path: EntryPath, why: &str) {
         self.done.stays.push((path, why.to_owned()));
+    }
+
+    /// Whether a file is the side file of a database that is left out: it is left out with that, whatever the patterns say of it.
+    fn is_side_of_left_out(
+        &self,
+        (from, to): (&Folder, Option<&Arc<Folder>>),
+        name: &OsStr,
+        above: &EntryPath,
+    ) -> bool {
+        let Some(base) = base_of(name) else { return false };
+        let is_in = |folder: &Folder| matches!(folder.look(OsStr::from_bytes(base)), Ok(Some(_)));
+        !self.select.selects_path(&above.join(base), EntryKind::File) && (is_in(from) || to.is_some_and(|to| is_in(to)))
+    }
+
+    /// Whether the snapshot may have brought a log that a database would take for its own. Where databases are told from other files,
+    /// no snapshot has the log of one that is left out.
+    fn meets_a_log(&self, to: &Folder, name: &OsStr, above: &EntryPath) -> bool {
+        !self.select.sqlite
+            && SUFFIXES.iter().any(|side| {
+                let beside = [name.as_bytes(), side.as_bytes()].concat();
+                let path = above.join(&beside);
+                !self.sides.contains(&path)
+                    && self.select.selects_path(&path, EntryKind::File)
+                    && !matches!(to.look(OsStr::from_bytes(&beside)), Ok(None))
+            })
     }
 
     /// Whether a file would be the side file of a database that is not brought back with it.
@@ -150,13 +190,18 @@ impl Carrying<'_> {
         above: &EntryPath,
         all: bool,
     ) -> bool {
-        let base = SUFFIXES.iter().find_map(|side| name.as_bytes().strip_suffix(side.as_bytes()));
-        let Some(base) = base.filter(|base| !base.is_empty()) else { return false };
+        let Some(base) = base_of(name) else { return false };
         let comes_from = |folder: &Folder| matches!(folder.look(OsStr::from_bytes(base)), Ok(Some(_)) | Err(_));
         let is_taken = to.is_some_and(|to| comes_from(to));
         let path = above.join(base);
         is_taken || comes_from(from) && !all && self.select.selects_path(&path, EntryKind::File)
     }
+}
+
+/// The name of the database that a file may be the side file of.
+fn base_of(name: &OsStr) -> Option<&[u8]> {
+    let base = SUFFIXES.iter().find_map(|side| name.as_bytes().strip_suffix(side.as_bytes()));
+    base.filter(|base| !base.is_empty())
 }
 
 /// The kind of an entry, as far as a selection asks for it.
@@ -268,9 +313,14 @@ mod tests {
         }
 
         fn carry(&self, include: &[&str], exclude: &[&str]) -> CarriedOver {
+            self.carry_as((include, exclude), true)
+        }
+
+        /// The same; `sqlite` says whether databases are told from other files.
+        fn carry_as(&self, (include, exclude): (&[&str], &[&str]), sqlite: bool) -> CarriedOver {
             let [include, exclude] =
                 [include, exclude].map(|all| all.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
-            let select = Select::new(&self.at("data"), &include, &exclude, &[], true).unwrap();
+            let select = Select::new(&self.at("data"), &include, &exclude, &[], sqlite).unwrap();
             carry_over(&self.at("aside"), &self.at("data"), &select).unwrap()
         }
 
@@ -278,6 +328,34 @@ mod tests {
         fn files(&self, name: &str) -> Vec<String> {
             tree(&self.at(name)).into_iter().filter(|(_, text)| text != "/").map(|(path, _)| path).collect()
         }
+    }
+
+    #[test]
+    fn a_database_that_is_left_out_comes_back_with_its_log() {
+        for sqlite in [true, false] {
+            let all = Directories::new(
+                &["a", "cache.db", "cache.db-wal", "cache.db-shm", "old.db-journal", "old.db"],
+                &["a"],
+            );
+            let done = all.carry_as((&[], &["cache.db", "old.db"]), sqlite);
+            assert_eq!(done.stays, []);
+            let came = ["a", "cache.db", "cache.db-shm", "cache.db-wal", "old.db", "old.db-journal"];
+            assert_eq!(all.files("data"), came, "{sqlite}");
+            assert_eq!(all.files("aside"), ["a"]);
+        }
+    }
+
+    #[test]
+    fn a_database_does_not_come_back_beside_the_log_of_another_one() {
+        let all = Directories::new(&["cache.db"], &["cache.db-wal"]);
+        let done = all.carry_as((&[], &["cache.db"]), false);
+        assert_eq!(done.stays.len(), 1, "{done:?}");
+        assert_eq!((all.files("aside"), all.files("data")), (vec!["cache.db".into()], vec!["cache.db-wal".to_owned()]));
+        // One that comes from the same directory is its own, and one that a snapshot cannot have is, too.
+        let all = Directories::new(&["cache.db", "cache.db-wal"], &[]);
+        assert_eq!(all.carry_as((&[], &["cache.db"]), false).moved, 2);
+        let all = Directories::new(&["cache.db"], &["cache.db-wal"]);
+        assert_eq!(all.carry(&[], &["cache.db"]).moved, 1);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! takes long. If a look does not see all of a large tree, only what it has seen tells anything: what it has not is not stale,
 //! and not gone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,9 @@ use crate::server::health_data::{DataFindings, DataProbeSettings, probe_data};
 const CRITICAL: Duration = Duration::from_secs(60);
 /// The shortest time between two looks.
 const SHORTEST: Duration = Duration::from_millis(200);
+/// How long after a look that finds a critical file gone or empty another one follows, which decides: many programs empty a file
+/// before they write it.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How many times as long as a look the pause after it is at least.
 const PAUSE: u32 = 20;
 /// How often the thread looks whether it is to end.
@@ -70,6 +73,8 @@ struct CriticalState {
     /// Whether it was there once, and whether it had any content.
     was_there: bool,
     was_filled: bool,
+    /// Whether the last look found it gone, or empty.
+    suspected: bool,
     /// Whether it was told that it is gone, or empty.
     wrong: bool,
 }
@@ -110,8 +115,9 @@ impl FreshnessState {
             known.was_there |= present;
             known.was_filled |= critical.filled == Some(true);
             let pattern = &critical.pattern;
+            let was_suspected = std::mem::replace(&mut known.suspected, is_gone || is_empty);
             if is_gone || is_empty {
-                if !std::mem::replace(&mut known.wrong, true) {
+                if was_suspected && !std::mem::replace(&mut known.wrong, true) {
                     let what = if is_gone { "is gone" } else { "is empty, and was not before" };
                     news.push(FreshnessNews::Wrong(format!("the critical file {pattern} {what} (--critical-file)")));
                 }
@@ -121,11 +127,20 @@ impl FreshnessState {
         }
         news
     }
+
+    /// Whether the next look decides about a critical file.
+    fn is_undecided(&self) -> bool {
+        self.critical.iter().any(|critical| critical.suspected && !critical.wrong)
+    }
 }
 
 /// Watches for as long as it lives.
 #[derive(Debug)]
-pub struct FreshnessWatch(Arc<AtomicBool>);
+pub struct FreshnessWatch {
+    over: Arc<AtomicBool>,
+    /// Since when the app runs. `None`: it does not.
+    since: Arc<Mutex<Option<Instant>>>,
+}
 
 impl FreshnessWatch {
     /// Watches the data of an app that has just started, and tells the news. `None` if nothing is to be watched.
@@ -137,7 +152,8 @@ impl FreshnessWatch {
             return Ok(None);
         }
         let (rules, over) = (rules.clone(), Arc::new(AtomicBool::new(false)));
-        let (end, began) = (over.clone(), Instant::now());
+        let since = Arc::new(Mutex::new(Some(Instant::now())));
+        let (end, started) = (over.clone(), since.clone());
         let work = move || {
             let (mut state, mut next) = (FreshnessState::default(), Instant::now());
             while !end.load(Ordering::Relaxed) {
@@ -150,21 +166,33 @@ impl FreshnessWatch {
                 if end.load(Ordering::Relaxed) {
                     return;
                 }
-                state.look(&rules, &seen, (began.elapsed(), Timestamp::now())).into_iter().for_each(&tell);
-                next = Instant::now() + rules.pause(look.elapsed());
+                let runs = locked(&started).map_or(Duration::ZERO, |since| since.elapsed());
+                state.look(&rules, &seen, (runs, Timestamp::now())).into_iter().for_each(&tell);
+                let pause = rules.pause(look.elapsed());
+                next = Instant::now() + if state.is_undecided() { pause.min(AGAIN) } else { pause };
             }
         };
         thread::Builder::new()
             .name("freshness".into())
             .spawn(work)
             .doing(|| "start the thread that watches the data")?;
-        Ok(Some(FreshnessWatch(over)))
+        Ok(Some(FreshnessWatch { over, since }))
     }
+
+    /// Notes that the app runs from now on, or does not run.
+    pub fn app_runs(&self, runs: bool) {
+        *locked(&self.since) = runs.then(Instant::now);
+    }
+}
+
+fn locked(since: &Mutex<Option<Instant>>) -> MutexGuard<'_, Option<Instant>> {
+    // Nothing panics while it holds the lock.
+    since.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for FreshnessWatch {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -230,9 +258,14 @@ mod tests {
         assert_eq!(look(Some(true), Some(false)), "");
         assert_eq!(look(Some(true), Some(true)), "");
         assert_eq!(look(None, None), "");
+        // A program may empty it before it writes it: one look tells nothing.
+        assert_eq!(look(Some(true), Some(false)), "");
+        assert_eq!(look(Some(true), Some(true)), "");
+        assert_eq!(look(Some(true), Some(false)), "");
         assert_eq!(look(Some(true), Some(false)), "empty");
         assert_eq!(look(Some(false), None), "");
         assert_eq!(look(Some(true), Some(true)), "there again");
+        assert_eq!(look(Some(false), None), "");
         assert_eq!(look(Some(false), None), "gone");
         assert_eq!(look(Some(true), Some(false)), "");
         assert_eq!(look(Some(true), Some(true)), "there again");

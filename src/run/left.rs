@@ -141,7 +141,11 @@ impl RunProof {
         let mut told: Vec<ProcessIdentity> = Vec::new();
         let mut names = Vec::new();
         loop {
-            let left = self.left();
+            let mut left = self.left();
+            // What was proven once stays so: the zombie that proved a group may be gone.
+            left.extend(
+                told.iter().filter(|found| !left.contains(found) && still_runs(**found)).copied().collect::<Vec<_>>(),
+            );
             for found in left.iter().filter(|found| !told.contains(found)) {
                 let name = format!("{} {}", found.pid, program(found.pid));
                 tracing::warn!("process {name} is left of a `lastgood run` that was killed: it is ended");
@@ -182,6 +186,11 @@ impl RunProof {
             tracing::debug!("no signal was sent to process {}: {why}", to.pid);
         }
     }
+}
+
+/// Whether a process is there and has not ended.
+fn still_runs(process: ProcessIdentity) -> bool {
+    Process::look(process.pid).is_some_and(|now| now.identity == process && !now.zombie)
 }
 
 /// The mark of what this process runs.

@@ -91,6 +91,11 @@ impl RunLock {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed the file, and another process locked the next one.
                 Ok(()) if is_there(&folder, &file) => {
+                    // Another name of the file may be anything, and is not to be written to.
+                    if fstat(&file).is_ok_and(|stat| stat.st_nlink > 1) {
+                        folder.remove_file(RUN_LOCK).map_err(|why| not_opened(&path, &why.into()))?;
+                        continue;
+                    }
                     end_left(&file, wait).map_err(|left| {
                         Error::failed(doing(), format!("a `lastgood run` that was killed has left processes: {left}"))
                             .with_code(Code::Locked)

@@ -22,13 +22,14 @@ use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::pin::pin;
 use crate::replicas::pool::VaultPool;
-use crate::replicas::recommit::{NewRoot, acceptable, recommit};
+use crate::replicas::recommit::{NewRoot, ROLLBACK, acceptable, recommit};
+use crate::replicas::{Site, SiteState, none_serves};
 use crate::restore::select::LATEST;
 use crate::vault::hex::Hex;
+use crate::vault::read::PackReader;
 use crate::vault::root::SnapshotName;
+use crate::verify;
 
-/// The occasion that is recorded in the snapshot.
-const ROLLBACK: &str = "rollback";
 /// How often an epoch without an app is said to look at its successors: who comes after a rollback that was killed waits twice as long.
 const POLL: Duration = Duration::from_secs(5);
 
@@ -86,6 +87,7 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
             .with_code(Code::NoGoodSnapshot)
             .hint("`--accept-suspect` takes it all the same: it counts as good from then on."));
     }
+    check_whole(vaults.sites(false)?, name, ctx).map_err(|why| why.within(doing()))?;
     let mut report = RollbackReport {
         snapshot: name,
         taken,
@@ -160,6 +162,31 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
             Ok(report)
         }
     }
+}
+
+/// Reads all that a snapshot needs, until one vault is found that has it whole: no app is stopped for what could not be restored.
+///
+/// # Errors
+/// No vault has it whole.
+fn check_whole(sites: Vec<Site>, name: SnapshotName, ctx: &Context) -> Result<()> {
+    let mut failures = Vec::new();
+    for Site { url, found, .. } in sites {
+        let SiteState::Vault(vault) = found else { continue };
+        let whole = (|| {
+            let root = vault.root(name)?;
+            let reader = PackReader::for_root(&*vault.store, &root)?;
+            let packs: Vec<_> = reader.book().values().collect();
+            match verify::check_objects(&*vault.store, &packs, ctx).into_iter().next() {
+                Some((_, why)) => Err(why),
+                None => Ok(()),
+            }
+        })();
+        match whole {
+            Ok(()) => return Ok(()),
+            Err(why) => failures.push((url, why)),
+        }
+    }
+    Err(none_serves(&format!("read the snapshot {name}"), failures))
 }
 
 /// Returns the newest good snapshot. `None` if there is none.

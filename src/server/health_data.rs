@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use globset::GlobMatcher;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::lineage::OWN_FOLDER;
@@ -42,9 +42,12 @@ pub struct DataFindings {
     pub critical: Vec<CriticalFile>,
 }
 
+/// How far ahead of the clock a file may be dated: clocks of servers differ.
+const AHEAD: SignedDuration = SignedDuration::from_secs(60);
+
 /// Checks the directory, the entries near its top first.
 pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings {
-    let began = Instant::now();
+    let (began, now) = (Instant::now(), Timestamp::now());
     // Whether each is there, and whether one of its name has any content.
     let mut found: Vec<(bool, bool)> = place.critical.iter().map(|(name, _)| look(&place.data.join(name))).collect();
     let mut seen = DataFindings { whole: true, ..DataFindings::default() };
@@ -79,11 +82,8 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
                     *found = (true, found.1 || meta.len() > 0);
                 }
             }
-            if meta.is_file()
-                && let Ok(changed) = meta.modified()
-                && let Ok(changed) = Timestamp::try_from(changed)
-            {
-                seen.newest = seen.newest.max(Some(changed));
+            if meta.is_file() {
+                seen.newest = seen.newest.max(last_write(&meta, now));
             }
         }
     }
@@ -94,6 +94,14 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
     };
     seen.critical = place.critical.iter().zip(found).map(told).collect();
     seen
+}
+
+/// When a file was last written to. One that is dated ahead, as an archive may have it, would count as fresh until then: of that, the
+/// time counts at which its metadata was changed.
+fn last_write(meta: &Metadata, now: Timestamp) -> Option<Timestamp> {
+    let modified = meta.modified().ok().and_then(|modified| Timestamp::try_from(modified).ok());
+    let changed = || Timestamp::from_second(meta.ctime()).ok();
+    modified.filter(|modified| *modified <= now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX)).or_else(changed)
 }
 
 /// Whether something is there, and whether it has any content.
@@ -152,6 +160,12 @@ mod tests {
         fs::File::open(at("old.csv")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
         assert_eq!(probe_data(&place, &AtomicBool::new(false)).critical[0].filled, Some(true));
         assert_eq!((seen.newest, seen.whole), (Timestamp::from_second(200).ok(), true));
+
+        // A file that is dated ahead is as new as the change of its metadata.
+        let ahead = std::time::SystemTime::now() + Duration::from_secs(3600);
+        fs::File::open(at("old.csv")).unwrap().set_modified(ahead).unwrap();
+        let newest = probe_data(&place, &AtomicBool::new(false)).newest.unwrap();
+        assert!(newest <= Timestamp::now() && newest > Timestamp::from_second(1000).unwrap(), "{newest}");
 
         let stopped = probe_data(&place, &AtomicBool::new(true));
         assert!(!stopped.whole && stopped.critical[1].present.is_none() && stopped.critical[5].present == Some(true));

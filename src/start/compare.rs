@@ -16,6 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use rustix::fs::{OFlags, readlinkat};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use self::known::{KnownEntries, Recorded};
@@ -109,6 +110,9 @@ pub struct Compared<'a> {
     pub sqlite: bool,
     /// Most bytes that are read where times do not tell.
     pub most_read: u64,
+    /// Whether everything is to be equal that a restore brings back, whatever times say: files are read, and owners, modes and links
+    /// compared. An entry with extended attributes is never equal then.
+    pub strict: bool,
     /// Number of threads, and when to stop.
     pub ctx: &'a Context<'a>,
 }
@@ -126,7 +130,7 @@ impl Compared<'_> {
         let terms = Terms::of(root, self.place, self.numbered);
         let (recorded, failed) = (RefCell::new(VecDeque::new()), RefCell::new(None));
         let mut known = KnownEntries::new(&packs, root, terms, (&recorded, &failed))?;
-        let rule = Rule { verify_content: false, sample: NO_SAMPLE, turn: NO_SAMPLE - 1, sqlite, check: None };
+        let rule = Rule { verify_content: self.strict, sample: NO_SAMPLE, turn: NO_SAMPLE - 1, sqlite, check: None };
         let used = UsageFinder::default();
         let elsewhere = |found: &SourceEntry| used.is_used(self.root, &found.path, (found.device, found.inode));
         let mut merge = Merge::new(&mut known, rule).asking(&elsewhere);
@@ -247,6 +251,14 @@ impl<'a> SideBySide<'a> {
             // Another name of a file that is compared under its first one.
             MergeStep::Link(found) => {
                 (found.kind, found.size, found.mtime) != (recorded.kind, recorded.size, recorded.mtime)
+                    || self.compared.strict && !recorded.linked
+            }
+            // Times tell nothing of where it points: programs that set them set those of symlinks alike.
+            MergeStep::Adopt(found, entry) if found.kind == EntryKind::Symlink || self.compared.strict => {
+                match self.is_equal(&found, &entry) {
+                    Some(equal) => !equal,
+                    None => return,
+                }
             }
             _ => false,
         };
@@ -270,7 +282,12 @@ impl<'a> SideBySide<'a> {
     /// noted.
     fn is_equal(&mut self, found: &SourceEntry, entry: &Entry) -> Option<bool> {
         let same_owner = (entry.mode, entry.uid, entry.gid) == (found.mode, found.uid, found.gid);
-        if entry.kind != found.kind || self.same_place && !same_owner {
+        if entry.kind != found.kind || (self.same_place || self.compared.strict) && !same_owner {
+            return Some(false);
+        }
+        if self.compared.strict
+            && (entry.link.is_some() != found.linked || !entry.xattrs.is_empty() || self.has_attributes(found))
+        {
             return Some(false);
         }
         match found.kind {
@@ -300,6 +317,13 @@ impl<'a> SideBySide<'a> {
                 None
             }
         }
+    }
+
+    /// Whether an entry has extended attributes, or may have some.
+    fn has_attributes(&self, found: &SourceEntry) -> bool {
+        let (path, mut nothing) = (self.compared.root.path().join(found.path.as_path()), [0u8; 0]);
+        // The list's length is asked for.
+        !matches!(rustix::fs::llistxattr(&path, &mut nothing), Ok(0) | Err(Errno::OPNOTSUPP))
     }
 
     /// Where a symlink points; `None` if it cannot be read.

@@ -171,6 +171,7 @@ impl Gathering<'_> {
             not_walked: &self.options.not_walked,
             sqlite: self.options.sqlite,
             most_read: compare::MOST_READ,
+            strict: false,
             ctx: self.ctx,
         };
         let with = |newest: &Newest, until| match compared.with(newest.vault, &newest.root, until) {

@@ -33,6 +33,8 @@ pub fn saved_before(
         not_walked: &options.not_walked,
         sqlite: options.sqlite,
         most_read: MOST_READ,
+        // It decides that something is replaced without being saved.
+        strict: true,
         ctx,
     };
     let vaults = sites.iter().filter_map(|site| match &site.found {
@@ -98,6 +100,25 @@ mod tests {
         assert_eq!(find(&world, &all).unwrap(), Some(saved));
         let some = Filters { exclude: vec!["*.log".into()], ..Filters::default() };
         assert_eq!(find(&world, &some).unwrap(), None, "other files may be left out");
+        // Nothing that a restore would bring back may differ, whatever the times are.
+        let b = world.data.join("sub/b");
+        let (times, mode) =
+            (std::fs::metadata(&b).unwrap().modified().unwrap(), std::fs::metadata(&b).unwrap().permissions());
+        let at = |text: &str| {
+            std::fs::write(&b, text).unwrap();
+            std::fs::File::open(&b).unwrap().set_modified(times).unwrap();
+        };
+        at("4");
+        assert_eq!(find(&world, &all).unwrap(), None, "other content, the same size and time");
+        at("2");
+        assert_eq!(find(&world, &all).unwrap(), Some(saved));
+        std::fs::set_permissions(&b, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        assert_eq!(find(&world, &all).unwrap(), None, "another mode");
+        std::fs::set_permissions(&b, mode).unwrap();
+        std::fs::hard_link(&b, world.data.with_extension("link")).unwrap();
+        assert_eq!(find(&world, &all).unwrap(), None, "another name");
+        std::fs::remove_file(world.data.with_extension("link")).unwrap();
+        assert_eq!(find(&world, &all).unwrap(), Some(saved));
         world.write("sub/b", b"3");
         assert_eq!(find(&world, &all).unwrap(), None);
         std::fs::remove_dir_all(&world.data).unwrap();

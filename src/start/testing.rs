@@ -75,7 +75,8 @@ impl World {
         let root = Directory::open(&self.data).unwrap();
         let place = directory::place(&self.data, BOOT, &root).unwrap();
         let (place, numbered, ctx) = (&place.identity, place.numbered, &context());
-        let compared = Compared { root: &root, place, numbered, not_walked: &[], sqlite: true, most_read, ctx };
+        let compared =
+            Compared { root: &root, place, numbered, not_walked: &[], sqlite: true, most_read, strict: false, ctx };
         compared.with(&self.vault(), &self.root(name), until).unwrap()
     }
 

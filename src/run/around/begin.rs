@@ -166,6 +166,9 @@ impl Around {
                     }
                 }
                 let place = self.locked_place()?;
+                // Only now: what a restore puts into place is locked before.
+                self.lock_later()?;
+                let was_empty = !self.has_data();
                 // From here on a signal stops the app, and not the program; and nothing ends the term without saving.
                 self.be_busy();
                 ctx.check("start the app")?;
@@ -179,7 +182,7 @@ impl Around {
                 if prepared.save && !settings.detached {
                     self.back_up(BackupCause::Start);
                 }
-                return Ok(Begin::App(TermState::of(app)));
+                return Ok(Begin::App(TermState::of(app, was_empty)));
             }
         })
     }
@@ -192,10 +195,15 @@ impl Around {
         let driver = Arc::new(EpochDriver::new(self.vaults.sites(false)?, options, Arc::new(SystemClock)));
         match driver.begin(ctx) {
             Ok(start) => {
-                if let Start::Begun(begun) = start {
-                    tracing::info!("this instance is of epoch {}", begun.epoch);
-                    self.term.hold(driver, begun);
-                }
+                let begun = match start {
+                    Start::Begun(begun) => {
+                        tracing::info!("this instance is of epoch {}", begun.epoch);
+                        begun
+                    }
+                    // It is kept all the same: by it, this instance sees when it is needed again.
+                    Start::Superseded { .. } => Begun { epoch: driver.epoch().unwrap_or_default(), forced: false },
+                };
+                self.term.hold(driver, begun);
                 Ok(Some(start))
             }
             // What the directory is decides then, and what the other vaults tell of it.

@@ -91,13 +91,9 @@ impl Around {
         Ok(Some(place).filter(|_| !is_remote))
     }
 
-    /// Locks the directory for this `run`, unless the lock is held already. Some apps insist on an empty directory: that is locked as
-    /// soon as something is in it.
+    /// Locks the directory for this `run`, unless the lock is held already. There is none where there is no data yet.
     pub(super) fn lock_directory(&self) -> Result<()> {
         self.lock_within(self.settings.handover)?;
-        if self.term.lock().is_none() {
-            self.lock_later()?;
-        }
         // Only now: nobody else does it, and nobody looks at the directory before.
         self.finish_carrying()
     }
@@ -118,9 +114,13 @@ impl Around {
         Ok(())
     }
 
-    /// Locks the directory as soon as the app, or anything else, has made something in it, unless the lock is set before. The app does
-    /// not inherit that lock, but what it starts is known by its mark all the same.
-    fn lock_later(&self) -> Result<()> {
+    /// Where there is no data when the app is started, locks the directory as soon as the app, or anything else, has made something in
+    /// it: some apps insist on an empty directory. The app does not inherit that lock, but what it starts is known by its mark all the
+    /// same.
+    pub(super) fn lock_later(&self) -> Result<()> {
+        if self.term.lock().is_some() {
+            return Ok(());
+        }
         let (term, stop, changes) = (self.term.clone(), self.stop.clone(), self.term.lock_changes());
         let (runner, look) = (self.runner.clone(), self.settings.look.clone());
         let (data, host) = (self.settings.data.clone(), self.settings.rules.backup.host.clone());

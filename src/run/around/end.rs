@@ -143,11 +143,17 @@ impl Around {
         if self.term.is_lost() && saved.as_ref().is_some_and(|saved| !saved.is_committed()) {
             saved = self.save_once(until, cause, state);
         }
+        // An app that has failed before it made its data directory.
+        let nothing_to_save = |state: &TermState| state.is_empty && !self.settings.data.exists();
         match &saved {
             Some(saved) if saved.is_committed() => match saved.trouble() {
                 None => tracing::info!("the last snapshot of the app's data is taken"),
                 Some(trouble) => tracing::error!("the last snapshot is taken, and is not as it should be: {trouble}"),
             },
+            Some(_) if nothing_to_save(state) => tracing::warn!(
+                "no snapshot is taken: the app has made no data directory {}. If its data is elsewhere, say where: --data DIR",
+                self.settings.data.display()
+            ),
             Some(saved) => tracing::error!(
                 "the last snapshot could not be taken; what the app wrote since the one before is only in {}: {}",
                 self.settings.data.display(),
@@ -178,8 +184,9 @@ impl Around {
             self.end_epoch(&driver, None);
         }
         // Without the last snapshot, and while one may still be committed, the successor is to wait, to use force, and so to commit
-        // its own.
-        let is_over = saved.as_ref().is_some_and(SavedBackup::is_committed) && self.runner.running().is_none();
+        // its own. Where there was never any data, there is nothing to wait for.
+        let is_saved = saved.as_ref().is_some_and(|saved| saved.is_committed() || nothing_to_save(state));
+        let is_over = is_saved && self.runner.running().is_none();
         if let Some(driver) = self.term.driver().filter(|_| is_over && !self.term.is_lost()) {
             self.end_epoch(&driver, saved.as_ref().and_then(SavedBackup::snapshot));
         }

@@ -112,7 +112,17 @@ impl Around {
 fn carry(data: &Path) -> Result<()> {
     let doing = || format!("bring back what snapshots leave out of {}", data.display());
     let Some(note) = read_note(data) else { return Ok(()) };
-    let select = Select::new(data, &note.include, &note.exclude, &[], note.sqlite)?;
+    let select = match Select::new(data, &note.include, &note.exclude, &[], note.sqlite) {
+        Ok(select) => select,
+        // No `run` notes such patterns. The note is not to keep the app from starting for ever.
+        Err(why) => {
+            tracing::error!(
+                "what snapshots leave out stays in the directory that was moved aside, since {NOTE} in {OWN_FOLDER} cannot be used: {why}"
+            );
+            forget(data);
+            return Ok(());
+        }
+    };
     let target = data.canonicalize().doing(doing)?;
     // If it was killed just before the exchange, the new content may have the name for the old.
     let unplaced: Vec<_> = killed::leftovers(&target).iter().filter_map(Leftover::unplaced).collect();
@@ -225,6 +235,10 @@ mod tests {
         for directory in [&data, &scratch.path().join(new)] {
             assert!(!directory.join(OWN_FOLDER).join(NOTE).exists(), "{directory:?}");
         }
+        // Patterns that nobody can read keep no app from starting.
+        note(&data, &[old], "*.{tmp");
+        carry(&data).unwrap();
+        assert!(!data.join(OWN_FOLDER).join(NOTE).exists());
         make(&format!("{new}/later.tmp"));
         carry(&data).unwrap();
         assert!(!data.join("later.tmp").exists());

@@ -32,9 +32,8 @@
 //! somebody has named it. One in which entries are missing or a database failed its check is refused, since what is committed again
 //! would not be good either, and so not the newest.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,7 +46,7 @@ use super::{Around, RunEvent};
 use crate::backup::options::BackupOptions;
 use crate::children::ProgramEnd;
 use crate::deadline;
-use crate::epochs::driver::{Commit, EpochDriver};
+use crate::epochs::driver::{Commit, EpochDriver, Hold};
 use crate::error::{Code, Error, Result};
 use crate::fs::filesystem;
 use crate::job::{self, FinishedJob, Job, Origin};
@@ -107,6 +106,8 @@ struct Heard {
     superseded: bool,
     /// Whether the app had ended before it was to be stopped.
     crashed: bool,
+    /// Whether somebody said at the terminal that it is to end, when it was being stopped already.
+    told: bool,
 }
 
 /// State that the thread that restores shares with the one that hears of events.
@@ -158,7 +159,7 @@ impl Around {
             _ => None,
         };
         *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = Some(UntoldRestore { ran, answer });
-        let is_ending = state.stopping.is_some() || heard.superseded;
+        let is_ending = state.stopping.is_some() || heard.superseded || heard.told;
         let had_app = app.is_some();
         let end = match progress.stage() {
             Stage::Before => {
@@ -219,6 +220,10 @@ impl Around {
             return if had_app { self.start_again(state) } else { None };
         }
         self.term.unwatch();
+        // An instance that has begun since the last look waits for this one, and is not to be overtaken by it.
+        let look = |driver: Arc<EpochDriver>| self.runner.context(|ctx| driver.look(ctx));
+        let superseded =
+            superseded || matches!(self.term.driver().map(look), Some(Hold::Superseded { .. } | Hold::Ended { .. }));
         if let Some(driver) = self.term.driver().filter(|_| !self.term.is_lost())
             && let Err(why) = self.runner.context(|ctx| driver.end(last, ctx))
         {
@@ -269,7 +274,10 @@ impl Around {
                     give_up = Some(now + self.settings.grace / 2);
                     progress.interrupted.store(true, Ordering::SeqCst);
                 }
-                RunEvent::Signal(SignalMeaning::AppWasTold(_)) => progress.interrupted.store(true, Ordering::SeqCst),
+                RunEvent::Signal(SignalMeaning::AppWasTold(_)) => {
+                    heard.told |= progress.stage() != Stage::Before;
+                    progress.interrupted.store(true, Ordering::SeqCst);
+                }
                 RunEvent::Hold(HoldEvent::Superseded { .. }) => {
                     heard.superseded = true;
                     if self.settings.on_superseded != OnSuperseded::Keep {

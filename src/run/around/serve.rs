@@ -44,6 +44,8 @@ pub struct TermState {
     pub(super) app: Option<App>,
     /// When the next backup is due. `None`: not by time.
     due: Option<Instant>,
+    /// Whether there was no data when the term began, and none has been saved since.
+    pub(super) is_empty: bool,
     /// Whether a scheduled backup is not over.
     saving: bool,
     /// How often the app was started again in a row.
@@ -61,9 +63,9 @@ pub struct TermState {
 }
 
 impl TermState {
-    /// The state of an app that has just started.
-    pub(super) fn of(app: App) -> Self {
-        TermState { app: Some(app), ..TermState::default() }
+    /// The state of an app that has just started; `is_empty` says that there was no data then.
+    pub(super) fn of(app: App, is_empty: bool) -> Self {
+        TermState { app: Some(app), is_empty, ..TermState::default() }
     }
 
     /// Whether a user has just ended the app at the terminal: that is no failure.
@@ -103,7 +105,10 @@ impl Around {
                 tracing::warn!("the app is started again ({})", state.restarts);
                 state.again = None;
                 match self.start_app() {
-                    Ok(app) => state.app = Some(app),
+                    Ok(app) => {
+                        state.app = Some(app);
+                        state.watch.iter().for_each(|watch| watch.app_runs(true));
+                    }
                     Err(why) => return Ok(self.not_again(&mut state, &why)),
                 }
             }
@@ -182,6 +187,7 @@ impl Around {
             again.after = None;
         }
         if saved.is_committed() {
+            state.is_empty = false;
             self.term.note_commit(saved.snapshot());
         }
         self.watch_time(saved);
@@ -205,6 +211,7 @@ impl Around {
     fn app_ended(&self, end: ProgramEnd, state: &mut TermState) -> Option<TermEnd> {
         let app = state.app.take()?;
         app.finish_output(OUTPUT);
+        state.watch.iter().for_each(|watch| watch.app_runs(false));
         let age = app.age();
         let again = match end.is_success() || state.was_told() {
             true => RestartDecision::End,

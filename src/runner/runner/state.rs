@@ -14,7 +14,7 @@ use crate::runner::stats::LastRun;
 /// Answers that are kept for whoever asks for a run by its id; older ones are in the vault.
 const KEPT: usize = 256;
 /// Bytes of the reports in the answers that are kept.
-const KEPT_BYTES: usize = 32 << 20;
+pub(super) const KEPT_BYTES: usize = 32 << 20;
 
 /// What a runner knows of its requests and runs.
 pub struct RunnerState {

@@ -1,5 +1,7 @@
 //! A runner at a folder: which requests share a run, and what each request is told.
 
+use super::state::KEPT_BYTES;
+
 mod promises;
 mod unkept;
 mod unsettled;

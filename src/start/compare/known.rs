@@ -24,12 +24,14 @@ pub struct Recorded {
     pub mtime: i64,
     pub ctime: i64,
     pub inode: u64,
+    /// Whether it is one of several names of a file.
+    pub linked: bool,
 }
 
 impl From<&Entry> for Recorded {
     fn from(entry: &Entry) -> Self {
         let Entry { kind, size, mtime, ctime, inode, .. } = *entry;
-        Recorded { path: entry.path.clone(), kind, size, mtime, ctime, inode }
+        Recorded { path: entry.path.clone(), kind, size, mtime, ctime, inode, linked: entry.link.is_some() }
     }
 }
 
