@@ -8,9 +8,12 @@ use serde_json::Value;
 
 use crate::support::World;
 
+/// A field, and whether an older reader takes what is in it.
+type Field = (&'static str, fn(&Value) -> bool);
+
 /// The fields of a root that a program read before there was `run`, with a check of the values that it took. Its types are those of
 /// `src/vault/root.rs` in version 1 of the format.
-const FIELDS: [(&str, fn(&Value) -> bool); 29] = [
+const FIELDS: [Field; 29] = [
     ("format", |value| *value == 1),
     ("vault", Value::is_string),
     ("seq", Value::is_u64),

@@ -374,7 +374,7 @@ fn what_is_damaged_is_not_copied_and_is_named() {
     assert_eq!(quiet.text(), "");
     let quiet = world.run(["verify", "-q", "--read-data"]);
     quiet.ended(4).says(pack.to_str().unwrap());
-    assert_eq!((&*quiet.text(), quiet.stderr.matches(pack.to_str().unwrap()).count()), ("", 1), "{quiet:?}");
+    assert_eq!((quiet.text(), quiet.stderr.matches(pack.to_str().unwrap()).count()), ("", 1), "{quiet:?}");
     world.run(["verify", "--read-data", "--vault", "other"]).ended(0);
     assert_eq!(snapshots(&world, "other"), [id(&first)]);
 }
