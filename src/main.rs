@@ -110,6 +110,8 @@ impl From<Kind> for ProgramOutcome {
 }
 
 fn main() -> ExitCode {
+    // When a file reaches a size limit (`ulimit -f`), the write to it fails, and the program does not end. Before anything is written.
+    let limited = flag::register(SIGXFSZ, Arc::default());
     let out = Stdout::new();
     let args: Vec<_> = std::env::args_os().collect();
     let (cli, layers) = match layers::settle(&args, &config::of_this_process, &config::names_of_this_process()) {
@@ -158,7 +160,10 @@ fn main() -> ExitCode {
         cli::Command::Config(args) => settings::config(&layers, args, &config::of_this_process, &mut console),
         _ => {
             // An app that is run decides what most signals mean.
-            let watched = if matches!(cli.command, cli::Command::Run(_)) { Ok(()) } else { watch_signals(&stop) };
+            let watched = limited.doing(|| "watch for signals").and_then(|_| match cli.command {
+                cli::Command::Run(_) => Ok(()),
+                _ => watch_signals(&stop),
+            });
             watched.and_then(|()| Config::new(cli, &outside)).and_then(|config| run(config, &mut console))
         }
     };
@@ -283,8 +288,6 @@ fn watch_signals(stop: &Arc<AtomicBool>) -> Result<()> {
             .and_then(|_| flag::register(signal, stop.clone()))
             .doing(doing)?;
     }
-    // When a file reaches a size limit (`ulimit -f`), the write to it fails, and the program does not end.
-    flag::register(SIGXFSZ, Arc::default()).doing(doing)?;
     let arm = move || {
         if first.forever().next().is_some() {
             thread::sleep(ONE_SIGNAL);

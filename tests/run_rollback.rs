@@ -1,7 +1,6 @@
 //! `lastgood rollback`: an app comes back with an older snapshot, wherever it runs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -44,14 +43,6 @@ fn an_app_that_runs_comes_back_with_the_old_data() {
     assert_eq!(counters.saved(), counters.stopped("a"));
 }
 
-/// The largest file of a folder, and what is in it.
-fn largest(folder: &Path) -> (PathBuf, Vec<u8>) {
-    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-    let path = files.max_by_key(|path| path.metadata().unwrap().len()).unwrap();
-    let content = fs::read(&path).unwrap();
-    (path, content)
-}
-
 #[test]
 fn a_rollback_holds_for_the_directory_that_the_snapshot_was_taken_in() {
     let world = World::new();
@@ -79,11 +70,11 @@ fn where_nobody_runs_the_next_start_has_the_old_data() {
     let (last, snapshots) = (counters.stopped("a"), counters.snapshots());
 
     // A snapshot that could not be restored stops no app.
-    let packs = counters.world.vault().join("packs");
-    let (pack, whole) = largest(&packs);
-    fs::write(&pack, vec![0; whole.len()]).unwrap();
+    let packs = fs::read_dir(counters.world.vault().join("packs")).unwrap().map(|pack| pack.unwrap().path());
+    let whole: Vec<_> = packs.map(|pack| (fs::read(&pack).unwrap(), pack)).collect();
+    whole.iter().for_each(|(bytes, pack)| fs::write(pack, vec![0; bytes.len()]).unwrap());
     counters.world.run(["rollback", &old, "--service", "shop"]).ended(4).says("[damage]");
-    fs::write(&pack, whole).unwrap();
+    whole.iter().for_each(|(bytes, pack)| fs::write(pack, bytes).unwrap());
     assert_eq!(counters.snapshots(), snapshots);
 
     // Refusals change nothing: another service's vault, and names of no snapshot that could be older.

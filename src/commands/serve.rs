@@ -28,8 +28,9 @@ pub fn serve(service: ServiceConfig, vaults: Arc<VaultPool>, shutdown: &Shutdown
         Arc::new(Runner::new(service.rules, vaults, Arc::new(LogMonitor), system_random, shutdown.stop().clone()));
     let serving = Service::open(service.serving, runner.clone(), &runtime)?;
     let (ended, mut work_ended) = oneshot::channel();
+    let worker = runner.clone();
     // The sender is dropped in a panic, too. A receiver that has gone does not hear of it.
-    let work = move || _ = ended.send(runner.work());
+    let work = move || _ = ended.send(worker.work());
     thread::Builder::new().name("runner".into()).spawn(work).doing(|| "start the thread of the runs")?;
     let done = runtime.block_on(async {
         watch(shutdown)?;
@@ -58,6 +59,8 @@ pub fn serve(service: ServiceConfig, vaults: Arc<VaultPool>, shutdown: &Shutdown
     });
     // A task that hangs is not waited for: the process ends.
     runtime.shutdown_timeout(Duration::ZERO);
+    // Not before: with it go stores, which end threads of their own, and may not do that within an asynchronous task.
+    drop(runner);
     match done? {
         true => {
             tracing::info!("ended: all that was asked for is answered");
