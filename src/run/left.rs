@@ -113,8 +113,7 @@ impl RunProof {
 
     /// Whether that `run` has ended, which is known only where its number means something.
     pub fn is_gone(&self) -> bool {
-        let now = Process::look(self.run.pid).filter(|now| !now.zombie).map(|now| now.identity);
-        ProcessSpace::here().as_ref() == Some(&self.space) && now != Some(self.run)
+        ProcessSpace::here().as_ref() == Some(&self.space) && !still_runs(self.run)
     }
 
     /// Returns the processes that its app has started and that are there, if it has ended itself.
@@ -122,13 +121,8 @@ impl RunProof {
         if !self.is_gone() {
             return Vec::new();
         }
-        let entry = format!("{MARK}={}", self.mark).into_bytes();
         let all: Vec<_> = processes().filter(|found| is_ours(found.identity.pid)).collect();
-        let has_mark = |found: &Process| {
-            let environment = fs::read(format!("/proc/{}/environ", found.identity.pid)).unwrap_or_default();
-            environment.split(|&byte| byte == 0).any(|variable| variable == entry)
-        };
-        let marked: Vec<_> = all.iter().filter(|found| has_mark(found)).copied().collect();
+        let marked: Vec<_> = all.iter().filter(|found| has_mark(found.identity.pid, &self.mark)).copied().collect();
         proven(self.group, &all, &marked, &ancestors(this(), &all))
     }
 
@@ -210,13 +204,16 @@ pub fn mark() -> Result<&'static str> {
 
 /// The app that this process runs, if that leads a process group.
 pub fn app_of_this() -> Option<u32> {
-    let entry = format!("{MARK}={}", mark().ok()?).into_bytes();
-    let has_mark = |pid: u32| {
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|variable| variable == entry)
-    };
+    let mark = mark().ok()?;
     let leads = |found: &Process| found.parent == this() && found.group == found.identity.pid && !found.zombie;
-    processes().filter(leads).map(|found| found.identity.pid).find(|pid| has_mark(*pid))
+    processes().filter(leads).map(|found| found.identity.pid).find(|pid| has_mark(*pid, mark))
+}
+
+/// Whether a process has a mark in its environment.
+fn has_mark(pid: u32, mark: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let entry = format!("{MARK}={mark}").into_bytes();
+    environment.split(|&byte| byte == 0).any(|variable| variable == entry)
 }
 
 fn this() -> u32 {

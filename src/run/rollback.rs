@@ -18,6 +18,7 @@ use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Commit, EpochDriver, EpochOptions, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::job;
+use crate::lineage;
 use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::pin::pin;
@@ -25,7 +26,6 @@ use crate::replicas::pool::VaultPool;
 use crate::replicas::recommit::{NewRoot, ROLLBACK, acceptable, recommit};
 use crate::replicas::{Site, SiteState, none_serves};
 use crate::restore::select::LATEST;
-use crate::vault::hex::Hex;
 use crate::vault::read::PackReader;
 use crate::vault::root::SnapshotName;
 use crate::verify;
@@ -134,11 +134,9 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
         if let Commit::Diverged { by } = driver.before_commit(ctx)? {
             return Err(lost(by));
         }
-        let mut serial = [0; 16];
-        (ctx.random)(&mut serial)?;
         let new = NewRoot {
             epoch: begun.epoch,
-            serial: Hex(serial),
+            serial: lineage::new_serial(ctx)?,
             origin: ROLLBACK,
             run: options.run,
             host: settings.host.clone(),
