@@ -109,6 +109,7 @@ pub enum Group {
 pub type OnEnd = Box<dyn FnOnce(ProgramEnd) + Send>;
 
 /// A program that was started.
+#[derive(Clone)]
 pub struct Program {
     pid: Pid,
     group: Group,

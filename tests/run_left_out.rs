@@ -93,6 +93,36 @@ fn what_an_app_had_started_is_ended_before_the_next_one_starts() {
 }
 
 #[test]
+fn what_was_started_with_an_empty_environment_is_ended_as_well() {
+    let counters = Counters::new();
+    let world = &counters.world;
+    world.write("n", "0");
+    let bare = format!("while :; do echo x >> {}/bare; sleep 0.05; done", world.data().display());
+    let app = "import subprocess, sys, time
+bare = subprocess.Popen(['/bin/sh', '-c', sys.argv[1]], env={}, start_new_session=True)
+open('bare-pid', 'w').write(str(bare.pid) + '\\n')
+time.sleep(1000)";
+    let options = ["run", "--init", "--every", "off", "--", "python3", "-I", "-S", "-c", app, &bare];
+    let mut run = Running::start(without_terminal(&world.command(options)), "");
+    let read = || fs::read_to_string(world.path("bare-pid")).ok()?.strip_suffix('\n')?.parse::<u32>().ok();
+    let pid = until("a process of the app", WITHIN, || run.log(), read);
+    let is_noted = || {
+        let text = fs::read(world.data().join(".lastgood/run.lock")).ok()?;
+        let noted = serde_json::from_slice::<Value>(&text).ok()?["proof"]["unmarked"].clone();
+        noted.as_array()?.iter().any(|found| found[0] == pid).then_some(())
+    };
+    until("process in the lock", WITHIN, || run.log(), is_noted);
+    assert_eq!(run.end(Signal::KILL).0, None);
+    // Its app is gone.
+    let size = || fs::metadata(world.path("data/bare")).map_or(0, |found| found.len());
+    let before = size();
+    until("a write after that", WITHIN, String::new, || (size() > before).then_some(()));
+    let next = world.command(["run", "--every", "off", "--", "true"]);
+    crate::support::Ran::of(without_terminal(&next)).ended(0).says("is left of a `lastgood run` that was killed");
+    gone(pid);
+}
+
+#[test]
 fn a_directory_that_was_empty_is_locked_once_the_app_has_written_to_it() {
     let counters = Counters::new();
     fs::create_dir(counters.world.data()).unwrap();

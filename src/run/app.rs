@@ -25,7 +25,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use self::pipes::Pipes;
 use super::command::AppCommand;
-use super::left;
+use super::left::{self, ProcessIdentity};
 use super::lock::RunLock;
 use super::output::{Output, OutputMatch};
 use crate::children::{Group, Program, ProgramEnd};
@@ -35,6 +35,10 @@ use crate::error::{Doing, Result};
 const KILLED: Duration = Duration::from_secs(5);
 /// How often the processes that the app left are looked for while they end.
 const STEP: Duration = Duration::from_millis(20);
+/// The shortest pause between two looks for processes that do not have the mark.
+const LOOK: Duration = Duration::from_secs(1);
+/// The pause is at least this many times as long as a look, which reads a file per process of the machine.
+const PAUSES: u32 = 400;
 
 /// How the app is started.
 pub struct AppOptions {
@@ -165,6 +169,30 @@ impl App {
                 return StoppedApp { end, killed: true, left };
             }
         }
+    }
+
+    /// Calls `note` again and again while the app runs, with the processes that it has started and that do not have its mark.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn watch_unmarked(&self, note: impl Fn(&[ProcessIdentity]) + Send + 'static) -> Result<()> {
+        let program = self.program.clone();
+        let family = move |program: &Program| -> Vec<u32> {
+            program.left().into_iter().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()).collect()
+        };
+        let work = move || {
+            let mut pause = LOOK;
+            while program.wait_for(pause).is_none() {
+                let began = Instant::now();
+                note(&left::unmarked(|| family(&program)));
+                pause = LOOK.max(began.elapsed() * PAUSES);
+            }
+        };
+        std::thread::Builder::new()
+            .name("unmarked".into())
+            .spawn(work)
+            .doing(|| "start a thread that looks at the app")?;
+        Ok(())
     }
 
     /// Waits until all of its output is passed on, for this long at most, and returns whether it is: the reader may be slow, and

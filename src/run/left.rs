@@ -11,7 +11,18 @@
 //!   no proof: the app is dead, and a group may be formed again under its number.
 //! - A program may overwrite its environment to change its title. So in the app's group and session all are taken for proven as soon as
 //!   one of them is, or the app's zombie is there: the group has had a member ever since then, and is the same one.
+//! - A program may be started with an emptied environment. `run` looks for such processes while the app runs, and writes down which
+//!   they are ([`unmarked`]): one of them is proven as long as it lives, by its number and when it began.
+//! - What a proven process has started is proven: the parent of a process is the one that started it, or one that orphans of its own
+//!   descendants came to.
 //! - All of them are of this user.
+//!
+//! What stays unknown has an emptied environment, was started after the last look, its parent is gone, and no proven process is in its
+//! group. Nothing that the kernel keeps proves it. The numbers of the group and the session are used again as soon as neither has a
+//! member, and a process may have begun before the group of its number did. A session of the app's own would say more; but a program
+//! that leads a session takes any terminal that it opens for its own, and gets that one's signals. A cgroup of the app's own cannot be
+//! made in a container as a rule, and that of the container has others in it. Descriptors that are inherited are closed by what empties
+//! the environment, too. It is left, since to end a process of somebody else is worse.
 //!
 //! A signal goes to a descriptor of the process, which is proven once more while that is held. Where the system has no such
 //! descriptors, nothing gets a signal.
@@ -37,6 +48,8 @@ pub const MARK: &str = "LASTGOOD_RUN_MARK";
 const STEP: Duration = Duration::from_millis(50);
 /// How long processes that were killed are waited for: those that wait for a disk end later.
 const KILLED: Duration = Duration::from_secs(5);
+/// The most processes without the mark that are written down.
+const MAX_UNMARKED: usize = 100;
 /// Where in `/proc/<pid>/stat`, after the name, the time is at which a process began.
 const START: usize = 19;
 
@@ -56,6 +69,9 @@ pub struct ProcessSpace {
     boot: String,
     /// The number of the namespace of processes.
     namespace: u64,
+    /// The number of the namespace of clocks, by which the times are counted at which processes began. `None` where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clocks: Option<u64>,
 }
 
 /// The leader of a process group, and the session that it was in.
@@ -76,6 +92,9 @@ pub struct RunProof {
     /// `None` before the app has started, and where it is in the group of `run`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<AppGroup>,
+    /// What the app has started without its mark: the numbers, and when each began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unmarked: Vec<(u32, u64)>,
 }
 
 /// What `/proc` says of a process.
@@ -94,7 +113,8 @@ impl ProcessSpace {
     pub fn here() -> Option<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
         let namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
-        (!boot.is_empty()).then_some(ProcessSpace { boot, namespace })
+        let clocks = fs::metadata("/proc/self/ns/time").ok().map(|found| found.ino());
+        (!boot.is_empty()).then_some(ProcessSpace { boot, namespace, clocks })
     }
 }
 
@@ -102,13 +122,29 @@ impl RunProof {
     /// By what this process is known. `None` where the system tells too little.
     pub fn of_this() -> Option<Self> {
         let run = Process::look(this())?.identity;
-        Some(RunProof { space: ProcessSpace::here()?, run, mark: mark().ok()?.to_owned(), group: None })
+        Some(RunProof {
+            space: ProcessSpace::here()?,
+            run,
+            mark: mark().ok()?.to_owned(),
+            group: None,
+            unmarked: Vec::new(),
+        })
     }
 
     /// Adds the app, if it leads a process group.
     pub fn with_app(self, pid: u32) -> Self {
         let app = Process::look(pid).filter(|app| app.group == pid);
         RunProof { group: app.map(|app| AppGroup { app: app.identity, session: app.session }), ..self }
+    }
+
+    /// Has these be what the app has started without its mark: the oldest of them, if they are many. Returns whether that is news.
+    pub fn set_unmarked(&mut self, processes: &[ProcessIdentity]) -> bool {
+        let mut unmarked: Vec<_> = processes.iter().map(|found| (found.pid, found.start)).collect();
+        unmarked.sort_unstable_by_key(|&(pid, start)| (start, pid));
+        unmarked.truncate(MAX_UNMARKED);
+        let is_news = self.unmarked != unmarked;
+        self.unmarked = unmarked;
+        is_news
     }
 
     /// Whether that `run` has ended, which is known only where its number means something.
@@ -122,8 +158,12 @@ impl RunProof {
             return Vec::new();
         }
         let all: Vec<_> = processes().filter(|found| is_ours(found.identity.pid)).collect();
-        let marked: Vec<_> = all.iter().filter(|found| has_mark(found.identity.pid, &self.mark)).copied().collect();
-        proven(self.group, &all, &marked, &ancestors(this(), &all))
+        let is_known = |found: &&Process| {
+            let ProcessIdentity { pid, start } = found.identity;
+            self.unmarked.contains(&(pid, start)) || has_mark(pid, &self.mark)
+        };
+        let known: Vec<_> = all.iter().filter(is_known).copied().collect();
+        proven(self.group, &all, &known, &ancestors(this(), &all))
     }
 
     /// Ends what is [left](Self::left): with SIGTERM, and after a time with SIGKILL. Returns what was there, for people.
@@ -209,6 +249,20 @@ pub fn app_of_this() -> Option<u32> {
     processes().filter(leads).map(|found| found.identity.pid).find(|pid| has_mark(*pid, mark))
 }
 
+/// Returns those of the app's processes that do not have its mark. `family` tells the numbers of all that it has started: twice, since a
+/// number may become another process's after it was told.
+pub fn unmarked(family: impl Fn() -> Vec<u32>) -> Vec<ProcessIdentity> {
+    let Ok(mark) = mark() else { return Vec::new() };
+    let look = |pid| Process::look(pid).filter(|found| !found.zombie).map(|found| found.identity);
+    let is_bare = |pid: &u32| is_ours(*pid) && !has_mark(*pid, mark);
+    let bare: Vec<_> = family().into_iter().filter(is_bare).filter_map(look).collect();
+    if bare.is_empty() {
+        return bare;
+    }
+    let again = family();
+    bare.into_iter().filter(|found| again.contains(&found.pid) && look(found.pid) == Some(*found)).collect()
+}
+
 /// Whether a process has a mark in its environment.
 fn has_mark(pid: u32, mark: &str) -> bool {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -225,18 +279,27 @@ fn is_ours(pid: u32) -> bool {
     fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == geteuid().as_raw())
 }
 
-/// Returns the living processes that are proven: those that are `marked`, and those in the app's group if one of that is.
-fn proven(group: Option<AppGroup>, all: &[Process], marked: &[Process], but: &[u32]) -> Vec<ProcessIdentity> {
+/// Returns the living processes that are proven: those that are `known`, those in the app's group if one of that is, and what these have
+/// started.
+fn proven(group: Option<AppGroup>, all: &[Process], known: &[Process], but: &[u32]) -> Vec<ProcessIdentity> {
     let group = group.filter(|group| {
         let is_member = |found: &Process| (found.group, found.session) == (group.app.pid, group.session);
-        all.iter().any(|found| is_member(found) && (found.identity == group.app || marked.contains(found)))
+        all.iter().any(|found| is_member(found) && (found.identity == group.app || known.contains(found)))
     });
     let in_group =
         |found: &Process| group.is_some_and(|group| (found.group, found.session) == (group.app.pid, group.session));
-    let is_left = |found: &&Process| {
-        !found.zombie && !but.contains(&found.identity.pid) && (marked.contains(found) || in_group(found))
-    };
-    all.iter().filter(is_left).map(|found| found.identity).collect()
+    let may_be = |found: &&Process| !found.zombie && !but.contains(&found.identity.pid);
+    let is_left = |found: &&Process| known.contains(found) || in_group(found);
+    let mut left: Vec<_> = all.iter().filter(may_be).filter(is_left).map(|found| found.identity).collect();
+    loop {
+        let is_new =
+            |found: &&Process| !left.contains(&found.identity) && left.iter().any(|parent| parent.pid == found.parent);
+        let more: Vec<_> = all.iter().filter(may_be).filter(is_new).map(|found| found.identity).collect();
+        if more.is_empty() {
+            return left;
+        }
+        left.extend(more);
+    }
 }
 
 /// Returns a process and those that it descends from: an app's remains may have started this very program again.
@@ -317,11 +380,45 @@ mod tests {
         assert_eq!(numbers(proven(group, &all, &[], &[])), [0; 0]);
         assert_eq!(numbers(proven(group, &all, &[other], &[])), [13]);
         assert_eq!(numbers(proven(None, &all, &[marked], &[])), [11]);
+        // What a proven process has started is proven, but not through one that this program descends from.
+        let started = [process(30, 13, 30), process(31, 30, 31)];
+        let all = [&all[..], &started].concat();
+        assert_eq!(numbers(proven(group, &all, &[other], &[])), [13, 30, 31]);
+        assert_eq!(numbers(proven(group, &all, &[other], &[13])), [0; 0]);
         // The app's zombie keeps its number, which another process of that number does not.
         let zombie = Process { zombie: true, ..process(10, 1, 10) };
         assert_eq!(numbers(proven(group, &[zombie, bare], &[], &[])), [12]);
         let another = Process { identity: ProcessIdentity { pid: 10, start: 99 }, ..process(10, 1, 10) };
         assert_eq!(numbers(proven(group, &[another, bare], &[], &[])), [0; 0]);
+    }
+
+    #[test]
+    fn what_has_no_mark_is_known_once_it_was_seen() {
+        let own = Process::look(this()).unwrap().identity;
+        let mut bare = sleeper(None, false);
+        let pid = bare.id();
+        let seen = unmarked(|| vec![pid]);
+        assert_eq!(seen, [Process::look(pid).unwrap().identity]);
+        let calls = std::cell::Cell::new(0);
+        let once = || (0..u32::from(calls.replace(1) == 0)).map(|_| pid).collect();
+        assert_eq!(unmarked(once), []);
+        let run = ProcessIdentity { pid: own.pid, start: own.start + 1 };
+        let space = ProcessSpace::here().unwrap();
+        let mut proof = RunProof { space, run, mark: "of nobody".into(), group: None, unmarked: Vec::new() };
+        assert!(proof.set_unmarked(&seen) && !proof.set_unmarked(&seen));
+        assert!(proof.left().contains(&seen[0]));
+        proof.set_unmarked(&[ProcessIdentity { start: seen[0].start + 1, ..seen[0] }]);
+        assert_eq!(proof.left(), []);
+        bare.kill().unwrap();
+        bare.wait().unwrap();
+    }
+
+    #[test]
+    fn of_many_processes_the_oldest_are_written_down() {
+        let mut proof = RunProof::of_this().unwrap();
+        let many: Vec<_> = (0..200).map(|n| ProcessIdentity { pid: 5000 + n, start: u64::from(1000 - n) }).collect();
+        assert!(proof.set_unmarked(&many));
+        assert_eq!((proof.unmarked.len(), proof.unmarked[0]), (MAX_UNMARKED, (5199, 801)));
     }
 
     /// A process that ignores SIGTERM if it is to, with a mark or without.
@@ -343,6 +440,7 @@ mod tests {
             run: ProcessIdentity { pid, start },
             mark: mark.clone(),
             group: None,
+            unmarked: Vec::new(),
         };
         let own = Process::look(this()).unwrap().identity;
         let (mut one, mut deaf, mut other) =
@@ -356,13 +454,14 @@ mod tests {
             assert!(Instant::now() < wait);
             std::thread::sleep(STEP);
         }
-        // That run is there; it is of another boot; of another container.
+        // That run is there; it is of another boot; of another container; its clocks are others.
         let elsewhere = |space| RunProof { space, ..proof(own.pid, own.start + 1) };
         let here = ProcessSpace::here().unwrap();
         for proof in [
             proof(own.pid, own.start),
             elsewhere(ProcessSpace { boot: "another".into(), ..here.clone() }),
-            elsewhere(ProcessSpace { namespace: here.namespace + 1, ..here }),
+            elsewhere(ProcessSpace { namespace: here.namespace + 1, ..here.clone() }),
+            elsewhere(ProcessSpace { clocks: Some(1), ..here }),
         ] {
             assert_eq!((proof.left(), proof.end_left(time, &never)), (Vec::new(), Ok(Vec::new())));
         }

@@ -13,6 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -20,7 +21,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::left::RunProof;
+use super::left::{ProcessIdentity, RunProof};
 use crate::error::{Code, Error, Result};
 use crate::fs::holders::{Locks, has_open, program};
 use crate::fs::{Folder, SAFE, is_file, what};
@@ -34,7 +35,7 @@ const TELL: Duration = Duration::from_secs(1);
 /// The most bytes of the file that are read.
 const MAX_FILE: u64 = 4096;
 /// The bytes of the file: always as many, so that one write replaces all that it says.
-const FILE: usize = 1024;
+const FILE: usize = 4096;
 /// The most bytes of a host's name that are shown.
 const MAX_HOST: usize = 100;
 
@@ -58,6 +59,8 @@ pub struct RunLock {
     /// `None` if the filesystem has no locks.
     file: Option<File>,
     path: PathBuf,
+    /// Held while the file is read and written anew.
+    writing: Mutex<()>,
 }
 
 /// Who waits for the lock, and how.
@@ -101,7 +104,7 @@ impl RunLock {
                             .with_code(Code::Locked)
                             .hint("They may write to the data: end them first.")
                     })?;
-                    let lock = RunLock { file: Some(file), path };
+                    let lock = RunLock { file: Some(file), path, writing: Mutex::default() };
                     lock.note(wait.host);
                     return Ok(lock);
                 }
@@ -117,7 +120,7 @@ impl RunLock {
                 Err(why) => {
                     let what = "nothing keeps two `lastgood run` from running on it at the same time";
                     tracing::warn!("{} cannot be locked ({why}): {what}", path.display());
-                    return Ok(RunLock { file: None, path });
+                    return Ok(RunLock { file: None, path, writing: Mutex::default() });
                 }
             }
             if wait.stop.load(Ordering::Relaxed) {
@@ -151,7 +154,7 @@ impl RunLock {
         let path = target.join(OWN_FOLDER).join(RUN_LOCK);
         let file = open(own).map_err(|why| not_opened(&own.path().join(RUN_LOCK), &why))?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        let lock = RunLock { file: locked.is_ok().then_some(file), path };
+        let lock = RunLock { file: locked.is_ok().then_some(file), path, writing: Mutex::default() };
         lock.note(host);
         Ok(lock)
     }
@@ -175,8 +178,18 @@ impl RunLock {
 
     /// Writes down the app that holds the lock together with this program.
     pub fn note_app(&self, pid: u32) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(noted) = self.file.as_ref().and_then(noted) else { return };
         self.write(&LockHolder { proof: noted.proof.map(|proof| proof.with_app(pid)), ..noted });
+    }
+
+    /// Writes down what the app has started without its mark, if that is news.
+    pub fn note_unmarked(&self, processes: &[ProcessIdentity]) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut noted) = self.file.as_ref().and_then(noted) else { return };
+        if noted.proof.as_mut().is_some_and(|proof| proof.set_unmarked(processes)) {
+            self.write(&noted);
+        }
     }
 
     /// Writes down who holds it.

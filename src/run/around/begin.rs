@@ -255,12 +255,14 @@ impl Around {
 
     /// Starts the app.
     pub(super) fn start_app(&self) -> Result<App> {
-        App::start(&AppOptions {
+        let app = App::start(&AppOptions {
             command: self.command.clone(),
             lock: self.term.lock(),
             output: self.output.clone(),
             events: self.app_events.clone(),
-        })
+        })?;
+        self.note_unmarked(&app);
+        Ok(app)
     }
 
     /// Looks at the directory and the vaults, and decides; tells what.

@@ -10,7 +10,8 @@ use crate::fs::beneath::Directory;
 use crate::fs::{Folder, filesystem};
 use crate::lineage::{self, Lineage, Serial};
 use crate::monitor::Context;
-use crate::run::left;
+use crate::run::app::App;
+use crate::run::left::{self, ProcessIdentity};
 use crate::run::lock::{LockWait, RunLock};
 use crate::source::place;
 use crate::start::facts;
@@ -112,6 +113,15 @@ impl Around {
         let wait = LockWait { host, patience, stop_timeout, stop: self.term.halt() };
         self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
         Ok(())
+    }
+
+    /// Has the lock say, while the app runs, which of the processes that it has started cannot be known by its mark.
+    pub(super) fn note_unmarked(&self, app: &App) {
+        let term = self.term.clone();
+        let note = move |found: &[ProcessIdentity]| term.lock().iter().for_each(|lock| lock.note_unmarked(found));
+        if let Err(why) = app.watch_unmarked(note) {
+            tracing::warn!("what the app starts with an empty environment is not known: {why}");
+        }
     }
 
     /// Where there is no data when the app is started, locks the directory as soon as the app, or anything else, has made something in
