@@ -123,6 +123,31 @@ time.sleep(1000)";
 }
 
 #[test]
+fn what_an_app_had_started_beside_an_empty_directory_is_ended_too() {
+    let counters = Counters::new();
+    let world = &counters.world;
+    fs::create_dir(world.data()).unwrap();
+    // What it starts writes only later.
+    let app = "import subprocess, sys, time
+late = subprocess.Popen(['/bin/sh', '-c', sys.argv[1]], start_new_session=True)
+open('late-pid', 'w').write(str(late.pid) + '\\n')
+time.sleep(1000)";
+    let late = "while ! test -e go; do sleep 0.05; done; echo late > data/late; sleep 1000";
+    let options = ["run", "--init", "--every", "off", "--", "python3", "-I", "-S", "-c", app, late];
+    let mut run = Running::start(without_terminal(&world.command(options)), "");
+    let read = || fs::read_to_string(world.path("late-pid")).ok()?.strip_suffix('\n')?.parse::<u32>().ok();
+    let pid = until("a process of the app", WITHIN, || run.log(), read);
+    assert_eq!(run.end(Signal::KILL).0, None);
+    assert_eq!(fs::read_dir(world.data()).unwrap().count(), 0);
+    let script = "touch go; sleep 0.3; ls data";
+    let next = world.command(["run", "--every", "off", "--", "sh", "-c", script]);
+    let next = crate::support::Ran::of(without_terminal(&next));
+    next.ended(0).says("is left of a `lastgood run` that was killed");
+    gone(pid);
+    assert_eq!(fs::read_dir(world.data()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_directory_that_was_empty_is_locked_once_the_app_has_written_to_it() {
     let counters = Counters::new();
     fs::create_dir(counters.world.data()).unwrap();

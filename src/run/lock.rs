@@ -6,7 +6,10 @@
 //!
 //! What the app starts may not inherit it: Python's `subprocess` closes what it is not told to keep. If `run` is killed, the app dies
 //! with it, the lock is free, and such processes go on writing. So the file says by what they are known ([`RunProof`]), and the next
-//! one that locks it ends them first ([`super::left`]). It does the same if the lock is held by what a dead `run` has left.
+//! one that locks it ends them first ([`super::left`]). It does the same if the lock is held by what a dead `run` has left. While the
+//! directory is empty, and has no lock, an [`EarlyRecord`] elsewhere says the same.
+
+mod early;
 
 use std::fs::File;
 use std::io;
@@ -27,6 +30,8 @@ use crate::fs::holders::{Locks, has_open, program};
 use crate::fs::{Folder, SAFE, is_file, what};
 use crate::lineage::{OWN_FOLDER, RUN_LOCK, own_folder};
 use crate::text::one_line;
+
+pub use self::early::EarlyRecord;
 
 /// The sleep between two attempts to lock.
 const STEP: Duration = Duration::from_millis(100);

@@ -261,7 +261,7 @@ impl Around {
             output: self.output.clone(),
             events: self.app_events.clone(),
         })?;
-        self.note_unmarked(&app);
+        self.note_app(&app);
         Ok(app)
     }
 

@@ -12,7 +12,7 @@ use crate::lineage::{self, Lineage, Serial};
 use crate::monitor::Context;
 use crate::run::app::App;
 use crate::run::left::{self, ProcessIdentity};
-use crate::run::lock::{LockWait, RunLock};
+use crate::run::lock::{EarlyRecord, LockWait, RunLock};
 use crate::source::place;
 use crate::start::facts;
 use crate::vault::root::{SnapshotName, SourceIdentity};
@@ -100,6 +100,9 @@ impl Around {
     }
 
     fn lock_within(&self, patience: Duration) -> Result<()> {
+        let (host, stop_timeout) = (&self.settings.rules.backup.host, self.settings.stop_timeout);
+        let wait = LockWait { host, patience, stop_timeout, stop: self.term.halt() };
+        EarlyRecord::end_left(&self.settings.data, &wait)?;
         if !self.has_data() {
             self.term.set_lock(None);
             return Ok(());
@@ -109,16 +112,19 @@ impl Around {
         if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
             return Ok(());
         }
-        let (host, stop_timeout) = (&self.settings.rules.backup.host, self.settings.stop_timeout);
-        let wait = LockWait { host, patience, stop_timeout, stop: self.term.halt() };
         self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
         Ok(())
     }
 
-    /// Has the lock say, while the app runs, which of the processes that it has started cannot be known by its mark.
-    pub(super) fn note_unmarked(&self, app: &App) {
+    /// Has the lock, or what stands for it, say which process the app is and, while it runs, which of those that it has started cannot be
+    /// known by its mark.
+    pub(super) fn note_app(&self, app: &App) {
+        // A lock that the app inherits names it already.
+        if self.term.lock().is_none() {
+            self.term.note(|early| early.note_app(app.pid()));
+        }
         let term = self.term.clone();
-        let note = move |found: &[ProcessIdentity]| term.lock().iter().for_each(|lock| lock.note_unmarked(found));
+        let note = move |found: &[ProcessIdentity]| term.note(|lock| lock.note_unmarked(found));
         if let Err(why) = app.watch_unmarked(note) {
             tracing::warn!("what the app starts with an empty environment is not known: {why}");
         }
@@ -126,11 +132,13 @@ impl Around {
 
     /// Where there is no data when the app is started, locks the directory as soon as the app, or anything else, has made something in
     /// it: some apps insist on an empty directory. The app does not inherit that lock, but what it starts is known by its mark all the
-    /// same.
+    /// same. Until then an [`EarlyRecord`] tells of the app.
     pub(super) fn lock_later(&self) -> Result<()> {
         if self.term.lock().is_some() {
             return Ok(());
         }
+        let early = EarlyRecord::write(&self.settings.data, &self.settings.rules.backup.host);
+        self.term.set_early(early.map(Arc::new));
         let (term, stop, changes) = (self.term.clone(), self.stop.clone(), self.term.lock_changes());
         let (runner, look) = (self.runner.clone(), self.settings.look.clone());
         let (data, host) = (self.settings.data.clone(), self.settings.rules.backup.host.clone());

@@ -134,7 +134,7 @@ impl Around {
         self.beside.set(AppState::Ending);
         state.watch = None;
         if self.settings.detached {
-            return;
+            return self.term.set_lock(None);
         }
         let until = until.map(before_last);
         let unused = self.stop_seeking();

@@ -12,7 +12,7 @@ use crate::backup::options::{BackupOptions, BeforeCommit};
 use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
-use crate::run::lock::RunLock;
+use crate::run::lock::{EarlyRecord, RunLock};
 use crate::runner::rules;
 use crate::vault::root::{SnapshotName, SourceIdentity};
 
@@ -67,6 +67,8 @@ struct TermHold {
     /// The last snapshot that was taken then.
     beside: Option<SnapshotName>,
     lock: Option<Arc<RunLock>>,
+    /// Stands for the lock while there is none, since the directory is empty.
+    early: Option<Arc<EarlyRecord>>,
     /// How often the lock was set.
     lock_changes: u64,
 }
@@ -227,10 +229,25 @@ impl Term {
     /// Keeps the lock of the directory. The one before is let go.
     pub fn set_lock(&self, lock: Option<Arc<RunLock>>) {
         let mut state = self.state();
-        let before = std::mem::replace(&mut state.lock, lock);
+        let before = (std::mem::replace(&mut state.lock, lock), state.early.take());
         state.lock_changes += 1;
         drop(state);
         drop(before);
+    }
+
+    /// Keeps what stands for the lock until one is set.
+    pub fn set_early(&self, early: Option<Arc<EarlyRecord>>) {
+        self.state().early = early;
+    }
+
+    /// Has whatever says by what the app is known say more.
+    pub fn note(&self, note: impl FnOnce(&RunLock)) {
+        let state = self.state();
+        let (lock, early) = (state.lock.clone(), state.early.clone());
+        drop(state);
+        if let Some(found) = lock.as_deref().or(early.as_deref().map(EarlyRecord::record)) {
+            note(found);
+        }
     }
 
     /// How often the lock was set.
@@ -242,7 +259,7 @@ impl Term {
     pub fn set_lock_after(&self, changes: u64, lock: Arc<RunLock>) {
         let mut state = self.state();
         if state.lock_changes == changes {
-            (state.lock, state.lock_changes) = (Some(lock), changes + 1);
+            (state.lock, state.early, state.lock_changes) = (Some(lock), None, changes + 1);
         }
     }
 
