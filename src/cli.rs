@@ -15,6 +15,7 @@ mod settings;
 mod start;
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -382,6 +383,22 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("it is not KEY=VALUE".into()),
     }
+}
+
+/// Parses a number that is not 0.
+///
+/// # Errors
+/// A text that says what is wrong with the value.
+pub fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "it must be a whole number from 1".into())
+}
+
+/// Parses a regular expression for lines of the app's output.
+///
+/// # Errors
+/// A text that says what is wrong with the value.
+pub fn expression(text: &str) -> Result<String, String> {
+    lastgood::mask::expression(text).map(|_| text.to_owned())
 }
 
 /// Parses how many uploads, and how many reads, run at the same time.

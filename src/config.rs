@@ -23,7 +23,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use clap::ValueEnum;
 use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::hooks::Hooks;
@@ -216,7 +215,7 @@ impl Config {
         let json = cli.global.json;
         let env = Env::new(outside.env);
         // `OutputOptions::new` has used the format long ago, so that an error can be reported at all; here it is checked.
-        env.parsed("LASTGOOD_LOG_FORMAT", |text| cli::LogFormat::from_str(text, true))?;
+        env.choice::<cli::LogFormat>("LASTGOOD_LOG_FORMAT")?;
         let vaults = vaults(cli.global.vaults, &env, outside)?;
         let cloud = cloud(&cli.global.cloud, &env)?;
         let place = place(&env, &outside.host);

@@ -234,6 +234,12 @@ impl Error {
         self
     }
 
+    /// Adds to the reason, in brackets.
+    pub fn note(mut self, more: &str) -> Self {
+        self.why = format!("{} ({more})", self.why);
+        self
+    }
+
     /// Gives it a code that says more than its kind.
     pub fn with_code(mut self, code: Code) -> Self {
         self.code = code;

@@ -353,16 +353,16 @@ fn put(report: &mut Report, store: &dyn Store) -> Result<String> {
     }
 }
 
-/// Logs a run, in one line with always the same fields.
+/// Logs a run, in one line. A field that has nothing to say is not there.
 pub(crate) fn log(report: &Report, seconds: f64) {
     let (run, action, result) = (report.run.to_string(), report.action.name(), report.result.name());
-    let snapshot = report.snapshot.map(|name| name.to_string()).unwrap_or_default();
-    let error = report.error.as_ref().map(|error| (error.error.as_str(), error.code.as_str()));
-    let (error, code) = error.unwrap_or_default();
+    let snapshot = report.snapshot.map(|name| name.to_string());
+    let error = report.error.as_ref().map(|error| error.error.as_str());
+    let code = report.error.as_ref().map(|error| error.code.as_str());
     // A number where there is one, for metrics that are made of the log.
     let uploaded_bytes = report.done.as_ref().and_then(JobOutput::uploaded_bytes);
     let (execution, attempt) = (&report.place.execution, &report.place.attempt);
-    let (execution, attempt) = (execution.as_deref().unwrap_or_default(), attempt.as_deref().unwrap_or_default());
+    let (execution, attempt) = (execution.as_deref(), attempt.as_deref());
     tracing::info!(
         target: "lastgood::run",
         run,

@@ -21,7 +21,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid, chownat, fchmod, fstat, 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::{Folder, SAFE, is_file, is_folder, open_file, what};
 use crate::monitor::Context;
 use crate::path::EntryPath;
@@ -192,6 +192,39 @@ pub fn write_in(directory: &Folder, lineage: &Lineage) -> Result<()> {
     }
     hand_over(directory);
     sync(&own).doing(doing)
+}
+
+/// Checks that nothing is in the way of a lineage in a data directory, as far as that shows without writing. There is nothing in the way
+/// where there is no directory.
+///
+/// # Errors
+/// Something is; an error of the system.
+pub fn check_place(directory: &Path) -> Result<()> {
+    let own = directory.join(OWN_FOLDER);
+    let doing = |path: &Path| format!("look at {}", path.display());
+    let directory = match Folder::open(directory) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.doing(|| doing(directory))?,
+    };
+    let advice = "Move it away: lastgood keeps there which snapshot the directory comes from.";
+    let in_way = |path: &Path, found: &Stat| {
+        let why = format!("{} has that name", what(found));
+        Error::failed(format!("write {}", path.display()), why).with_code(Code::NotStarted).hint(advice)
+    };
+    match directory.look(OWN_FOLDER).doing(|| doing(&own))? {
+        None => return Ok(()),
+        Some(found) if is_folder(&found) => {}
+        Some(found) => return Err(in_way(&own, &found)),
+    }
+    let folder = directory.enter(OWN_FOLDER).doing(|| doing(&own))?;
+    for name in [STATE, SEED] {
+        let path = own.join(name);
+        match folder.look(name).doing(|| doing(&path))? {
+            Some(found) if is_folder(&found) => return Err(in_way(&path, &found)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gives lastgood's own folder and what is in it to the owner of the data directory, who may be the user that an app

@@ -164,7 +164,9 @@ fn main() -> ExitCode {
                 cli::Command::Run(_) => Ok(()),
                 _ => watch_signals(&stop),
             });
-            watched.and_then(|()| Config::new(cli, &outside)).and_then(|config| run(config, &mut console))
+            watched
+                .and_then(|()| Config::new(cli, &outside).map_err(|why| layers.explain(why)))
+                .and_then(|config| run(config, &mut console))
         }
     };
     let outcome = match done {

@@ -276,6 +276,19 @@ impl JobOutput {
         }
     }
 
+    /// What is not as it should be about the snapshot that was taken, for people. `None` if all is, or if none was taken.
+    pub fn trouble(&self) -> Option<String> {
+        let JobOutput::Backup(report) = self else { return None };
+        report.taken.trouble().or_else(|| {
+            let absent = report.vaults.iter().find(|copy| !copy.holds)?;
+            Some(format!(
+                "{} does not hold it: {}",
+                absent.vault,
+                absent.why.as_deref().unwrap_or("its report says why")
+            ))
+        })
+    }
+
     /// How it ended.
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -338,6 +351,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// What is not as it should be about the snapshot that was taken, for people.
+    pub fn trouble(&self) -> Option<String> {
+        self.done.as_ref().and_then(JobOutput::trouble)
+    }
+
     /// The name of its object.
     pub fn object(&self) -> String {
         let (started, run) = (self.started.strftime(in_store::TIME), self.run);

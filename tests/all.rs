@@ -60,6 +60,7 @@ mod run_hung;
 mod run_instances;
 mod run_killed;
 mod run_left_out;
+mod run_messages;
 mod run_older_readers;
 mod run_refused;
 mod run_rollback;

@@ -174,7 +174,7 @@ fn mistakes_are_told_with_their_line_and_key() {
         ("[backup]\nlevel = 20", 2, "20 is not in 1..=19", ""),
         ("[backup]\nlevel = \"fast\"", 2, "invalid digit", ""),
         ("[backup]\nlevel = [1]", 2, "one text or number", ""),
-        ("[backup]\ninit = \"yes\"", 2, "true or false", ""),
+        ("[backup]\ninit = \"perhaps\"", 2, "true or false", ""),
         ("verbose = true", 1, "a number from 0 to 255", ""),
         ("[backup]\nexclude = [true]", 2, "a list of texts", ""),
         ("[backup]\nbusy-timeout = 10", 2, "such as 90s", ""),

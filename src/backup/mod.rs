@@ -125,6 +125,24 @@ pub struct BackupReport {
     pub traffic: Option<Traffic>,
 }
 
+impl BackupReport {
+    /// What is not as it should be about the snapshot, for people. `None` if all is.
+    pub fn trouble(&self) -> Option<String> {
+        let of = |problem: Option<&Problem>| problem.map(|problem| format!("{}: {}", problem.path, problem.why));
+        let suspect = |counts: bool| self.suspect.clone().filter(|_| counts);
+        // What has diverged is suspect whatever it holds.
+        suspect(!self.diverged)
+            .or_else(|| of(self.errors.first()))
+            .or_else(|| self.stale.first().map(|stale| format!("{}: {}", stale.path, stale.why)))
+            .or_else(|| of(self.torn.first()))
+            .or_else(|| {
+                let failed = self.databases.iter().find(|database| database.failed())?;
+                Some(format!("the database {} failed its check", failed.path))
+            })
+            .or_else(|| suspect(self.diverged))
+    }
+}
+
 /// Takes a snapshot of a data directory into a vault.
 ///
 /// # Errors

@@ -11,7 +11,10 @@ use clap::{Args, ValueEnum};
 
 use lastgood::run::restart::RestartPolicy;
 
-use super::{AccessFlags, AllHookFlags, BackupFlags, PullFlags, RestoreFlags, ResultFlags, StartFlags, duration};
+use super::{
+    AccessFlags, AllHookFlags, BackupFlags, PullFlags, RestoreFlags, ResultFlags, StartFlags, duration, expression,
+    positive,
+};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -94,20 +97,20 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "While it runs")]
     pub coalesce: Duration,
     /// Take at most this many snapshots for critical events in an hour
-    #[arg(long, value_name = "N", default_value = "20", help_heading = "While it runs")]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = positive, help_heading = "While it runs")]
     pub critical_max: NonZeroUsize,
     /// A line of the app's output that matches this regular expression tells of a critical error; repeatable
-    #[arg(long, value_name = "REGEX", help_heading = "The app's output")]
+    #[arg(long, value_name = "REGEX", value_parser = expression, help_heading = "The app's output")]
     pub critical_on: Vec<String>,
     /// How many such lines it takes
-    #[arg(long, value_name = "N", default_value = "5", help_heading = "The app's output")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = positive, help_heading = "The app's output")]
     pub critical_count: NonZeroUsize,
     /// The time within which they come
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "The app's output")]
     pub critical_within: Duration,
     /// What matches this regular expression is masked in the lines of output that a report keeps, beside what looks like a secret
     /// anyway; repeatable
-    #[arg(long, value_name = "REGEX", help_heading = "The app's output")]
+    #[arg(long, value_name = "REGEX", value_parser = expression, help_heading = "The app's output")]
     pub mask: Vec<String>,
     /// Do not read the app's output: it is inherited, and no report keeps its last lines
     #[arg(long, help_heading = "The app's output", conflicts_with = "critical_on")]

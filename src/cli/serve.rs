@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 
-use super::{AllHookFlags, BackupFlags, DispatchFlags, PullFlags, RestoreFlags, ResultFlags, duration};
+use super::{AllHookFlags, BackupFlags, DispatchFlags, PullFlags, RestoreFlags, ResultFlags, duration, positive};
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -106,7 +106,7 @@ pub struct RunFlags {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Runs")]
     pub coalesce: Duration,
     /// Take at most this many snapshots for critical events in an hour
-    #[arg(long, value_name = "N", default_value = "20", help_heading = "Runs")]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = positive, help_heading = "Runs")]
     pub critical_max: NonZeroUsize,
     #[command(flatten, next_help_heading = "Restores")]
     pub replacing: RestoreFlags,

@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use lastgood::error::{Code, Error, Result};
 
+use super::options::one_of;
 use crate::cli;
 
 /// A variable of this process's environment. Nothing else reads it, so that tests can say what is in it.
@@ -71,6 +73,18 @@ impl<'e> Env<'e> {
     /// Usage: it is not a number, or too large.
     pub fn number<N: std::str::FromStr>(&self, name: &str) -> Result<Option<N>> {
         self.parsed(name, |text| text.parse().map_err(|_| "it is not a whole number, or too large".into()))
+    }
+
+    /// Returns a variable's value as one of those that an option has.
+    ///
+    /// # Errors
+    /// Usage: it is none of them.
+    pub fn choice<C: ValueEnum>(&self, name: &str) -> Result<Option<C>> {
+        let allowed = || {
+            let words = C::value_variants().iter().filter_map(C::to_possible_value);
+            words.map(|word| word.get_name().to_owned()).collect::<Vec<_>>()
+        };
+        self.parsed(name, |text| C::from_str(text, true).map_err(|_| format!("it must be {}", one_of(&allowed()))))
     }
 
     /// Returns a variable's value as a length of time.

@@ -11,6 +11,7 @@ use toml_edit::{Document, Item, TableLike, Value};
 
 use super::options::{Options, Setting, Shape, Table, nearest, written};
 use super::secret;
+use super::switches::yes_or_no;
 
 /// The name of the file that is read where no other one is named.
 pub const NAME: &str = "lastgood.toml";
@@ -209,7 +210,7 @@ impl Parser<'_> {
                 (_, None) => return Err(self.unknown(table, name, line, &settings)),
                 (Some(_), Some(_)) => return Err(self.wrong(&below, line, "it is an option, and no table".into())),
                 (None, Some(setting)) => {
-                    let values = values(setting, item).map_err(|why| self.wrong(&below, line, why))?;
+                    let values = values(self.options, setting, item).map_err(|why| self.wrong(&below, line, why))?;
                     for value in &values {
                         self.check(setting, value).map_err(|why| self.wrong(&below, line, why))?;
                     }
@@ -295,11 +296,14 @@ fn place(table: &[String]) -> String {
     if table.is_empty() { "the file, before its first table,".into() } else { written(table) }
 }
 
-/// Returns an item's values as the command line has them.
-fn values(setting: &Setting, item: &Item) -> Result<Vec<String>, String> {
+/// Returns an item's values as the command line has them. There is none if it turns off an option that can be given without a value.
+fn values(options: &Options, setting: &Setting, item: &Item) -> Result<Vec<String>, String> {
     let value = item.as_value().ok_or("it must be a value")?;
+    if let (Some(on), Some(bare)) = (value.as_bool(), options.bare(setting)) {
+        return Ok(if on { vec![bare] } else { Vec::new() });
+    }
     let wanted = match setting.shape() {
-        Shape::Switch => match value.as_bool() {
+        Shape::Switch => match text(value).and_then(|text| yes_or_no(&text).ok()) {
             Some(on) => return Ok(vec![on.to_string()]),
             None => "it must be true or false",
         },

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
-use lastgood::error::{Code, Error, Result};
+use lastgood::error::{Code, Error, Kind, Result};
 
 use super::file::{ConfigFile, FoundFile, NAME, VARIABLES};
 use super::options::{Options, Setting, Shape, Table, command_of, nearest, relaxed};
@@ -20,6 +20,9 @@ use crate::cli::{self, Cli, GlobalFlags};
 
 /// The variable that names the file.
 const FILE: &str = "LASTGOOD_CONFIG";
+
+/// The fewest characters of a value by which an error is taken to be about it.
+const SHOWN: usize = 3;
 
 /// Returns a variable's value, `None` if it is not set.
 pub type Variables<'v> = &'v dyn Fn(&str) -> Option<OsString>;
@@ -57,6 +60,8 @@ pub struct Layers {
     pub unknown: Vec<String>,
     /// What the file says and is taken as if a variable said it.
     as_variables: BTreeMap<String, OsString>,
+    /// What variables and the file say of the command's options.
+    said: Vec<Effective>,
     matches: ArgMatches,
 }
 
@@ -141,7 +146,9 @@ pub(super) fn settle_with(
     let pair =
         |effective: &Effective| Some((effective.setting.variables.first()?.clone(), effective.values.first()?.into()));
     let as_variables = as_variables.into_iter().filter_map(pair).collect();
-    Ok((cli, Layers { file, unknown, as_variables, matches }))
+    let mut said = effective;
+    said.retain(|effective| matches!(effective.origin, Origin::Variable(_) | Origin::File(..)));
+    Ok((cli, Layers { file, unknown, as_variables, said, matches }))
 }
 
 /// Returns a variable's value; `None` if it is not set or empty.
@@ -179,7 +186,7 @@ pub fn effective(
         let (values, origin) = if let Some(values) = typed {
             (values, Origin::Flag)
         } else if let Some((value, name)) = named() {
-            (variables::values(&setting, &value.to_string_lossy()), Origin::Variable(name))
+            (variables::values(options, &setting, &value.to_string_lossy()), Origin::Variable(name))
         } else if let Some((table, given)) = file.get(&setting) {
             (given.values.clone(), Origin::File(table.clone(), given.line))
         } else {
@@ -329,10 +336,48 @@ impl Layers {
         set(variable, name).or_else(|| self.as_variables.get(name).cloned()).or_else(of_file)
     }
 
+    /// Adds to an error about settings where those that it names come from, if that is a variable or the file and it does not say so.
+    pub fn explain(&self, why: Error) -> Error {
+        if why.kind() != Kind::Usage {
+            return why;
+        }
+        let text = why.what();
+        let comes_from = |effective: &Effective| {
+            let Effective { setting, values, origin } = effective;
+            let option = format!("--{}", setting.key);
+            let has_value = matches!(setting.shape(), Shape::One | Shape::List);
+            let mut values = values.iter().filter(|value| has_value && value.chars().count() >= SHOWN);
+            let named = match has_word(&text, &option) {
+                true => &option,
+                false => values.find(|value| has_word(&text, value))?,
+            };
+            let origin = match origin {
+                Origin::Variable(name) => name.clone(),
+                Origin::File(_, line) => {
+                    let path = self.file.path.as_deref().unwrap_or_else(|| NAME.as_ref()).display();
+                    format!("`{}` in {path}, line {line}", setting.key)
+                }
+                Origin::Flag | Origin::Default => return None,
+            };
+            (!text.contains(&origin)).then(|| format!("{named} comes from {origin}"))
+        };
+        let all: Vec<_> = self.said.iter().filter_map(comes_from).collect();
+        if all.is_empty() { why } else { why.note(&all.join(", ")) }
+    }
+
     /// Returns the arguments that all commands have and that are on the command line.
     pub fn given(&self) -> &ArgMatches {
         command_of(&self.matches).1
     }
+}
+
+/// Whether a text has another one as a word of its own.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '/');
+    text.match_indices(word).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + word.len()..]);
+        !before.ends_with(is_part) && !after.starts_with(is_part)
+    })
 }
 
 #[cfg(test)]
@@ -378,6 +423,35 @@ mod tests {
         assert_eq!(args.read_data, Some(2.5));
         let (global, args) = backup("backup --unset init --unset verbose", &[]);
         assert_eq!((global.verbose, args.taking.init), (0, false));
+    }
+
+    #[test]
+    fn an_error_names_the_variable_or_the_line_that_it_is_about() {
+        let args: Vec<OsString> = ["lastgood", "run", "--", "true"].map(OsString::from).into();
+        let explained = |file: &str, variable: (&str, &str), why: Error| {
+            let get = |name: &str| (name == variable.0).then(|| OsString::from(variable.1));
+            let names = [variable.0.to_owned()];
+            let settled = settle_with(&args, &get, &names, |_| Ok(Some(FoundFile::of_text(file))));
+            let Ok((_, layers)) = settled else { panic!("{file}") };
+            layers.explain(why).what()
+        };
+        let stale = || Error::usage("use --critical-on-stale", "nothing is watched");
+        assert_eq!(
+            explained("", ("LASTGOOD_CRITICAL_ON_STALE", "true"), stale()),
+            "could not use --critical-on-stale: nothing is watched (--critical-on-stale comes from LASTGOOD_CRITICAL_ON_STALE)"
+        );
+        let told = explained("[run]\ncritical-on-stale = true\n", ("A", ""), stale());
+        assert!(
+            told.ends_with("(--critical-on-stale comes from `critical-on-stale` in lastgood.toml, line 2)"),
+            "{told}"
+        );
+        let topic = || Error::usage("publish results to a topic!", "no");
+        let told = explained("results-topic = \"topic!\"\n", ("A", ""), topic());
+        assert!(told.ends_with("(topic! comes from `results-topic` in lastgood.toml, line 1)"), "{told}");
+        for why in [Error::usage("use --critical-on", "no"), Error::failed("use --critical-on-stale", "no")] {
+            let told = explained("", ("LASTGOOD_CRITICAL_ON_STALE", "true"), why);
+            assert!(told.ends_with(": no"), "{told}");
+        }
     }
 
     #[test]

@@ -252,6 +252,17 @@ impl Options {
         pairs.map(|(one, other)| (one.to_string(), other.to_string())).collect()
     }
 
+    /// Returns the value that an option has if it is given without one. `None` if it cannot be.
+    pub fn bare(&self, setting: &Setting) -> Option<String> {
+        let may =
+            setting.shape() == Shape::One && setting.arg.get_num_args().is_some_and(|number| number.min_values() == 0);
+        let parser = self.parser(&setting.command).filter(|_| may)?;
+        let parser = relaxed(parser.clone()).no_binary_name(true);
+        let given = parser.try_get_matches_from([format!("--{}", setting.key)]).ok()?;
+        let mut values = given.get_raw(setting.arg.get_id().as_str())?;
+        values.next().map(|value| value.to_string_lossy().into_owned())
+    }
+
     /// Checks a value as the command line does.
     ///
     /// # Errors
@@ -289,7 +300,7 @@ fn said(why: &clap::Error) -> Option<String> {
 }
 
 /// Lists alternatives: `a, b or c`.
-fn one_of(words: &[String]) -> String {
+pub fn one_of(words: &[String]) -> String {
     match words {
         [] => String::new(),
         [one] => one.clone(),

@@ -1,6 +1,5 @@
 //! The configuration of notifications, which tell how a run ended.
 
-use clap::ValueEnum;
 use lastgood::error::{Code, Error, Result};
 use lastgood::gcp::cloud::Cloud;
 use lastgood::gcp::pubsub::Topic;
@@ -33,9 +32,7 @@ pub fn notify(
     let topic = topic.transpose()?.map(|topic| ResultTopic::new(topic, cloud.clone()));
     let on = match args.webhook_on {
         Some(on) => on,
-        None => env
-            .parsed("LASTGOOD_WEBHOOK_ON", |text| cli::WebhookOn::from_str(text, true))?
-            .unwrap_or(cli::WebhookOn::All),
+        None => env.choice("LASTGOOD_WEBHOOK_ON")?.unwrap_or(cli::WebhookOn::All),
     };
     let when = match on {
         cli::WebhookOn::All => WebhookFilter::All,

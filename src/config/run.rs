@@ -91,9 +91,14 @@ pub fn run(
     rules.allow_restore = args.allow_restore;
     let pull = pulling(args.pulling, cloud.project.as_deref(), env)?;
     let cli::AccessFlags { auth, allow_download, insecure, public_url, .. } = &args.access;
-    let is_guarded = auth.is_some() || *allow_download || *insecure || public_url.is_some();
-    if args.listen.is_none() && is_guarded {
-        return Err(Error::usage("settle who may ask", "nothing is served over HTTP")
+    let guards = [
+        ("--auth", auth.is_some()),
+        ("--allow-download", *allow_download),
+        ("--insecure", *insecure),
+        ("--public-url", public_url.is_some()),
+    ];
+    if let (None, Some((guard, _))) = (args.listen, guards.into_iter().find(|(_, is_on)| *is_on)) {
+        return Err(Error::usage(format!("use {guard}"), "nothing is served over HTTP")
             .with_code(Code::BadSetting)
             .hint("Say where: `--listen ADDR`. PORT is the app's, and says nothing to `run`."));
     }

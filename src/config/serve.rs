@@ -230,22 +230,23 @@ pub(super) fn rules(
 
 /// Parses the pattern of a critical file; returns it as it is given and as it is matched.
 pub(super) fn critical_files(given: Vec<String>, env: &Env) -> Result<Vec<(String, GlobMatcher)>> {
-    let mut critical = given;
+    let (mut critical, mut of) = (given, "");
     if critical.is_empty()
         && let Some(list) = env.text("CRITICAL_FILES")?
     {
+        of = " of CRITICAL_FILES";
         critical = list.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect();
     }
-    critical.into_iter().map(pattern).collect()
+    critical.into_iter().map(|text| pattern(&text, of)).collect()
 }
 
-fn pattern(text: String) -> Result<(String, GlobMatcher)> {
+fn pattern(text: &str, of: &str) -> Result<(String, GlobMatcher)> {
     let wrong =
-        |why: String| Error::usage(format!("look for the critical file {text}"), why).with_code(Code::BadSetting);
+        |why: String| Error::usage(format!("look for the critical file {text}{of}"), why).with_code(Code::BadSetting);
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {
         return Err(wrong("it must be a path below the data directory, or a pattern for one".into()));
     }
-    let bare = text.strip_prefix("./").unwrap_or(&text);
+    let bare = text.strip_prefix("./").unwrap_or(text);
     let glob = GlobBuilder::new(bare).literal_separator(true).build().map_err(|why| wrong(why.to_string()))?;
     Ok((bare.to_owned(), glob.compile_matcher()))
 }

@@ -21,10 +21,10 @@ pub fn backups_off(env: &Env) -> Result<bool> {
 /// # Errors
 /// It is none.
 pub fn yes_or_no(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
+    match text.trim().to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" | "1" => Ok(true),
         "false" | "no" | "off" | "0" => Ok(false),
-        _ => Err("it is neither true nor false".into()),
+        _ => Err("it must be true or false (also yes or no, on or off, 1 or 0)".into()),
     }
 }
 

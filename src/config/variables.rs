@@ -37,16 +37,33 @@ pub fn name(option: &str) -> Option<String> {
     (!OF_HOOKS.contains(&&*name)).then_some(name)
 }
 
-/// Returns the values in a variable as the command line has them: lists have commas between them, and yes is `true`.
-pub fn values(setting: &Setting, text: &str) -> Vec<String> {
+/// Returns the values in a variable as the command line has them: lists have commas between them, and yes is `true`. There is none if
+/// the variable turns off an option that can be given without a value.
+pub fn values(options: &Options, setting: &Setting, text: &str) -> Vec<String> {
     match setting.shape() {
-        Shape::Switch => vec![yes_or_no(text.trim()).map_or_else(|_| text.to_owned(), |yes| yes.to_string())],
-        Shape::Count => vec![text.trim().to_owned()],
-        Shape::One => vec![text.to_owned()],
+        Shape::Switch => vec![yes_or_no(text).map_or_else(|_| text.to_owned(), |yes| yes.to_string())],
+        // A number may be 1 or 0, too.
+        Shape::Count if text.trim().parse::<u8>().is_ok() => vec![text.trim().to_owned()],
+        Shape::Count => vec![yes_or_no(text).map_or_else(|_| text.to_owned(), |yes| u8::from(yes).to_string())],
+        Shape::One => one(options, setting, text).into_iter().collect(),
         // A regular expression may have commas, and says itself that one of several may match.
         Shape::List if setting.value_name() == Some("REGEX") => vec![text.to_owned()],
         Shape::List => parts(text),
     }
+}
+
+/// Returns the value of an option that has one. `None` if it is turned off.
+fn one(options: &Options, setting: &Setting, text: &str) -> Option<String> {
+    let (trimmed, is_valid) = (text.trim(), |text: &str| options.check(setting, text).is_ok());
+    let is_number = trimmed.parse::<f64>().is_ok() && is_valid(trimmed);
+    if let (Ok(yes), false) = (yes_or_no(text), is_number)
+        && let Some(bare) = options.bare(setting)
+    {
+        return yes.then_some(bare);
+    }
+    // A blank around a number, a length of time or one of several words cannot be meant; one in a path or a command can.
+    let value = if trimmed != text && !is_valid(text) && is_valid(trimmed) { trimmed } else { text };
+    Some(value.to_owned())
 }
 
 /// Returns what stands between commas, but for those in braces: `*.{log,tmp}` is one pattern.
@@ -71,7 +88,7 @@ pub fn check(options: &Options, setting: &Setting, name: &str, values: &[String]
     for value in values {
         let checked = match setting.shape() {
             Shape::Switch if value == "true" || value == "false" => Ok(()),
-            Shape::Switch => Err("it is neither true nor false".to_owned()),
+            Shape::Switch => yes_or_no(value).map(drop),
             Shape::Count => value.parse::<u8>().map(drop).map_err(|_| "it is not a number from 0 to 255".to_owned()),
             Shape::One | Shape::List => options.check(setting, value),
         };
@@ -260,7 +277,10 @@ mod tests {
     fn wrong_values_are_told_with_the_variable() {
         for (variable, value, why) in [
             ("LASTGOOD_GRACE", "soon", "such as 90s"),
-            ("LASTGOOD_INIT", "perhaps", "neither true nor false"),
+            ("LASTGOOD_INIT", "perhaps", "it must be true or false"),
+            ("LASTGOOD_CRITICAL_ON", "(", "unclosed group"),
+            ("LASTGOOD_CRITICAL_COUNT", "0", "it must be a whole number from 1"),
+            ("LASTGOOD_CHECK_AT_START", "perhaps", "it must be quick or full"),
             ("LASTGOOD_VERBOSE", "much", "from 0 to 255"),
             ("LASTGOOD_ON_SUPERSEDED", "stay", "it must be wait, exit or keep"),
             ("LASTGOOD_LABEL", "a=1,b", "KEY=VALUE"),
@@ -268,6 +288,53 @@ mod tests {
             let command = if variable == "LASTGOOD_LABEL" { "backup" } else { "run -- true" };
             let told = line(command, &[(variable, value)], "").unwrap_err();
             assert!(told.contains(variable) && told.contains(why), "{told}");
+        }
+    }
+
+    #[test]
+    fn blanks_that_cannot_be_meant_do_not_count() {
+        for (variable, value, option) in [
+            ("LASTGOOD_GRACE", " 20s ", "--grace=20s"),
+            ("LASTGOOD_CRITICAL_COUNT", "7 ", "--critical-count=7"),
+            ("LASTGOOD_ON_SUPERSEDED", " exit", "--on-superseded=exit"),
+            ("LASTGOOD_DETACHED", " yes ", "--detached"),
+            ("LASTGOOD_EVERY", "off ", "--every=off"),
+            ("LASTGOOD_VERBOSE", " 2", "-vv"),
+        ] {
+            assert_eq!(
+                line("run -- true", &[(variable, value)], ""),
+                line(&format!("run {option} -- true"), &[], ""),
+                "{variable}"
+            );
+        }
+        // A command or an expression is as it is.
+        let hook =
+            settled(&["run".into(), "--".into(), "true".into()], &[("LASTGOOD_CRITICAL_ON", " E ")], "").unwrap();
+        assert!(hook.0.contains("\" E \""), "{}", hook.0);
+    }
+
+    #[test]
+    fn what_stands_without_a_value_is_switched_as_a_flag_is() {
+        let run = |variables: &[(&str, &str)], file: &str| line("run -- true", variables, file);
+        let with = |option: &str| line(&format!("run {option} -- true"), &[], "");
+        for yes in ["true", "YES", " on ", "1", "quick"] {
+            assert_eq!(run(&[("LASTGOOD_CHECK_AT_START", yes)], ""), with("--check-at-start"), "{yes}");
+        }
+        assert_eq!(run(&[("LASTGOOD_CHECK_AT_START", "full")], ""), with("--check-at-start=full"));
+        let (on, off) = ("[run]\ncheck-at-start = true\n", "[run]\ncheck-at-start = false\n");
+        assert_eq!(run(&[], on), with("--check-at-start"));
+        assert_eq!(run(&[], off), line("run -- true", &[], ""));
+        for no in ["false", "no", "Off", "0"] {
+            assert_eq!(run(&[("LASTGOOD_CHECK_AT_START", no)], on), run(&[], off), "{no}");
+        }
+        // A number stays one.
+        let verify = |value: &str| line("verify", &[("LASTGOOD_READ_DATA", value)], "");
+        assert_eq!(
+            (verify("1"), verify("yes")),
+            (line("verify --read-data=1", &[], ""), line("verify --read-data", &[], ""))
+        );
+        for yes in ["true", "\"on\"", "1", "\"yes\""] {
+            assert_eq!(run(&[], &format!("[run]\ndetached = {yes}\n")), with("--detached"), "{yes}");
         }
     }
 

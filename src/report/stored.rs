@@ -41,6 +41,9 @@ pub struct StoredReport {
     /// What a backup did.
     #[serde(deserialize_with = "object")]
     pub backup: Option<StoredBackup>,
+    /// What is not as it should be about the snapshot, for people. `None` of a report that another process stored.
+    #[serde(skip)]
+    pub trouble: Option<String>,
 }
 
 /// Why a run failed, by its report.

@@ -20,7 +20,7 @@ pub struct EncodedReport {
 impl EncodedReport {
     /// Encodes a run's report.
     pub fn of(report: &Report) -> Self {
-        let encoded = report.encode().and_then(|json| Self::read(json).map_err(super::not_encoded));
+        let encoded = report.encode().and_then(|json| Self::parse(json, report.trouble()).map_err(super::not_encoded));
         // Never an error, for what a run makes.
         encoded.unwrap_or_else(|why| {
             let error = ReportedError::from(&why);
@@ -47,7 +47,11 @@ impl EncodedReport {
     /// # Errors
     /// It is no JSON document.
     pub fn read(json: Vec<u8>) -> serde_json::Result<Self> {
-        let stored: StoredReport = serde_json::from_slice(&json)?;
+        Self::parse(json, None)
+    }
+
+    fn parse(json: Vec<u8>, trouble: Option<String>) -> serde_json::Result<Self> {
+        let stored = StoredReport { trouble, ..serde_json::from_slice(&json)? };
         Ok(EncodedReport { json: json.into(), stored: stored.into() })
     }
 
@@ -83,6 +87,11 @@ impl EncodedReport {
     /// How the run ended, and what it was for; `None` if it does not say.
     pub fn ended(&self) -> Option<(Outcome, Action)> {
         self.stored.result.zip(self.stored.action)
+    }
+
+    /// What is not as it should be about the snapshot that was taken.
+    pub fn trouble(&self) -> Option<&str> {
+        self.stored.trouble.as_deref()
     }
 
     /// The error that it names.

@@ -49,6 +49,11 @@ pub enum PromiseState {
 }
 
 impl QueuedRequest {
+    /// Whether its sender tells of it if its run does not end as it should: `run`, of its last backup and of one after a crash.
+    pub fn is_told_of(&self) -> bool {
+        self.at_once && self.way == Channel::Run
+    }
+
     /// Whether the request is of the kind that may come in bursts.
     fn is_critical(&self) -> bool {
         is_critical(&self.request) && !self.at_once

@@ -378,7 +378,7 @@ impl Runner {
                 self.rules.run_timeout
             );
         }
-        self.log(&ran);
+        self.log(&ran, mine.iter().any(|(waiting, _)| waiting.is_told_of()));
         self.count((&ran.report).into());
         let done = Arc::new(Answer::from_job(&ran));
         if mine.iter().all(|(waiting, _)| waiting.way == Channel::Run) {
@@ -415,16 +415,18 @@ impl Runner {
         !events.is_empty() && events.iter().all(|event| self.rules.is_about_own(event))
     }
 
-    /// Logs that a run did not end as it should. The line that is logged for every run raises no alarm.
-    fn log(&self, ran: &FinishedJob) {
+    /// Logs that a run did not end as it should, unless whoever asked for it does. The line that is logged for every run raises no alarm.
+    fn log(&self, ran: &FinishedJob, told: bool) {
         let Report { run, result, .. } = &ran.report;
+        let why = ran.report.trouble().map(|why| format!(": {why}")).unwrap_or_default();
         match &ran.error {
+            _ if told => {}
             Some(why) if self.stop.load(Ordering::Relaxed) || self.was_cut_short(ran) => {
                 tracing::warn!(code = why.word(), "the run {run} ended as {result}: {why}");
             }
             Some(why) => tracing::error!(code = why.word(), "the run {run} ended as {result}: {why}"),
             None if *result != Outcome::Complete => {
-                tracing::error!("the run {run} ended as {result}; `lastgood runs {run}` says more");
+                tracing::error!("the run {run} ended as {result}{why}; `lastgood runs {run}` says more");
             }
             None => {}
         }

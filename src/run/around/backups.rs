@@ -86,7 +86,7 @@ impl SavedBackup {
         match &*self.answer {
             Answer::Done { outcome: Outcome::Complete, .. } | Answer::Before(_) => None,
             Answer::Done { outcome, report, .. } => {
-                let why = report.error().map(|why| format!(": {why}")).unwrap_or_default();
+                let why = report.error().or(report.trouble()).map(|why| format!(": {why}")).unwrap_or_default();
                 Some(format!("the run {} ended as {outcome}{why}", self.run))
             }
             Answer::Elsewhere(_) => Some("another instance serves it".into()),
@@ -170,6 +170,13 @@ impl Around {
                 tracing::error!("no snapshot is taken: {}", answer.why());
                 None
             }
+        }
+    }
+
+    /// Tells what is wrong with a backup that is over, if the runner leaves that to this: of the one after the app's crash.
+    pub(super) fn tell_trouble(&self, saved: &SavedBackup) {
+        if let (BackupCause::Crash(_), Some(trouble)) = (&saved.cause, saved.trouble()) {
+            tracing::error!("the backup after the app's crash is not as it should be: {trouble}");
         }
     }
 

@@ -230,13 +230,20 @@ impl Around {
     fn refuse_beforehand(&self, ctx: &Context) -> Result<Option<String>> {
         let (decision, gathered) = self.look_beforehand(ctx)?;
         let fails = self.settings.start.on_unreachable == Some(OnUnreachable::Fail);
-        match (&decision.action, gathered.facts.vault) {
+        let away = match (&decision.action, gathered.facts.vault) {
             // That has an error of its own.
-            (_, VaultFacts::Unreachable { .. }) if fails => Ok(None),
-            (StartAction::Refuse { advice }, _) => Err(self.refusal(&decision, advice)),
-            (_, VaultFacts::Unreachable { why, .. }) => Ok(Some(why)),
-            _ => Ok(None),
+            (_, VaultFacts::Unreachable { .. }) if fails => None,
+            (StartAction::Refuse { advice }, _) => return Err(self.refusal(&decision, advice)),
+            (_, VaultFacts::Unreachable { why, .. }) => Some(why),
+            _ => None,
+        };
+        let in_place =
+            || self.settings.rules.restore.in_place || filesystem::is_mount(&self.settings.data).unwrap_or(false);
+        // A directory that is exchanged takes what is in the way along.
+        if !matches!(decision.action, StartAction::Restore { .. }) || in_place() {
+            lineage::check_place(&self.settings.data)?;
         }
+        Ok(away)
     }
 
     /// Looks at the directory as [`Around::decide`] does, without its databases, and says nothing about it.
@@ -386,8 +393,8 @@ impl Around {
         match self.run_job(&job, ctx)? {
             JobOutput::Backup(done) if enough(&done.taken) => Ok(done.taken.snapshot),
             JobOutput::Backup(done) => {
-                let why =
-                    format!("its snapshot {} is not as it has to be: {}", done.taken.snapshot, trouble(&done.taken));
+                let trouble = done.taken.trouble().unwrap_or_default();
+                let why = format!("its snapshot {} is not as it has to be: {}", done.taken.snapshot, trouble);
                 Err(Error::failed(what, why)
                     .with_code(Code::NotStarted)
                     .hint("Look at what could not be read, or move the directory away: nothing was replaced."))
@@ -478,13 +485,4 @@ impl Around {
     pub(super) fn pin(&self, name: SnapshotName, why: &str, ctx: &Context) -> Result<()> {
         replicas::pin::pin(self.vaults.sites(false)?, name, why, ctx).map(drop)
     }
-}
-
-/// What is not as it should be about a snapshot, for people.
-fn trouble(taken: &BackupReport) -> String {
-    let first = taken.errors.first().map(|problem| format!("{}: {}", problem.path, problem.why));
-    let stale = taken.stale.first().map(|stale| format!("{}: {}", stale.path, stale.why));
-    let torn = taken.torn.first().map(|torn| format!("{}: {}", torn.path, torn.why));
-    let found = first.or(stale).or(torn).or(taken.suspect.clone());
-    found.unwrap_or_else(|| "a database in it failed its check".into())
 }

@@ -112,7 +112,7 @@ impl Around {
             while Instant::now() < begins && !stopping.is_finished() {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            if !stopping.is_finished() && !self.settings.detached {
+            if !stopping.is_finished() && !self.settings.detached && self.has_data() {
                 self.back_up(BackupCause::Shutdown);
             }
             stopping.join()
@@ -138,22 +138,33 @@ impl Around {
         }
         let until = until.map(before_last);
         let unused = self.stop_seeking();
-        let mut saved = self.save_once(until, cause.clone(), state);
+        // An app that has failed before it wrote anything, or has its data elsewhere.
+        let nothing_to_save = state.is_empty && !self.has_data();
+        let mut saved = match nothing_to_save && self.settings.data.exists() {
+            // A snapshot of nothing would be suspect, and keep the next start from being the first.
+            true => None,
+            // The error that there is no directory is told to whom the configuration names.
+            false => self.save_once(until, cause.clone(), state),
+        };
         // The epoch was ended while it was saved: it is saved once more, as what it is now. All packs are there.
         if self.term.is_lost() && saved.as_ref().is_some_and(|saved| !saved.is_committed()) {
             saved = self.save_once(until, cause, state);
         }
-        // An app that has failed before it made its data directory.
-        let nothing_to_save = |state: &TermState| state.is_empty && !self.settings.data.exists();
         match &saved {
+            saved if nothing_to_save && saved.as_ref().is_none_or(|saved| saved.trouble().is_some()) => {
+                let data = self.settings.data.display();
+                let what = match self.settings.data.exists() {
+                    true => format!("has written nothing to {data}"),
+                    false => format!("has made no data directory {data}"),
+                };
+                tracing::warn!(
+                    "there is nothing to save: the app {what}. If its data is elsewhere, say where: --data DIR"
+                );
+            }
             Some(saved) if saved.is_committed() => match saved.trouble() {
                 None => tracing::info!("the last snapshot of the app's data is taken"),
                 Some(trouble) => tracing::error!("the last snapshot is taken, and is not as it should be: {trouble}"),
             },
-            Some(_) if nothing_to_save(state) => tracing::warn!(
-                "no snapshot is taken: the app has made no data directory {}. If its data is elsewhere, say where: --data DIR",
-                self.settings.data.display()
-            ),
             Some(saved) => tracing::error!(
                 "the last snapshot could not be taken; what the app wrote since the one before is only in {}: {}",
                 self.settings.data.display(),
@@ -185,7 +196,7 @@ impl Around {
         }
         // Without the last snapshot, and while one may still be committed, the successor is to wait, to use force, and so to commit
         // its own. Where there was never any data, there is nothing to wait for.
-        let is_saved = saved.as_ref().is_some_and(|saved| saved.is_committed() || nothing_to_save(state));
+        let is_saved = nothing_to_save || saved.as_ref().is_some_and(SavedBackup::is_committed);
         let is_over = is_saved && self.runner.running().is_none();
         if let Some(driver) = self.term.driver().filter(|_| is_over && !self.term.is_lost()) {
             self.end_epoch(&driver, saved.as_ref().and_then(SavedBackup::snapshot));

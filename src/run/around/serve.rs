@@ -115,7 +115,7 @@ impl Around {
             if state.due.is_some_and(|due| due <= now) {
                 // A backup that takes longer than the interval is not followed by all that were due meanwhile.
                 if !state.saving {
-                    state.saving = self.back_up(BackupCause::Schedule).is_some();
+                    state.saving = self.back_up_data(BackupCause::Schedule, &state).is_some();
                 }
                 state.due = self.next_due()?;
             }
@@ -129,7 +129,7 @@ impl Around {
     /// Takes an event. Returns how the term ended; `None` if it goes on.
     fn take(&self, event: RunEvent, state: &mut TermState) -> Result<Option<TermEnd>> {
         match event {
-            RunEvent::Signal(SignalMeaning::BackUp) => _ = self.back_up(BackupCause::Signal),
+            RunEvent::Signal(SignalMeaning::BackUp) => _ = self.back_up_data(BackupCause::Signal, state),
             RunEvent::Signal(SignalMeaning::PassOn(signal)) => {
                 state.app.iter().for_each(|app| app.signal(signal));
             }
@@ -147,9 +147,12 @@ impl Around {
                 let what = format!("{lines} of the app's output matched {}", told.pattern);
                 tracing::error!("{what}");
                 // The line itself is in the report's output, and goes into no notification.
-                self.back_up(BackupCause::Output(what));
+                self.back_up_data(BackupCause::Output(what), state);
             }
-            RunEvent::Saved(saved) => self.saved(&saved, state),
+            RunEvent::Saved(saved) => {
+                self.saved(&saved, state);
+                self.tell_trouble(&saved);
+            }
             RunEvent::Sought => return Ok(self.found_epoch(state)),
             RunEvent::Restore(asked) => return self.restore(&asked, state),
             RunEvent::Data(news) => self.data_news(news),
@@ -178,6 +181,16 @@ impl Around {
         self.term.lose_and_tell(by);
     }
 
+    /// Asks for a backup as [`Around::back_up`] does, unless the directory was empty and still is: a snapshot of nothing would be suspect,
+    /// and keep the next start from being the first.
+    fn back_up_data(&self, cause: BackupCause, state: &TermState) -> Option<RunId> {
+        if state.is_empty && !self.has_data() {
+            tracing::info!("no snapshot is taken: the app has written nothing to {}", self.settings.data.display());
+            return None;
+        }
+        self.back_up(cause)
+    }
+
     /// Takes the end of a backup.
     pub(super) fn saved(&self, saved: &SavedBackup, state: &mut TermState) {
         if saved.cause == BackupCause::Schedule {
@@ -187,7 +200,7 @@ impl Around {
             again.after = None;
         }
         if saved.is_committed() {
-            state.is_empty = false;
+            state.is_empty &= saved.good_snapshot().is_none() && !self.has_data();
             self.term.note_commit(saved.snapshot());
         }
         self.watch_time(saved);
@@ -224,7 +237,7 @@ impl Around {
                 // What it left may still write, and hold its ports.
                 tell_left(&app.stop(None, self.settings.stop_timeout).left);
                 (state.restarts, state.ended) = (restart, Some(end));
-                let after = self.back_up(BackupCause::Crash(format!("the app has failed: {end}")));
+                let after = self.back_up_data(BackupCause::Crash(format!("the app has failed: {end}")), state);
                 state.again = Some(Restart { at: Instant::now() + wait, after });
                 None
             }
