@@ -17,7 +17,7 @@ use crate::replicas;
 use crate::vault::hex::Hex;
 use crate::vault::root::{SnapshotName, SnapshotState};
 
-pub use self::in_store::{ReportName, find, list, newest, read, that_counts, told};
+pub use self::in_store::{ReportName, find, list, newest, read, recent, that_counts, told};
 pub use self::stored::{RunSummary, StoredError, StoredReport};
 pub use self::told::EncodedReport;
 

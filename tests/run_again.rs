@@ -3,8 +3,13 @@
 use std::fs;
 use std::process::Command;
 
+use jiff::{SignedDuration, Timestamp};
+use rustix::process::Signal;
+use serde_json::Value;
+
 use crate::support::World;
 use crate::support::counter::without_terminal;
+use crate::support::process::Running;
 use crate::support::{Ran, id};
 
 /// Runs an app that is a script of the shell; how `lastgood run` ended.
@@ -17,6 +22,27 @@ fn from_image(world: &World) {
     fs::remove_dir_all(world.data()).unwrap();
     let copied = Command::new("cp").arg("-a").args([world.path("image"), world.data()]).status().unwrap();
     assert!(copied.success());
+}
+
+#[test]
+fn a_new_machine_knows_how_long_backups_took() {
+    let world = World::new();
+    for text in ["1", "2"] {
+        world.write("n", text);
+        world.backup();
+    }
+    for entry in fs::read_dir(world.vault().join("runs")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let finished = report["finished"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        report["finished"] = (finished + SignedDuration::from_secs(60)).to_string().into();
+        fs::write(&path, report.to_string()).unwrap();
+    }
+    fs::remove_dir_all(world.data()).unwrap();
+    let run = world.command(["run", "--every", "off", "--", "sleep", "60"]);
+    let mut run = Running::start(without_terminal(&run), "");
+    run.log_with("a last snapshot will not fit into --grace: the last two backups took 6");
+    assert_eq!(run.end(Signal::TERM).0, Some(143), "{}", run.log());
 }
 
 #[test]

@@ -58,14 +58,22 @@ pub fn list(store: &dyn Store) -> Result<Vec<ReportName>> {
 /// # Errors
 /// A store that fails.
 pub fn newest(store: &dyn Store, most: usize) -> Result<Vec<ReportName>> {
-    let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
-    let since = now.saturating_sub(RECENT).unwrap_or(Timestamp::MIN).strftime(TIME);
-    let mut named = list_from(store, &format!("{RUNS}{since}"))?;
+    let mut named = recent(store)?;
     if named.len() < most {
         named = list(store)?;
     }
     named.truncate(most);
     Ok(named)
+}
+
+/// The reports of the last week in a vault's store, newest first, by one listing.
+///
+/// # Errors
+/// A store that fails.
+pub fn recent(store: &dyn Store) -> Result<Vec<ReportName>> {
+    let now = store.now().map_err(|why| why.while_doing("ask the store for the time"))?;
+    let since = now.saturating_sub(RECENT).unwrap_or(Timestamp::MIN).strftime(TIME);
+    list_from(store, &format!("{RUNS}{since}"))
 }
 
 fn list_from(store: &dyn Store, from: &str) -> Result<Vec<ReportName>> {

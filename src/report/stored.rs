@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::de::value::MapAccessDeserializer;
@@ -100,6 +101,11 @@ impl StoredReport {
     /// What it says, of a report that was read.
     pub fn of(report: &Value) -> Self {
         StoredReport::deserialize(report).unwrap_or_default()
+    }
+
+    /// How long the run took. `None` if the report does not say when it began and ended.
+    pub fn took(&self) -> Option<Duration> {
+        Duration::try_from(self.finished?.duration_since(self.started?)).ok()
     }
 
     /// Why the run failed.

@@ -18,6 +18,7 @@ mod begin;
 mod directory;
 mod seek;
 mod exchange;
+mod history;
 mod serve;
 mod end;
 mod term;

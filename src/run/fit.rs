@@ -15,6 +15,7 @@ pub const LAST: Duration = Duration::from_millis(800);
 #[derive(Debug, Default)]
 pub struct FitWatch {
     last: Option<Duration>,
+    asked_for_earlier: bool,
     told_backup: bool,
     told_start: bool,
 }
@@ -34,6 +35,20 @@ impl FitWatch {
              are {time:.1} s for it. What is written after the last backup is lost then, if the disk is. Give more time, with --grace and the \
              platform's own setting, or leave out what need not be saved (--exclude)"
         ))
+    }
+
+    /// Whether the times of earlier backups are wanted: once, unless one was taken here already.
+    pub fn asks_for_earlier(&mut self) -> bool {
+        !std::mem::replace(&mut self.asked_for_earlier, true) && self.last.is_none()
+    }
+
+    /// Takes the times of the last backups before those of this process, the newest one last, and returns the same warning. Does nothing
+    /// once a backup was taken here.
+    pub fn earlier_took(&mut self, earlier: &[Duration], time: Duration) -> Option<String> {
+        match self.last {
+            Some(_) => None,
+            None => earlier.iter().filter_map(|took| self.backup_took(*took, time)).last(),
+        }
     }
 
     /// Takes the time of a restore of this many bytes before the app's start, and returns a warning if a start will not fit into the
@@ -73,6 +88,22 @@ mod tests {
         let told = fit.backup_took(15 * SECOND, time).unwrap();
         assert!(told.contains("20.0 s and 15.0 s") && told.contains("9.0 s for it"), "{told}");
         assert_eq!(fit.backup_took(15 * SECOND, time), None);
+    }
+
+    #[test]
+    fn earlier_backups_count_until_there_is_one_of_its_own() {
+        let time = 9 * SECOND;
+        let mut fit = FitWatch::default();
+        assert!(fit.asks_for_earlier() && !fit.asks_for_earlier());
+        let told = fit.earlier_took(&[20 * SECOND, 12 * SECOND], time).unwrap();
+        assert!(told.contains("20.0 s and 12.0 s"), "{told}");
+        let mut fit = FitWatch::default();
+        assert_eq!(fit.earlier_took(&[20 * SECOND], time), None);
+        assert!(fit.backup_took(15 * SECOND, time).is_some());
+        let mut fit = FitWatch::default();
+        assert_eq!(fit.backup_took(SECOND, time), None);
+        assert!(!fit.asks_for_earlier());
+        assert_eq!(fit.earlier_took(&[20 * SECOND, 12 * SECOND], time), None);
     }
 
     #[test]

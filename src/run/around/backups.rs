@@ -76,9 +76,7 @@ impl SavedBackup {
     /// How long it took, if a snapshot was committed.
     fn took(&self) -> Option<Duration> {
         let Answer::Done { report, .. } = &*self.answer else { return None };
-        let stored = report.stored();
-        let took = stored.finished?.duration_since(stored.started?);
-        Duration::try_from(took).ok().filter(|_| self.is_committed())
+        report.stored().took().filter(|_| self.is_committed())
     }
 
     /// Why none was, or what is wrong with it. `None` if all is well.

@@ -179,6 +179,7 @@ impl Around {
                 if self.term.is_without_epoch() {
                     self.seek_epoch();
                 }
+                self.watch_time_of_earlier();
                 if prepared.save && !settings.detached {
                     self.back_up(BackupCause::Start);
                 }
