@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use crate::support::World;
-use crate::support::requirements::{Mounted, skipped};
+use crate::support::requirements::Mounted;
+use crate::support::strace::killed_at;
 
+/// The call at which a restore is killed.
+const RENAME: &str = "renameat2";
 /// No restore of these tests makes this many renames.
 const MOST: usize = 60;
 
@@ -30,30 +32,6 @@ fn files(folder: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// Runs the program, and kills it when it renames something for the `n`th time. Whether it came to its end.
-fn killed_at(world: &World, n: usize, args: &[&str]) -> Option<bool> {
-    let program = world.command(args);
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2"]);
-    strace.args(["-e", &format!("inject=renameat2:signal=KILL:when={n}")]).arg(program.get_program());
-    strace.args(program.get_args()).current_dir(program.get_current_dir().unwrap());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => strace.env(name, value),
-            None => strace.env_remove(name),
-        };
-    }
-    match strace.output() {
-        Ok(ran) if ran.status.code() != Some(1) || !String::from_utf8_lossy(&ran.stderr).contains("ptrace") => {
-            Some(ran.status.success())
-        }
-        refused => {
-            skipped("strace", &format!("strace does not run: {refused:?}"));
-            None
-        }
-    }
-}
-
 /// Kills the restore of `paths` to `target` at each rename, in a world of its own, and shows what has to come of it.
 fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn() -> Option<(World, T)>) {
     let mut args = [&["restore", "-q", target][..], more].concat();
@@ -62,7 +40,7 @@ fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn
     for n in 1..MOST {
         let Some((world, _mounted)) = make() else { return };
         let old = files(&world.path(target));
-        let Some(ended) = killed_at(&world, n, &args) else { return };
+        let Some(ended) = killed_at(&world.command(&args), RENAME, n) else { return };
         let now = files(&world.path(target));
         if ended {
             assert!(n > 1 && halves > 0, "{n} renames, {halves} halves");
@@ -76,7 +54,7 @@ fn kill_everywhere<T>(target: &str, paths: &[&str], more: &[&str], make: impl Fn
             halves += 1;
             // Once more, to the same point.
             let Some((world, _mounted)) = make() else { return };
-            killed_at(&world, n, &args);
+            killed_at(&world.command(&args), RENAME, n);
             let ran = world.run(["backup", target]);
             ran.ended(1).says("has not been finished");
             paths.iter().for_each(|path| _ = ran.says(&format!("--path {path}")));
@@ -168,7 +146,7 @@ fn half_of_an_images_folder_is_in_no_backup_of_what_is_around_it() {
     let mut halves = 0;
     for n in 1..MOST {
         let Some((world, _mounted)) = image() else { return };
-        let Some(ended) = killed_at(&world, n, &args) else { return };
+        let Some(ended) = killed_at(&world.command(&args), RENAME, n) else { return };
         let now = files(&world.path("image/app"));
         let backup = world.run(["backup", "image", "--vault", "others", "--init"]);
         if ended {
@@ -207,7 +185,9 @@ fn what_is_left_on_a_volume_is_told_once_by_each() {
     world.write("volume/file", "old");
     const LEFT: &str = "is what a restore that was killed was about to put into place";
     // The new one has the name for what was there, and is not exchanged yet.
-    let Some(ended) = killed_at(&world, 2, &["restore", "-q", "data", "--path", "volume/file"]) else { return };
+    let Some(ended) = killed_at(&world.command(["restore", "-q", "data", "--path", "volume/file"]), RENAME, 2) else {
+        return;
+    };
     assert!(!ended && files(&world.data())["volume/file"] == "old");
     let told = |args: &[&str]| {
         let ran = world.run(args);

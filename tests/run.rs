@@ -107,9 +107,7 @@ fn an_app_dies_with_run_and_the_next_one_goes_on_from_what_it_wrote_or_saved() {
 /// Runs the counter once, and puts a directory in the place of its own that comes from nowhere.
 fn unknown() -> (Counters, u64) {
     let counters = Counters::new();
-    let mut run = counters.start("a", "data", &NEVER);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 5, &run);
+    let mut run = counters.started("a", "data", &NEVER);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     fs::remove_dir_all(counters.world.data()).unwrap();
     counters.world.write("n", "100000");
@@ -223,9 +221,7 @@ fn an_app_that_fails_is_started_again_as_often_as_asked_for_and_saved_each_time(
 #[test]
 fn a_signal_and_lines_of_the_output_have_the_data_saved() {
     let counters = Counters::new();
-    let run = counters.start("a", "data", &NEVER);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
+    let run = counters.started("a", "data", &NEVER);
     run.signal(Signal::USR1);
     backed_up(&run, 1);
     let saved = counters.snapshots();

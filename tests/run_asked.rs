@@ -12,14 +12,16 @@ use crate::support::http::Service;
 const LISTEN: [&str; 4] = ["--listen", "127.0.0.1:0", "--every", "off"];
 const RESTORES: [&str; 5] = ["--listen", "127.0.0.1:0", "--every", "off", "--allow-restore"];
 
-/// Starts the counter in `data`, with an interface beside it.
+/// Starts the counter in `data`, with an interface beside it, and waits until it counts.
 fn start(counters: &Counters, options: &[&str]) -> Service {
     let app = ["--", "python3", "-I", "-S", "counter.py", "a", "5"];
     let mut command = counters.world.command([&["run", "--init"], options, &app].concat());
     command.env("LASTGOOD_DATA", counters.world.path("data"));
     // It is the app's.
     command.env("PORT", "1");
-    Service::of(without_terminal(&command))
+    let service = Service::of(without_terminal(&command));
+    counters.counts("a", "data", &service);
+    service
 }
 
 /// Takes a snapshot; its id.
@@ -52,8 +54,6 @@ fn app(service: &Service) -> Value {
 fn the_interface_of_serve_is_beside_the_app() {
     let counters = Counters::new();
     let mut run = start(&counters, &LISTEN);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
     until("app that runs", WITHIN, || run.log(), || (app(&run)["state"] == "running").then_some(()));
     assert_eq!(app(&run)["epoch"], 1);
     let snapshot = back_up(&run);
@@ -81,8 +81,6 @@ fn the_interface_of_serve_is_beside_the_app() {
 fn a_restore_stops_the_app_and_starts_it_on_the_snapshot_which_is_the_newest_then() {
     let counters = Counters::new();
     let mut run = start(&counters, &RESTORES);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
     let old = back_up(&run);
     let then = counters.saved_in(&old);
     counters.counted_beyond("data", then + 20, &run);
@@ -116,8 +114,6 @@ fn a_restore_stops_the_app_and_starts_it_on_the_snapshot_which_is_the_newest_the
 fn a_restore_that_fails_leaves_the_app_on_its_data() {
     let counters = Counters::new();
     let mut run = start(&counters, &RESTORES);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
     fs::write(counters.world.path("data/held"), "by a program").unwrap();
     let old = back_up(&run);
     let answer = run.post("/backup/restore", r#"{"snapshot":"0123456789abcdef"}"#);
@@ -154,8 +150,6 @@ fn a_signal_during_a_restore_stops_and_saves_the_app() {
         let hook = if stopped { "--before-backup" } else { "--before-restore" };
         let options = [&RESTORES[..], &[hook, hold]].concat();
         let mut run = start(&counters, &options);
-        counters.begun("a", 1, &run);
-        counters.counted_beyond("data", 3, &run);
         let old = back_up(&run);
         counters.counted_beyond("data", counters.saved_in(&old) + 5, &run);
         fs::write(counters.world.path("armed"), "").unwrap();
@@ -173,8 +167,6 @@ fn a_signal_during_a_restore_stops_and_saves_the_app() {
 fn a_signal_after_the_exchange_leaves_the_new_data_as_the_newest() {
     let counters = Counters::new();
     let mut run = start(&counters, &[&RESTORES[..], &["--after-restore", "touch held; sleep 60"]].concat());
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
     let old = back_up(&run);
     let then = counters.saved_in(&old);
     counters.counted_beyond("data", then + 5, &run);
@@ -194,8 +186,6 @@ fn another_instance_that_takes_over_during_a_restore_has_what_the_app_wrote_last
     let hold = "test ! -e armed || { test ! -e once || { rm armed; touch held; sleep 60; }; touch once; }";
     let options = ["--handover-poll", "100ms", "--on-superseded", "exit", "--before-backup", hold];
     let mut run = start(&counters, &[&RESTORES[..], &options].concat());
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
     let old = back_up(&run);
     counters.counted_beyond("data", counters.saved_in(&old) + 5, &run);
     fs::write(counters.world.path("armed"), "").unwrap();
@@ -214,8 +204,6 @@ fn a_kill_during_a_restore_leaves_the_old_data_or_the_new() {
         let counters = Counters::new();
         let options = [&RESTORES[..], &["--handover-poll", "100ms"]].concat();
         let mut run = start(&counters, &options);
-        counters.begun("a", 1, &run);
-        counters.counted_beyond("data", 3, &run);
         let old = back_up(&run);
         let then = counters.saved_in(&old);
         assert_eq!(run.end(Signal::TERM).0, Some(5), "{}", run.log());

@@ -27,9 +27,7 @@ fn two(bucket_first: bool) -> (Server, Counters) {
 
 /// Starts the counter, and has all vaults take a snapshot.
 fn started(counters: &Counters, options: &[&str]) -> Running {
-    let run = counters.start("a", "data", options);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
+    let run = counters.started("a", "data", options);
     run.signal(Signal::USR1);
     run.log_with("backup is complete");
     run

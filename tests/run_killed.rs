@@ -7,7 +7,6 @@
 //! kills 200 times instead of 5. `LASTGOOD_RUN_SEED` repeats a run that failed, as far as chance goes.
 
 use std::fs;
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +15,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::World;
 use crate::support::counter::{Counters, Said, WITHIN, gone};
 use crate::support::process::Running;
-use crate::support::requirements::skipped;
 use crate::support::seeded_random::Dice;
+use crate::support::strace::killed_at;
 
 const OPTIONS: [&str; 4] = ["--every", "1s", "--handover-poll", "100ms"];
 /// How often a world is killed before there is a new one.
@@ -186,31 +185,6 @@ fn killed_at_random_moments() {
     killed.finish();
 }
 
-/// Runs an app that does nothing, and kills `lastgood run` at the `n`th of these calls of a thread. Whether it came to its end. `None` if
-/// there is no strace.
-fn killed_at(world: &World, call: &str, n: usize) -> Option<bool> {
-    let program = world.command(["run", "--every", "off", "--", "true"]);
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-    strace.args(["-e", &format!("inject={call}:signal=KILL:when={n}")]).arg(program.get_program());
-    strace.args(program.get_args()).current_dir(program.get_current_dir().unwrap());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => strace.env(name, value),
-            None => strace.env_remove(name),
-        };
-    }
-    match strace.output() {
-        Ok(ran) if ran.status.code() != Some(1) || !String::from_utf8_lossy(&ran.stderr).contains("ptrace") => {
-            Some(ran.status.success())
-        }
-        refused => {
-            skipped("strace", &format!("strace does not run: {refused:?}"));
-            None
-        }
-    }
-}
-
 #[test]
 fn killed_at_each_step_of_a_start_and_an_end() {
     let world = World::new();
@@ -227,7 +201,8 @@ fn killed_at_each_step_of_a_start_and_an_end() {
             fs::remove_file(world.data().join(round.to_string())).unwrap();
             round += 1;
             world.write(&round.to_string(), round.to_string());
-            let Some(is_ended) = killed_at(&world, call, n) else { return };
+            let run = world.command(["run", "--every", "off", "--", "true"]);
+            let Some(is_ended) = killed_at(&run, call, n) else { return };
             // The data is not replaced: it comes from the newest snapshot.
             world.run(["state"]).ended(0);
             if is_ended {

@@ -15,9 +15,7 @@ const OPTIONS: [&str; 8] = ["--every", "off", "--handover-poll", "100ms", "--exc
 /// Runs the counter once, and puts a directory in the place of its own that comes from nowhere and has entries that are left out.
 fn unknown() -> (Counters, u64) {
     let counters = Counters::new();
-    let mut run = counters.start("a", "data", &OPTIONS);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
+    let mut run = counters.started("a", "data", &OPTIONS);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     fs::remove_dir_all(counters.world.data()).unwrap();
     for (path, text) in [("n", "100000"), ("cache/deep/x", "cached"), ("sub/y.tmp", "left out"), ("sub/z", "data")] {

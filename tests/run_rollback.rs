@@ -13,9 +13,7 @@ const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "100ms"];
 #[test]
 fn an_app_that_runs_comes_back_with_the_old_data() {
     let counters = Counters::new();
-    let mut run = counters.start("a", "data", &OPTIONS);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
+    let mut run = counters.started("a", "data", &OPTIONS);
     run.signal(Signal::USR1);
     run.log_with("backup is complete");
     let old = counters.snapshots()[0]["id"].as_str().unwrap().to_owned();
@@ -58,9 +56,7 @@ fn a_rollback_holds_for_the_directory_that_the_snapshot_was_taken_in() {
 #[test]
 fn where_nobody_runs_the_next_start_has_the_old_data() {
     let counters = Counters::within(World::new().with("LASTGOOD_SERVICE", "shop"));
-    let mut run = counters.start("a", "data", &OPTIONS);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
+    let mut run = counters.started("a", "data", &OPTIONS);
     run.signal(Signal::USR1);
     run.log_with("backup is complete");
     let old = counters.snapshots()[0]["id"].as_str().unwrap().to_owned();
@@ -99,9 +95,7 @@ fn where_nobody_runs_the_next_start_has_the_old_data() {
 #[test]
 fn a_diverged_snapshot_is_taken_where_it_is_accepted() {
     let counters = Counters::new();
-    let mut run = counters.start("a", "data", &OPTIONS);
-    counters.begun("a", 1, &run);
-    counters.counted_beyond("data", 3, &run);
+    let mut run = counters.started("a", "data", &OPTIONS);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     fs::remove_dir_all(counters.world.data()).unwrap();
     counters.world.write("n", "1000000");

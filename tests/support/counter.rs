@@ -71,7 +71,22 @@ impl Counters {
         self.start_with_code(name, data, options, 0)
     }
 
-    /// The same, with the exit code of the counter.
+    /// Starts it as [`start`](Self::start) does, and waits until it counts.
+    #[track_caller]
+    pub fn started(&self, name: &str, data: &str, options: &[&str]) -> Running {
+        let run = self.start(name, data, options);
+        self.counts(name, data, &run);
+        run
+    }
+
+    /// Waits until the first instance of a name has begun, and counts.
+    #[track_caller]
+    pub fn counts(&self, name: &str, data: &str, run: &Running) {
+        self.begun(name, 1, run);
+        self.counted_beyond(data, 3, run);
+    }
+
+    /// Starts it as [`start`](Self::start) does, with the exit code of the counter.
     pub fn start_with_code(&self, name: &str, data: &str, options: &[&str], code: u8) -> Running {
         let code = code.to_string();
         let app = ["--", "python3", "-I", "-S", "counter.py", name, &code];

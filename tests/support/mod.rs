@@ -20,6 +20,7 @@ pub mod rust;
 pub mod seeded_random;
 pub mod skipped;
 pub mod slow;
+pub mod strace;
 pub mod tree;
 pub mod webhook;
 
