@@ -15,6 +15,9 @@ use crate::vault::read::{PackReader, absent};
 use crate::vault::root::{BackupReason, Root, SNAPSHOTS, SnapshotName, SnapshotState, SourceIdentity, Totals};
 use crate::vault::{Vault, seq};
 
+/// The occasion of a snapshot that an instance takes, or commits anew, before its app runs.
+pub const START: &str = "start";
+
 /// The occasion of a snapshot that [rollback](crate::run::rollback) commits anew.
 pub const ROLLBACK: &str = "rollback";
 

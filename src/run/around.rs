@@ -15,6 +15,7 @@ mod backups;
 mod listen;
 mod restored;
 mod begin;
+mod go_back;
 mod directory;
 mod seek;
 mod exchange;

@@ -64,6 +64,21 @@ pub fn gather(
     rules: &StartRules,
     ctx: &Context,
 ) -> Result<Gathered> {
+    gather_below(sites, options, rules, None, ctx)
+}
+
+/// The same, as if a snapshot that is damaged, and all that are newer, were not there. A snapshot that only repeats an older one, as each
+/// start commits one, counts as that one if the directory comes from it.
+///
+/// # Errors
+/// As [`gather`]; what a newer lastgood wrote may be newer than all that is left.
+pub fn gather_below(
+    sites: impl FnOnce() -> Result<Vec<Site>>,
+    options: &StartOptions,
+    rules: &StartRules,
+    below: Option<SnapshotName>,
+    ctx: &Context,
+) -> Result<Gathered> {
     let mut facts = Facts {
         content: DirectoryContent::Absent,
         seed: SeedMark::None,
@@ -81,7 +96,7 @@ pub fn gather(
     if matches!(looked.content, DirectoryContent::NotMounted | DirectoryContent::Unfinished { .. }) {
         return Ok(Gathered { facts, lineage: None, warnings: Vec::new() });
     }
-    let vaults = vaults::open(sites()?)?;
+    let vaults = vaults::open(sites()?, below)?;
     facts.vault = vaults.facts();
     facts.compared.extend(vaults.told());
     if let Some(spec) = &rules.snapshot {
@@ -124,7 +139,12 @@ impl Gathering<'_> {
     fn filled(&mut self, root: &Directory) -> Result<()> {
         self.facts.seed = seed::read(root, self.ctx)?;
         let lineage = lineage::read(root.path());
-        let newest = self.vaults.newest();
+        let vaults = self.vaults;
+        let here = lineage.as_ref().ok().and_then(Option::as_ref).filter(|here| vaults.id() == Some(here.vault));
+        let comes_from = |newest: &Newest| {
+            here.is_some_and(|here| here.snapshot == Some(newest.name) || newest.root.serial == Some(here.serial))
+        };
+        let newest = vaults.newest().map(|newest| vaults.repeated(newest, comes_from)).transpose()?;
         self.facts.lineage = match &lineage {
             Ok(None) => KnownLineage::None,
             Err(unclear) => KnownLineage::Unclear(unclear.to_string()),

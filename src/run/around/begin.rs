@@ -21,7 +21,7 @@ use crate::job::{self, Job, Origin};
 use crate::lineage::{self, Lineage};
 use crate::monitor::Context;
 use crate::replicas;
-use crate::replicas::recommit::{NewRoot, recommit};
+use crate::replicas::recommit::{NewRoot, START, recommit};
 use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::RestoreOptions;
 use crate::run::app::{App, AppOptions};
@@ -32,9 +32,6 @@ use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, Sta
 use crate::start::facts::{self, Gathered, StartOptions};
 use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::root::{BackupReason, SnapshotName};
-
-/// What is recorded as the occasion of snapshots that are taken before the app starts.
-const START: &str = "start";
 
 /// How the begin of a term ended.
 pub enum Begin {
@@ -47,13 +44,13 @@ pub enum Begin {
 }
 
 /// What the data directory comes from, once it is as it is to be.
-struct Prepared {
+pub(super) struct Prepared {
     /// The snapshot that the app goes on from. `None` if there is none.
-    from: Option<SnapshotName>,
+    pub(super) from: Option<SnapshotName>,
     /// Whether that snapshot is of this epoch.
-    is_ours: bool,
+    pub(super) is_ours: bool,
     /// Whether a backup follows as soon as the app runs.
-    save: bool,
+    pub(super) save: bool,
 }
 
 impl Around {
@@ -149,7 +146,7 @@ impl Around {
                     self.lock_directory()?;
                     begun = None;
                 }
-                let prepared = self.carry_out(&decision, &gathered, begun, ctx)?;
+                let prepared = self.carry_out_or_go_back((decision, gathered), begun, ctx)?;
                 let newest = self.go_on_from(&prepared, begun, ctx)?;
                 self.lock_directory()?;
                 if let (Some(_), Some(driver)) = (begun, self.term.driver()) {
@@ -281,7 +278,12 @@ impl Around {
     /// The same, with other options for the look.
     pub(super) fn decide_by(&self, look: &StartOptions, ctx: &Context) -> Result<(Decision, Gathered)> {
         let settings = &self.settings;
-        let gathered = facts::gather(|| self.vaults.sites(false), look, &settings.start, ctx)?;
+        self.decide_upon(facts::gather(|| self.vaults.sites(false), look, &settings.start, ctx)?)
+    }
+
+    /// Decides by what is known; tells what.
+    pub(super) fn decide_upon(&self, gathered: Gathered) -> Result<(Decision, Gathered)> {
+        let settings = &self.settings;
         gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let decision = decide(&gathered.facts, &settings.start);
         tracing::info!("the data in {} is {}: {}", settings.data.display(), decision.state, decision.why);
@@ -290,7 +292,7 @@ impl Around {
     }
 
     /// Does what was decided.
-    fn carry_out(
+    pub(super) fn carry_out(
         &self,
         decision: &Decision,
         gathered: &Gathered,
@@ -354,7 +356,7 @@ impl Around {
     }
 
     /// Makes what is in the directory the newest snapshot, whatever it looks like beside the one before.
-    fn adopt(&self, ctx: &Context) -> Result<SnapshotName> {
+    pub(super) fn adopt(&self, ctx: &Context) -> Result<SnapshotName> {
         let options = BackupOptions { accept_shrink: true, ..self.backup_options() };
         self.save(options, "make the data the newest snapshot", |taken| taken.good, ctx)
     }

@@ -1,3 +1,5 @@
+mod below;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -2,8 +2,9 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::panics;
+use crate::replicas::recommit::START;
 use crate::replicas::{Site, SiteState, check_same};
-use crate::restore::select::{self, Choice, PassedOver};
+use crate::restore::select::{self, Choice, LATEST, PassedOver};
 use crate::start::known::{NamedSnapshot, VaultFacts};
 use crate::vault::Vault;
 use crate::vault::hex::Hex;
@@ -21,6 +22,8 @@ pub struct Opened {
     first_is_away: bool,
     /// Whether the first place is one of those that have none.
     first_is_missing: bool,
+    /// The snapshot that is known to be damaged: it and newer ones do not count. `None` if all count.
+    below: Option<SnapshotName>,
 }
 
 /// What one vault has.
@@ -40,14 +43,19 @@ pub struct Newest<'a> {
     pub vault: &'a Vault,
 }
 
-/// Opens the vaults, and finds out what each has, at all of them at the same time.
+/// Most snapshots that are looked through for the one whose content another one repeats: an instance that only starts repeats one
+/// at each start.
+const REPEATED: usize = 100;
+
+/// Opens the vaults, and finds out what each has, at all of them at the same time. With `below`, only snapshots count that are older.
 ///
 /// # Errors
-/// Vaults that are not replicas of one; a thread that ends in a panic.
-pub fn open(sites: Vec<Site>) -> Result<Opened> {
+/// Vaults that are not replicas of one; with `below`, something that a newer lastgood wrote, and that may be newer than what is found; a
+/// thread that ends in a panic.
+pub fn open(sites: Vec<Site>, below: Option<SnapshotName>) -> Result<Opened> {
     check_same(&sites)?;
     let ask = |site: Site| match site.found {
-        SiteState::Vault(vault) => (site.url, list(&vault).map(|listed| Ok((vault, listed)))),
+        SiteState::Vault(vault) => (site.url, list(&vault, below).map(|listed| Ok((vault, listed)))),
         SiteState::Nothing(store) => (site.url, Ok(Err(Vault::missing(&*store)))),
         SiteState::Failed(why) => (site.url, Err(why)),
     };
@@ -56,7 +64,7 @@ pub fn open(sites: Vec<Site>) -> Result<Opened> {
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     let (vaults, missing, away) = (Vec::new(), Vec::new(), Vec::new());
-    let mut opened = Opened { vaults, missing, away, first_is_away: false, first_is_missing: false };
+    let mut opened = Opened { vaults, missing, away, first_is_away: false, first_is_missing: false, below };
     for (number, asked) in asked.into_iter().enumerate() {
         match asked.map_err(|panic| panics::error("look into the vaults", &*panic))? {
             (url, Ok(Ok((vault, listed)))) => opened.vaults.push((url, vault, listed)),
@@ -64,6 +72,7 @@ pub fn open(sites: Vec<Site>) -> Result<Opened> {
                 opened.first_is_missing |= number == 0;
                 opened.missing.push(missing);
             }
+            (_, Err(why)) if below.is_some() && why.is_newer_format() => return Err(why),
             (url, Err(why)) => {
                 opened.first_is_away |= number == 0;
                 opened.away.push((url, why));
@@ -73,11 +82,20 @@ pub fn open(sites: Vec<Site>) -> Result<Opened> {
     Ok(opened)
 }
 
-fn list(vault: &Vault) -> Result<Listed> {
-    match select::search(vault, "latest") {
+fn list(vault: &Vault, below: Option<SnapshotName>) -> Result<Listed> {
+    let found = match below {
+        None => select::search(vault, LATEST),
+        Some(below) => {
+            let mut names = vault.snapshots()?;
+            names.retain(|name| *name < below);
+            select::search_good(vault, &names, "an older good snapshot")
+        }
+    };
+    match found {
         Ok(choice) => Ok(Listed::Good(Box::new(choice))),
         Err(unchosen) if unchosen.why.kind() == Kind::NothingYet => Ok(Listed::Nothing),
         Err(unchosen) if unchosen.why.kind() == Kind::Unreachable => Err(unchosen.why),
+        Err(unchosen) if below.is_some() && unchosen.newer_format.is_some() => Err(unchosen.why),
         Err(unchosen) => match unchosen.passed_over.into_iter().next() {
             Some(newest) => {
                 let root = vault.root(newest.snapshot).ok().map(Box::new);
@@ -86,6 +104,13 @@ fn list(vault: &Vault) -> Result<Listed> {
             None => Err(unchosen.why),
         },
     }
+}
+
+/// The snapshot that a root repeats, as each start commits one. `None` if it is another one: what somebody went back to on purpose counts
+/// as newer than what it repeats.
+fn repeats(root: &Root) -> Option<SnapshotName> {
+    let is_anew = root.totals.new_packs == 0 && root.totals.uploaded_bytes == 0;
+    root.parent.filter(|_| is_anew && root.origin.as_deref() == Some(START))
 }
 
 impl Opened {
@@ -136,6 +161,26 @@ impl Opened {
         let read = self.none_good().filter_map(|(vault, newest, root)| Some((vault, newest.snapshot, root?)));
         let (vault, name, root) = read.max_by_key(|(_, name, _)| *name)?;
         Some(Newest { name, root: root.clone(), vault })
+    }
+
+    /// Where newer snapshots do not count, returns the snapshot whose content `newest` repeats, if `is_known` says so of one: an
+    /// instance commits the snapshot that it starts with once more in its own epoch. Otherwise returns `newest`.
+    ///
+    /// # Errors
+    /// A store that fails, other than by damage.
+    pub fn repeated<'a>(&'a self, newest: Newest<'a>, is_known: impl Fn(&Newest) -> bool) -> Result<Newest<'a>> {
+        let mut next = self.below.and_then(|_| repeats(&newest.root));
+        for _ in 0..REPEATED {
+            if is_known(&newest) {
+                break;
+            }
+            let Some(Ok(repeated)) = next.map(|name| self.find(name)).transpose()? else { break };
+            if is_known(&repeated) {
+                return Ok(repeated);
+            }
+            next = repeats(&repeated.root);
+        }
+        Ok(newest)
     }
 
     /// The vault's id, which all of them share.

@@ -1,0 +1,107 @@
+//! The newest snapshot is to be restored over data that is there, and is damaged.
+//!
+//! A machine without data starts with the next older good snapshot that is whole: the restore goes on to it by itself. Over data, that
+//! could go back behind what is there, or replace it by something that it holds already. So it is decided once more, as if the damaged
+//! snapshot were not there ([`gather_below`](facts::gather_below)):
+//!
+//! | the directory, beside the next older good snapshot | `run` |
+//! |---|---|
+//! | is fresh or ahead: it comes from that snapshot, or from one that is newer, or equals it | starts the app on it |
+//! | is anything else | saves it first, and restores that snapshot; if that is damaged, too, decides once more, without it |
+//!
+//! The directory that the app starts on so becomes the newest snapshot before the app runs, as with `--on-diverged keep`, and the damaged
+//! one is pinned: what can be read of it can still be had. Otherwise the next start would find a stale directory once more, and one on
+//! another machine would start with something older.
+//!
+//! The snapshot that an instance commits once more at its start is no newer state than the one that it repeats. Where the directory comes
+//! from the one that is repeated, it holds the other one, too.
+//!
+//! A directory that is only stale is saved as well, although a snapshot holds it: that one may share the damage.
+//!
+//! Nothing of this holds for a snapshot that `--snapshot` names, nor while a vault that may have the newest one whole does not answer, nor
+//! where no older good snapshot is left: the app is not started then, and the error says what is wrong with the newest.
+
+use super::Around;
+use super::begin::Prepared;
+use crate::epochs::driver::Begun;
+use crate::error::{Kind, Result};
+use crate::monitor::Context;
+use crate::start::decide::{Decision, SaveReason, StartAction, StartState};
+use crate::start::facts::{self, Gathered};
+use crate::start::known::{DirectoryContent, VaultFacts};
+use crate::vault::root::SnapshotName;
+
+impl Around {
+    /// Does what was decided; if the snapshot that is to be restored over data turns out to be damaged, what is decided without it.
+    pub(super) fn carry_out_or_go_back(
+        &self,
+        (mut decision, mut gathered): (Decision, Gathered),
+        begun: Option<Begun>,
+        ctx: &Context,
+    ) -> Result<Prepared> {
+        // The newest, and why it is not restored.
+        let mut first = None;
+        loop {
+            let (damaged, why) = match (self.carry_out(&decision, &gathered, begun, ctx), &decision.action) {
+                (Err(why), StartAction::Restore { snapshot, named: false, .. })
+                    if why.kind() == Kind::Damage && gathered.facts.content == DirectoryContent::Filled =>
+                {
+                    (*snapshot, why)
+                }
+                (done, _) => {
+                    let done = done?;
+                    if let (Some((newest, _)), Some(from)) = (first, done.from) {
+                        tracing::error!(
+                            "the app starts with the snapshot {from}, which is older than {newest}: that one is damaged"
+                        );
+                        self.pin_damaged(newest, begun, ctx)?;
+                    }
+                    return Ok(done);
+                }
+            };
+            tracing::error!(
+                "the snapshot {damaged} is damaged, and it is decided once more without it: {}",
+                why.what()
+            );
+            let (newest, why) = first.take().unwrap_or((damaged, why));
+            let (look, rules) = (&self.settings.look, &self.settings.start);
+            let older = facts::gather_below(|| self.vaults.sites(false), look, rules, Some(damaged), ctx)?;
+            if !matches!(older.facts.vault, VaultFacts::Good(_) | VaultFacts::Unreachable { good: Some(_), .. }) {
+                return Err(why);
+            }
+            first = Some((newest, why));
+            (decision, gathered) = self.decide_upon(older)?;
+            match &mut decision.action {
+                StartAction::Start { .. } => return self.go_on_here(newest, &decision.why, begun, ctx),
+                StartAction::Restore { save_first: save @ None, .. }
+                    if decision.state == StartState::Stale && !self.settings.detached =>
+                {
+                    *save = Some(SaveReason::Broken);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest.
+    fn go_on_here(&self, damaged: SnapshotName, why: &str, begun: Option<Begun>, ctx: &Context) -> Result<Prepared> {
+        tracing::error!(
+            "the app starts on the data in {}: the snapshot {damaged}, which is newer, is damaged, and no other one that is newer than \
+             this data is whole ({why})",
+            self.settings.data.display()
+        );
+        if self.settings.detached || begun.is_none() {
+            return Ok(Prepared { from: None, is_ours: false, save: false });
+        }
+        self.pin_damaged(damaged, begun, ctx)?;
+        Ok(Prepared { from: Some(self.adopt(ctx)?), is_ours: true, save: false })
+    }
+
+    /// Keeps a damaged snapshot for as long as what it replaced is kept.
+    fn pin_damaged(&self, damaged: SnapshotName, begun: Option<Begun>, ctx: &Context) -> Result<()> {
+        if self.settings.detached || begun.is_none() {
+            return Ok(());
+        }
+        self.pin(damaged, "it was the newest, and is damaged: what can be read of it may still be wanted", ctx)
+    }
+}
