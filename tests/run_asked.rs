@@ -230,3 +230,33 @@ fn a_kill_during_a_restore_leaves_the_old_data_or_the_new() {
         assert_eq!(counters.saved(), counters.stopped("a"));
     }
 }
+
+#[test]
+fn a_snapshot_that_only_the_second_vault_has_is_restored() {
+    let counters = Counters::new();
+    let vaults = ["--vault", "backups", "--vault", "second"];
+    counters.world.run([&["init"], &vaults[..]].concat()).ended(0);
+    let options = [&RESTORES[..], &vaults].concat();
+    let mut run = start(&counters, &options);
+    counters.begun("a", 1, &run);
+    counters.counted_beyond("data", 3, &run);
+    let old = back_up(&run);
+    let then = counters.saved_in(&old);
+    let lost = fs::read_dir(counters.world.vault().join("snapshots")).unwrap().map(|entry| entry.unwrap().path());
+    let lost: Vec<_> = lost.filter(|path| path.to_str().unwrap().contains(&old)).collect();
+    assert_eq!(lost.len(), 1);
+    fs::remove_file(&lost[0]).unwrap();
+    counters.counted_beyond("data", then + 20, &run);
+    assert_eq!(run.post("/backup/restore", r#"{"snapshot":"ffff"}"#).status, 404);
+    let asked = ask(&run, &old);
+    assert_eq!(counters.begun("a", 2, &run).count, then, "{}", run.log());
+    assert_eq!(over(&run, &asked)["result"], "complete");
+    assert_eq!(run.end(Signal::TERM).0, Some(5), "{}", run.log());
+
+    // And without an app.
+    let mut service = Service::start(&counters.world, [&vaults[..], &["--allow-restore"]].concat());
+    let restored = service.post("/backup/restore", &json!({ "snapshot": old }).to_string()).is(200);
+    assert_eq!(restored["result"], "complete", "{restored}");
+    assert_eq!(counters.count("data"), then);
+    assert_eq!(service.end(Signal::TERM).0, Some(0), "{}", service.log());
+}

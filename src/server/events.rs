@@ -18,9 +18,10 @@ use crate::backup::MAX_LABELS;
 use crate::events::decoded::{EventDecision, RunRequest};
 use crate::events::vocabulary::MAX_MESSAGE;
 use crate::events::{self, labels};
+use crate::monitor::Context;
+use crate::replicas;
 use crate::report::{self, Action, Channel, RunId};
-use crate::restore::select;
-use crate::runner::runner::{Answer, NotPromised};
+use crate::runner::runner::{Answer, NotPromised, Runner};
 use crate::vault::root::BackupReason;
 
 /// The most characters of a snapshot's name.
@@ -142,10 +143,13 @@ impl Server {
             let why = format!("the name of a snapshot has 1 to {MAX_SNAPSHOT} characters");
             return answer::error(StatusCode::BAD_REQUEST, why);
         }
-        // The snapshot is looked up before a run is made of it: then the status says what is wrong.
+        // The snapshot is looked up before a run is made of it: then the status says what is wrong. Any of the vaults may have it, as
+        // for the restore itself.
         let wanted = spec.clone();
-        let found =
-            self.run_blocking(move |runner, ctx| select::find(&runner.vaults().first(ctx)?, &wanted).map(drop)).await;
+        let look = move |runner: &Runner, ctx: &Context| {
+            replicas::restore::newest_of(runner.vaults().sites(false)?, &wanted, ctx).map(drop)
+        };
+        let found = self.run_blocking(look).await;
         match found {
             Ok(()) => self.ask(run_request(Action::Restore, Some(spec)), parts).await,
             Err(reply) => reply,
