@@ -32,6 +32,8 @@ pub struct Newcomer<'a> {
     pub on_terminal: bool,
     /// Whether it takes over whoever runs.
     pub take_over: bool,
+    /// Whether it runs no app, and only makes another snapshot the newest: then it ends at once, and an instance that ran comes back.
+    pub is_rollback: bool,
 }
 
 /// The epochs that are there, as far as they matter for a newcomer.
@@ -82,6 +84,10 @@ pub fn admit(standing: &Standing, newcomer: &Newcomer, now: Timestamp) -> Admiss
         started.is_some()
     });
     let before = quick.map_or(0, |newest| newest.row);
+    if newcomer.is_rollback {
+        // It is no instance that wants to run beside another one: it neither waits nor has the next one wait.
+        return Admission::Admit { row: before.max(1) };
+    }
     // An instance that follows one that has ended, as at each orderly restart, takes over from nobody.
     let row = before.saturating_add(u32::from(standing.live.is_some())).max(1);
     let time = wait(before);
@@ -141,7 +147,8 @@ pub fn holder(epoch: &EpochDocument) -> String {
 mod tests {
     use super::*;
 
-    const ME: Newcomer = Newcomer { service: Some("shop"), host: "here", on_terminal: false, take_over: false };
+    const ME: Newcomer =
+        Newcomer { service: Some("shop"), host: "here", on_terminal: false, take_over: false, is_rollback: false };
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + second).unwrap()
@@ -239,6 +246,31 @@ mod tests {
         }
         let deploy = standing(newest.unwrap());
         assert!(matches!(admit(&deploy, &ME, at(250)), Admission::Admit { row: 2 }));
+    }
+
+    /// Each takes over from the app, which comes back after it.
+    #[test]
+    fn rollbacks_one_after_the_other_do_not_count_and_wait_for_nothing() {
+        let mut newest = epoch(0, 1);
+        for round in 1..6 {
+            let rollback = Newcomer { is_rollback: true, ..ME };
+            let Admission::Admit { row } = admit(&standing(newest), &rollback, at(round * 30)) else {
+                panic!("rollback {round} waits")
+            };
+            assert_eq!(row, 1, "{round}");
+            newest = epoch(round * 30, row);
+            let back = Standing { newest: Some(newest), service: Some("shop".into()), live: None };
+            let Admission::Admit { row } = admit(&back, &ME, at(round * 30 + 10)) else {
+                panic!("the app waits after rollback {round}")
+            };
+            assert_eq!(row, 1, "{round}");
+            newest = epoch(round * 30 + 10, row);
+        }
+        // Instances that are about to come to rest are not set going again by it.
+        let rollback = Newcomer { is_rollback: true, ..ME };
+        assert!(matches!(admit(&standing(epoch(0, 4)), &rollback, at(10)), Admission::Admit { row: 4 }));
+        let other = Newcomer { service: Some("blog"), ..rollback };
+        assert!(matches!(admit(&standing(epoch(0, 1)), &other, at(10)), Admission::Refuse(_)));
     }
 
     #[test]

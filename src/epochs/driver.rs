@@ -120,6 +120,7 @@ impl EpochDriver {
                 host: &self.options.host,
                 on_terminal: self.options.on_terminal,
                 take_over: self.options.take_over,
+                is_rollback: self.options.is_rollback,
             };
             progress.row = match admit(&seen.standing, &newcomer, seen.now) {
                 Admission::Admit { row } => row,

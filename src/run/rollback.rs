@@ -109,6 +109,7 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
         // Somebody at a terminal is who rolls back.
         on_terminal: false,
         take_over: settings.take_over,
+        is_rollback: true,
         run: job::new_run(ctx)?,
     };
     let driver = EpochDriver::new(vaults.sites(false)?, options.clone(), Arc::new(SystemClock));

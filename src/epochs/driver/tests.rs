@@ -168,6 +168,7 @@ impl Stage {
             locked: None,
             on_terminal: false,
             take_over: false,
+            is_rollback: false,
             run: Hex([run; 8]),
         }
     }

@@ -27,6 +27,8 @@ pub struct EpochOptions {
     pub on_terminal: bool,
     /// Whether it takes over whoever runs.
     pub take_over: bool,
+    /// Whether it is of a rollback, which runs no app.
+    pub is_rollback: bool,
     /// The run.
     pub run: Hex<8>,
 }

@@ -358,6 +358,7 @@ pub(super) fn epoch_options(
         locked,
         on_terminal,
         take_over: settings.take_over,
+        is_rollback: false,
         run,
     }
 }
