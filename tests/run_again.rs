@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::support::World;
 use crate::support::counter::without_terminal;
 use crate::support::process::Running;
+use crate::support::database;
 use crate::support::{Ran, id};
 
 /// Runs an app that is a script of the shell; how `lastgood run` ended.
@@ -78,5 +79,12 @@ fn an_app_that_fails_at_each_start_on_one_image_leaves_one_pinned_snapshot_of_it
     let list = world.json(["list"], 0);
     let apart = list.as_array().unwrap().iter().filter(|snapshot| snapshot["good"] == false).count();
     assert_eq!(apart, 2, "{list}");
+    // Its database has a log that is not empty: the two are one.
+    database::leftover_wal(&world.path("image/app.db"));
+    assert!(fs::metadata(world.path("image/app.db-wal")).unwrap().len() > 0);
+    for said in ["is saved as the snapshot", "was saved before, as the snapshot", "was saved before, as the snapshot"] {
+        from_image(&world);
+        script(&world, "exit 7").ended(7).says(said);
+    }
     assert!(!id(&world.restore("newest")).is_empty());
 }

@@ -14,6 +14,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{OFlags, readlinkat};
 use rustix::io::Errno;
@@ -31,7 +33,10 @@ use crate::source::found::SourceEntry;
 use crate::source::place::Terms;
 use crate::source::select::Select;
 use crate::source::walk::{Met, Walker};
+use crate::sqlite::at::DatabaseLocation;
+use crate::sqlite::error::ReadError;
 use crate::sqlite::fd_registry;
+use crate::sqlite::live::{Live, LiveOptions};
 use crate::sqlite::side_files::Role;
 use crate::sqlite::usage::UsageFinder;
 use crate::vault::Vault;
@@ -111,7 +116,8 @@ pub struct Compared<'a> {
     /// Most bytes that are read where times do not tell.
     pub most_read: u64,
     /// Whether everything is to be equal that a restore brings back, whatever times say: files are read, and owners, modes and links
-    /// compared. An entry with extended attributes is never equal then.
+    /// compared, and a database with a log is read through SQLite. An entry with extended attributes, and a database that was taken as
+    /// plain files with a log, are never equal then.
     pub strict: bool,
     /// Number of threads, and when to stop.
     pub ctx: &'a Context<'a>,
@@ -301,6 +307,9 @@ impl<'a> SideBySide<'a> {
             }
             Role::Alone | Role::Side => false,
         };
+        if logged && self.compared.strict && entry.sides().is_empty() {
+            return Some(entry.hash.is_some() && self.hash_with_log(found).ok() == entry.hash);
+        }
         let looks_same = (entry.size, entry.mtime) == (found.size, found.mtime);
         let Some(hash) = entry.hash.filter(|_| looks_same && !logged && entry.sides().is_empty()) else {
             return Some(false);
@@ -324,6 +333,28 @@ impl<'a> SideBySide<'a> {
         let (path, mut nothing) = (self.compared.root.path().join(found.path.as_path()), [0u8; 0]);
         // The list's length is asked for.
         !matches!(rustix::fs::llistxattr(&path, &mut nothing), Ok(0) | Err(Errno::OPNOTSUPP))
+    }
+
+    /// Hashes a database and what its log holds, as a backup takes them: through SQLite.
+    fn hash_with_log(&mut self, found: &SourceEntry) -> Result<Hash, ReadError> {
+        let failed = |why: Errno| ReadError::Failed(std::io::Error::from(why).to_string());
+        let stop = self.compared.ctx.stop;
+        let at = Arc::new(DatabaseLocation::beneath(self.compared.root, &found.path).map_err(failed)?);
+        let lock = fd_registry::lock_inode(found.device, found.inode, stop).map_err(failed)?;
+        let mut live = Live::open(at, lock, LiveOptions { patience: Duration::ZERO, stop })?;
+        let state = live.begin()?;
+        let size = state.pages.saturating_mul(state.page_size.into());
+        self.left = self.left.checked_sub(size).ok_or(ReadError::Failed("it is too large to be read here".into()))?;
+        let (mut hasher, mut page) = (blake3::Hasher::new(), vec![0; state.page_size as usize]);
+        for number in 1..=state.pages {
+            let number = u32::try_from(number).map_err(|why| ReadError::Failed(why.to_string()))?;
+            live.page(number, &mut page)?;
+            hasher.update(&page);
+        }
+        match live.end()? {
+            true => Ok(Hash::from(&hasher.finalize())),
+            false => Err(ReadError::Failed("it was written to meanwhile".into())),
+        }
     }
 
     /// Where a symlink points; `None` if it cannot be read.

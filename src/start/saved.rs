@@ -13,8 +13,8 @@ use crate::vault::root::{Filters, SnapshotName};
 /// How many of the newest snapshots of diverged directories are compared with the directory.
 const COMPARED: usize = 4;
 
-/// Returns a pinned snapshot of a diverged directory that equals the directory, and that was taken with the same filters.
-/// `None` if there is none, or if that could not be told.
+/// Returns a pinned snapshot of a diverged directory that equals the directory, and that leaves out nothing that one with these filters
+/// would hold. `None` if there is none, or if that could not be told.
 ///
 /// # Errors
 /// A directory that cannot be read; a store that fails; a stop.
@@ -44,7 +44,7 @@ pub fn saved_before(
     let mut seen = Vec::new();
     for vault in vaults {
         for (name, snapshot) in descent::saved_before(vault, COMPARED)? {
-            if snapshot.filters != *filters || seen.contains(&name) {
+            if !holds_all(&snapshot.filters, filters) || seen.contains(&name) {
                 continue;
             }
             match compared.with(vault, &snapshot, Until::Different) {
@@ -57,6 +57,12 @@ pub fn saved_before(
         }
     }
     Ok(None)
+}
+
+/// Whether a snapshot with the filters `theirs` leaves out nothing that one with `ours` would hold: they are the same, or more is excluded
+/// now. It is compared with the directory by its own filters, so it holds what they leave in.
+fn holds_all(theirs: &Filters, ours: &Filters) -> bool {
+    theirs.include == ours.include && theirs.exclude.iter().all(|pattern| ours.exclude.contains(pattern))
 }
 
 #[cfg(test)]
@@ -99,7 +105,12 @@ mod tests {
         copy(&before, &world.data);
         assert_eq!(find(&world, &all).unwrap(), Some(saved));
         let some = Filters { exclude: vec!["*.log".into()], ..Filters::default() };
+        assert_eq!(find(&world, &some).unwrap(), Some(saved), "it holds more than is asked for");
+        let some = Filters { include: vec!["a".into()], ..Filters::default() };
         assert_eq!(find(&world, &some).unwrap(), None, "other files may be left out");
+        let less = |exclude: &str| Filters { exclude: vec![exclude.into()], ..Filters::default() };
+        assert!(holds_all(&less("*.log"), &less("*.log")));
+        assert!(!holds_all(&less("*.log"), &all) && !holds_all(&less("*.log"), &less("*.tmp")));
         // Nothing that a restore would bring back may differ, whatever the times are.
         let b = world.data.join("sub/b");
         let (times, mode) =
@@ -123,5 +134,46 @@ mod tests {
         assert_eq!(find(&world, &all).unwrap(), None);
         std::fs::remove_dir_all(&world.data).unwrap();
         assert_eq!(find(&world, &all).unwrap_err().code(), Code::NoData);
+    }
+
+    #[test]
+    fn a_database_with_a_log_is_known_by_what_both_hold() {
+        let mut world = World::new();
+        // An image that was made while the database was open.
+        let image = tempfile::tempdir().unwrap();
+        let database = rusqlite::Connection::open(image.path().join("a.db")).unwrap();
+        database.execute_batch("pragma journal_mode = wal; pragma wal_autocheckpoint = 0").unwrap();
+        database.execute_batch("create table t (x); insert into t values (1)").unwrap();
+        let from_image = |world: &World| {
+            std::fs::remove_dir_all(&world.data).unwrap();
+            std::fs::create_dir(&world.data).unwrap();
+            for name in ["a.db", "a.db-wal"] {
+                std::fs::copy(image.path().join(name), world.data.join(name)).unwrap();
+            }
+            assert!(world.data.join("a.db-wal").metadata().unwrap().len() > 0);
+        };
+        from_image(&world);
+        world.options.diverged = Some("nobody knows where it comes from".into());
+        let saved = world.backup().snapshot;
+        let pin = Pin::new(saved, Timestamp::MAX, "diverged", None);
+        pins::store(&world.vault(), &pin, &system_random).unwrap();
+        let find = |world: &World| {
+            let options = StartOptions {
+                data: world.data.clone(),
+                from: "/vault".into(),
+                not_walked: Vec::new(),
+                sqlite: true,
+                check: None,
+                boot: BOOT.into(),
+            };
+            saved_before(&[world.site()], &options, &Filters::default(), &context()).unwrap()
+        };
+        assert_eq!(find(&world), Some(saved));
+        from_image(&world);
+        assert_eq!(find(&world), Some(saved), "the next start of the container");
+        // The file of the database is the same.
+        database.execute_batch("update t set x = 2").unwrap();
+        from_image(&world);
+        assert_eq!(find(&world), None, "the log holds something else");
     }
 }
