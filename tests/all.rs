@@ -65,6 +65,8 @@ mod run_messages;
 mod run_older_readers;
 mod run_refused;
 mod run_rollback;
+mod run_terminal;
+mod run_warned;
 mod serve;
 mod serve_clients;
 mod serve_critical;

@@ -260,3 +260,26 @@ fn a_snapshot_that_only_the_second_vault_has_is_restored() {
     assert_eq!(counters.count("data"), then);
     assert_eq!(service.end(Signal::TERM).0, Some(0), "{}", service.log());
 }
+
+#[test]
+fn an_instance_that_begins_unseen_during_a_restore_is_not_overtaken() {
+    let counters = Counters::new();
+    // It looks once a minute.
+    let options = ["--handover-poll", "60s", "--on-superseded", "exit", "--after-restore"];
+    let hold = "touch held; until test -e go; do sleep 0.05; done";
+    let mut run = start(&counters, &[&RESTORES[..], &options, &[hold]].concat());
+    counters.begun("a", 1, &run);
+    counters.counted_beyond("data", 3, &run);
+    let old = back_up(&run);
+    let then = counters.saved_in(&old);
+    counters.counted_beyond("data", then + 5, &run);
+    ask(&run, &old);
+    until("hook", WITHIN, || run.log(), || counters.world.path("held").exists().then_some(()));
+    let mut other = counters.start("b", "elsewhere", &["--every", "off", "--handover-poll", "100ms"]);
+    other.log_with("waiting for the end of epoch 1");
+    fs::write(counters.world.path("go"), "").unwrap();
+    assert_eq!(counters.begun("b", 1, &other).count, then, "{}{}", run.log(), other.log());
+    assert_eq!(run.wait().0, Some(0), "{}", run.log());
+    assert_eq!(other.end(Signal::TERM).0, Some(0), "{}", other.log());
+    assert_eq!((counters.starts("a"), counters.starts("b")), (1, 1));
+}

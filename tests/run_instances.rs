@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::counter::{Counters, WITHIN};
+use crate::support::counter::{Counters, WITHIN, until};
 use crate::support::process::Running;
 
 const POLL: [&str; 4] = ["--every", "1s", "--handover-poll", "200ms"];
@@ -37,6 +38,23 @@ fn an_instance_takes_over_without_loss_and_gives_back_what_it_wrote() {
     // Nothing that an instance wrote is beside the line.
     let snapshots = counters.snapshots();
     assert!(snapshots.iter().all(|snapshot| snapshot["good"] == true), "{snapshots:?}");
+}
+
+#[test]
+fn a_backup_that_is_under_way_at_a_handover_is_cut_short() {
+    let counters = Counters::new();
+    // The last snapshot is taken without delay.
+    let hold = "test ! -e armed || { rm armed; touch held; sleep 60; }";
+    let mut a = first(&counters, &[&POLL[..], &["--before-backup", hold]].concat());
+    fs::write(counters.world.path("armed"), "").unwrap();
+    until("hook", WITHIN, || a.log(), || counters.world.path("held").exists().then_some(()));
+    let began = Instant::now();
+    let mut b = counters.start("b", "b", &POLL);
+    assert_eq!(counters.begun("b", 1, &b).count, counters.stopped("a"), "{}\n{}", a.log(), b.log());
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}: {}", began.elapsed(), a.log());
+    assert!(a.log().contains("the backup that is under way is cut short"), "{}", a.log());
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+    a.end(Signal::TERM);
 }
 
 #[test]

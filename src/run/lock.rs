@@ -369,6 +369,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_has_another_name_as_well_is_not_written_to() {
+        let data = tempfile::tempdir().unwrap();
+        let (lock, app) = (data.path().join(".lastgood/run.lock"), data.path().join("orders"));
+        fs::create_dir(data.path().join(OWN_FOLDER)).unwrap();
+        fs::write(&app, "of the app").unwrap();
+        fs::hard_link(&app, &lock).unwrap();
+        let held = take(data.path(), 0, false).unwrap();
+        assert_eq!(fs::read_to_string(&app).unwrap(), "of the app");
+        assert!(fs::read_to_string(&lock).unwrap().contains("web-1"));
+        assert!(held.is_of(&Folder::open(data.path()).unwrap()));
+        assert_eq!(take(data.path(), 0, false).unwrap_err().code(), Code::Locked);
+    }
+
+    #[test]
     fn what_is_planted_is_not_followed() {
         let (data, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         symlink(other.path(), data.path().join(OWN_FOLDER)).unwrap();
