@@ -312,6 +312,21 @@ fn a_claim_that_is_damaged_does_not_stop_the_others() {
     assert_eq!(ran(world.run("long-abcde", 1)).error.unwrap().kind(), Kind::Damage);
 }
 
+#[test]
+fn claims_that_are_held_say_that_the_run_failed_if_another_one_cannot_be_entered() {
+    let world = World::new();
+    let stop = AtomicBool::new(false);
+    // The attempt before has failed, and said so for one of them only. Its next number cannot be made.
+    world.held("b", RUN).give_up(&world.vaults, &world.ctx(&stop));
+    let next = world.dispatch_request.claims[1].folder() + "2.json";
+    fs::create_dir(world.folder.path().join("vault").join(next)).unwrap();
+    let failed = ran(world.run("long-abcde", 1));
+    assert_eq!(failed.report.result, Outcome::Failed);
+    assert_ne!(failed.error.unwrap().kind(), Kind::Damage);
+    assert!(world.objects().contains(&"1.failed.json".into()), "{:?}", world.objects());
+    assert_eq!(world.snapshots(), 0);
+}
+
 /// Listens as a webhook, and hands on the body of each post.
 fn webhook() -> (String, Receiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
