@@ -46,10 +46,7 @@ impl Around {
         tracing::info!("told to stop: the app is stopped{saved}, within {grace:.0?}");
         let until = now + grace;
         self.vaults.hurry(before_last(until));
-        let end = match state.app.take() {
-            None => state.ended,
-            Some(app) => self.stop_app(&app, signal, until),
-        };
+        let end = self.stop_running(state, signal, until);
         self.save_last(Some(until), BackupCause::Shutdown, state);
         TermEnd::Exit(end.map_or(KILLED, ProgramEnd::code))
     }
@@ -88,9 +85,7 @@ impl Around {
                 "the backup that is under way is cut short: the last snapshot goes on from what it has stored"
             );
         }
-        if let Some(app) = state.app.take() {
-            self.stop_app(&app, Some(Signal::TERM), until);
-        }
+        self.stop_running(state, Some(Signal::TERM), until);
         self.save_last(Some(until), BackupCause::Shutdown, state);
         match self.settings.on_superseded {
             OnSuperseded::Wait if state.stopping.is_none() => {
@@ -101,8 +96,21 @@ impl Around {
         }
     }
 
+    /// Stops the app, if it runs. Returns how it ended, now or before; `None` if that is not known.
+    pub(super) fn stop_running(
+        &self,
+        state: &mut TermState,
+        signal: Option<Signal>,
+        until: Instant,
+    ) -> Option<ProgramEnd> {
+        match state.app.take() {
+            None => state.ended,
+            Some(app) => self.stop_app(&app, signal, until),
+        }
+    }
+
     /// Stops the app, and has a backup begin beside it if that takes a while.
-    pub(super) fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
+    fn stop_app(&self, app: &App, signal: Option<Signal>, until: Instant) -> Option<ProgramEnd> {
         self.beside.set(AppState::Ending);
         // The last snapshot needs time as well.
         let time = self.settings.stop_timeout.min(until.saturating_duration_since(Instant::now()) / 2);

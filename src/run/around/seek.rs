@@ -263,10 +263,7 @@ impl Around {
             tracing::error!("nobody looks whether another instance takes over: {why}");
         }
         let until = Instant::now() + self.settings.handover;
-        let end = match state.app.take() {
-            None => state.ended,
-            Some(app) => self.stop_app(&app, Some(Signal::TERM), until),
-        };
+        let end = self.stop_running(state, Some(Signal::TERM), until);
         let saved = self.save_once(Some(until), BackupCause::Shutdown, state);
         if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot)
             && let Err(why) = self.runner.context(|ctx| self.pin(snapshot, &decision.why, ctx))
