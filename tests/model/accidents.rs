@@ -9,6 +9,7 @@ use super::app::App;
 use super::databases::{SIDES, beside};
 use super::files::inode;
 use super::history::{Id, What, split};
+use super::oracle::state_of;
 
 /// Something that takes most of the data directory away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +112,9 @@ impl App {
             let taken = |path: &str| self.history.look(path).is_some();
             let database = matches!(self.history.objects[id].what, What::Database(_));
             let sides = || SIDES.iter().any(|side| taken(&format!("{path}{side}")));
-            if !above || taken(&path) || database && sides() {
+            // The file would take the place of the journal of a database that came meanwhile, which is broken without it.
+            let is_beside = || self.history.is_beside_database(&path);
+            if !above || taken(&path) || database && sides() || is_beside() {
                 continue;
             }
             if database {
@@ -177,4 +180,24 @@ impl App {
         fs::File::options().write(true).open(self.at(&path)).unwrap().set_modified(now).unwrap();
         Some(format!("{path} is touched"))
     }
+}
+
+#[test]
+fn what_comes_back_leaves_databases_their_journals() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut app = App::new(folder.path().to_owned(), 1);
+    app.befall(Accident::Emptied);
+    app.aside.clear();
+    for name in ["k.db", "k.db-journal", "x", "x-journal"] {
+        let bytes = app.content(2_000);
+        app.make(name, bytes);
+    }
+    app.befall(Accident::Emptied);
+    app.leave_cut_off("x", "delete");
+    app.bring_back();
+    let database = app.history.database(app.history.look("x").unwrap()).unwrap();
+    let (_, committed) = database.commits[0];
+    assert_eq!(state_of(&app.at("x")), Ok((database.number, committed)));
+    let there = |name: &str| app.history.look(name).is_some() && app.at(name).exists();
+    assert!(there("k.db") && there("k.db-journal") && app.history.look("x-journal").is_none());
 }

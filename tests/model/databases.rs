@@ -305,6 +305,11 @@ impl App {
         }
         let path = self.pick_database_path()?;
         let mode = ["delete", "delete", "persist", "wal"][self.dice.roll(4) as usize];
+        Some(self.leave_cut_off(&path, mode))
+    }
+
+    /// Leaves a database at a free path, with the journal or log of a transaction that was cut off.
+    pub fn leave_cut_off(&mut self, path: &str, mode: &str) -> String {
         let rows = 60 + self.dice.roll(100);
         let number = self.serial() as i64;
         let (create, committed, cut) =
@@ -324,11 +329,11 @@ impl App {
             let _ = fs::remove_file(beside(&made, left));
         }
         // Without its journal it would be broken: that comes first.
-        self.remove_sides(&path);
-        fs::rename(beside(&copy, side), beside(&self.at(&path), side)).unwrap();
-        fs::rename(&copy, self.at(&path)).unwrap();
-        self.add_database(&path, number, committed, true);
-        Some(format!("{path} in mode {mode} with {rows} rows, serial {committed}"))
+        self.remove_sides(path);
+        fs::rename(beside(&copy, side), beside(&self.at(path), side)).unwrap();
+        fs::rename(&copy, self.at(path)).unwrap();
+        self.add_database(path, number, committed, true);
+        format!("{path} in mode {mode} with {rows} rows, serial {committed}")
     }
 
     /// Has an app open what another one left behind.

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use lastgood::vault::hex::Hash;
 
+use super::databases::SIDES;
+
 /// An object's number; none is given twice, unlike inode numbers.
 pub type Id = usize;
 
@@ -209,7 +211,25 @@ impl History {
         before
     }
 
+    /// Whether a path is that of what lies beside a database.
+    pub fn is_beside_database(&self, path: &str) -> bool {
+        let is_database = |path: &str| self.look(path).is_some_and(|id| self.database(id).is_some());
+        SIDES.iter().filter_map(|side| path.strip_suffix(side)).any(is_database)
+    }
+
+    /// Makes a name lead to an object or, with `None`, to nothing; returns the object that it led to before.
+    ///
+    /// What lies beside a database is SQLite's: an app that puts a file of its own there breaks the database, and no snapshot
+    /// can hold it whole.
     fn set(&mut self, path: &str, id: Option<Id>) -> Option<Id> {
+        if let Some(id) = id {
+            let beside = || SIDES.iter().any(|side| self.look(&format!("{path}{side}")).is_some());
+            assert!(
+                self.database(id).is_none() || !beside(),
+                "the app has a file where the database {path} has its log"
+            );
+            assert!(!self.is_beside_database(path), "the app's file {path} lies where a database has its log");
+        }
         let (folder, name) = split(path);
         let folder = self.look(folder).unwrap();
         let What::Folder(children) = &mut self.objects[folder].what else { panic!("{path} is in no folder") };

@@ -442,7 +442,7 @@ impl Oracle<'_> {
 }
 
 /// Returns the number and the serial of a database, after SQLite has recovered it.
-fn state_of(path: &Path) -> Result<(i64, i64), String> {
+pub fn state_of(path: &Path) -> Result<(i64, i64), String> {
     let db = Connection::open(path).map_err(|why| why.to_string())?;
     let ask = || -> rusqlite::Result<(String, i64, i64, i64)> {
         let said = db.query_row("PRAGMA integrity_check", [], |row| row.get(0))?;
