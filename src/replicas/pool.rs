@@ -19,6 +19,7 @@ use crate::store::address::Address;
 use crate::store::awaited::Awaiting;
 use crate::store::metered::MeteredStore;
 use crate::store::open::Opener;
+use crate::store::remembering::{RememberingStore, StoreMemory};
 use crate::vault::Vault;
 use crate::vault::root::Root;
 
@@ -34,12 +35,25 @@ pub struct VaultPool {
     opener: Opener,
     stop: Arc<AtomicBool>,
     stores: Mutex<HashMap<Address, Arc<dyn Store>>>,
+    /// What was read of buckets, for as long as that is remembered.
+    memories: Mutex<HashMap<Address, Arc<StoreMemory>>>,
     /// Becomes true when the time for last words is over, which begins with the first of them.
     silence: OnceLock<Arc<AtomicBool>>,
     /// The stores that are asked for last words: there may be many, and little time.
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
     /// Set where one store that hangs is not to keep the others from being used.
     awaiting: Option<Arc<Awaiting>>,
+}
+
+/// Has what was read of buckets be remembered, since [`VaultPool::remember`]. When it is dropped, all of it is forgotten.
+pub struct ReadMemory {
+    all: Vec<Arc<StoreMemory>>,
+}
+
+impl Drop for ReadMemory {
+    fn drop(&mut self) {
+        self.all.iter().for_each(|memory| memory.end());
+    }
 }
 
 impl VaultPool {
@@ -51,6 +65,7 @@ impl VaultPool {
             opener,
             stop,
             stores: Mutex::default(),
+            memories: Mutex::default(),
             silence: OnceLock::new(),
             last: Mutex::default(),
             awaiting: None,
@@ -110,7 +125,39 @@ impl VaultPool {
                 opened
             }
         };
+        let is_bucket = matches!(address, Address::Bucket { .. });
+        // A folder costs nothing, and may be one on which a volume is mounted no longer.
+        let store = match self.memory(address).filter(|_| is_bucket) {
+            Some(memory) => Arc::new(RememberingStore::new(store, memory)),
+            None => store,
+        };
         Ok(Box::new(MeteredStore::new(store)))
+    }
+
+    fn memory(&self, address: &Address) -> Option<Arc<StoreMemory>> {
+        self.memories.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned()
+    }
+
+    /// Remembers what is read of buckets until the value is dropped, so that vaults which are opened several times meanwhile do not
+    /// read the same again.
+    pub fn remember(&self) -> ReadMemory {
+        let mut memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of = |address: &Address| memories.entry(address.clone()).or_default().clone();
+        let all: Vec<_> = self.addresses.iter().map(&mut of).collect();
+        all.iter().for_each(|memory| memory.remember());
+        ReadMemory { all }
+    }
+
+    /// What is listed from now on is asked of the stores.
+    pub fn forget_lists(&self) {
+        let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.values().for_each(|memory| memory.forget_lists());
+    }
+
+    /// Forgets what was read so far. Returns whether that was anything.
+    pub fn forget_read(&self) -> bool {
+        let memories = self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        memories.values().map(|memory| memory.forget()).fold(false, |any, some| any | some)
     }
 
     /// Whether the program was told to stop, so that stores give up what they are asked, and only last words may be

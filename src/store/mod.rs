@@ -10,6 +10,7 @@ pub mod gcs;
 pub mod local;
 pub mod metered;
 pub mod open;
+pub mod remembering;
 pub mod requests;
 pub mod retrying;
 pub mod staging;

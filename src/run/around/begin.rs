@@ -61,6 +61,7 @@ impl Around {
     pub(super) fn begin(self: &Arc<Self>, returned: Option<Begun>) -> Result<Begin> {
         self.be_idle();
         self.beside.set(AppState::Starting);
+        let _remembering = self.vaults.remember();
         let begun = self.begin_within(returned);
         if !matches!(begun, Ok(Begin::App(_))) {
             self.end_unused_epoch();
@@ -138,6 +139,8 @@ impl Around {
                 }
                 // Only now: an instance that ran on this directory lets its lock go at the end of its epoch.
                 self.lock_directory()?;
+                // All that the instances before have left is listed only now.
+                self.vaults.forget_lists();
                 let (decision, gathered) = self.decide(ctx)?;
                 if begun.is_some() && !is_decidable(&gathered) {
                     // The vault is away again, and what it has is not known: the epoch does not count.
@@ -156,6 +159,7 @@ impl Around {
                             self.term.unwatch();
                             self.be_idle();
                             ctx.check("start the app")?;
+                            self.vaults.forget_lists();
                             begun = None;
                             continue;
                         }
@@ -278,7 +282,13 @@ impl Around {
     /// The same, with other options for the look.
     pub(super) fn decide_by(&self, look: &StartOptions, ctx: &Context) -> Result<(Decision, Gathered)> {
         let settings = &self.settings;
-        self.decide_upon(facts::gather(|| self.vaults.sites(false), look, &settings.start, ctx)?)
+        let gather = || facts::gather(|| self.vaults.sites(false), look, &settings.start, ctx);
+        let mut gathered = gather()?;
+        // A vault that is gone by now has no snapshots either, and that is no first start: `vault.json` is asked for once more.
+        if matches!(gathered.facts.vault, VaultFacts::NoSnapshot) && self.vaults.forget_read() {
+            gathered = gather()?;
+        }
+        self.decide_upon(gathered)
     }
 
     /// Decides by what is known; tells what.
