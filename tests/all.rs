@@ -52,6 +52,7 @@ mod restore_working_directory;
 mod roundtrip;
 mod run;
 mod run_again;
+mod run_ahead;
 mod run_asked;
 mod run_away;
 mod run_costs;

@@ -20,7 +20,7 @@ use crate::replicas::Site;
 use crate::text::one_line;
 use crate::vault::epochs::of_snapshot;
 use crate::vault::root::{SnapshotName, SourceIdentity};
-use calls::EpochSite;
+use calls::{EpochSite, Survey};
 pub use words::{Begun, Commit, EpochOptions, Go, Hold, Start};
 
 /// How often an instance that waits for its predecessors looks at them.
@@ -56,6 +56,8 @@ struct Progress {
     failing: Option<Duration>,
     /// Numbers that were ignored and reported.
     ignored: Vec<u32>,
+    /// What was seen just now, for the begin that follows.
+    surveyed: Option<Survey>,
 }
 
 impl Progress {
@@ -90,6 +92,7 @@ impl EpochDriver {
             looked: clock.now(),
             failing: None,
             ignored: Vec::new(),
+            surveyed: None,
         };
         let sites = sites.into_iter().map(EpochSite::new).collect();
         EpochDriver { sites, options, clock, progress: Mutex::new(progress) }
@@ -105,6 +108,30 @@ impl EpochDriver {
         self.lock().state.epoch().map(|key| key.number)
     }
 
+    fn newcomer(&self) -> Newcomer<'_> {
+        Newcomer {
+            service: self.options.service.as_deref(),
+            host: &self.options.host,
+            on_terminal: self.options.on_terminal,
+            take_over: self.options.take_over,
+            is_rollback: self.options.is_rollback,
+        }
+    }
+
+    /// Whether an epoch that is begun now would have to wait for another one to end. `false` if none may be begun. Is to be asked
+    /// just before [`EpochDriver::begin`], which goes by the same look if there is nobody to wait for.
+    ///
+    /// # Errors
+    /// The first vault does not answer.
+    pub fn would_wait(&self, ctx: &Context) -> Result<bool> {
+        let mut progress = self.lock();
+        let seen = self.survey(&mut progress, ctx)?;
+        let is_admitted = !matches!(admit(&seen.standing, &self.newcomer(), seen.now), Admission::Refuse(_));
+        let waits = is_admitted && seen.standing.live.is_some();
+        progress.surveyed = Some(seen).filter(|_| !waits);
+        Ok(waits)
+    }
+
     /// Begins an epoch, and returns when all older ones have ended.
     ///
     /// # Errors
@@ -114,15 +141,11 @@ impl EpochDriver {
         let mut progress = self.lock();
         let mut waited_for = None;
         loop {
-            let seen = self.survey(&mut progress, ctx)?;
-            let newcomer = Newcomer {
-                service: self.options.service.as_deref(),
-                host: &self.options.host,
-                on_terminal: self.options.on_terminal,
-                take_over: self.options.take_over,
-                is_rollback: self.options.is_rollback,
+            let seen = match progress.surveyed.take() {
+                Some(seen) => seen,
+                None => self.survey(&mut progress, ctx)?,
             };
-            progress.row = match admit(&seen.standing, &newcomer, seen.now) {
+            progress.row = match admit(&seen.standing, &self.newcomer(), seen.now) {
                 Admission::Admit { row } => row,
                 Admission::Wait { row, .. } if waited_for == Some(seen.greatest) => row,
                 Admission::Wait { time, why, .. } => {

@@ -9,6 +9,7 @@ use super::{Site, SiteFailure, check_same, none_serves, passed_over};
 use crate::error::{Kind, Result};
 use crate::monitor::{Context, SilentMonitor};
 use crate::panics;
+use crate::restore::ahead::FilledAhead;
 use crate::restore::damaged::{self, RestoreFailure};
 use crate::restore::options::RestoreOptions;
 use crate::restore::preview::Preview;
@@ -89,6 +90,17 @@ pub fn preview(sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Res
     let (RestoreCandidate { url, vault, choice, .. }, newer) = newest(sites, &options.snapshot, ctx)?;
     let told = restore::preview::preview(&vault, options, Choice { passed_over: newer, ..choice }, ctx)?;
     Ok((url, told))
+}
+
+/// Makes the files of the newest good snapshot in a staging folder beside the target, from the first vault that has it.
+///
+/// # Errors
+/// No vault has one; the errors of [`fill_ahead`](restore::fill_ahead::fill_ahead).
+pub fn fill_ahead(sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) -> Result<FilledAhead> {
+    // The restore that follows says what is to be said of the others.
+    let quiet = &Context { monitor: &SilentMonitor, ..*ctx };
+    let (RestoreCandidate { vault, choice, mut doubts, .. }, _) = newest(sites, &options.snapshot, quiet)?;
+    restore::fill_ahead::fill_ahead(&vault, options, (choice, &mut doubts), quiet)
 }
 
 /// Returns the newest good snapshot that candidates and that any vault has, and when its capture began.

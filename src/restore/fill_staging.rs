@@ -68,7 +68,9 @@ fn write_window(
 ) -> Result<()> {
     let files = || window.items.iter().filter(|item| item.last);
     window.folders.iter().try_for_each(|entry| tree.folder(entry))?;
-    window.others.iter().try_for_each(|entry| tree.other(entry))?;
+    if !tree.is_ahead() {
+        window.others.iter().try_for_each(|entry| tree.other(entry))?;
+    }
     let reader = ContentReader {
         packs: planner.packs,
         limits: planner.limits,
@@ -80,10 +82,27 @@ fn write_window(
         match item.lost.get() {
             Some(why) => report.not_restored.push(Problem::new(item.entry.path.clone(), why)),
             None => {
-                item.group.iter().try_for_each(|group| tree.first_link(group, &item.entry))?;
+                // Each name of a file that is made ahead is a file of its own.
+                let group = item.group.iter().filter(|_| !tree.is_ahead());
+                group.into_iter().try_for_each(|group| tree.first_link(group, &item.entry))?;
                 report.files += 1;
                 report.bytes += item.entry.size;
             }
+        }
+    }
+    if tree.is_ahead() {
+        return Ok(());
+    }
+    for (group, entry) in &window.ahead {
+        if planner.ahead.is_some_and(|ahead| ahead.move_to(tree, entry)) {
+            group.iter().try_for_each(|group| tree.first_link(group, entry))?;
+            planner.ctx.monitor.advance(entry.size);
+            report.files += 1;
+            report.bytes += entry.size;
+        } else {
+            let mut alone = Walk::new(|window: Window| write_window(planner, &window, tree, place, report, top));
+            planner.file(entry.clone(), &mut alone)?;
+            alone.finish()?;
         }
     }
     for (group, entry) in &window.links {

@@ -1,8 +1,10 @@
 //! The options of a restore.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::ahead::FilledAhead;
 use super::before_exchange::BeforeExchange;
 use super::target::ReplaceMode;
 use crate::path::EntryPath;
@@ -31,6 +33,8 @@ pub struct RestoreOptions {
     pub only: Only,
     /// Called before a restored tree takes the target's place.
     pub before_exchange: Option<BeforeExchange>,
+    /// Files that are taken where the snapshot has the same ones, in a staging folder beside the target.
+    pub ahead: Option<Arc<FilledAhead>>,
 }
 
 impl RestoreOptions {
@@ -52,6 +56,7 @@ impl RestoreOptions {
             vaults: Vec::new(),
             only: Only::default(),
             before_exchange: None,
+            ahead: None,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use super::ahead::FilledAhead;
 use super::missing;
 use super::window::{Item, Window, WindowLimits, WindowPiece};
 use crate::error::{Kind, Result};
@@ -82,6 +83,8 @@ pub struct Planner<'a> {
     pub limits: WindowLimits,
     /// Whether damaged hunks and maps are passed over.
     pub skip_damaged: bool,
+    /// Files that are there already, and need not be read.
+    pub ahead: Option<&'a FilledAhead>,
     /// Checked for a request to stop.
     pub ctx: &'a Context<'a>,
 }
@@ -183,6 +186,10 @@ impl Planner<'_> {
                 walk.window.links.push((group, entry));
                 return Ok(());
             }
+        }
+        if self.ahead.is_some_and(|ahead| ahead.holds(&entry)) {
+            walk.window.ahead.push((group, entry));
+            return Ok(());
         }
         let entry = Arc::new(entry);
         walk.item(&entry, group);

@@ -14,6 +14,7 @@ use crate::vault::entry::{Entry, EntryKind};
 use crate::vault::hex::Hash;
 use crate::vault::root::SnapshotState;
 
+mod ahead;
 mod choice;
 mod damage;
 mod kinds;

@@ -105,6 +105,8 @@ pub struct Window {
     pub others: Vec<Entry>,
     /// Files.
     pub items: Vec<Item>,
+    /// Files that were restored beforehand, each with the hard-link group that it is the first member of.
+    pub ahead: Vec<(Option<Hash>, Entry)>,
     /// The files' content, by pack and offset.
     pub pieces: Vec<WindowPiece>,
     /// The packs that the pieces are in, in the order of their first piece.
@@ -120,7 +122,7 @@ pub struct Window {
 
 impl Window {
     pub(super) fn is_full(&self, limits: &WindowLimits) -> bool {
-        let entries = self.folders.len() + self.others.len() + self.items.len() + self.links.len();
+        let entries = self.folders.len() + self.others.len() + self.items.len() + self.ahead.len() + self.links.len();
         entries >= limits.entries || self.weight >= limits.pieces || self.memory >= limits.memory
     }
 

@@ -15,15 +15,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
-    chownat, fallocate, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr, mkdirat, mknodat,
-    openat, symlinkat, unlinkat, utimensat,
+    AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags, chmodat, chownat, fallocate, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr,
+    mkdirat, mknodat, openat, renameat_with, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
 use super::attributes::remove_others;
 use super::capabilities::{kept, sync};
 use super::content::ContentSink;
+use super::file_book::FileBook;
 use super::open_files::{OpenFile, OpenFiles};
 use crate::error::{Doing, Result};
 use crate::fs::filesystem::remote;
@@ -75,6 +76,8 @@ pub struct Tree {
     /// Whether the filesystem is remote: there, a failed write may only be reported when the file is closed.
     remote: bool,
     made: CreationDefaults,
+    /// Notes the files, if they are made for another tree.
+    book: Option<Arc<FileBook>>,
     /// Counts of what could not be set.
     pub shortfall: Shortfall,
 }
@@ -139,8 +142,40 @@ impl Tree {
             open_files: OpenFiles::default(),
             remote,
             made,
+            book: None,
             shortfall: Shortfall::default(),
         })
+    }
+
+    /// Returns the tree, in which only files are made, and the folders that they lie in, for another tree to [take](Tree::take).
+    pub fn ahead(self, book: Arc<FileBook>) -> Tree {
+        Tree { book: Some(book), ..self }
+    }
+
+    /// Whether the files are made for another tree.
+    pub fn is_ahead(&self) -> bool {
+        self.book.is_some()
+    }
+
+    /// Takes a file from a tree that was made [ahead](Tree::ahead), if nothing was done to it after `made`. Returns whether it did.
+    ///
+    /// # Errors
+    /// A system call that fails. The file is not taken then.
+    pub fn take(&self, ahead: &Tree, entry: &Entry, made: (i64, i64)) -> rustix::io::Result<bool> {
+        let (from, name) = ahead.at(&entry.path)?;
+        let is = statat(&from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let modified = i128::from(is.st_mtime) * 1_000_000_000 + i128::from(is.st_mtime_nsec);
+        let is_same = FileType::from_raw_mode(is.st_mode) == FileType::RegularFile
+            && (is.st_nlink, is.st_uid, is.st_gid) == (1, entry.uid, entry.gid)
+            && u64::try_from(is.st_size).is_ok_and(|size| size == entry.size)
+            && is.st_mode & 0o7777 == entry.mode & 0o7777
+            && modified == i128::from(entry.mtime)
+            && (is.st_ctime, is.st_ctime_nsec as i64) <= made;
+        if is_same {
+            let (to, to_name) = self.at(&entry.path)?;
+            renameat_with(&from, name, &to, to_name, RenameFlags::NOREPLACE)?;
+        }
+        Ok(is_same)
     }
 
     /// Returns the folder, and the name in it, by which a path is reached.
@@ -338,7 +373,7 @@ impl Tree {
     /// entry was created with, if that may already be right.
     fn finish(&self, fd: impl AsFd, entry: &Entry, created: Option<u32>) -> rustix::io::Result<()> {
         let mut owned = self.owner(entry, |uid, gid| fchown(&fd, uid, gid))?;
-        self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
+        let has_xattrs = self.xattrs(entry, |name, value| fsetxattr(&fd, name, value, XattrFlags::empty()))?;
         let mut attributes_set = true;
         let wanted = mode(entry, owned);
         if created.map(|mode| mode & self.made.mode) != Some(wanted) {
@@ -358,6 +393,9 @@ impl Tree {
                 && is.st_mtime.abs_diff(entry.mtime.div_euclid(1_000_000_000)) < 2;
         }
         self.shortfall.count(entry, owned, attributes_set);
+        if let Some(book) = self.book.as_ref().filter(|_| owned && has_xattrs && attributes_set) {
+            book.note(entry);
+        }
         Ok(())
     }
 
@@ -376,17 +414,20 @@ impl Tree {
         kept(set(uid, gid))
     }
 
-    fn xattrs(&self, entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    /// Sets extended attributes. Returns whether all could be set.
+    fn xattrs(&self, entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> rustix::io::Result<()>) -> rustix::io::Result<bool> {
+        let mut all = true;
         for (name, value) in &entry.xattrs {
             match set(OsStr::from_bytes(&name.0), &value.0) {
                 // A filesystem may hold fewer or smaller attributes than the one that they came from.
                 Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::NOSPC | Errno::RANGE | Errno::TOOBIG) => {
-                    _ = self.shortfall.xattrs.fetch_add(1, Ordering::Relaxed)
+                    _ = self.shortfall.xattrs.fetch_add(1, Ordering::Relaxed);
+                    all = false;
                 }
                 done => done?,
             }
         }
-        Ok(())
+        Ok(all)
     }
 }
 

@@ -14,6 +14,7 @@ mod aside;
 mod backups;
 mod listen;
 mod restored;
+mod ahead;
 mod begin;
 mod go_back;
 mod directory;

@@ -60,6 +60,7 @@ pub fn planner<'a>(packs: &'a PackReader<'a>, ctx: &'a Context<'a>) -> Planner<'
         wanted: EntrySelection::default(),
         limits: WindowLimits::suiting(packs.store(), ctx),
         skip_damaged: true,
+        ahead: None,
         ctx,
     }
 }

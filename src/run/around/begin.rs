@@ -6,16 +6,15 @@ use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
 
+use super::ahead::Beforehand;
 use super::backups::BackupCause;
 use super::seek::is_decidable;
 use super::serve::TermState;
-use super::term::epoch_options;
 use super::{Around, RunEvent};
 use crate::backup::BackupReport;
 use crate::backup::options::BackupOptions;
-use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
-use crate::error::{Code, Error, Kind, Result};
+use crate::error::{Code, Error, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
 use crate::lineage::{self, Lineage};
@@ -28,7 +27,7 @@ use crate::run::app::{App, AppOptions};
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
 use crate::source::walk;
-use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState, decide};
+use crate::start::decide::{Decision, SaveReason, StartAction, StartState, decide};
 use crate::start::facts::{self, Gathered, StartOptions};
 use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::root::{BackupReason, SnapshotName};
@@ -117,16 +116,16 @@ impl Around {
             if settings.rules.init {
                 replicas::backup::make(self.vaults.sites(true)?, ctx)?;
             }
-            let away = match returned.is_none() && !settings.detached {
+            let mut before = match returned.is_none() && !settings.detached {
                 true => self.refuse_beforehand(ctx)?,
-                false => None,
+                false => Beforehand::default(),
             };
             let mut begun = returned;
             loop {
                 if begun.is_none() && !settings.detached {
-                    let taken = match &away {
-                        None => self.take_epoch(ctx)?,
-                        Some(why) => self.without_epoch(why),
+                    let taken = match before.away.clone() {
+                        None => self.take_epoch(&mut before, ctx)?,
+                        Some(why) => self.without_epoch(&why),
                     };
                     begun = match taken {
                         Some(Start::Begun(begun)) => Some(begun),
@@ -149,7 +148,7 @@ impl Around {
                     self.lock_directory()?;
                     begun = None;
                 }
-                let prepared = self.carry_out_or_go_back((decision, gathered), begun, ctx)?;
+                let prepared = self.carry_out_or_go_back((decision, gathered), (begun, &before), ctx)?;
                 let newest = self.go_on_from(&prepared, begun, ctx)?;
                 self.lock_directory()?;
                 if let (Some(_), Some(driver)) = (begun, self.term.driver()) {
@@ -177,6 +176,7 @@ impl Around {
                 if let Some(driver) = self.term.driver() {
                     driver.running(place, ctx);
                 }
+                before.remove_left_over();
                 if self.term.is_without_epoch() {
                     self.seek_epoch();
                 }
@@ -189,63 +189,11 @@ impl Around {
         })
     }
 
-    /// Takes an epoch, and waits until all before it have ended. `None` if the vault does not answer, and that may be so.
-    fn take_epoch(&self, ctx: &Context) -> Result<Option<Start>> {
-        // If the lock is free, whoever ran here is gone, and its app, which had inherited it.
-        let locked = self.try_to_lock()?;
-        let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, locked);
-        let driver = Arc::new(EpochDriver::new(self.vaults.sites(false)?, options, Arc::new(SystemClock)));
-        match driver.begin(ctx) {
-            Ok(start) => {
-                let begun = match start {
-                    Start::Begun(begun) => {
-                        tracing::info!("this instance is of epoch {}", begun.epoch);
-                        begun
-                    }
-                    // It is kept all the same: by it, this instance sees when it is needed again.
-                    Start::Superseded { .. } => Begun { epoch: driver.epoch().unwrap_or_default(), forced: false },
-                };
-                self.term.hold(driver, begun);
-                Ok(Some(start))
-            }
-            // What the directory is decides then, and what the other vaults tell of it.
-            Err(why)
-                if why.code() == Code::NoVault
-                    || (why.kind() == Kind::Unreachable || matches!(why.code(), Code::DiskFull | Code::ReadOnly))
-                        && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) =>
-            {
-                Ok(self.without_epoch(&why.what()))
-            }
-            Err(why) => Err(why),
-        }
-    }
-
     /// Goes on without an epoch, which is taken when the vault answers.
-    fn without_epoch(&self, why: &str) -> Option<Start> {
+    pub(super) fn without_epoch(&self, why: &str) -> Option<Start> {
         tracing::error!("no epoch can be taken, and no other instance be asked to end: {why}");
         self.term.hold_none();
         None
-    }
-
-    /// Looks at the directory before an epoch is taken, and refuses where the app would not be started anyway: an epoch would stop
-    /// another instance's app in vain. All is decided once more when the epoch is held. Returns why none can be taken, if that shows.
-    fn refuse_beforehand(&self, ctx: &Context) -> Result<Option<String>> {
-        let (decision, gathered) = self.look_beforehand(ctx)?;
-        let fails = self.settings.start.on_unreachable == Some(OnUnreachable::Fail);
-        let away = match (&decision.action, gathered.facts.vault) {
-            // That has an error of its own.
-            (_, VaultFacts::Unreachable { .. }) if fails => None,
-            (StartAction::Refuse { advice }, _) => return Err(self.refusal(&decision, advice)),
-            (_, VaultFacts::Unreachable { why, .. }) => Some(why),
-            _ => None,
-        };
-        let in_place =
-            || self.settings.rules.restore.in_place || filesystem::is_mount(&self.settings.data).unwrap_or(false);
-        // A directory that is exchanged takes what is in the way along.
-        if !matches!(decision.action, StartAction::Restore { .. }) || in_place() {
-            lineage::check_place(&self.settings.data)?;
-        }
-        Ok(away)
     }
 
     /// Looks at the directory as [`Around::decide`] does, without its databases, and says nothing about it.
@@ -256,7 +204,7 @@ impl Around {
         Ok((decide(&gathered.facts, &self.settings.start), gathered))
     }
 
-    fn refusal(&self, decision: &Decision, advice: &str) -> Error {
+    pub(super) fn refusal(&self, decision: &Decision, advice: &str) -> Error {
         let doing = format!("start the app on {}", self.settings.data.display());
         let code = if decision.state == StartState::NoVault { Code::NoVault } else { Code::NotStarted };
         Error::failed(doing, &decision.why).with_code(code).hint(advice.to_owned())
@@ -306,7 +254,7 @@ impl Around {
         &self,
         decision: &Decision,
         gathered: &Gathered,
-        begun: Option<Begun>,
+        (begun, before): (Option<Begun>, &Beforehand),
         ctx: &Context,
     ) -> Result<Prepared> {
         let here = matches!(gathered.facts.content, DirectoryContent::Filled);
@@ -345,9 +293,7 @@ impl Around {
                 // A mount point cannot be renamed: a volume of a container is one.
                 options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
                 let exchange = self.prepare_exchange(&mut options)?;
-                let JobOutput::Restore(done) = self.run_job(&Job::Restore(options), ctx)? else {
-                    return Err(Error::failed("restore", "the run was another one").with_code(Code::Internal));
-                };
+                let done = self.restore_at_start(options, before, ctx)?;
                 self.end_exchange(&exchange)?;
                 self.watch_start(&done.restored);
                 let restored = done.restored.snapshot;
@@ -419,7 +365,7 @@ impl Around {
     }
 
     /// Runs a job before the app runs, and tells whom the configuration names how it ended.
-    fn run_job(&self, job: &Job, ctx: &Context) -> Result<JobOutput> {
+    pub(super) fn run_job(&self, job: &Job, ctx: &Context) -> Result<JobOutput> {
         let rules = &self.settings.rules;
         let event =
             Event { kind: Some("dev.lastgood.run.start".into()), time: Some(Timestamp::now()), ..Event::default() };

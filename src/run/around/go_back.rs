@@ -22,6 +22,7 @@
 //! where no older good snapshot is left: the app is not started then, and the error says what is wrong with the newest.
 
 use super::Around;
+use super::ahead::Beforehand;
 use super::begin::Prepared;
 use crate::epochs::driver::Begun;
 use crate::error::{Kind, Result};
@@ -36,13 +37,13 @@ impl Around {
     pub(super) fn carry_out_or_go_back(
         &self,
         (mut decision, mut gathered): (Decision, Gathered),
-        begun: Option<Begun>,
+        (begun, before): (Option<Begun>, &Beforehand),
         ctx: &Context,
     ) -> Result<Prepared> {
         // The newest, and why it is not restored.
         let mut first = None;
         loop {
-            let (damaged, why) = match (self.carry_out(&decision, &gathered, begun, ctx), &decision.action) {
+            let (damaged, why) = match (self.carry_out(&decision, &gathered, (begun, before), ctx), &decision.action) {
                 (Err(why), StartAction::Restore { snapshot, named: false, .. })
                     if why.kind() == Kind::Damage && gathered.facts.content == DirectoryContent::Filled =>
                 {
