@@ -21,7 +21,7 @@ use crate::store::metered::MeteredStore;
 use crate::store::open::Opener;
 use crate::store::remembering::{RememberingStore, StoreMemory};
 use crate::vault::Vault;
-use crate::vault::root::Root;
+use crate::vault::root::{Root, SNAPSHOTS};
 
 /// How long stores are asked for last words, all of them together, once the program was told to stop: Cloud Run gives
 /// it 10 s in all.
@@ -128,7 +128,7 @@ impl VaultPool {
         let is_bucket = matches!(address, Address::Bucket { .. });
         // A folder costs nothing, and may be one on which a volume is mounted no longer.
         let store = match self.memory(address).filter(|_| is_bucket) {
-            Some(memory) => Arc::new(RememberingStore::new(store, memory)),
+            Some(memory) => Arc::new(RememberingStore::new(store, memory, SNAPSHOTS)),
             None => store,
         };
         Ok(Box::new(MeteredStore::new(store)))

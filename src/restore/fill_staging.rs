@@ -93,6 +93,7 @@ fn write_window(
     if tree.is_ahead() {
         return Ok(());
     }
+    let mut not_there = Vec::new();
     for (group, entry) in &window.ahead {
         if planner.ahead.is_some_and(|ahead| ahead.move_to(tree, entry)) {
             group.iter().try_for_each(|group| tree.first_link(group, entry))?;
@@ -100,10 +101,13 @@ fn write_window(
             report.files += 1;
             report.bytes += entry.size;
         } else {
-            let mut alone = Walk::new(|window: Window| write_window(planner, &window, tree, place, report, top));
-            planner.file(entry.clone(), &mut alone)?;
-            alone.finish()?;
+            not_there.push(entry);
         }
+    }
+    if !not_there.is_empty() {
+        let mut alone = Walk::new(|window: Window| write_window(planner, &window, tree, place, report, top));
+        not_there.into_iter().try_for_each(|entry| planner.file(entry.clone(), &mut alone))?;
+        alone.finish()?;
     }
     for (group, entry) in &window.links {
         if tree.link(group, entry)? {

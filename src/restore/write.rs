@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
     XattrFlags, chmodat, chownat, fallocate, fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, linkat, lsetxattr,
-    mkdirat, mknodat, openat, renameat_with, statat, symlinkat, unlinkat, utimensat,
+    mkdirat, mknodat, openat, renameat, renameat_with, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
@@ -173,7 +173,11 @@ impl Tree {
             && (is.st_ctime, is.st_ctime_nsec as i64) <= made;
         if is_same {
             let (to, to_name) = self.at(&entry.path)?;
-            renameat_with(&from, name, &to, to_name, RenameFlags::NOREPLACE)?;
+            match renameat_with(&from, name, &to, to_name, RenameFlags::NOREPLACE) {
+                // Nothing has that name: this is the first entry of its path, and nobody else makes any here.
+                Err(Errno::INVAL | Errno::NOSYS) => renameat(&from, name, &to, to_name)?,
+                done => done?,
+            }
         }
         Ok(is_same)
     }

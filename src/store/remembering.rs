@@ -3,8 +3,8 @@
 //!
 //! Objects never change, so that what was read of one stays right. Each [`RememberingStore`] takes an answer from memory only
 //! once: whoever asks it a second time doubts the first answer, or waits for a new one. That an object is not there is never
-//! remembered. A listing is remembered until something is created, or [`StoreMemory::forget_lists`] is called: what must be listed
-//! after something else was done is asked of the store.
+//! remembered. The listing of one folder is remembered, too, until something is created, or [`StoreMemory::forget_lists`] is
+//! called: what must be listed after something else was done is asked of the store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,14 +111,16 @@ impl StoreMemory {
 pub struct RememberingStore {
     store: Arc<dyn Store>,
     memory: Arc<StoreMemory>,
+    /// The folder whose listing is remembered.
+    listed: &'static str,
     /// The questions that were put to this one already.
     asked: Mutex<HashSet<Question>>,
 }
 
 impl RememberingStore {
-    /// Returns the store, whose answers are kept in `memory`.
-    pub fn new(store: Arc<dyn Store>, memory: Arc<StoreMemory>) -> Self {
-        RememberingStore { store, memory, asked: Mutex::default() }
+    /// Returns the store, whose answers are kept in `memory`: objects, and the listing of the folder `listed`.
+    pub fn new(store: Arc<dyn Store>, memory: Arc<StoreMemory>, listed: &'static str) -> Self {
+        RememberingStore { store, memory, listed, asked: Mutex::default() }
     }
 
     fn ask(&self, question: Question, ask: impl FnOnce() -> Result<StoreAnswer>) -> Result<StoreAnswer> {
@@ -172,6 +174,9 @@ impl Store for RememberingStore {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
+        if folder != self.listed {
+            return self.store.list(folder);
+        }
         let list = || self.store.list(folder).map(StoreAnswer::Objects);
         match self.ask(Question::List(folder.to_owned()), list)? {
             StoreAnswer::Objects(objects) => Ok(objects),
@@ -227,7 +232,7 @@ mod tests {
         store.take();
         let memory = Arc::new(StoreMemory::default());
         let (inner, of) = (store.clone(), memory.clone());
-        (store, memory, move || RememberingStore::new(inner.clone(), of.clone()))
+        (store, memory, move || RememberingStore::new(inner.clone(), of.clone(), "snapshots/"))
     }
 
     fn ask(store: &dyn Store) {
@@ -284,6 +289,10 @@ mod tests {
         assert_eq!(open().list("snapshots/").unwrap().len(), 2);
         memory.forget_lists();
         assert_eq!(open().list("snapshots/").unwrap().len(), 3);
+        // Of other folders, nothing says when they are to be listed again.
+        store.take();
+        (0..2).for_each(|_| _ = open().list("claims/").unwrap());
+        assert_eq!(store.take().len(), 2);
     }
 
     #[test]
@@ -322,7 +331,7 @@ mod tests {
         crate::store::testing::contract::run(&|| {
             let memory = Arc::new(StoreMemory::default());
             memory.remember();
-            (Box::new(RememberingStore::new(Arc::new(MemoryStore::default()), memory)), Box::new(()))
+            (Box::new(RememberingStore::new(Arc::new(MemoryStore::default()), memory, "packs/")), Box::new(()))
         });
     }
 }

@@ -296,3 +296,21 @@ fn two_instances_that_exit_and_are_restarted_take_turns_ever_more_slowly() {
     assert!(times[..2].iter().all(|time| *time <= 7) && times[3] >= 30 && times[9] >= 600, "{times:?}");
     assert!(stage.monitor.warnings().iter().any(|what| what.contains("two instances want to run the app at once")));
 }
+
+#[test]
+fn whether_an_instance_would_wait_is_known_beforehand_and_costs_nothing_where_it_would_not() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    assert!(!one.driver.would_wait(&stage.ctx()).unwrap());
+    stage.run(&one);
+    assert!(two.driver.would_wait(&stage.ctx()).unwrap());
+    let laptop = stage.one_with(EpochOptions { on_terminal: true, ..stage.options(3) }, &[0]);
+    assert!(!laptop.driver.would_wait(&stage.ctx()).unwrap(), "it is going to be refused");
+    one.driver.end(None, &stage.ctx()).unwrap();
+    two.places[0].calls();
+    assert!(!two.driver.would_wait(&stage.ctx()).unwrap());
+    assert_eq!(stage.run(&two), Begun { epoch: 2, forced: false });
+    // As many as without having asked.
+    let calls = two.places[0].calls();
+    assert_eq!(counted(&calls), [("create", 2), ("get", 4), ("list", 3)].into(), "{calls:?}");
+}
