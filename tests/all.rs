@@ -55,6 +55,7 @@ mod run_again;
 mod run_ahead;
 mod run_asked;
 mod run_away;
+mod run_blind;
 mod run_costs;
 mod run_damaged;
 mod run_fresh;

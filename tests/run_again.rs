@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::support::World;
 use crate::support::counter::without_terminal;
-use crate::support::process::Running;
 use crate::support::database;
+use crate::support::process::Running;
 use crate::support::{Ran, id};
 
 /// Runs an app that is a script of the shell; how `lastgood run` ended.

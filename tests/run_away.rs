@@ -146,6 +146,8 @@ fn an_app_on_older_data_ends_when_the_vault_is_back_where_that_is_asked_for() {
     rename(&counters, "away", "backups");
     assert_eq!(run.wait().0, Some(1), "{}", run.log());
     run.log_with("--on-diverged fail asks for this");
+    // An epoch would have stopped the app of another instance in vain.
+    assert!(!counters.world.path("backups/epochs/3.json").exists(), "{}", run.log());
     assert_eq!(counters.saved(), newer);
     assert_eq!(counters.count("data"), counters.stopped("a"));
     assert!(counters.snapshots().iter().any(|snapshot| snapshot["good"] == false), "{}", run.log());

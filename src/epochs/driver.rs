@@ -17,14 +17,17 @@ use super::protocol::{Action, Input, LONGEST_POLL, Phase, State, step};
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::replicas::Site;
+use crate::store::Store;
 use crate::text::one_line;
 use crate::vault::epochs::of_snapshot;
 use crate::vault::root::{SnapshotName, SourceIdentity};
-use calls::{EpochSite, Survey};
+use calls::{EpochSite, Patience, Survey};
 pub use words::{Begun, Commit, EpochOptions, Go, Hold, Start};
 
 /// How often an instance that waits for its predecessors looks at them.
 const LOOK: Duration = Duration::from_secs(1);
+/// For how long it is asked again whether a snapshot may be committed, or counts.
+const ASKED: Duration = Duration::from_secs(30);
 /// The most bytes of an error that a warning shows.
 const SHOWN: usize = 500;
 
@@ -54,6 +57,8 @@ struct Progress {
     looked: Duration,
     /// Since when the vault has not answered.
     failing: Option<Duration>,
+    /// How long the calls may take.
+    patience: Patience,
     /// Numbers that were ignored and reported.
     ignored: Vec<u32>,
     /// What was seen just now, for the begin that follows.
@@ -91,6 +96,7 @@ impl EpochDriver {
             ticked: clock.now(),
             looked: clock.now(),
             failing: None,
+            patience: Patience::Long,
             ignored: Vec::new(),
             surveyed: None,
         };
@@ -98,14 +104,26 @@ impl EpochDriver {
         EpochDriver { sites, options, clock, progress: Mutex::new(progress) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Progress> {
+    /// Returns the same driver, which looks at an epoch that is held by these stores, one for each vault. Each of their calls ends
+    /// within the time of a poll, and each is made. A successor counts on that, as it takes a holder for dead that has not seen it
+    /// after two polls.
+    #[must_use]
+    pub fn with_quick_looks(mut self, stores: &[Option<Arc<dyn Store>>]) -> Self {
+        self.sites.iter_mut().zip(stores).for_each(|(site, store)| site.quick = store.clone());
+        self
+    }
+
+    fn lock(&self, patience: Patience) -> MutexGuard<'_, Progress> {
         // The state is replaced as a whole.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.patience = patience;
+        progress
     }
 
     /// Returns the number of the epoch that is held, or was held last.
     pub fn epoch(&self) -> Option<u32> {
-        self.lock().state.epoch().map(|key| key.number)
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.state.epoch().map(|key| key.number)
     }
 
     fn newcomer(&self) -> Newcomer<'_> {
@@ -124,7 +142,7 @@ impl EpochDriver {
     /// # Errors
     /// The first vault does not answer.
     pub fn would_wait(&self, ctx: &Context) -> Result<bool> {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Long);
         let seen = self.survey(&mut progress, ctx)?;
         let is_admitted = !matches!(admit(&seen.standing, &self.newcomer(), seen.now), Admission::Refuse(_));
         let waits = is_admitted && seen.standing.live.is_some();
@@ -138,7 +156,7 @@ impl EpochDriver {
     /// [`Code::OtherWriter`]: another service or machine runs. The first vault, or one in which an older epoch has not
     /// ended, does not answer. Being told to stop.
     pub fn begin(&self, ctx: &Context) -> Result<Start> {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Long);
         let mut waited_for = None;
         loop {
             let seen = match progress.surveyed.take() {
@@ -228,7 +246,7 @@ impl EpochDriver {
     /// # Errors
     /// The vault does not answer.
     pub fn decided(&self, newest: Option<SnapshotName>, ctx: &Context) -> Result<Go> {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Long);
         progress.touch(self.clock.now());
         let newest = newest.map_or(0, of_snapshot);
         progress.newest = progress.newest.max(newest);
@@ -250,7 +268,7 @@ impl EpochDriver {
 
     /// Tells that the app was started; `place` is its directory now, as [`EpochOptions::locked`] has it.
     pub fn running(&self, place: Option<SourceIdentity>, ctx: &Context) {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Poll);
         progress.touch(self.clock.now());
         progress.place = place;
         if let Err(why) = self.drive(&mut progress, Input::Started, ctx) {
@@ -261,14 +279,21 @@ impl EpochDriver {
 
     /// Looks at the epoch, if that is due. Is to be called often, several times in each poll interval.
     pub fn tick(&self, ctx: &Context) -> Hold {
-        let mut progress = self.lock();
-        let now = self.clock.now();
-        let gap = now.saturating_sub(std::mem::replace(&mut progress.ticked, now));
+        // Waiting for another call to the vault is no sleep.
+        let called = self.clock.now();
+        let mut progress = self.lock(Patience::Poll);
+        let hold = self.tick_held(&mut progress, called, ctx);
+        progress.ticked = self.clock.now();
+        hold
+    }
+
+    fn tick_held(&self, progress: &mut Progress, called: Duration, ctx: &Context) -> Hold {
+        let (now, gap) = (self.clock.now(), called.saturating_sub(progress.ticked));
         let slept = gap > 3 * self.options.poll;
         let is_due = slept || now >= progress.looked + self.options.poll;
         if is_due && progress.state.phase() != Phase::Over {
             progress.looked = now;
-            if let Err(why) = self.drive(&mut progress, Input::Look, ctx) {
+            if let Err(why) = self.drive(progress, Input::Look, ctx) {
                 let since = now.saturating_sub(*progress.failing.get_or_insert(now));
                 return Hold::Unknown { since, why: one_line(&why.what(), SHOWN) };
             }
@@ -287,7 +312,7 @@ impl EpochDriver {
     /// Looks at the epoch now, whether that is due or not.
     pub fn look(&self, ctx: &Context) -> Hold {
         {
-            let mut progress = self.lock();
+            let mut progress = self.lock(Patience::Poll);
             progress.looked = self.clock.now().saturating_sub(self.options.poll);
         }
         self.tick(ctx)
@@ -310,8 +335,21 @@ impl EpochDriver {
         self.about_commit(Input::Committed, ctx)
     }
 
+    /// Asks again for a while if there is no other vault. The lock is let go meanwhile, so that the epoch is looked at.
     fn about_commit(&self, input: Input, ctx: &Context) -> Result<Commit> {
-        let mut progress = self.lock();
+        let until = self.clock.now() + ASKED;
+        loop {
+            match self.ask_of_commit(input.clone(), ctx) {
+                Err(why) if why.kind() == Kind::Unreachable && self.sites.len() == 1 && self.clock.now() < until => {
+                    self.pause(LOOK, ctx)?;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn ask_of_commit(&self, input: Input, ctx: &Context) -> Result<Commit> {
+        let mut progress = self.lock(Patience::Poll);
         if progress.state.phase() != Phase::Over {
             self.drive(&mut progress, input, ctx)?;
         }
@@ -325,7 +363,7 @@ impl EpochDriver {
     /// Tells that a snapshot of a greater epoch was found, as a copy from another replica brings one. The history goes on
     /// there: this epoch is over, and what is saved from now on is diverged.
     pub fn outnumbered(&self, newest: SnapshotName, ctx: &Context) -> Hold {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Poll);
         let newest = of_snapshot(newest);
         let own = progress.state.epoch().map_or(0, |key| key.number);
         if newest > own {
@@ -341,7 +379,7 @@ impl EpochDriver {
     /// # Errors
     /// The vault does not answer.
     pub fn end(&self, last: Option<SnapshotName>, ctx: &Context) -> Result<Commit> {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Long);
         progress.last = last;
         self.drive(&mut progress, Input::Saved, ctx)?;
         Ok(progress.state.ended_by().map_or(Commit::Good, |by| Commit::Diverged { by }))
@@ -353,7 +391,7 @@ impl EpochDriver {
     /// # Errors
     /// The errors of [`EpochDriver::begin`]; above all, being told to stop.
     pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
-        let mut progress = self.lock();
+        let mut progress = self.lock(Patience::Poll);
         let mut input = Input::Watch;
         loop {
             match self.drive(&mut progress, std::mem::replace(&mut input, Input::Look), ctx) {
@@ -361,20 +399,29 @@ impl EpochDriver {
                     progress.failing = None;
                     for action in actions {
                         let Action::Return { greatest, asks } = action else { continue };
+                        progress.patience = Patience::Long;
                         let started = match asks {
                             Some(site) => {
                                 let input = Input::Begin { greatest, site, asks: true };
-                                self.enter(&mut progress, input, ctx)?
+                                self.enter(&mut progress, input, ctx)
                             }
                             None => {
                                 drop(progress);
-                                let started = self.begin(ctx)?;
-                                progress = self.lock();
-                                Entered::Started(started)
+                                let started = self.begin(ctx);
+                                progress = self.lock(Patience::Poll);
+                                started.map(Entered::Started)
                             }
                         };
-                        if let Entered::Started(Start::Begun(begun)) = started {
-                            return Ok(begun);
+                        progress.patience = Patience::Poll;
+                        match started {
+                            Ok(Entered::Started(Start::Begun(begun))) => return Ok(begun),
+                            Ok(_) => {}
+                            // It does not run, and loses nothing by going on to wait.
+                            Err(why) if why.kind() == Kind::Unreachable => {
+                                let what = one_line(&why.what(), SHOWN);
+                                ctx.monitor.warn(&format!("no epoch could be begun, and it is tried again: {what}"));
+                            }
+                            Err(why) => return Err(why),
                         }
                         input = Input::Watch;
                     }

@@ -43,6 +43,8 @@ pub struct VaultPool {
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
     /// Set where one store that hangs is not to keep the others from being used.
     awaiting: Option<Arc<Awaiting>>,
+    /// The stores for quick looks, and their calls.
+    quick: OnceLock<(Arc<Awaiting>, Vec<Option<Arc<dyn Store>>>)>,
 }
 
 /// Has what was read of buckets be remembered, since [`VaultPool::remember`]. When it is dropped, all of it is forgotten.
@@ -69,6 +71,7 @@ impl VaultPool {
             silence: OnceLock::new(),
             last: Mutex::default(),
             awaiting: None,
+            quick: OnceLock::new(),
         }
     }
 
@@ -83,12 +86,33 @@ impl VaultPool {
     /// All is to be done until then: a vault that does not answer in a share of that time is left out if another one
     /// answers.
     pub fn hurry(&self, until: Instant) {
-        self.awaiting.iter().for_each(|awaiting| awaiting.hurry(until));
+        self.all_calls().for_each(|awaiting| awaiting.hurry(until));
     }
 
     /// There is time again.
     pub fn take_time(&self) {
-        self.awaiting.iter().for_each(|awaiting| awaiting.take_time());
+        self.all_calls().for_each(|awaiting| awaiting.take_time());
+    }
+
+    fn all_calls(&self) -> impl Iterator<Item = &Arc<Awaiting>> {
+        self.awaiting.iter().chain(self.quick.get().map(|(calls, _)| calls))
+    }
+
+    /// Returns stores for looks that are made again and again, in the order of the addresses: each call ends within this time, and a
+    /// store that did not answer is asked all the same the next time. `None` for one that cannot be opened. The first call decides the
+    /// time.
+    pub fn for_quick_looks(&self, within: Duration) -> &[Option<Arc<dyn Store>>] {
+        let (_, stores) = self.quick.get_or_init(|| {
+            let (calls, opener) = (Awaiting::within(self.stop.clone(), within), self.opener.within(within));
+            let open = |address: &Address| {
+                let opened = opener.open(address, self.stop.clone()).ok()?.into();
+                let ends = matches!(address, Address::Bucket { .. });
+                Some(Arc::new(calls.store(opened, ends)) as Arc<dyn Store>)
+            };
+            let stores = self.addresses.iter().map(open).collect();
+            (calls, stores)
+        });
+        stores
     }
 
     /// Whether there are other vaults beside the first.

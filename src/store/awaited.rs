@@ -16,6 +16,9 @@
 //! A store whose last call ended without an answer, as those to buckets end, is not asked again for 30 s if another one
 //! answers: a backup asks several times, and each would take that long.
 //!
+//! Calls that look whether an epoch is still this instance's have limits of their own ([`Awaiting::within`]): another instance
+//! counts on it that they are made again and again, and answered as soon as the store answers.
+//!
 //! While little time is left, a store is given up only if another one answers, and for all of that time: the last one is
 //! waited for to the end, whatever it does.
 
@@ -43,6 +46,8 @@ const STOPPED: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_secs(30);
 /// How often a caller looks whether its call is to be given up.
 const TICK: Duration = Duration::from_millis(50);
+/// How many calls to a store that ends them by itself may be without an answer at a time where each has a limit.
+const UNANSWERED: usize = 8;
 /// A body of more bytes than this moves much.
 const SMALL: usize = 1 << 20;
 
@@ -85,6 +90,8 @@ struct Hurry {
 struct AwaitingState {
     stores: Vec<StoreCalls>,
     hurry: Option<Hurry>,
+    /// How long any call may take at most, whatever else holds, and whether other stores answer or not.
+    within: Option<Duration>,
     /// When it was noticed that the program is told to stop.
     stopped: Option<Instant>,
     serial: u64,
@@ -95,6 +102,10 @@ impl AwaitingState {
     fn limit(&self, store: &StoreCalls, call: &Pending) -> Option<(Instant, Duration)> {
         if let Some(stopped) = self.stopped {
             return Some((call.since.max(stopped), STOPPED));
+        }
+        if let Some(within) = self.within {
+            let left = self.hurry.map(|hurry| hurry.until.saturating_duration_since(call.since) / 4);
+            return Some((call.since, left.map_or(within, |left| left.min(within))));
         }
         if let Some(hurry) = self.hurry {
             let since = call.since.max(hurry.since);
@@ -129,6 +140,12 @@ impl Awaiting {
     /// Calls that get little time once `stop` is set.
     pub fn new(stop: Arc<AtomicBool>) -> Arc<Self> {
         Arc::new(Awaiting { stop, state: Mutex::default() })
+    }
+
+    /// The same calls, of which none takes longer than this, and none is left out since one before was not answered.
+    pub fn within(stop: Arc<AtomicBool>, within: Duration) -> Arc<Self> {
+        let state = AwaitingState { within: Some(within), ..AwaitingState::default() };
+        Arc::new(Awaiting { stop, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, AwaitingState> {
@@ -170,17 +187,19 @@ impl Awaiting {
         let mut state = self.state();
         state.serial += 1;
         let serial = state.serial;
-        let others_answer = state.others_answer(at, now);
+        let (others_answer, within) = (state.others_answer(at, now), state.within);
         let store = &mut state.stores[at];
         if store.left_out {
             return Err("it did not answer, and is left out of what has to be done in a short time".into());
         }
-        if let Some(stuck) = store.pending.values().find(|call| call.given_up) {
+        // A connection may hang for longer than its server does; what hangs in the kernel goes on when its server does.
+        let may_be_asked = within.is_some() && store.ends && store.pending.len() < UNANSWERED;
+        if let Some(stuck) = store.pending.values().find(|call| call.given_up).filter(|_| !may_be_asked) {
             let long = now.saturating_duration_since(stuck.since).as_secs();
             return Err(format!("it has not answered for {long} s"));
         }
         let ago = store.failed.map(|failed| now.saturating_duration_since(failed));
-        if let Some(ago) = ago.filter(|ago| *ago < AGAIN && others_answer) {
+        if let Some(ago) = ago.filter(|ago| within.is_none() && *ago < AGAIN && others_answer) {
             return Err(format!("it did not answer {:.1} s ago", ago.as_secs_f64()));
         }
         store.pending.insert(serial, Pending { since: now, effort, given_up: false });
@@ -209,7 +228,7 @@ impl Awaiting {
             return None;
         }
         let long = now.saturating_duration_since(call.since).as_secs_f64();
-        let (is_stop, is_hurry) = (state.stopped.is_some(), state.hurry.is_some());
+        let (is_stop, is_hurry) = (state.stopped.is_some(), state.hurry.is_some() && state.within.is_none());
         if is_hurry && !is_stop && !state.others_answer(at, now) {
             return None;
         }

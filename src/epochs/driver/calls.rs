@@ -1,5 +1,7 @@
 //! The calls of the protocol, made to vaults.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -22,6 +24,17 @@ const ROOTS: usize = 8;
 pub(super) struct EpochSite {
     url: String,
     vault: Result<Vault>,
+    /// The store by which the epoch is looked at while the app runs.
+    pub(super) quick: Option<Arc<dyn Store>>,
+}
+
+/// How long a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as any other call to the vault: nothing is held meanwhile.
+    Long,
+    /// As long as a poll. A successor waits for two of them, and then takes the holder for dead.
+    Poll,
 }
 
 impl EpochSite {
@@ -31,7 +44,7 @@ impl EpochSite {
             SiteState::Nothing(store) => Err(Vault::missing(&*store)),
             SiteState::Failed(why) => Err(why),
         };
-        EpochSite { url: site.url, vault }
+        EpochSite { url: site.url, vault, quick: None }
     }
 }
 
@@ -52,6 +65,14 @@ impl EpochDriver {
             .get(site)
             .ok_or_else(|| Error::failed("use a vault's epochs", "there is no such vault").with_code(Code::Internal))?;
         site.vault.as_ref().map_err(|why| why.clone().within(format!("use the epochs of {}", site.url)))
+    }
+
+    fn store(&self, site: usize, patience: Patience) -> Result<&dyn Store> {
+        let vault = self.vault(site)?;
+        Ok(match &self.sites[site].quick {
+            Some(quick) if patience == Patience::Poll => &**quick,
+            _ => &*vault.store,
+        })
     }
 
     /// Asks all vaults. One that does not answer is passed over, but for the first, in which epochs are made.
@@ -87,10 +108,12 @@ impl EpochDriver {
             if standing.newest.is_some() && (epoch.ended || standing.live.is_some()) {
                 continue;
             }
-            let Some(document) = self.document(epoch.key)?.filter(|document| document.successor.is_none()) else {
+            let Some(document) =
+                self.document(epoch.key, Patience::Long)?.filter(|document| document.successor.is_none())
+            else {
                 continue;
             };
-            if !epoch.ended && standing.live.is_none() && !self.is_dead(epoch.key, &document)? {
+            if !epoch.ended && standing.live.is_none() && !self.is_dead(epoch.key, &document, Patience::Long)? {
                 standing.live = Some((epoch.key.number, document.clone()));
             }
             // One that only asks takes nothing over.
@@ -116,7 +139,7 @@ impl EpochDriver {
 
     /// Whether the holder of an epoch is known to have died: it ran on this directory of this machine, and this process
     /// holds the directory's lock. A restore may have replaced the directory between the epoch's beginning and its app's.
-    fn is_dead(&self, key: EpochKey, document: &EpochDocument) -> Result<bool> {
+    fn is_dead(&self, key: EpochKey, document: &EpochDocument, patience: Patience) -> Result<bool> {
         let Some(here) = &self.options.locked else { return Ok(false) };
         let is_here = |place: &SourceIdentity| place == here;
         let is_certain = here.source.is_none() && here.born.is_some() && !here.boot.is_empty();
@@ -126,7 +149,7 @@ impl EpochDriver {
         if document.place.as_ref().is_some_and(is_here) {
             return Ok(true);
         }
-        let runs = self.get(EpochRecord::Runs, key)?.and_then(|bytes| EpochMark::parse(&bytes));
+        let runs = self.get(EpochRecord::Runs, key, patience)?.and_then(|bytes| EpochMark::parse(&bytes));
         Ok(runs.and_then(|mark| mark.place).as_ref().is_some_and(is_here))
     }
 
@@ -161,8 +184,8 @@ impl EpochDriver {
     }
 
     /// Reads an object. `None` if it does not exist; empty if it is too large to be one of an epoch.
-    fn get(&self, record: EpochRecord, key: EpochKey) -> Result<Option<Vec<u8>>> {
-        let store = &self.vault(key.site)?.store;
+    fn get(&self, record: EpochRecord, key: EpochKey, patience: Patience) -> Result<Option<Vec<u8>>> {
+        let store = self.store(key.site, patience)?;
         let name = record.object(key.number);
         match store.get(&name, MAX_EPOCH) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -172,8 +195,8 @@ impl EpochDriver {
         }
     }
 
-    fn document(&self, key: EpochKey) -> Result<Option<EpochDocument>> {
-        Ok(self.get(EpochRecord::Epoch, key)?.map(|bytes| EpochDocument::parse(&bytes)))
+    fn document(&self, key: EpochKey, patience: Patience) -> Result<Option<EpochDocument>> {
+        Ok(self.get(EpochRecord::Epoch, key, patience)?.map(|bytes| EpochDocument::parse(&bytes)))
     }
 
     /// Makes a call. `failed` tells whether a creation has failed before: the second time it is an error, and the call
@@ -185,19 +208,20 @@ impl EpochDriver {
         failed: &mut bool,
         ctx: &Context,
     ) -> Result<Answer> {
+        let patience = progress.patience;
         match call {
             Call::List => self.list(progress, ctx).map(Answer::Listed),
-            Call::Read(EpochRecord::Epoch, key) => Ok(match self.document(*key)? {
+            Call::Read(EpochRecord::Epoch, key) => Ok(match self.document(*key, patience)? {
                 None => Answer::Absent,
                 Some(EpochDocument { successor: Some(number), .. }) => Answer::Signpost(number),
                 Some(document) => Answer::Epoch {
                     mine: document.run == Some(self.options.run),
                     poll: std::time::Duration::from_millis(document.poll_ms),
                     asks: document.asks,
-                    dead: self.is_dead(*key, &document)?,
+                    dead: self.is_dead(*key, &document, patience)?,
                 },
             }),
-            Call::Read(record, key) => Ok(match self.get(*record, *key)? {
+            Call::Read(record, key) => Ok(match self.get(*record, *key, patience)? {
                 None => Answer::Absent,
                 // No epoch has the number 0: an end that does not say by whom it was made counts as one by force.
                 Some(bytes) if *record == EpochRecord::End => {
@@ -215,7 +239,7 @@ impl EpochDriver {
         (record, key, content): (EpochRecord, EpochKey, Content),
         failed: &mut bool,
     ) -> Result<Answer> {
-        let store = &*self.vault(key.site)?.store;
+        let store = self.store(key.site, progress.patience)?;
         let name = record.object(key.number);
         let doing = || format!("create {name} in {}", store.url());
         let bytes = self.encode(progress, store, (record, key, content)).map_err(|why| why.within(doing()))?;

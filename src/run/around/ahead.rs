@@ -14,8 +14,7 @@ use indicatif::BinaryBytes;
 
 use super::Around;
 use super::term::epoch_options;
-use crate::epochs::clock::SystemClock;
-use crate::epochs::driver::{Begun, EpochDriver, Start};
+use crate::epochs::driver::{Begun, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job};
@@ -82,7 +81,7 @@ impl Around {
         // If the lock is free, whoever ran here is gone, and its app, which had inherited it.
         let locked = self.try_to_lock()?;
         let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, locked);
-        let driver = Arc::new(EpochDriver::new(self.vaults.sites(false)?, options, Arc::new(SystemClock)));
+        let driver = Arc::new(self.epoch_driver(self.vaults.sites(false)?, options));
         // If the vault does not answer, that shows below.
         if before.restores && before.ahead.is_none() && driver.would_wait(ctx).unwrap_or(false) {
             before.ahead = self.restore_ahead(ctx);

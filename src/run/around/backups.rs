@@ -229,7 +229,7 @@ impl Around {
             let saved = SavedBackup { run, cause, answer };
             // Asked here: a vault that does not answer must not keep the app's events waiting.
             if saved.is_committed() {
-                term.look_after_commit();
+                term.look_after_commit(saved.snapshot());
             }
             // The receiver lives as long as the program.
             let _ = send.send(RunEvent::Saved(saved));

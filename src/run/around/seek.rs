@@ -21,7 +21,6 @@ use super::serve::{TermEnd, TermState};
 use super::term::epoch_options;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
-use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
 use crate::error::{Code, Kind, Result};
 use crate::job;
@@ -39,15 +38,23 @@ const STEP: Duration = Duration::from_millis(50);
 /// How long the end of a term waits for an attempt that is under way.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// An epoch that was taken while the app ran.
-pub struct Found {
-    driver: Arc<EpochDriver>,
-    begun: Begun,
-    then: Then,
+/// The result of the attempts to take an epoch while the app ran.
+pub enum Found {
+    /// One was taken.
+    Epoch {
+        /// What holds it.
+        driver: Arc<EpochDriver>,
+        /// The epoch.
+        begun: Begun,
+        /// What is done with it.
+        then: Then,
+    },
+    /// The app is not to run on this directory, for this reason. No epoch was taken: it would stop another instance's app in vain.
+    Refused(Box<Decision>),
 }
 
 /// What is done with it.
-enum Then {
+pub enum Then {
     /// The directory goes on from the newest snapshot, which is committed in the epoch.
     GoOn,
     /// The directory is something else: the app has to be stopped first.
@@ -113,7 +120,9 @@ impl Around {
                 None => {}
                 Some(found) if state.is_given_up => {
                     drop(state);
-                    around.end_epoch(&found.driver, None);
+                    if let Found::Epoch { driver, .. } = found {
+                        around.end_epoch(&driver, None);
+                    }
                 }
                 Some(found) => {
                     state.found = Some(found);
@@ -158,23 +167,28 @@ impl Around {
             return Ok(None);
         }
         // An epoch in which nothing could be decided would be of no use.
-        if !is_decidable(&self.look_beforehand(ctx)?.1) {
+        let (decision, gathered) = self.look_beforehand(ctx)?;
+        if !is_decidable(&gathered) {
             return Ok(None);
         }
-        // The lock is this instance's: whoever ran here before is gone.
-        let locked = self.try_to_lock()?;
+        if matches!(decision.action, StartAction::Refuse { .. }) {
+            return Ok(Some(Found::Refused(Box::new(decision))));
+        }
+        // Locked since its app was started, or to be locked as soon as there is data: both go on. If the lock is this instance's,
+        // whoever ran here before is gone.
+        let locked = self.locked_place()?;
         let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, locked);
-        let driver = Arc::new(EpochDriver::new(sites, options, Arc::new(SystemClock)));
+        let driver = Arc::new(self.epoch_driver(sites, options));
         let begun = match driver.begin(ctx)? {
             Start::Begun(begun) => begun,
             Start::Superseded { by } => {
                 let begun = Begun { epoch: driver.epoch().unwrap_or_default(), forced: false };
-                return Ok(Some(Found { driver, begun, then: Then::Superseded(by) }));
+                return Ok(Some(Found::Epoch { driver, begun, then: Then::Superseded(by) }));
             }
         };
         tracing::info!("the vault answers: this instance is of epoch {}", begun.epoch);
         match self.decide_in_place(&driver, begun, ctx) {
-            Ok(Some(then)) => Ok(Some(Found { driver, begun, then })),
+            Ok(Some(then)) => Ok(Some(Found::Epoch { driver, begun, then })),
             other => {
                 self.end_epoch(&driver, None);
                 other.map(|_| None)
@@ -220,8 +234,12 @@ impl Around {
     pub(super) fn found_epoch(&self, state: &mut TermState) -> Option<TermEnd> {
         let seek = self.sought().clone()?;
         let found = seek.state().found.take();
-        let Found { driver, begun, then } = found?;
+        let found = found?;
         *self.sought() = None;
+        let (driver, begun, then) = match found {
+            Found::Epoch { driver, begun, then } => (driver, begun, then),
+            Found::Refused(decision) => return Some(self.stop_refused(state, &decision)),
+        };
         match then {
             Then::GoOn => {
                 self.term.hold(driver, begun);
@@ -252,24 +270,12 @@ impl Around {
         begun: Begun,
         decision: &Decision,
     ) -> TermEnd {
-        tracing::error!(
-            "the vault answers, and the data that the app was started on is {}: the app is stopped ({})",
-            decision.state,
-            decision.why
-        );
         // The next instance is not to take this one for dead meanwhile.
         self.term.hold_beside(driver.clone());
         if let Err(why) = self.term.watch(self.send.clone()) {
             tracing::error!("nobody looks whether another instance takes over: {why}");
         }
-        let until = Instant::now() + self.settings.handover;
-        let end = self.stop_running(state, Some(Signal::TERM), until);
-        let saved = self.save_once(Some(until), BackupCause::Shutdown, state);
-        if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot)
-            && let Err(why) = self.runner.context(|ctx| self.pin(snapshot, &decision.why, ctx))
-        {
-            tracing::warn!("the snapshot {snapshot} is not pinned: {}", why.what());
-        }
+        let end = self.stop_and_pin(state, decision);
         if state.stopping.is_some() {
             self.term.unwatch();
             self.term.set_lock(None);
@@ -278,6 +284,34 @@ impl Around {
         }
         self.term.hold(driver, begun);
         TermEnd::Anew(begun)
+    }
+
+    /// Stops an app that is not to run on its data, and saves what it leaves. The term that follows refuses to start it.
+    fn stop_refused(&self, state: &mut TermState, decision: &Decision) -> TermEnd {
+        let end = self.stop_and_pin(state, decision);
+        self.term.set_lock(None);
+        match state.stopping {
+            Some(_) => TermEnd::Exit(end.map_or(end::KILLED, ProgramEnd::code)),
+            None => TermEnd::Again,
+        }
+    }
+
+    /// Stops the app, saves what it leaves, and pins that. Returns how the app ended.
+    fn stop_and_pin(&self, state: &mut TermState, decision: &Decision) -> Option<ProgramEnd> {
+        tracing::error!(
+            "the vault answers, and the data that the app was started on is {}: the app is stopped ({})",
+            decision.state,
+            decision.why
+        );
+        let until = Instant::now() + self.settings.handover;
+        let end = self.stop_running(state, Some(Signal::TERM), until);
+        let saved = self.save_once(Some(until), BackupCause::Shutdown, state);
+        if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot)
+            && let Err(why) = self.runner.context(|ctx| self.pin(snapshot, &decision.why, ctx))
+        {
+            tracing::warn!("the snapshot {snapshot} is not pinned: {}", why.what());
+        }
+        end
     }
 
     /// Ends the attempts to take an epoch, at the end of a term. One that was taken meanwhile is held, if the directory goes on from the
@@ -291,7 +325,7 @@ impl Around {
         }
         let mut state = seek.state();
         state.is_given_up = true;
-        let Found { driver, begun, then } = state.found.take()?;
+        let Found::Epoch { driver, begun, then } = state.found.take()? else { return None };
         match then {
             Then::GoOn => {
                 self.term.hold(driver, begun);

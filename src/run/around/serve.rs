@@ -179,6 +179,19 @@ impl Around {
     /// Takes the news that another instance has ended this one's epoch.
     pub(super) fn lose(&self, by: u32) {
         self.term.lose_and_tell(by);
+        self.pin_unasked(by);
+    }
+
+    /// Pins what may hold the only copy of what the app wrote after the successor had restored.
+    fn pin_unasked(&self, by: u32) {
+        let (unasked, why) =
+            (self.term.take_unasked(), format!("the instance of epoch {by} may have taken over before it was saved"));
+        for snapshot in unasked {
+            match self.runner.context(|ctx| self.pin(snapshot, &why, ctx)) {
+                Ok(()) => tracing::error!("the snapshot {snapshot} is pinned: {why}"),
+                Err(error) => tracing::warn!("the snapshot {snapshot} is not pinned: {}", error.what()),
+            }
+        }
     }
 
     /// Asks for a backup as [`Around::back_up`] does, unless the directory was empty and still is: a snapshot of nothing would be suspect,
@@ -204,6 +217,9 @@ impl Around {
             self.term.note_commit(saved.snapshot());
         }
         self.watch_time(saved);
+        if let Some(by) = self.term.lost() {
+            self.pin_unasked(by);
+        }
         if let Some(snapshot) = saved.good_snapshot() {
             self.write_first_lineage(snapshot);
         }

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::RunEvent;
+use super::{Around, RunEvent};
 use crate::backup::options::{BackupOptions, BeforeCommit};
+use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
+use crate::epochs::protocol::LONGEST_POLL;
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
+use crate::replicas::Site;
 use crate::run::lock::{EarlyRecord, RunLock};
 use crate::runner::rules;
 use crate::vault::root::{SnapshotName, SourceIdentity};
@@ -71,6 +74,8 @@ struct TermHold {
     early: Option<Arc<EarlyRecord>>,
     /// How often the lock was set.
     lock_changes: u64,
+    /// Snapshots of which it could not be asked whether the epoch was over when they were committed.
+    unasked: Vec<SnapshotName>,
 }
 
 /// Calls `work` with a context for the calls of an epoch, which do not end with the program's stop: the end is told then.
@@ -212,18 +217,31 @@ impl Term {
     }
 
     /// Looks whether the epoch was ended between the last look and a commit: a successor may not have seen that snapshot.
-    pub fn look_after_commit(&self) {
+    pub fn look_after_commit(&self, snapshot: Option<SnapshotName>) {
         let Some(driver) = self.driver().filter(|_| !self.is_lost()) else { return };
+        self.state().unasked.extend(snapshot);
         match within(|ctx| driver.after_commit(ctx)) {
-            Ok(Commit::Good) => {}
+            // The epoch holds, and all that was committed in it.
+            Ok(Commit::Good) => self.state().unasked.clear(),
             Ok(Commit::Diverged { by }) => self.lose_and_tell(by),
             Err(why) => tracing::warn!("whether the snapshot counts could not be asked: {}", why.what()),
         }
     }
 
+    /// Takes the snapshots of which it is not known whether they were committed before the epoch was lost. They look like any other, but
+    /// the successor may not have restored them, and theirs have greater numbers: nothing restores them by itself.
+    pub fn take_unasked(&self) -> Vec<SnapshotName> {
+        std::mem::take(&mut self.state().unasked)
+    }
+
     /// Whether another instance has ended the epoch.
     pub fn is_lost(&self) -> bool {
-        self.state().lost.is_some()
+        self.lost().is_some()
+    }
+
+    /// The epoch that has ended this one by force.
+    pub fn lost(&self) -> Option<u32> {
+        self.state().lost
     }
 
     /// Keeps the lock of the directory. The one before is let go.
@@ -340,6 +358,14 @@ impl Term {
 fn lost(epoch: Option<u32>, by: u32) -> String {
     let own = epoch.unwrap_or_default();
     format!("the instance of epoch {by} has taken over from this one, of epoch {own}")
+}
+
+impl Around {
+    /// Returns what takes epochs in these vaults, and looks at the one that is held so that a successor may count on it.
+    pub(super) fn epoch_driver(&self, sites: Vec<Site>, options: EpochOptions) -> EpochDriver {
+        let stores = self.vaults.for_quick_looks(options.poll.min(LONGEST_POLL));
+        EpochDriver::new(sites, options, Arc::new(SystemClock)).with_quick_looks(stores)
+    }
 }
 
 /// The options by which an instance takes epochs.

@@ -176,7 +176,7 @@ fn whoever_ran_on_the_same_directory_is_not_waited_for() {
     ];
     for options in elsewhere {
         let other = stage.one_with(options, &[0]);
-        let seen = other.driver.survey(&mut other.driver.lock(), &stage.ctx()).unwrap();
+        let seen = other.driver.survey(&mut other.driver.lock(Patience::Long), &stage.ctx()).unwrap();
         assert_eq!(seen.standing.live.map(|(number, _)| number), Some(3));
     }
 }
