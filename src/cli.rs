@@ -341,6 +341,18 @@ pub struct ExportArgs {
     /// The file to write, which must not exist; - is stdout
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
+    /// How the archive says what a tar header cannot
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ExportFormat::Pax)]
+    pub format: ExportFormat,
+}
+
+/// How an archive says what a tar header cannot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Times to the nanosecond, ACLs and holes, as GNU tar, bsdtar and Python read them
+    Pax,
+    /// For programs that know no PAX records: times in whole seconds, no ACLs, holes as zeros
+    Plain,
 }
 
 /// Arguments of `verify`.

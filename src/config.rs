@@ -24,6 +24,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use lastgood::error::{Code, Error, Result};
+use lastgood::export::ArchiveFormat;
 use lastgood::gcp::cloud::Cloud;
 use lastgood::hooks::Hooks;
 use lastgood::job::Job;
@@ -151,6 +152,7 @@ pub enum ConfiguredCommand {
     },
     Export {
         snapshot: String,
+        format: ArchiveFormat,
         to: Destination,
     },
     Doctor(Box<lastgood::doctor::check::DoctorSettings>),
@@ -348,7 +350,11 @@ impl Config {
                     let why = "the snapshot and the JSON document would both go to stdout";
                     return Err(Error::usage("export to stdout", why).hint("Name a file: `-o snapshot.tar.zst`."));
                 }
-                ConfiguredCommand::Export { snapshot: args.snapshot, to }
+                let format = match args.format {
+                    cli::ExportFormat::Pax => ArchiveFormat::Pax,
+                    cli::ExportFormat::Plain => ArchiveFormat::Plain,
+                };
+                ConfiguredCommand::Export { snapshot: args.snapshot, format, to }
             }
             Command::Verify(args) => {
                 notify = tell(args.results)?;

@@ -1,4 +1,4 @@
-//! Exports a snapshot as a plain `.tar.zst`, streamed: the entries in order, then two zero blocks.
+//! Exports a snapshot as a `.tar.zst`, streamed: the entries in order, then two zero blocks.
 //!
 //! ```text
 //! plan (entries in order) ──► jobs ──► workers: read, decode, compress ──► written in order, hashes checked
@@ -9,12 +9,18 @@
 //! headers, so the names stay links of one file; the paths of the first members are all that is held in memory for
 //! longer than a few frames.
 //!
+//! What a header cannot say is in PAX records before it, and a file with holes is a sparse file of GNU tar: [`ArchiveFormat`].
+//! Both are made from the snapshot alone, so that each export of it has the same bytes.
+//!
 //! The checks are these: index frames by their hash, and every file by its BLAKE3 whose content was decoded from end to
 //! end. A copied frame is not decoded. It has the place and length that its pack's seek table says, its blocks follow
 //! each other, and zstd's own checksum of its content stays in it, so that decompressing the archive finds a flipped
-//! bit. Its BLAKE3 is what `verify --read-data` checks. Headers are copied as they are stored; tar programs refuse
-//! names that would leave the folder that they extract to.
+//! bit. Its BLAKE3 is what `verify --read-data` checks. Headers are copied as they are stored, or made of what the entry says; tar
+//! programs refuse names that would leave the folder that they extract to.
 
+mod acl;
+mod holes;
+mod pax;
 mod plan;
 
 use std::collections::VecDeque;
@@ -47,7 +53,20 @@ const MAX_WORKERS: usize = 4;
 /// Frames that a worker may read ahead: more would hold more memory, and one stream keeps no more of them busy.
 const READS: usize = 2;
 
+/// The most zeros of a file's holes that are hashed, in bytes. A sparse file may say that it has terabytes of them.
+const HASHED_HOLES: u64 = 1 << 30;
+
 const DOING: &str = "export a snapshot";
+
+/// How an archive says what a tar header cannot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// PAX records for times to the nanosecond, ACLs and all extended attributes; files with holes as GNU tar's sparse files.
+    #[default]
+    Pax,
+    /// The headers that the vault has, with times in whole seconds, and holes as zeros.
+    Plain,
+}
 
 /// The result of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -62,7 +81,7 @@ pub struct ExportReport {
     pub frames_copied: u64,
     /// Number of frames that were compressed for the archive.
     pub frames_recompressed: u64,
-    /// Number of files whose hash was not checked, because frames of their content were copied.
+    /// Number of files whose hash was not checked, because frames of their content were copied, or they have large holes.
     pub files_not_hashed: u64,
 }
 
@@ -85,7 +104,13 @@ type FrameRequest = (FrameJob, Sender<Result<ArchiveFrame>>);
 /// # Errors
 /// A store that fails, `out` that fails, damage. Anything written until then is not a whole archive, and some tar
 /// programs do not notice that: the caller has to remove it.
-pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) -> Result<ExportReport> {
+pub fn export(
+    vault: &Vault,
+    root: &Root,
+    format: ArchiveFormat,
+    out: &mut dyn Write,
+    ctx: &Context,
+) -> Result<ExportReport> {
     let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
     let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
     ctx.monitor.begin("export", Some(root.totals.bytes));
@@ -101,7 +126,7 @@ pub fn export(vault: &Vault, root: &Root, out: &mut dyn Write, ctx: &Context) ->
             scope.spawn(move || run_jobs(&work, frames));
         }
         drop(work);
-        let plan = ExportPlanner::new(&packs, jobs, outcomes);
+        let plan = ExportPlanner::new(&packs, format, jobs, outcomes);
         let plan = scope.spawn(|| plan.run(root, ctx));
         // When writing fails, `line` is gone, which stops the plan, which stops the workers.
         let written = write(line, out, ctx);
@@ -280,7 +305,8 @@ fn write(line: Receiver<PendingFrame>, out: &mut dyn Write, ctx: &Context) -> Re
             Some(_) => report.frames_recompressed += 1,
             None => report.frames_copied += 1,
         }
-        ctx.monitor.advance(frame.length);
+        let holes = frame.marks.iter().map(|mark| if let StreamMark::Hole(length) = mark { *length } else { 0 });
+        ctx.monitor.advance(frame.length + holes.sum::<u64>());
     }
     out.flush().doing(|| "write the archive")?;
     Ok(report)
@@ -290,8 +316,10 @@ fn write(line: Receiver<PendingFrame>, out: &mut dyn Write, ctx: &Context) -> Re
 #[derive(Default)]
 struct HashCheck {
     file: Option<(EntryPath, Hash)>,
-    /// `None` once bytes of the file went by that were not decoded.
+    /// `None` once bytes of the file went by that were not decoded, or too many zeros.
     hasher: Option<blake3::Hasher>,
+    /// Bytes of the file's holes that went by.
+    holes: u64,
 }
 
 impl HashCheck {
@@ -302,6 +330,7 @@ impl HashCheck {
                 StreamMark::Begin(path, hash) => {
                     self.file = Some((path.clone(), *hash));
                     self.hasher = Some(blake3::Hasher::new());
+                    self.holes = 0;
                 }
                 StreamMark::Other(length) => at += *length as usize,
                 StreamMark::Content(length) => {
@@ -314,10 +343,26 @@ impl HashCheck {
                         _ => self.hasher = None,
                     }
                 }
+                StreamMark::Hole(length) => self.hole(*length),
                 StreamMark::End => self.end(report)?,
             }
         }
         Ok(())
+    }
+
+    fn hole(&mut self, length: u64) {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        self.holes = self.holes.saturating_add(length);
+        if self.holes > HASHED_HOLES {
+            self.hasher = None;
+        }
+        let Some(hasher) = &mut self.hasher else { return };
+        let mut left = length;
+        while left > 0 {
+            let now = left.min(ZEROS.len() as u64);
+            hasher.update(&ZEROS[..now as usize]);
+            left -= now;
+        }
     }
 
     fn end(&mut self, report: &mut ExportReport) -> Result<()> {
@@ -334,3 +379,6 @@ impl HashCheck {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,7 +225,9 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         ConfiguredCommand::Cat { snapshot, path, torn } => look::cat(&vaults, &snapshot, &path, torn, console, ctx),
         ConfiguredCommand::Diff { a, b } => look::diff(&vaults, (&a, &b), console, ctx),
-        ConfiguredCommand::Export { snapshot, to } => export::export(&vaults, &snapshot, to, console, ctx),
+        ConfiguredCommand::Export { snapshot, format, to } => {
+            export::export(&vaults, &snapshot, format, to, console, ctx)
+        }
         ConfiguredCommand::RunApp(mut settings) => {
             (settings.rules.threads, settings.rules.parallel) = (ctx.threads, ctx.parallel);
             let path = config::of_this_process("PATH");

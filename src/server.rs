@@ -333,7 +333,7 @@ impl Server {
             Endpoint::List => self.list(query).await,
             Endpoint::Files => self.files(part, query).await,
             Endpoint::File => self.file(part, query).await,
-            Endpoint::Archive => self.archive(part).await,
+            Endpoint::Archive => self.archive(part, query).await,
             Endpoint::Runs => self.runs(query).await,
             Endpoint::Run => self.run(&part).await,
             Endpoint::Metrics => {

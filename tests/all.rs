@@ -18,6 +18,7 @@ mod doctor_bucket;
 mod doubted_packs;
 mod event_to_restored_directory;
 mod export;
+mod export_extracted;
 mod files_in_use;
 mod fuzz_corpus;
 mod gcs_emulator;

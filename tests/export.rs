@@ -1,4 +1,5 @@
-//! `export` writes an archive that other programs read: GNU tar, bsdtar, and Python's tarfile.
+//! `export --format plain` writes an archive that other programs read: GNU tar, bsdtar, and Python's tarfile; and what holds for
+//! both formats.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -8,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use lastgood::backup::{self, backup};
 use lastgood::error::Kind;
-use lastgood::export::{self, export};
+use lastgood::export::{self, ArchiveFormat, export};
 use lastgood::inspect::cat;
 use lastgood::monitor::{Context, SilentMonitor, system_random};
 use lastgood::path::EntryPath;
@@ -49,11 +50,19 @@ impl World {
         self.vault.root(name).unwrap()
     }
 
-    /// Exports a snapshot to `archive.tar.zst`.
+    /// Exports a snapshot to `archive.tar.zst`, plainly.
     fn export(&self, name: SnapshotName) -> lastgood::error::Result<(export::ExportReport, PathBuf)> {
+        self.export_as(name, ArchiveFormat::Plain)
+    }
+
+    fn export_as(
+        &self,
+        name: SnapshotName,
+        format: ArchiveFormat,
+    ) -> lastgood::error::Result<(export::ExportReport, PathBuf)> {
         let archive = self.path("archive.tar.zst");
         let mut out = BufWriter::new(File::create(&archive).unwrap());
-        let report = with_context(|ctx| export(&self.vault, &self.root(name), &mut out, ctx))?;
+        let report = with_context(|ctx| export(&self.vault, &self.root(name), format, &mut out, ctx))?;
         drop(out);
         assert_eq!(fs::metadata(&archive).unwrap().len(), report.written);
         Ok((report, archive))
@@ -214,7 +223,7 @@ fn damage_is_found_here_or_by_zstd() {
         let mut bytes = whole.clone();
         bytes[whole.len() / 20 * part + 1000] ^= 4;
         fs::write(&pack, bytes).unwrap();
-        match world.export(name) {
+        match world.export_as(name, ArchiveFormat::Pax) {
             Err(why) => assert_eq!(why.kind(), Kind::Damage, "{why}"),
             Ok((_, archive)) => {
                 let test = Command::new("zstd").arg("-tq").arg(archive).output().unwrap();
@@ -242,7 +251,8 @@ fn an_archive_that_cannot_be_written_is_an_error() {
     let world = World::new();
     fs::write(world.path("data/noise"), noise(1, 30 << 20)).unwrap();
     let name = world.backup();
-    let why = with_context(|ctx| export(&world.vault, &world.root(name), &mut Full, ctx)).unwrap_err();
+    let why =
+        with_context(|ctx| export(&world.vault, &world.root(name), ArchiveFormat::Pax, &mut Full, ctx)).unwrap_err();
     assert_eq!(why.kind(), Kind::Failed);
     assert!(why.to_string().contains("disk is full"), "{why}");
 }
@@ -258,7 +268,7 @@ fn a_database_of_many_backups_is_whole_in_the_archive_and_by_itself() {
         database::run(&path, &format!("UPDATE orders SET amount = {n} WHERE abs(random()) % 40 = 0"));
         name = world.backup();
     }
-    let (report, archive) = world.export(name).unwrap();
+    let (report, archive) = world.export_as(name, ArchiveFormat::Pax).unwrap();
     assert_eq!(report.entries, 2);
     let out = world.path("out");
     fs::create_dir(&out).unwrap();

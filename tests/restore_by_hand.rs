@@ -300,7 +300,7 @@ fn layered(world: &World) -> (Vec<u8>, Vec<PathBuf>) {
     let content = [&new[..1 << 10], &old[1 << 10..3 << 10], &[0; 1 << 10], &old[4 << 10..5 << 10], &new[1 << 10..2500]];
     let content = content.concat();
     let (mut root, mut file) = (entry(".", None), entry("app.db", Some(&content)));
-    let headers = [tar::header(&root).unwrap(), tar::header(&file).unwrap()].concat();
+    let headers = [tar::header(&root), tar::header(&file)].concat();
     let pieces = [&headers[..], &old, &new].map(|piece| stored(world, PackKind::Data, piece));
     let extent = |piece: &[u8], offset, length| Extent { pack: Some(Hash::of(piece)), offset, length };
     root.extents = vec![extent(&headers, 0, 512)];

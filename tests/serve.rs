@@ -299,6 +299,11 @@ fn downloads_are_what_was_stored() {
         tar.arg("xpf").arg(world.path(format!("{name}.tar"))).arg("-C").arg(world.path(name)).arg("--xattrs");
         Ran::of(tar).ended(0);
     };
+    assert!(archive.body == fs::read(world.path("exported.tar.zst")).unwrap());
+    world.run(["export", "latest", "-o", "plain.tar.zst", "--format", "plain"]).ended(0);
+    let plain = service.get("/backup/latest/archive.tar.zst?format=plain");
+    assert!(plain.status == 200 && plain.body == fs::read(world.path("plain.tar.zst")).unwrap());
+    assert_eq!(service.get("/backup/latest/archive.tar.zst?format=zip").status, 400);
     unpacked("a", &archive.body);
     unpacked("b", &fs::read(world.path("exported.tar.zst")).unwrap());
     assert_same(&world.path("b"), &world.path("a"));

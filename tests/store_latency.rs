@@ -264,7 +264,7 @@ fn what_only_looks_reads_several_objects_at_a_time_too() {
     let exported: &'static Far = Box::leak(Box::new(delayed(first, 50)));
     let (vault, root) = latest(exported);
     let mut archive = Vec::new();
-    with(parallel, |ctx| export::export(&vault, &root, &mut archive, ctx)).unwrap();
+    with(parallel, |ctx| export::export(&vault, &root, export::ArchiveFormat::Pax, &mut archive, ctx)).unwrap();
     assert!(archive.len() > 64 << 20);
     // It plans ahead while it reads.
     let most = exported.take().1;

@@ -29,6 +29,7 @@ use crate::vault::entry::{Entry, EntryKind, Extent, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{PackInfo, PackKind};
 use crate::vault::root::{DatabaseRecord, PackBook, Problem, Stale};
+use crate::vault::tar;
 
 /// Smallest file, in bytes, that is looked up among this run's blocks: for a smaller one, a separate extent would
 /// cost as much.
@@ -38,7 +39,6 @@ static ZEROS: [u8; 512] = [0; 512];
 use self::carried::{Lacking, TOLD};
 use self::judged::Judged;
 pub use self::judged::MANY;
-use self::put::entry_header;
 
 /// Puts a snapshot together from what the readers send.
 pub struct Assembly<'a> {
@@ -294,7 +294,7 @@ impl<'a> Assembly<'a> {
                 Some(extent) => entry.extents = vec![extent],
                 None => {
                     let whole = self.whole(&entry, bytes)?;
-                    let content = Extent { offset: whole.offset + entry_header(&entry)?.len() as u64, ..whole };
+                    let content = Extent { offset: whole.offset + tar::header(&entry).len() as u64, ..whole };
                     self.block_index.remember(hash, Extent { length: bytes.len() as u64, ..content });
                     entry.header = content.offset - whole.offset;
                     entry.extents = vec![whole];
@@ -302,7 +302,7 @@ impl<'a> Assembly<'a> {
                 }
             }
         } else if !bytes.is_empty() {
-            entry.header = entry_header(&entry)?.len() as u64;
+            entry.header = tar::header(&entry).len() as u64;
             entry.extents = vec![self.whole(&entry, bytes)?];
             return self.add_read(entry, Vec::new(), torn);
         }
@@ -312,7 +312,7 @@ impl<'a> Assembly<'a> {
 
     /// Stores header, content and padding in one piece, so that the file is a piece of a tar stream in its pack.
     fn whole(&mut self, entry: &Entry, bytes: &[u8]) -> Result<Extent> {
-        self.data.append(&[&entry_header(entry)?, bytes, &ZEROS[..padding(entry.size) as usize]])
+        self.data.append(&[&tar::header(entry), bytes, &ZEROS[..padding(entry.size) as usize]])
     }
 
     /// Returns the entry of a file that was read. `None` if it equals the known entry, which is then added.

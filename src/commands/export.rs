@@ -1,8 +1,9 @@
-//! `export`: a snapshot as a plain archive.
+//! `export`: a snapshot as an archive.
 
 use std::io::{self, IsTerminal};
 
 use lastgood::error::{Doing, Error, Result};
+use lastgood::export::ArchiveFormat;
 use lastgood::monitor::Context;
 use lastgood::replicas::pool::VaultPool;
 use lastgood::{export, view};
@@ -19,6 +20,7 @@ use crate::{ProgramOutcome, absolute};
 pub fn export(
     vaults: &VaultPool,
     snapshot: &str,
+    format: ArchiveFormat,
     to: Destination,
     console: &mut Console,
     ctx: &Context,
@@ -31,13 +33,13 @@ pub fn export(
                 ));
             }
             let (vault, root) = vaults.find(snapshot, ctx)?;
-            export::export(&vault, &root, console.out(), ctx)?;
+            export::export(&vault, &root, format, console.out(), ctx)?;
             io::Write::flush(console.out()).doing(|| "write the export to stdout")?;
         }
         Destination::File(path) => {
             let (vault, root) = vaults.find(snapshot, ctx)?;
             let mut file = NewFile::create(&path)?;
-            let done = export::export(&vault, &root, &mut file, ctx)?;
+            let done = export::export(&vault, &root, format, &mut file, ctx)?;
             file.finish()?;
             console.report(&done, || format!("Exported to {}\n", view::path(&absolute(&path))));
         }

@@ -1,25 +1,31 @@
 //! Plans the archive frame by frame: the entries' extents in order, cut where frames of packs begin and end.
+//!
+//! A header that says all that the entry does is taken from the vault, and so is a whole frame of small files. Other headers are
+//! made here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 
-use super::{DOING, FrameRequest, PendingFrame};
-use crate::error::{Code, Doing, Error, Result};
+use super::holes::{HoleFinder, SparseMap, is_full};
+use super::{ArchiveFormat, DOING, FrameRequest, PendingFrame, pax};
+use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::restore::missing;
-use crate::vault::entry::{Entry, Extent, cut};
+use crate::vault::entry::{Entry, Extent, cut, padding};
 use crate::vault::hex::{Hash, PackId};
 use crate::vault::pack::{self, FrameAt, PackKind, SeekTable};
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
-use crate::vault::tar;
+use crate::vault::tar::{self, Member};
 use crate::vault::tree::{self, Remark, TreeItem};
 
 /// The most content of a frame that is compressed for the archive, in bytes.
 const FRAME: u64 = pack::MAX_FRAME as u64;
+/// The most extents of a file that are kept after they were searched for holes; of a file with more, they are read again.
+const KEPT: usize = 4096;
 
 /// The kind of a stretch of the stream, for the check of files' hashes.
 pub enum StreamMark {
@@ -27,6 +33,8 @@ pub enum StreamMark {
     Begin(EntryPath, Hash),
     /// This many bytes of its content.
     Content(u64),
+    /// This many bytes of its content, which are a hole: the stream does not have them.
+    Hole(u64),
     /// This many bytes of headers and padding.
     Other(u64),
     /// The file's content ends.
@@ -82,6 +90,7 @@ pub struct FrameJob {
 /// Turns entries into jobs.
 pub struct ExportPlanner<'a> {
     packs: &'a PackReader<'a>,
+    format: ArchiveFormat,
     jobs: Sender<FrameRequest>,
     outcomes: Sender<PendingFrame>,
     /// Pieces that are being collected to be compressed in one frame.
@@ -98,10 +107,16 @@ pub struct ExportPlanner<'a> {
 
 impl<'a> ExportPlanner<'a> {
     /// Makes a planner that sends its jobs to `jobs`, and the receivers of their frames, in order, to `outcomes`.
-    pub fn new(packs: &'a PackReader<'a>, jobs: Sender<FrameRequest>, outcomes: Sender<PendingFrame>) -> Self {
+    pub fn new(
+        packs: &'a PackReader<'a>,
+        format: ArchiveFormat,
+        jobs: Sender<FrameRequest>,
+        outcomes: Sender<PendingFrame>,
+    ) -> Self {
         let (pieces, marks) = (Vec::new(), Vec::new());
         ExportPlanner {
             packs,
+            format,
             jobs,
             outcomes,
             pieces,
@@ -146,33 +161,105 @@ impl<'a> ExportPlanner<'a> {
     /// Adds a folder for which the snapshot has no entry.
     fn folder(&mut self, path: &EntryPath) -> Result<()> {
         let folder = missing::folder(path.clone(), missing::LEFT_OUT);
-        let header = tar::header(&folder).doing(|| format!("make the header of {path}"))?;
-        self.bytes(header)
+        self.bytes(tar::header(&folder))
     }
 
     fn entry(&mut self, entry: Entry) -> Result<()> {
         let group = tree::link_group(&entry);
+        let stored = tar::records(&entry);
+        let records = match self.format {
+            ArchiveFormat::Pax => pax::records(&entry),
+            ArchiveFormat::Plain => stored.clone(),
+        };
         if let Some(first) = group.and_then(|group| self.first.get(&group)) {
-            let header = tar::link_header(&entry, first).doing(|| format!("make the header of {}", entry.path))?;
-            return self.bytes(header);
+            return self.bytes(tar::member(&entry, Member::LinkTo(first), &records));
         }
-        for extent in entry.header_extents() {
-            self.extent(&extent, StreamMark::Other)?;
+        let (runs, map) = match self.format {
+            ArchiveFormat::Pax => self.holes(&entry)?,
+            ArchiveFormat::Plain => (None, None),
+        };
+        if let Some(map) = &map {
+            let text = map.text();
+            let records = [pax::sparse_records(&entry, map), records].concat();
+            let member = Member::Sparse(text.len() as u64 + map.data());
+            self.bytes([tar::member(&entry, member, &records), text].concat())?;
+        } else if records == stored {
+            for extent in entry.header_extents() {
+                self.extent(&extent, StreamMark::Other)?;
+            }
+        } else {
+            self.bytes(tar::member(&entry, Member::Whole, &records))?;
         }
         if let Some(hash) = entry.hash {
             self.mark(StreamMark::Begin(entry.path.clone(), hash));
             let packs = self.packs;
-            // One of the two is empty.
-            entry.content_extents().iter().try_for_each(|extent| self.extent(extent, StreamMark::Content))?;
-            tree::each_run(packs, &entry, |extent| self.extent(&extent, StreamMark::Content))?;
+            let (mut at, mut holes) = (0, map.as_ref().map_or(&[][..], SparseMap::holes));
+            let mut take = |extent: Extent| {
+                at += extent.length;
+                match extent.pack {
+                    None if !holes.is_empty() => self.zeros_and_holes(at - extent.length, at, &mut holes),
+                    _ => self.extent(&extent, StreamMark::Content),
+                }
+            };
+            match runs {
+                Some(runs) => runs.into_iter().try_for_each(take)?,
+                None => each_extent(packs, &entry, &mut take)?,
+            }
             self.mark(StreamMark::End);
         }
-        let content = if entry.map.is_some() { 0 } else { entry.size };
-        for extent in cut(&entry.extents, entry.header + content, u64::MAX) {
-            self.extent(&extent, StreamMark::Other)?;
+        match &map {
+            Some(map) => self.zeros(padding(map.data()), StreamMark::Other)?,
+            None => {
+                let content = if entry.map.is_some() { 0 } else { entry.size };
+                for extent in cut(&entry.extents, entry.header + content, u64::MAX) {
+                    self.extent(&extent, StreamMark::Other)?;
+                }
+            }
         }
         if let Some(group) = group {
             self.first.insert(group, entry.path);
+        }
+        Ok(())
+    }
+
+    /// Looks for the holes of a file. Returns the extents of its content too, if they were read and are few.
+    fn holes(&self, entry: &Entry) -> Result<(Option<Vec<Extent>>, Option<SparseMap>)> {
+        if entry.hash.is_none() || is_full(entry) {
+            return Ok((None, None));
+        }
+        let (mut finder, mut runs) = (HoleFinder::new(), Some(Vec::new()));
+        each_extent(self.packs, entry, |extent| {
+            finder.extent(&extent);
+            match &mut runs {
+                Some(kept) if kept.len() < KEPT => kept.push(extent),
+                _ => runs = None,
+            }
+            Ok(())
+        })?;
+        Ok((runs, finder.finish()))
+    }
+
+    /// Adds the zeros of a file from the byte `at` to the byte `end`, but for those of them that are in holes. `holes` begins with
+    /// the first hole that may be there.
+    fn zeros_and_holes(&mut self, mut at: u64, end: u64, holes: &mut &[(u64, u64)]) -> Result<()> {
+        while at < end {
+            let next = match holes.split_first() {
+                Some(((_, to), others)) if *to <= at => {
+                    *holes = others;
+                    continue;
+                }
+                Some(((from, to), _)) if *from <= at => {
+                    let next = end.min(*to);
+                    self.mark(StreamMark::Hole(next - at));
+                    next
+                }
+                first => {
+                    let next = first.map_or(end, |((from, _), _)| end.min(*from));
+                    self.zeros(next - at, StreamMark::Content)?;
+                    next
+                }
+            };
+            at = next;
         }
         Ok(())
     }
@@ -283,4 +370,11 @@ impl<'a> ExportPlanner<'a> {
         self.jobs.send((job, done)).map_err(|_| stopped())?;
         self.outcomes.send(outcome).map_err(|_| stopped())
     }
+}
+
+/// Calls `take` with every extent of a file's content, in order.
+fn each_extent(packs: &PackReader, entry: &Entry, mut take: impl FnMut(Extent) -> Result<()>) -> Result<()> {
+    // One of the two is empty.
+    entry.content_extents().into_iter().try_for_each(&mut take)?;
+    tree::each_run(packs, entry, take)
 }

@@ -201,7 +201,7 @@ fn threads_that_verify_copy_and_export() {
         let said = ends("export", move |ctx| {
             let vault = Vault::open(Box::new(panicking(store, "range", begins)))?;
             let root = vault.root(vault.snapshots()?[0])?;
-            export::export(&vault, &root, &mut std::io::sink(), ctx).map(drop)
+            export::export(&vault, &root, export::ArchiveFormat::Pax, &mut std::io::sink(), ctx).map(drop)
         });
         assert_panicked("export", &said);
     }

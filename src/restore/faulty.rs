@@ -137,7 +137,8 @@ fn an_archive_has_the_folders_that_were_missing() {
     let (sample, name) = orphans(4);
     let (heard, mut archive) = (Heard::default(), Vec::new());
     let ctx = Context { monitor: &heard, ..context() };
-    export::export(&sample.vault, &sample.vault.root(name).unwrap(), &mut archive, &ctx).unwrap();
+    export::export(&sample.vault, &sample.vault.root(name).unwrap(), export::ArchiveFormat::Pax, &mut archive, &ctx)
+        .unwrap();
     let archive = zstd::decode_all(&archive[..]).unwrap();
     let mut archive = tar::Archive::new(&archive[..]);
     let names: Vec<_> = archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
@@ -252,7 +253,14 @@ fn a_link_of_another_content_is_told() {
         assert!(told.len() == 1 && told[0].contains("b is recorded as another name"), "{told:?}");
     }
     let mut archive = Vec::new();
-    export::export(&sample.vault, &sample.vault.root(name).unwrap(), &mut archive, &context()).unwrap();
+    export::export(
+        &sample.vault,
+        &sample.vault.root(name).unwrap(),
+        export::ArchiveFormat::Pax,
+        &mut archive,
+        &context(),
+    )
+    .unwrap();
     let folder = tempfile::tempdir().unwrap();
     tar::Archive::new(&zstd::decode_all(&archive[..]).unwrap()[..]).unpack(folder.path()).unwrap();
     assert_eq!(fs::read(folder.path().join("b")).unwrap(), b"second");

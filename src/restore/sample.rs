@@ -324,7 +324,7 @@ impl SampleVault {
     /// Stores tar headers for all entries, which only restoring by hand needs.
     pub fn with_headers(&mut self) {
         for n in 0..self.entries.len() {
-            let header = tar::header(&self.entries[n]).unwrap();
+            let header = tar::header(&self.entries[n]);
             let stored = self.put(&header);
             let entry = &mut self.entries[n];
             let content = entry.content_extents();

@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::answer::{self, BodyChunk, Reply, ReplyBody};
 use super::{Server, queries, routes};
 use crate::error::{Code, Doing, Error, Result};
+use crate::export::ArchiveFormat;
 use crate::monitor::Context;
 use crate::runner::runner::Runner;
 use crate::vault::root::SnapshotName;
@@ -133,7 +134,14 @@ impl Server {
     }
 
     /// `GET /backup/{id}/archive.tar.zst`
-    pub(super) async fn archive(&self, id: String) -> Reply {
+    pub(super) async fn archive(&self, id: String, query: Option<&str>) -> Reply {
+        let format = match routes::parameter(query, "format").as_deref() {
+            None | Some(b"pax") => ArchiveFormat::Pax,
+            Some(b"plain") => ArchiveFormat::Plain,
+            Some(_) => {
+                return answer::error(StatusCode::BAD_REQUEST, "the query parameter `format` must be pax or plain");
+            }
+        };
         let send = async {
             let permit = self.download()?;
             let found = self.run_blocking(move |runner, ctx| {
@@ -143,7 +151,7 @@ impl Server {
             });
             let (vault, name, root): (_, SnapshotName, _) = found.await?;
             let write = move |_: &Runner, ctx: &Context, out: &mut BodyWriter| {
-                export::export(&vault, &root, out, ctx).map(drop)
+                export::export(&vault, &root, format, out, ctx).map(drop)
             };
             Ok(attachment(self.stream(Some(permit), write).await?, "application/zstd", &format!("{name}.tar.zst")))
         };

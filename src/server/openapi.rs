@@ -104,6 +104,12 @@ fn parameter(query: &QueryParameter, path: &str) -> Value {
             "The folder, or a single entry, relative to the data directory; any bytes.",
             json!({ "type": "string", "default": "." }),
         ),
+        QueryParameter::Format => (
+            "format",
+            false,
+            "pax: with times to the nanosecond, ACLs and holes. plain: for programs that know no PAX records.",
+            json!({ "type": "string", "enum": ["pax", "plain"], "default": "pax" }),
+        ),
     };
     json!({ "name": name, "in": "query", "required": required, "description": description, "schema": schema })
 }

@@ -66,6 +66,8 @@ pub enum QueryParameter {
     Path,
     /// `path=P`: a folder of a snapshot; without it, the data directory itself.
     Folder,
+    /// `format=F`: the form of an archive.
+    Format,
 }
 
 /// The content that a request's body may have.
@@ -187,7 +189,13 @@ pub static ROUTES: [Route; 20] = [
         "What is in a folder of a snapshot",
     ),
     get("/backup/{id}/file", Endpoint::File, Access::Download, &[QueryParameter::Path], "A file of a snapshot"),
-    get("/backup/{id}/archive.tar.zst", Endpoint::Archive, Access::Download, &[], "A snapshot as a tar file"),
+    get(
+        "/backup/{id}/archive.tar.zst",
+        Endpoint::Archive,
+        Access::Download,
+        &[QueryParameter::Format],
+        "A snapshot as a tar file",
+    ),
     get("/runs", Endpoint::Runs, Access::Caller, &[QueryParameter::Limit], "What was run, newest first"),
     get("/runs/{id}", Endpoint::Run, Access::Caller, &[], "How far a run is, and its report once it is over"),
     get("/metrics", Endpoint::Metrics, Access::Caller, &[], "Numbers for Prometheus"),

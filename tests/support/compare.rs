@@ -13,7 +13,7 @@ use rustix::io::Errno;
 const SLACK: u64 = 64 << 10;
 
 /// Asserts that two trees are equal: content, types, modes, owners, times to the ns, link targets, hard-link groups,
-/// extended attributes, holes.
+/// extended attributes, ACLs, holes.
 #[track_caller]
 pub fn assert_same(expected: &Path, found: &Path) {
     let differences = differences(expected, found);
@@ -159,7 +159,7 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     };
     let names = names[..length].split(|&b| b == 0).map(|name| String::from_utf8_lossy(name).into_owned());
     // Others, as security labels are, belong to the machine.
-    let user = names.filter(|name| name.starts_with("user."));
+    let user = names.filter(|name| name.starts_with("user.") || name.starts_with("system.posix_acl_"));
     let value = |name: &str| {
         let mut value = vec![0; 64 << 10];
         let length = lgetxattr(path, name, &mut value[..]).unwrap();

@@ -3,7 +3,7 @@
 use super::{Assembly, FirstLink};
 use crate::backup::merge::{MAX_LINKS, content_mark};
 use crate::backup::writer::{PutError, is_beside};
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::path::EntryPath;
 use crate::sqlite::side_files::database_of;
 use crate::vault::entry::{CaptureMethod, Entry, EntryKind, Extent, padding};
@@ -14,11 +14,10 @@ impl Assembly<'_> {
     /// Gives an entry, whose extents cover only its content, its header and padding. The known entry's header is used
     /// again if it is the same.
     pub(super) fn place(&mut self, mut entry: Box<Entry>, known: Option<&Entry>) -> Result<Box<Entry>> {
-        let header = entry_header(&entry)?;
+        let header = tar::header(&entry);
         let content = std::mem::take(&mut entry.extents);
         entry.header = header.len() as u64;
-        let same =
-            |known: &&Entry| known.header == entry.header && entry_header(known).is_ok_and(|known| known == header);
+        let same = |known: &&Entry| known.header == entry.header && tar::header(known) == header;
         // A database may be known although packs are lost, perhaps including the one with its header.
         let there = |extents: &Vec<Extent>| extents.iter().all(|extent| self.base.has_extent(extent));
         entry.extents = match known.filter(same).map(Entry::header_extents).filter(there) {
@@ -142,9 +141,4 @@ impl Assembly<'_> {
 /// Whether a database was taken with side files: then another name of the same file has different content.
 fn is_with_sides(entry: &Entry) -> bool {
     entry.database.as_ref().is_some_and(|database| database.wal.is_some() || database.journal.is_some())
-}
-
-pub(super) fn entry_header(entry: &Entry) -> Result<Vec<u8>> {
-    let doing = || format!("write the tar header of {}", entry.path);
-    tar::header(entry).map_err(|why| Error::failed(doing(), why).with_code(Code::Internal))
 }
