@@ -36,6 +36,7 @@ mod memory_maps;
 mod model;
 mod moved_data_directory;
 mod newer_format;
+mod not_kept;
 mod notify;
 mod ping;
 mod publishing;

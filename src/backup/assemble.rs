@@ -5,6 +5,7 @@ mod database;
 mod ends;
 mod judged;
 mod large;
+mod not_kept;
 mod put;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +23,7 @@ use crate::fs::beneath::FileIdentity;
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::source::extra::Extra;
+use crate::source::flags::InodeFlags;
 use crate::source::found::SourceEntry;
 use crate::source::select::Select;
 use crate::store::Staging;
@@ -39,6 +41,7 @@ static ZEROS: [u8; 512] = [0; 512];
 use self::carried::{Lacking, TOLD};
 use self::judged::Judged;
 pub use self::judged::MANY;
+use self::not_kept::NotKept;
 
 /// Puts a snapshot together from what the readers send.
 pub struct Assembly<'a> {
@@ -73,6 +76,8 @@ pub struct Assembly<'a> {
     carried_sides: HashSet<EntryPath>,
     /// Warnings for the user.
     pub warnings: Vec<String>,
+    /// What no snapshot can hold of its entries.
+    not_kept: NotKept,
     /// How each database was taken.
     pub database_records: Vec<DatabaseRecord>,
     /// Paths that exist and could not be read, with their sizes in bytes.
@@ -151,6 +156,7 @@ impl<'a> Assembly<'a> {
             carried: PackBook::new(),
             carried_sides: HashSet::new(),
             warnings: Vec::new(),
+            not_kept: NotKept::default(),
             database_records: Vec::new(),
             unread: BTreeMap::new(),
             stored: PackBook::new(),
@@ -226,6 +232,7 @@ impl<'a> Assembly<'a> {
     }
 
     fn keep(&mut self, entry: Box<Entry>) -> Result<()> {
+        self.not_kept.look(&entry.path, InodeFlags::default(), entry.mtime);
         self.ctx.monitor.advance(entry.size);
         if entry.kind == EntryKind::File {
             self.judged.live += 1;
@@ -359,6 +366,7 @@ impl<'a> Assembly<'a> {
             }
             self.without_attributes(&found.path, why);
         }
+        self.not_kept.look(&found.path, extra.flags, found.mtime);
         let link = hash.as_ref().and_then(|hash| link_name(&found, hash));
         Box::new(Entry {
             path: found.path,
@@ -395,6 +403,9 @@ impl<'a> Assembly<'a> {
                 "{} more could not be read, and are in the snapshot as they were before",
                 self.lacking.stale.len() - TOLD
             ));
+        }
+        for warning in self.not_kept.warnings() {
+            self.warn(warning);
         }
         Assembled {
             warnings: self.warnings,

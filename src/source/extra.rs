@@ -5,6 +5,7 @@ use std::fs::File;
 use rustix::fs::{OFlags, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr, readlinkat};
 use rustix::io::Errno;
 
+use super::flags::{InodeFlags, flags_at, flags_of};
 use crate::fs::beneath::Directory;
 use crate::path::{EntryPath, EscapedBytes};
 use crate::vault::entry::EntryKind;
@@ -20,6 +21,8 @@ pub struct Extra {
     pub inode: Option<u64>,
     /// Whether a symlink may have been made again since, without any time showing it.
     pub racy: bool,
+    /// The flags of a file or folder, which no snapshot holds.
+    pub flags: InodeFlags,
     /// Why the extended attributes are missing: the entry is worth more than they are, and is stored without them.
     pub refused: Option<Errno>,
 }
@@ -44,20 +47,27 @@ pub fn extra_of(root: &Directory, path: &EntryPath, kind: EntryKind) -> Result<E
     };
     // Anything but a file or folder is not opened: a pipe would wait for its writer. Without /proc there is no other
     // way to its attributes, which are rare there.
+    let mut flags = InodeFlags::default();
     let xattrs = match root.through_proc(path) {
-        Ok((_above, at)) => xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value)),
+        Ok((_above, at)) => {
+            if kind == EntryKind::File {
+                flags = flags_at(&at);
+            }
+            xattrs(|list| llistxattr(&at, list), |name, value| lgetxattr(&at, name, value))
+        }
         Err(Errno::NOSYS) if kind != EntryKind::File => Ok(Vec::new()),
         Err(why) => return Err(why),
     };
     match xattrs {
         Err(why @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => Err(why),
-        xattrs => Ok(Extra { target, inode, ..Extra::of(xattrs) }),
+        xattrs => Ok(Extra { target, inode, flags, ..Extra::of(xattrs) }),
     }
 }
 
 /// Reads the extra parts of an open file.
 pub fn extra_of_file(file: &File) -> Extra {
-    Extra::of(xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value)))
+    let xattrs = xattrs(|list| flistxattr(file, list), |name, value| fgetxattr(file, name, value));
+    Extra { flags: flags_of(file), ..Extra::of(xattrs) }
 }
 
 impl Extra {

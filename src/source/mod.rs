@@ -9,6 +9,7 @@ pub mod listing;
 pub mod found;
 pub mod marker;
 pub mod open;
+pub mod flags;
 pub mod extra;
 pub mod stable;
 pub mod folders;
