@@ -18,12 +18,12 @@ impl Flagged {
     fn new(path: PathBuf, flag: char) -> Option<Self> {
         let chattr = Command::new("chattr").arg(format!("+{flag}")).arg(&path).output();
         if !chattr.as_ref().is_ok_and(|done| done.status.success()) {
-            skipped("inode-flags", &format!("chattr +{flag} does not work where the tests are: {chattr:?}"));
+            skipped("immutable-files", &format!("chattr +{flag} does not work where the tests are: {chattr:?}"));
             return None;
         }
         let flagged = Flagged(path, flag);
         if !is_told(&flagged.0) {
-            skipped("inode-flags", "the filesystem of the tests does not tell of flags");
+            skipped("immutable-files", "the filesystem of the tests does not tell of flags");
             return None;
         }
         Some(flagged)
