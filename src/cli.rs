@@ -144,7 +144,7 @@ pub enum Command {
     Cat(CatArgs),
     /// Show what differs between two snapshots
     Diff(DiffArgs),
-    /// Write a snapshot as a plain .tar.zst file
+    /// Write a snapshot as a .tar.zst file
     Export(ExportArgs),
     /// Check that everything that the snapshots need is there and undamaged
     ///
@@ -351,7 +351,7 @@ pub struct ExportArgs {
 pub enum ExportFormat {
     /// Times to the nanosecond, ACLs and holes, as GNU tar, bsdtar and Python read them
     Pax,
-    /// For programs that know no PAX records: times in whole seconds, no ACLs, holes as zeros
+    /// For programs that know no PAX records: times in whole seconds, ACLs as attributes alone, holes as zeros
     Plain,
 }
 
