@@ -58,6 +58,7 @@ mod run_ahead;
 mod run_asked;
 mod run_away;
 mod run_blind;
+mod run_carried;
 mod run_costs;
 mod run_damaged;
 mod run_fresh;

@@ -161,10 +161,11 @@ pub(crate) fn attempt(
     let (staging, mut left) = place.stage(ctx)?;
     left.extend(elsewhere.iter().map(killed::Leftover::to_string));
     let mut left = LeftoverMessages { messages: left, monitor: ctx.monitor };
+    let before = options.before_exchange.as_ref();
+    place.before = before.filter(|_| all).cloned();
     let ahead = options.ahead.as_deref().filter(|_| all && !place.keeps_target());
     let (wanted, skip_damaged) = (place.wanted(), options.skip_damaged);
     let planner = Planner { packs: &packs, wanted, limits, skip_damaged, ahead, ctx };
-    let before = options.before_exchange.as_ref();
     let filled = staging.begin(place.within()).and_then(|tree| {
         // While the tree is still this user's and can be written to.
         place.stage_lineage(&staging, before)?;

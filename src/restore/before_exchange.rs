@@ -1,6 +1,7 @@
 //! What a caller does with a restored tree before it takes the target's place.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -12,14 +13,27 @@ use crate::fs::Folder;
 /// It is not called if the target is filled in place, since its own folder stays then, and may be called several times, if
 /// a snapshot turns out to be damaged and another one is restored.
 #[derive(Clone)]
-pub struct BeforeExchange(Arc<StagedFolderCallback>);
+pub struct BeforeExchange {
+    staged: Arc<StagedFolderCallback>,
+    aside: Option<Arc<AsideCallback>>,
+}
 
 type StagedFolderCallback = dyn Fn(&Folder) -> Result<()> + Send + Sync;
+type AsideCallback = dyn Fn(&Folder, &Path) + Send + Sync;
 
 impl BeforeExchange {
     /// Wraps a function; if it returns an error, nothing is put into place.
     pub fn new(call: impl Fn(&Folder) -> Result<()> + Send + Sync + 'static) -> Self {
-        BeforeExchange(Arc::new(call))
+        BeforeExchange { staged: Arc::new(call), aside: None }
+    }
+
+    /// Adds a function that is called before the first step with the directory that holds the restored data in the end, be it still in
+    /// staging or filled in place, and with where the previous content goes: relative to that directory once it is in its place, in it
+    /// or beside it.
+    #[must_use]
+    pub fn telling_aside(mut self, call: impl Fn(&Folder, &Path) + Send + Sync + 'static) -> Self {
+        self.aside = Some(Arc::new(call));
+        self
     }
 
     /// Calls the function.
@@ -27,7 +41,12 @@ impl BeforeExchange {
     /// # Errors
     /// Any error of the function.
     pub fn call(&self, own: &Folder) -> Result<()> {
-        (self.0)(own)
+        (self.staged)(own)
+    }
+
+    /// Calls the function of [`BeforeExchange::telling_aside`].
+    pub fn tell_aside(&self, directory: &Folder, aside: &Path) {
+        self.aside.iter().for_each(|tell| tell(directory, aside));
     }
 }
 

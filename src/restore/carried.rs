@@ -6,7 +6,11 @@
 //! snapshot has brought under the same name stays, and so does the other one, where it was moved aside.
 //!
 //! Entries that are left out as a whole, such as a folder of caches, are one rename, however large they are. A folder that is not left
-//! out itself is made if the snapshot does not have it, with the attributes that it had.
+//! out itself is made if the snapshot does not have it: under another name, until it has the attributes that it had. Where nothing is
+//! left out, nothing is looked at but the names at the top.
+//!
+//! An error about one folder or entry leaves that one aside, with the reason, and the others come back. What folders had before they
+//! are changed is told beforehand ([`ChangedFolder`]): a program that is killed leaves it to the next call to give it back.
 //!
 //! **Side files** of databases (`-wal`, `-journal`, `-shm`) never come back beside a database that the snapshot has brought: an old
 //! log would be played into it. They go with their database, even if a pattern says `*-wal`, or names the database alone. Nor does a
@@ -19,182 +23,414 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::Stat;
+use rustix::io::{Errno, Result as SystemResult};
 
-use super::in_place::REPLACED;
-use super::staging_names::shortened;
-use super::steps::{FolderAttributes, outwards};
+use self::changed::{FolderBefore, MAKING, OPEN};
+use super::steps::FolderAttributes;
 use crate::error::{Doing, Result};
-use crate::fs::rename::rename;
+use crate::fs::rename::{rename, rename_free};
 use crate::fs::{Folder, Spot, is_file, is_folder};
 use crate::lineage::OWN_FOLDER;
-use crate::path::EntryPath;
+use crate::path::{EntryPath, EscapedBytes};
 use crate::source::marker::MARKER;
-use crate::source::select::{Select, is_ours};
+use crate::source::select::Select;
 use crate::sqlite::side_files::SUFFIXES;
 use crate::vault::entry::EntryKind;
+
+mod changed;
+
+pub use self::changed::ChangedFolder;
 
 /// What was brought back.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CarriedOver {
     /// The number of entries that were moved; a folder with all that is in it is one.
     pub moved: u64,
-    /// Entries that stay aside, since something else has their names, or since they cannot be moved: each with the reason.
+    /// Entries that stay aside, since something else has their names, or since they cannot be moved or looked into: each with the
+    /// reason.
     pub stays: Vec<(EntryPath, String)>,
 }
 
-/// Moves back from `aside`, which was the content of `target`, what `select` leaves out of snapshots.
+/// Moves back from `aside`, which was the content of `target`, what `select` leaves out of snapshots. Each folder is told to `tell`
+/// before it is changed; `before` is the last one that a call told that was killed.
 ///
 /// # Errors
-/// A folder that cannot be read, made or changed. What is not moved then is where it was, and may be moved by another call.
-pub fn carry_over(aside: &Path, target: &Path, select: &Select) -> Result<CarriedOver> {
+/// One of the two directories cannot be opened. What is not moved is where it was.
+pub fn carry_over(
+    aside: &Path,
+    target: &Path,
+    select: &Select,
+    before: Option<&ChangedFolder>,
+    tell: &mut dyn FnMut(&ChangedFolder),
+) -> Result<CarriedOver> {
     let open = |path: &Path| Folder::straight(path).doing(|| format!("open {}", path.display()));
-    let (from, to) = (Arc::new(open(aside)?), Arc::new(open(target)?));
-    let mut carrying = Carrying { select, done: CarriedOver::default(), sides: HashSet::new() };
-    carrying.folder(&from, Some(&to), &EntryPath::root(), false)?;
+    let (aside, target) = (Arc::new(open(aside)?), Arc::new(open(target)?));
+    if let Some(before) = before {
+        before.recover(&aside, &target);
+    }
+    let done = CarriedOver::default();
+    let mut carrying = Carrying { aside, target, select, before, tell, done, last: None, told: None };
+    let mut waiting = vec![Waiting { path: EntryPath::root(), left_out: false, blocked: None }];
+    while let Some(next) = waiting.pop() {
+        if let Err(why) = carrying.folder(&next, &mut waiting) {
+            carrying.stays(next.path, &why.to_string());
+        }
+    }
     Ok(carrying.done)
 }
 
-struct Carrying<'s> {
-    select: &'s Select,
+/// A folder that is still to be looked into.
+struct Waiting {
+    path: EntryPath,
+    /// Whether all that is in it is left out.
+    left_out: bool,
+    /// The folder above it, or itself, in whose place the snapshot has something else.
+    blocked: Option<EntryPath>,
+}
+
+/// A folder of both directories that is open.
+#[derive(Clone)]
+struct OpenPair {
+    from: Arc<Folder>,
+    /// `None` if the restored directory does not have it.
+    to: Option<Arc<Folder>>,
+}
+
+struct Carrying<'c> {
+    aside: Arc<Folder>,
+    target: Arc<Folder>,
+    select: &'c Select,
+    before: Option<&'c ChangedFolder>,
+    tell: &'c mut dyn FnMut(&ChangedFolder),
     done: CarriedOver,
-    /// Side files that were moved.
-    sides: HashSet<EntryPath>,
+    /// The folder that was opened last: what is in it is opened from there, and not from the top.
+    last: Option<(EntryPath, OpenPair)>,
+    /// The last folder of which it was said that something is in its place.
+    told: Option<EntryPath>,
 }
 
 impl Carrying<'_> {
-    /// Moves what is left out from one folder to the other; all of it if the folder `is_left_out` itself. Without a folder to move it
-    /// to, nothing is moved. Returns whether something is to be moved that was not.
-    fn folder(
-        &mut self,
-        from: &Arc<Folder>,
-        to: Option<&Arc<Folder>>,
-        path: &EntryPath,
-        is_left_out: bool,
-    ) -> Result<bool> {
-        let mut changes = Changes::default();
-        let done = self.entries((from, to), path, is_left_out, &mut changes);
-        changes.end().doing(|| format!("give {} its attributes back", from.path().display()))?;
-        done
-    }
-
-    fn entries(
-        &mut self,
-        (from, to): (&Arc<Folder>, Option<&Arc<Folder>>),
-        path: &EntryPath,
-        is_left_out: bool,
-        changes: &mut Changes,
-    ) -> Result<bool> {
-        let doing = |folder: &Folder| format!("bring back what snapshots leave out of {}", folder.path().display());
-        for name in &outwards(from)? {
-            let child = path.join(name.as_bytes());
-            if path.is_root() && (name == OWN_FOLDER || name == MARKER) {
+    /// Moves what is left out of one folder. Folders in it that are to be looked into are added to `waiting`.
+    fn folder(&mut self, at: &Waiting, waiting: &mut Vec<Waiting>) -> SystemResult<()> {
+        if at.blocked.is_some() && at.blocked == self.told {
+            return Ok(());
+        }
+        let pair = self.open(at)?;
+        let mut names = pair.from.names()?;
+        // Side files before their database: a program that is killed in between leaves none that has lost its log.
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        let walks = self.select.leaves_out_by_pattern();
+        let mut moves = Vec::new();
+        for name in names {
+            if at.path.is_root() && (name == OWN_FOLDER || name == MARKER) {
                 continue;
             }
-            let Some(stat) = from.look(name).doing(|| doing(from))? else { continue };
-            let there = match to {
-                Some(to) => to.look(name).doing(|| doing(to))?,
-                None => None,
+            let child = at.path.join(name.as_bytes());
+            let there = pair.to.as_ref().map_or(Ok(None), |to| to.look(&name));
+            let (stat, there) = match (pair.from.look(&name), there) {
+                (Ok(None), _) => continue,
+                (Ok(Some(stat)), Ok(there)) => (stat, there),
+                (Err(why), _) | (_, Err(why)) => {
+                    self.stays(child, &why.to_string());
+                    continue;
+                }
             };
-            let left_out = is_left_out
+            let left_out = at.left_out
                 || !self.select.selects_path(&child, kind(&stat))
-                || is_file(&stat) && self.is_side_of_left_out((from, to), name, path);
-            if is_folder(&stat) && (!left_out || there.is_some()) {
-                if there.as_ref().is_some_and(|there| !is_folder(there)) {
-                    let below = Arc::new(from.enter(name).doing(|| doing(from))?);
-                    if left_out || self.folder(&below, None, &child, false)? {
-                        self.stays(child, "the snapshot has something else of that name");
-                    }
-                    continue;
+                || is_file(&stat) && self.is_side_of_left_out(&pair, &name, &at.path);
+            if is_folder(&stat) && (!left_out || there.as_ref().is_some_and(is_folder)) {
+                let is_blocked = there.as_ref().is_some_and(|there| !is_folder(there));
+                let blocked = at.blocked.clone().or_else(|| is_blocked.then(|| child.clone()));
+                if walks || left_out {
+                    waiting.push(Waiting { path: child, left_out, blocked });
                 }
-                let below = Arc::new(from.enter(name).doing(|| doing(from))?);
-                let into = match (&there, to) {
-                    (Some(_), Some(to)) => Some(Arc::new(to.enter(name).doing(|| doing(to))?)),
-                    _ => None,
-                };
-                let missing = self.folder(&below, into.as_ref(), &child, left_out)?;
-                let Some(to) = to.filter(|_| missing) else {
-                    if missing {
-                        return Ok(true);
-                    }
-                    continue;
-                };
-                // Only now is it known that the folder is needed.
-                changes.begin(&[from, to]).doing(|| doing(to))?;
-                let made = Arc::new(to.make(name, 0o700).doing(|| doing(to))?);
-                self.folder(&below, Some(&made), &child, left_out)?;
-                let attributes = FolderAttributes::read(&below).doing(|| doing(&below))?;
-                attributes.apply_to(&made).doing(|| doing(&made))?;
                 continue;
             }
-            if !left_out || is_file(&stat) && self.belongs_elsewhere(from, to, name, path, is_left_out) {
+            if !left_out {
                 continue;
             }
-            let Some(to) = to else { return Ok(true) };
-            if there.is_some() {
-                self.stays(child, "the snapshot has something of that name");
-                continue;
+            if let Some(blocked) = &at.blocked {
+                self.stays(blocked.clone(), "the snapshot has something else of that name");
+                self.told = Some(blocked.clone());
+                return Ok(());
             }
-            if is_file(&stat) && self.meets_a_log(to, name, path) {
-                self.stays(child, "the snapshot has a log of that name, which would be played into it");
-                continue;
-            }
-            changes.begin(&[from, to]).doing(|| doing(to))?;
-            match rename(&Spot::new(from, name), &Spot::new(to, name)) {
-                Ok(()) => {
-                    self.done.moved += 1;
-                    if base_of(name).is_some() {
-                        self.sides.insert(child);
-                    }
-                }
-                Err(why) => self.stays(child, &std::io::Error::from(why).to_string()),
+            match self.why_it_stays(&pair, (&name, &stat), there.is_some(), at) {
+                Some(why) => self.stays(child, &why),
+                None => moves.push((name, stat)),
             }
         }
-        Ok(false)
+        let moves = self.with_their_databases(&pair, moves, &at.path);
+        if moves.is_empty() {
+            return Ok(());
+        }
+        self.move_all(pair, &moves, &at.path)
+    }
+
+    /// Opens a folder in both directories.
+    fn open(&mut self, at: &Waiting) -> SystemResult<OpenPair> {
+        let below = |folder: &Folder, name: &OsStr| folder.enter(name).map(Arc::new);
+        let within = |directory: &Folder| directory.enter_all(at.path.as_path()).map(Arc::new);
+        let there = |opened: SystemResult<Arc<Folder>>| match opened {
+            Err(Errno::NOENT) => Ok(None),
+            opened => opened.map(Some),
+        };
+        let name = OsStr::from_bytes(at.path.name());
+        let pair = match &self.last {
+            Some((above, last)) if at.path.folder().as_ref() == Some(above) => OpenPair {
+                from: below(&last.from, name)?,
+                to: match &last.to {
+                    Some(to) if at.blocked.is_none() => there(below(to, name))?,
+                    _ => None,
+                },
+            },
+            _ => OpenPair {
+                from: within(&self.aside)?,
+                to: if at.blocked.is_none() { there(within(&self.target))? } else { None },
+            },
+        };
+        self.last = Some((at.path.clone(), pair.clone()));
+        Ok(pair)
     }
 
     fn stays(&mut self, path: EntryPath, why: &str) {
         self.done.stays.push((path, why.to_owned()));
     }
 
-    /// Whether a file is the side file of a database that is left out: it is left out with that, whatever the patterns say of it.
-    fn is_side_of_left_out(
+    /// Returns why an entry that is left out is not brought back. `None` if it is.
+    fn why_it_stays(
         &self,
-        (from, to): (&Folder, Option<&Arc<Folder>>),
-        name: &OsStr,
+        pair: &OpenPair,
+        (name, stat): (&OsStr, &Stat),
+        is_taken: bool,
+        at: &Waiting,
+    ) -> Option<String> {
+        if is_taken {
+            return Some("the snapshot has something of that name".into());
+        }
+        if !is_file(stat) {
+            return None;
+        }
+        if let Some(base) = base_of(name) {
+            // If it cannot be looked at, it may be one.
+            let is_in = |folder: &Folder| match folder.look(OsStr::from_bytes(base)) {
+                Ok(found) => found.as_ref().is_some_and(is_file),
+                Err(_) => true,
+            };
+            let shown = Path::new(OsStr::from_bytes(base)).display();
+            if pair.to.as_ref().is_some_and(|to| is_in(to)) {
+                return Some(format!("by its name it belongs to {shown}, which the snapshot has brought"));
+            }
+            let is_data = !at.left_out && self.select.selects_path(&at.path.join(base), EntryKind::File);
+            if is_data && is_in(&pair.from) {
+                return Some(format!("by its name it belongs to {shown}, which is data and stays there"));
+            }
+        }
+        self.meets_a_log(pair, name, &at.path)
+            .then(|| "the snapshot has a log of that name, which would be played into it".into())
+    }
+
+    /// Leaves out of `moves` the side files whose database is left out and stays all the same.
+    fn with_their_databases(
+        &mut self,
+        pair: &OpenPair,
+        moves: Vec<(OsString, Stat)>,
         above: &EntryPath,
-    ) -> bool {
+    ) -> Vec<(OsString, Stat)> {
+        let moving: HashSet<_> = moves.iter().map(|(name, _)| name.clone()).collect();
+        let (moves, stay): (Vec<_>, Vec<_>) = moves.into_iter().partition(|(name, stat)| {
+            let base = base_of(name).filter(|_| is_file(stat)).map(OsStr::from_bytes);
+            base.is_none_or(|base| {
+                moving.contains(base)
+                    || !matches!(pair.from.look(base), Ok(found) if found.as_ref().is_some_and(is_file))
+            })
+        });
+        for (name, _) in stay {
+            self.stays(above.join(name.as_bytes()), "by its name it belongs to a file that stays there");
+        }
+        moves
+    }
+
+    /// Moves entries of one folder, which is made where the restored directory does not have it.
+    fn move_all(&mut self, pair: OpenPair, moves: &[(OsString, Stat)], path: &EntryPath) -> SystemResult<()> {
+        let mut made = Vec::new();
+        let to = match pair.to {
+            Some(to) => to,
+            None => match self.make(path, &mut made) {
+                Ok(to) => to,
+                Err(why) => {
+                    self.remove(made);
+                    return Err(why);
+                }
+            },
+        };
+        let from = pair.from;
+        self.last = Some((path.clone(), OpenPair { from: from.clone(), to: Some(to.clone()) }));
+        let names: HashSet<_> = moves.iter().map(|(name, _)| name.as_bytes()).collect();
+        let bytes = |name: &OsStr| EscapedBytes(name.as_bytes().to_vec());
+        let is_closed = |stat: &Stat| is_folder(stat) && stat.st_mode & OPEN != OPEN;
+        let sides = moves.iter().filter(|(name, _)| base_of(name).is_some_and(|base| names.contains(base)));
+        let changed = ChangedFolder {
+            path: EscapedBytes(path.bytes().to_vec()),
+            from: FolderBefore::read(&from),
+            to: FolderBefore::read(&to),
+            entries: moves
+                .iter()
+                .filter(|(_, stat)| is_closed(stat))
+                .map(|(name, stat)| (bytes(name), FolderBefore::of(stat)))
+                .collect(),
+            sides: self.sides_before(path).iter().cloned().chain(sides.map(|(name, _)| bytes(name))).collect(),
+        };
+        (self.tell)(&changed);
+        open_up(&from);
+        open_up(&to);
+        let moved = self.move_groups((&from, &to), moves, &names, path);
+        changed.give_back(Some(&from), Some(&to));
+        if moved == 0 {
+            self.remove(made);
+        }
+        Ok(())
+    }
+
+    /// Moves entries; a database and its side files all or none. Returns how many were moved.
+    fn move_groups(
+        &mut self,
+        (from, to): (&Arc<Folder>, &Arc<Folder>),
+        moves: &[(OsString, Stat)],
+        names: &HashSet<&[u8]>,
+        path: &EntryPath,
+    ) -> u64 {
+        let group = |name: &OsStr| match base_of(name) {
+            Some(base) if names.contains(base) => base.to_vec(),
+            _ => name.as_bytes().to_vec(),
+        };
+        let (mut moved, mut broken) = (Vec::new(), HashSet::new());
+        for (name, _) in moves {
+            let (group_of, child) = (group(name), path.join(name.as_bytes()));
+            if broken.contains(&group_of) {
+                self.stays(child, "a file that belongs to it cannot be moved");
+                continue;
+            }
+            match rename(&Spot::new(from, name), &Spot::new(to, name)) {
+                Ok(()) => moved.push(name),
+                Err(why) => {
+                    self.stays(child, &why.to_string());
+                    moved.retain(|other: &&OsString| {
+                        if group(other) != group_of || rename(&Spot::new(to, *other), &Spot::new(from, *other)).is_err()
+                        {
+                            return true;
+                        }
+                        self.stays(path.join(other.as_bytes()), "a file that belongs to it cannot be moved");
+                        false
+                    });
+                    broken.insert(group_of);
+                }
+            }
+        }
+        let moved = moved.len() as u64;
+        self.done.moved += moved;
+        moved
+    }
+
+    /// Makes a folder in the restored directory, and those above it that are not there: each is in its place only when it has the
+    /// owner, mode, times and attributes of the one aside. Adds to `made` which are new: their names, and where they are.
+    fn make(&mut self, path: &EntryPath, made: &mut Vec<(Spot, EntryPath)>) -> SystemResult<Arc<Folder>> {
+        let (mut from, mut to, mut above) = (self.aside.clone(), self.target.clone(), EntryPath::root());
+        for part in path.as_path() {
+            from = Arc::new(from.enter(part)?);
+            let spot = Spot::new(&to, part);
+            to = match spot.enter() {
+                Err(Errno::NOENT) => {
+                    let new = self.change(&to, &above, || make_like(&from, &spot))?;
+                    made.push((spot, above.clone()));
+                    Arc::new(new)
+                }
+                found => Arc::new(found?),
+            };
+            above = above.join(part.as_bytes());
+        }
+        Ok(to)
+    }
+
+    /// Removes folders that were made in vain.
+    fn remove(&mut self, made: Vec<(Spot, EntryPath)>) {
+        for (spot, above) in made.into_iter().rev() {
+            // One that is not empty has got something meanwhile.
+            let _ = self.change(&spot.folder, &above, || spot.folder.remove_folder(&spot.name));
+        }
+        self.last = None;
+    }
+
+    /// Changes a folder of the restored directory, and gives it its mode and times back.
+    fn change<T>(
+        &mut self,
+        folder: &Arc<Folder>,
+        path: &EntryPath,
+        change: impl FnOnce() -> SystemResult<T>,
+    ) -> SystemResult<T> {
+        let path = EscapedBytes(path.bytes().to_vec());
+        let changed = ChangedFolder { path, to: FolderBefore::read(folder), ..ChangedFolder::default() };
+        (self.tell)(&changed);
+        open_up(folder);
+        let done = change();
+        changed.give_back(None, Some(folder));
+        done
+    }
+
+    /// Side files in a folder that a killed call had moved before their database.
+    fn sides_before(&self, path: &EntryPath) -> &[EscapedBytes] {
+        self.before.filter(|before| before.path.0 == path.bytes()).map_or(&[], |before| &before.sides)
+    }
+
+    /// Whether a file is the side file of a database that is left out: it is left out with that, whatever the patterns say of it.
+    fn is_side_of_left_out(&self, pair: &OpenPair, name: &OsStr, above: &EntryPath) -> bool {
         let Some(base) = base_of(name) else { return false };
-        let is_in = |folder: &Folder| matches!(folder.look(OsStr::from_bytes(base)), Ok(Some(_)));
-        !self.select.selects_path(&above.join(base), EntryKind::File) && (is_in(from) || to.is_some_and(|to| is_in(to)))
+        let is_in = |folder: &Folder| matches!(folder.look(OsStr::from_bytes(base)), Ok(found) if found.as_ref().is_some_and(is_file));
+        !self.select.selects_path(&above.join(base), EntryKind::File)
+            && (is_in(&pair.from) || pair.to.as_ref().is_some_and(|to| is_in(to)))
     }
 
     /// Whether the snapshot may have brought a log that a database would take for its own. Where databases are told from other files,
     /// no snapshot has the log of one that is left out.
-    fn meets_a_log(&self, to: &Folder, name: &OsStr, above: &EntryPath) -> bool {
-        !self.select.sqlite
-            && SUFFIXES.iter().any(|side| {
-                let beside = [name.as_bytes(), side.as_bytes()].concat();
-                let path = above.join(&beside);
-                !self.sides.contains(&path)
-                    && self.select.selects_path(&path, EntryKind::File)
-                    && !matches!(to.look(OsStr::from_bytes(&beside)), Ok(None))
-            })
+    fn meets_a_log(&self, pair: &OpenPair, name: &OsStr, above: &EntryPath) -> bool {
+        let Some(to) = pair.to.as_ref().filter(|_| !self.select.sqlite) else { return false };
+        SUFFIXES.iter().any(|side| {
+            let beside = [name.as_bytes(), side.as_bytes()].concat();
+            let is_brought = self.select.selects_path(&above.join(&beside), EntryKind::File)
+                && !matches!(to.look(OsStr::from_bytes(&beside)), Ok(None));
+            is_brought && !self.sides_before(above).contains(&EscapedBytes(beside))
+        })
     }
+}
 
-    /// Whether a file would be the side file of a database that is not brought back with it.
-    fn belongs_elsewhere(
-        &self,
-        from: &Folder,
-        to: Option<&Arc<Folder>>,
-        name: &OsStr,
-        above: &EntryPath,
-        all: bool,
-    ) -> bool {
-        let Some(base) = base_of(name) else { return false };
-        let comes_from = |folder: &Folder| matches!(folder.look(OsStr::from_bytes(base)), Ok(Some(_)) | Err(_));
-        let is_taken = to.is_some_and(|to| comes_from(to));
-        let path = above.join(base);
-        is_taken || comes_from(from) && !all && self.select.selects_path(&path, EntryKind::File)
+/// Makes a folder with the owner, mode, times and attributes of another one. Returns it once it has its name.
+fn make_like(like: &Folder, spot: &Spot) -> SystemResult<Folder> {
+    let staged = Spot::new(&spot.folder, MAKING);
+    match staged.folder.remove_folder(MAKING) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(why) => return Err(why),
+    }
+    let made = staged.folder.make(MAKING, OPEN)?;
+    let done = match FolderAttributes::read(like).and_then(|attributes| attributes.apply_to(&made)) {
+        // Another user's: it is this user's then, as what a restore makes is.
+        Err(Errno::PERM) => like.mode().and_then(|mode| made.set_mode(mode & 0o777)),
+        done => done,
+    };
+    // Within one folder: a folder that is not writable could not be moved into another one.
+    match done.and_then(|()| rename_free(&staged, spot)) {
+        Ok(()) => spot.enter(),
+        Err(why) => {
+            let _ = staged.folder.remove_folder(MAKING);
+            Err(why)
+        }
+    }
+}
+
+/// Makes a folder writable if it is not. If that is refused, the moves show whether it was needed.
+fn open_up(folder: &Folder) {
+    if let Ok(mode) = folder.mode()
+        && mode & OPEN != OPEN
+    {
+        let _ = folder.set_mode(mode | OPEN);
     }
 }
 
@@ -209,238 +445,5 @@ fn kind(stat: &Stat) -> EntryKind {
     if is_folder(stat) { EntryKind::Folder } else { EntryKind::File }
 }
 
-/// Folders that are changed, and the attributes that they get back.
-#[derive(Default)]
-struct Changes(Vec<(Arc<Folder>, FolderAttributes)>);
-
-impl Changes {
-    /// Makes folders writable, once.
-    fn begin(&mut self, folders: &[&Arc<Folder>]) -> rustix::io::Result<()> {
-        if !self.0.is_empty() {
-            return Ok(());
-        }
-        for folder in folders {
-            let (mode, attributes) = (folder.mode()?, FolderAttributes::read(folder)?);
-            self.0.push(((*folder).clone(), attributes));
-            if mode & 0o700 != 0o700 {
-                folder.set_mode(mode | 0o700)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives the folders back what they had: their times above all, by which the next look compares them with the snapshot.
-    fn end(self) -> rustix::io::Result<()> {
-        self.0.iter().try_for_each(|(folder, attributes)| attributes.apply_to(folder))
-    }
-}
-
-/// Returns the names of what restores have moved aside of `target`: beside it, or inside it where it was filled in place.
-///
-/// # Errors
-/// A folder that cannot be read.
-pub fn set_aside(target: &Path, in_place: bool) -> Result<Vec<OsString>> {
-    let beside = target.parent().zip(target.file_name()).filter(|_| !in_place);
-    let (base, stem) = match beside {
-        Some((parent, name)) => {
-            let mut stem = shortened(name, ".replaced-20261130T120000Z-999".len());
-            stem.push(".replaced-");
-            (parent, stem)
-        }
-        None => (target, REPLACED.into()),
-    };
-    let names = Folder::open(base).and_then(|base| base.names());
-    let names = names.doing(|| format!("look for what restores moved aside in {}", base.display()))?;
-    let is_one = |name: &OsString| name.as_bytes().starts_with(stem.as_bytes()) && is_ours(name.as_bytes());
-    Ok(names.into_iter().filter(is_one).collect())
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt, symlink};
-    use std::os::unix::net::UnixListener;
-
-    use super::*;
-
-    /// Returns what lies below a folder: the text of files, `/` for folders, and the kind of others.
-    fn tree(at: &Path) -> BTreeMap<String, String> {
-        let mut found = BTreeMap::new();
-        let mut left = vec![at.to_owned()];
-        while let Some(folder) = left.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                let kind = path.symlink_metadata().unwrap().file_type();
-                let text = match (kind.is_dir(), kind.is_file()) {
-                    (true, _) => "/".into(),
-                    (_, true) => fs::read_to_string(&path).unwrap(),
-                    _ => "other".into(),
-                };
-                found.insert(path.strip_prefix(at).unwrap().display().to_string(), text);
-                if kind.is_dir() {
-                    left.push(path);
-                }
-            }
-        }
-        found
-    }
-
-    struct Directories(tempfile::TempDir);
-
-    impl Directories {
-        /// Makes what was moved aside, and what a snapshot has brought in its place.
-        fn new(aside: &[&str], target: &[&str]) -> Self {
-            let all = Directories(tempfile::tempdir().unwrap());
-            for (name, paths, text) in [("aside", aside, "old"), ("data", target, "new")] {
-                fs::create_dir(all.at(name)).unwrap();
-                for path in paths {
-                    let at = all.at(name).join(path);
-                    match path.strip_suffix('/') {
-                        Some(_) => fs::create_dir_all(at).unwrap(),
-                        None => {
-                            fs::create_dir_all(at.parent().unwrap()).unwrap();
-                            fs::write(at, text).unwrap();
-                        }
-                    }
-                }
-            }
-            all
-        }
-
-        fn at(&self, name: &str) -> std::path::PathBuf {
-            self.0.path().canonicalize().unwrap().join(name)
-        }
-
-        fn carry(&self, include: &[&str], exclude: &[&str]) -> CarriedOver {
-            self.carry_as((include, exclude), true)
-        }
-
-        /// The same; `sqlite` says whether databases are told from other files.
-        fn carry_as(&self, (include, exclude): (&[&str], &[&str]), sqlite: bool) -> CarriedOver {
-            let [include, exclude] =
-                [include, exclude].map(|all| all.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
-            let select = Select::new(&self.at("data"), &include, &exclude, &[], sqlite).unwrap();
-            carry_over(&self.at("aside"), &self.at("data"), &select).unwrap()
-        }
-
-        /// The paths of files below a folder.
-        fn files(&self, name: &str) -> Vec<String> {
-            tree(&self.at(name)).into_iter().filter(|(_, text)| text != "/").map(|(path, _)| path).collect()
-        }
-    }
-
-    #[test]
-    fn a_database_that_is_left_out_comes_back_with_its_log() {
-        for sqlite in [true, false] {
-            let all = Directories::new(
-                &["a", "cache.db", "cache.db-wal", "cache.db-shm", "old.db-journal", "old.db"],
-                &["a"],
-            );
-            let done = all.carry_as((&[], &["cache.db", "old.db"]), sqlite);
-            assert_eq!(done.stays, []);
-            let came = ["a", "cache.db", "cache.db-shm", "cache.db-wal", "old.db", "old.db-journal"];
-            assert_eq!(all.files("data"), came, "{sqlite}");
-            assert_eq!(all.files("aside"), ["a"]);
-        }
-    }
-
-    #[test]
-    fn a_database_does_not_come_back_beside_the_log_of_another_one() {
-        let all = Directories::new(&["cache.db"], &["cache.db-wal"]);
-        let done = all.carry_as((&[], &["cache.db"]), false);
-        assert_eq!(done.stays.len(), 1, "{done:?}");
-        assert_eq!((all.files("aside"), all.files("data")), (vec!["cache.db".into()], vec!["cache.db-wal".to_owned()]));
-        // One that comes from the same directory is its own, and one that a snapshot cannot have is, too.
-        let all = Directories::new(&["cache.db", "cache.db-wal"], &[]);
-        assert_eq!(all.carry_as((&[], &["cache.db"]), false).moved, 2);
-        let all = Directories::new(&["cache.db"], &["cache.db-wal"]);
-        assert_eq!(all.carry(&[], &["cache.db"]).moved, 1);
-    }
-
-    #[test]
-    fn what_is_left_out_comes_back_and_the_data_does_not() {
-        let aside =
-            ["a", "cache/deep/x", "logs/app.tmp", "logs/app.log", "new/only.tmp", "kept/file", ".lastgood/state.json"];
-        let all = Directories::new(&aside, &["a", "logs/app.log", ".lastgood/state.json"]);
-        symlink("/etc", all.at("aside/link.tmp")).unwrap();
-        let _socket = UnixListener::bind(all.at("aside/socket.tmp")).unwrap();
-        let before = fs::metadata(all.at("data/logs")).unwrap();
-        fs::set_permissions(all.at("aside/new"), std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
-        let done = all.carry(&[], &["cache", "*.tmp"]);
-        assert_eq!((done.moved, done.stays), (5, Vec::new()));
-        let data =
-            [".lastgood/state.json", "a", "cache/deep/x", "link.tmp", "logs/app.log", "logs/app.tmp", "new/only.tmp"];
-        assert_eq!(all.files("data"), [&data[..], &["socket.tmp"]].concat());
-        assert_eq!(all.files("aside"), [".lastgood/state.json", "a", "kept/file", "logs/app.log"]);
-        let (logs, new) = (fs::metadata(all.at("data/logs")).unwrap(), fs::metadata(all.at("data/new")).unwrap());
-        assert_eq!((logs.mtime(), logs.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
-        assert_eq!(new.mode() & 0o777, 0o750);
-        // Once more, as after a kill: nothing is left to do.
-        assert_eq!(all.carry(&[], &["cache", "*.tmp"]), CarriedOver::default());
-    }
-
-    #[test]
-    fn nothing_that_the_snapshot_brings_is_replaced() {
-        let aside = ["cache/a", "cache/b", "file.tmp", "folder.tmp/x", "sub/y.tmp"];
-        let all = Directories::new(&aside, &["cache/a", "file.tmp", "folder.tmp", "sub"]);
-        let done = all.carry(&[], &["cache", "*.tmp"]);
-        let stays: Vec<_> = done.stays.iter().map(|(path, _)| path.to_string()).collect();
-        assert_eq!((done.moved, stays.join(" ")), (1, "sub folder.tmp file.tmp cache/a".to_owned()));
-        assert_eq!(all.files("aside"), ["cache/a", "file.tmp", "folder.tmp/x", "sub/y.tmp"]);
-        let brought = tree(&all.at("data"));
-        assert!(["cache/a", "file.tmp", "folder.tmp", "sub"].iter().all(|path| brought[*path] == "new"), "{brought:?}");
-        assert_eq!(brought["cache/b"], "old");
-    }
-
-    #[test]
-    fn a_log_comes_back_with_its_database_alone() {
-        let aside = [
-            "app.db",
-            "app.db-wal",
-            "gone.db-wal",
-            "cache.db",
-            "cache.db-wal",
-            "my-journal",
-            "cache/c.db",
-            "cache/c.db-wal",
-        ];
-        let all = Directories::new(&aside, &["app.db", "gone.db"]);
-        let done = all.carry(&[], &["*-wal", "cache.db", "cache", "my-journal"]);
-        assert_eq!(done.stays, Vec::new());
-        assert_eq!(
-            all.files("data"),
-            ["app.db", "cache.db", "cache.db-wal", "cache/c.db", "cache/c.db-wal", "gone.db", "my-journal"]
-        );
-        assert_eq!(all.files("aside"), ["app.db", "app.db-wal", "gone.db-wal"]);
-        // With --include, what is beside a database that is included is the data's.
-        let all = Directories::new(&["app.db", "app.db-wal", "notes.txt", "x.csv"], &["app.db"]);
-        all.carry(&["*.db", "*.csv"], &[]);
-        assert_eq!(all.files("data"), ["app.db", "notes.txt"]);
-    }
-
-    #[test]
-    fn a_planted_link_leads_nowhere() {
-        let all = Directories::new(&["logs/app.tmp"], &["a"]);
-        fs::create_dir(all.at("far")).unwrap();
-        symlink(all.at("far"), all.at("data/logs")).unwrap();
-        all.carry(&[], &["*.tmp"]);
-        assert_eq!((all.files("far"), all.files("aside")), (Vec::new(), vec!["logs/app.tmp".to_owned()]));
-        symlink(all.at("aside"), all.at("elsewhere")).unwrap();
-        let select = Select::new(&all.at("data"), &[], &[], &[], true).unwrap();
-        carry_over(&all.at("elsewhere"), &all.at("data"), &select).unwrap_err();
-    }
-
-    #[test]
-    fn only_names_of_restores_of_this_directory_are_found() {
-        let all = Directories::new(&[], &["lastgood.replaced-20261130T120000Z/x", "other/"]);
-        let aside = ["data.replaced-20261130T120000Z", "data.replaced-20261130T120000Z-2"];
-        for name in aside.iter().chain(&["data.replaced-mine", "datas.replaced-20261130T120000Z", "data.replaced-"]) {
-            fs::create_dir(all.at(name)).unwrap();
-        }
-        let mut found = set_aside(&all.at("data"), false).unwrap();
-        found.sort();
-        assert_eq!(found, aside);
-        assert_eq!(set_aside(&all.at("data"), true).unwrap(), ["lastgood.replaced-20261130T120000Z"]);
-    }
-}
+mod tests;

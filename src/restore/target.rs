@@ -15,6 +15,7 @@ use rustix::fs::renameat;
 use rustix::io::Errno;
 
 use self::paths::missing_from;
+use super::before_exchange::BeforeExchange;
 use super::plan::EntrySelection;
 use super::put::USE_IN_PLACE;
 use super::side_files::SideFilePaths;
@@ -69,6 +70,8 @@ pub struct RestoreTarget {
     pub vault: Option<String>,
     /// What the target says afterwards of where its content comes from; `None` if only some paths are put back.
     pub lineage: Option<Lineage>,
+    /// Told where the previous content goes, before it does.
+    pub before: Option<BeforeExchange>,
     /// The path of the folder that is worked in: the target itself, or a folder that is mounted in it.
     within: EntryPath,
     exists: bool,
@@ -128,6 +131,7 @@ impl RestoreTarget {
             snapshot: None,
             vault: None,
             lineage: None,
+            before: None,
             within: EntryPath::root(),
             exists,
             in_place: how.in_place,

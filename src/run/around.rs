@@ -19,6 +19,7 @@ mod begin;
 mod go_back;
 mod directory;
 mod seek;
+mod carry;
 mod exchange;
 mod history;
 mod serve;

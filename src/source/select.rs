@@ -54,6 +54,11 @@ impl Select {
         })
     }
 
+    /// Whether patterns leave anything out, and not only names that restores give.
+    pub fn leaves_out_by_pattern(&self) -> bool {
+        self.include.is_some() || !self.exclude.texts.is_empty()
+    }
+
     /// Whether an entry, and what is below it, may be in the snapshot.
     pub fn selects(&self, found: &SourceEntry) -> bool {
         let here = || found.kind != EntryKind::Folder || !self.folders.contains(&(found.device, found.inode));

@@ -1,8 +1,10 @@
 //! What a restored directory says of where its content comes from.
 
+use std::path::Path;
+
 use super::RestoreTarget;
 use crate::error::{Doing, Result};
-use crate::fs::Folder;
+use crate::fs::{Folder, Spot};
 use crate::lineage;
 use crate::restore::before_exchange::BeforeExchange;
 use crate::restore::stage::StagingFolder;
@@ -18,6 +20,19 @@ impl RestoreTarget {
         let tree = staged(staging)?;
         lineage::write_in(&tree, lineage)?;
         before.map_or(Ok(()), |before| before.call(&lineage::own_folder(&tree)?))
+    }
+
+    /// Tells who wants to know it where the previous content goes, as seen from the restored directory.
+    ///
+    /// # Errors
+    /// A staging folder that cannot be opened.
+    pub(super) fn tell_aside(&self, staging: &StagingFolder, aside: &Spot) -> Result<()> {
+        let Some(before) = &self.before else { return Ok(()) };
+        match self.in_place {
+            true => before.tell_aside(staging.base(), Path::new(&aside.name)),
+            false => before.tell_aside(&staged(staging)?, &Path::new("..").join(&aside.name)),
+        }
+        Ok(())
     }
 
     /// Gives the lineage in `staging` to the owner of the tree, which the tree has only when all is in it.

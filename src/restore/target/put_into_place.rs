@@ -39,8 +39,11 @@ impl RestoreTarget {
         last: &dyn Fn() -> Result<()>,
         set_metadata: &dyn Fn(&OwnedFd) -> Result<()>,
     ) -> Result<Replaced> {
-        let since = match staging.sync().and_then(|()| staging.settle()) {
-            Ok(since) => since,
+        // What is told goes into staging, which is made durable then.
+        let aside = self.aside(&staging, now).and_then(|aside| self.tell_aside(&staging, &aside).map(|()| aside));
+        let (aside, since) = match aside.and_then(|aside| Ok((aside, staging.sync().and_then(|()| staging.settle())?)))
+        {
+            Ok(ready) => ready,
             Err(why) => {
                 staging.abandon();
                 return Err(why);
@@ -48,13 +51,6 @@ impl RestoreTarget {
         };
         let base = staging.base().clone();
         let kept = self.kept.iter().map(|path| self.below(path)).collect();
-        let aside = match self.aside(&staging, now) {
-            Ok(aside) => aside,
-            Err(why) => {
-                staging.abandon();
-                return Err(why);
-            }
-        };
         let mut putting = Putting::new(aside, kept, self.paths_below(), ctx);
         putting.steps.staged = Some((staging.name().into(), since));
         putting.notes = Some(staging.folder().clone());

@@ -294,7 +294,7 @@ impl Around {
                 options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
                 let exchange = self.prepare_exchange(&mut options)?;
                 let done = self.restore_at_start(options, before, ctx)?;
-                self.end_exchange(&exchange)?;
+                self.end_exchange(&exchange);
                 self.watch_start(&done.restored);
                 let restored = done.restored.snapshot;
                 if let Some(newer) = done.restored.instead_of {

@@ -96,7 +96,8 @@ impl Around {
     pub(super) fn lock_directory(&self) -> Result<()> {
         self.lock_within(self.settings.handover)?;
         // Only now: nobody else does it, and nobody looks at the directory before.
-        self.finish_carrying()
+        self.finish_carrying();
+        Ok(())
     }
 
     fn lock_within(&self, patience: Duration) -> Result<()> {

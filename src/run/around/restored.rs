@@ -59,6 +59,7 @@ use crate::replicas::restore::ReplicatedRestoreReport;
 use crate::report::{JobOutput, RunId};
 use crate::restore::options::RestoreOptions;
 use crate::run::app::{App, AppEvent};
+use crate::run::fit::LAST;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
@@ -271,7 +272,7 @@ impl Around {
                 }
                 RunEvent::Signal(SignalMeaning::Stop(_)) => {
                     let now = *state.stopping.get_or_insert_with(Instant::now);
-                    give_up = Some(now + self.settings.grace / 2);
+                    give_up = Some(now + self.patience_with_stores());
                     progress.interrupted.store(true, Ordering::SeqCst);
                 }
                 RunEvent::Signal(SignalMeaning::AppWasTold(_)) => {
@@ -301,6 +302,16 @@ impl Around {
         // The receiver lives as long as the program.
         later.into_iter().for_each(|event| _ = self.send.send(event));
         heard
+    }
+
+    /// How long after a signal the stores of a restore that is under way may take, before all of them are told to give up.
+    fn patience_with_stores(&self) -> Duration {
+        let grace = self.settings.grace;
+        match self.vaults.are_several() {
+            // One that hangs was left out before ([`hurry`](crate::replicas::pool::VaultPool::hurry)), and the last snapshot needs the others.
+            true => grace.saturating_sub(LAST),
+            false => grace / 2,
+        }
     }
 
     /// Does the run.
@@ -367,7 +378,7 @@ impl Around {
         }
         let mut done = restored?;
         done.restored.way_back = way_back;
-        self.end_exchange(&exchange)?;
+        done.restored.warnings.extend(self.end_exchange(&exchange));
         // From here on it is to be finished: the data is there.
         match self.runner.context(|ctx| self.commit_restored(name, &driver, ctx)) {
             Ok(anew) => done.restored.committed_as = Some(anew),
