@@ -111,3 +111,33 @@ fn a_diverged_snapshot_is_taken_where_it_is_accepted() {
     assert_eq!(counters.saved(), 1_000_000);
     assert_eq!(counters.snapshots()[0]["state"], "complete");
 }
+
+#[test]
+fn vaults_that_lack_the_snapshot_get_it_and_one_that_is_away_is_named() {
+    let world = World::new();
+    let (one, other) = (world.path("one").display().to_string(), world.path("other").display().to_string());
+    let both = ["--vault", &one, "--vault", &other];
+    world.run([&["init"][..], &both].concat()).ended(0);
+    world.write("a", "old");
+    // The other one was away.
+    let old = world.json(["backup", "--vault", &one], 0)["snapshot"].as_str().unwrap().to_owned();
+    world.write("a", "broken");
+    world.json([&["backup"][..], &both].concat(), 0);
+    let ran = world.run([&["rollback", &old][..], &both].concat());
+    assert!(!ran.ended(0).stderr.contains("[damage]") && !ran.text().contains("behind"), "{ran:?}");
+    for vault in [&one, &other] {
+        world.run(["restore", "--vault", vault, "out"]).ended(0);
+        assert_eq!(fs::read_to_string(world.path("out/a")).unwrap(), "old", "{vault}");
+    }
+
+    world.write("a", "newer");
+    let newer = world.json(["backup", "--take-over", "--vault", &one, "--vault", &other], 0);
+    fs::rename(&other, world.path("gone")).unwrap();
+    let ran = world.run([&["rollback", &old][..], &both].concat());
+    let command = format!("lastgood copy --from {one} --to {other}");
+    assert!(ran.ended(0).text().contains("behind") && ran.text().contains(&command), "{ran:?} {newer}");
+    fs::rename(world.path("gone"), &other).unwrap();
+    world.run(command.split(' ').skip(1)).ended(0);
+    world.run(["restore", "--vault", &other, "out"]).ended(0);
+    assert_eq!(fs::read_to_string(world.path("out/a")).unwrap(), "old");
+}

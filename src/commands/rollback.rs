@@ -47,6 +47,10 @@ fn text(done: &RollbackReport) -> String {
             let _ = writeln!(text, "  before   no snapshot was good");
         }
     }
+    for behind in &done.behind {
+        let _ = writeln!(text, "  behind   {} does not have it: {}", behind.vault, behind.why);
+        let _ = writeln!(text, "           Its newest is the state before. Bring it there: {}", behind.command);
+    }
     if done.committed_as.is_some() {
         let _ = writeln!(text, "  next     an instance of `lastgood run` that waits comes back with it");
     }

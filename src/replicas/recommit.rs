@@ -85,7 +85,12 @@ pub fn recommit(sites: Vec<Site>, name: SnapshotName, new: &NewRoot, ctx: &Conte
     let mut clock = Timestamp::now();
     for (url, vault) in vaults {
         let held = (|| {
-            numbers.extend(vault.snapshots()?.into_iter().map(|name| name.seq));
+            let there = vault.snapshots()?;
+            numbers.extend(there.iter().map(|name| name.seq));
+            if !there.contains(&name) {
+                // Nothing is damaged: it was away when the snapshot was taken.
+                return Err(Error::failed(doing(), "it does not have that snapshot"));
+            }
             let root = vault.root(name)?;
             let packs = PackReader::for_root(&*vault.store, &root)?;
             if let Some((pack, _)) = absent(&*vault.store, packs.book().values())?.first() {

@@ -4,10 +4,14 @@
 //! epoch it commits the snapshot again: one root that names the packs as they are, and ends the epoch. Whoever waits comes back then, and
 //! finds a newer snapshot than its own last one: it restores that. Whatever an older instance still commits has a lower number.
 //!
+//! A vault that lacks the snapshot gets it first, from one that has it, so that all of them have it as their newest. One in which that
+//! is not so, since it does not answer, is told with the command that brings it there.
+//!
 //! Nothing is lost: the newest snapshot after the handover is pinned before the new root is made, and going back is a rollback to it.
 //! If it is cut off before the root, nothing has changed but that an epoch has to be ended by the next instance; after it, the same with
 //! the new data.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +25,14 @@ use crate::job;
 use crate::lineage;
 use crate::monitor::Context;
 use crate::replicas;
+use crate::replicas::copy::copy;
 use crate::replicas::pin::pin;
 use crate::replicas::pool::VaultPool;
 use crate::replicas::recommit::{NewRoot, ROLLBACK, acceptable, recommit};
 use crate::replicas::{Site, SiteState, none_serves};
 use crate::restore::select::LATEST;
-use crate::vault::read::PackReader;
+use crate::shell::word;
+use crate::vault::read::{PackReader, absent};
 use crate::vault::root::SnapshotName;
 use crate::verify;
 
@@ -67,6 +73,20 @@ pub struct RollbackReport {
     pub committed_as: Option<SnapshotName>,
     /// The epoch in which it was committed. `None` if nothing was done.
     pub epoch: Option<u32>,
+    /// Vaults that do not have it, and go on giving an older state as their newest.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub behind: Vec<VaultBehind>,
+}
+
+/// A vault in which a rollback is not done.
+#[derive(Debug, Clone, Serialize)]
+pub struct VaultBehind {
+    /// Its address.
+    pub vault: String,
+    /// Why it does not have the snapshot.
+    pub why: String,
+    /// The command that brings it there.
+    pub command: String,
 }
 
 /// Makes a snapshot the newest.
@@ -95,10 +115,13 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
         pinned_until: None,
         committed_as: None,
         epoch: None,
+        behind: Vec::new(),
     };
     if settings.dry_run {
         return Ok(report);
     }
+    // Before anybody is asked to hand over, as it may take long.
+    let lacking = spread(vaults.sites(false)?, name, ctx)?;
     let options = EpochOptions {
         handover: settings.handover,
         poll: POLL,
@@ -151,7 +174,9 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
     })();
     // Also if it failed: the next instance is to wait for nobody.
     let ended = driver.end(committed.as_ref().ok().copied().or(report.before), ctx);
-    (report.committed_as, report.epoch) = (Some(committed?), Some(begun.epoch));
+    let anew = committed?;
+    (report.committed_as, report.epoch) = (Some(anew), Some(begun.epoch));
+    report.behind = behind(vaults.sites(false)?, anew, &lacking);
     match ended {
         Ok(Commit::Good) => Ok(report),
         Ok(Commit::Diverged { by }) => Err(lost(by)),
@@ -161,6 +186,64 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
             Ok(report)
         }
     }
+}
+
+/// Copies a snapshot into the vaults that do not hold it whole, so that it can be made the newest there, too. Returns which of them could
+/// not get it, and why.
+///
+/// # Errors
+/// Being told to stop.
+fn spread(sites: Vec<Site>, name: SnapshotName, ctx: &Context) -> Result<HashMap<String, String>> {
+    let (mut holders, mut others) = (Vec::new(), Vec::new());
+    for Site { url, found, .. } in sites {
+        // One that is not there or does not answer is told in the end, if it still does not.
+        let SiteState::Vault(vault) = found else { continue };
+        let is_whole = || -> Result<bool> {
+            let root = vault.root(name)?;
+            let packs = PackReader::for_root(&*vault.store, &root)?;
+            Ok(absent(&*vault.store, packs.book().values())?.is_empty())
+        };
+        if is_whole().unwrap_or(false) {
+            holders.push(vault);
+        } else {
+            others.push((url, vault));
+        }
+    }
+    let mut lacking = HashMap::new();
+    for (url, vault) in others {
+        let mut why = None;
+        for holder in &holders {
+            ctx.check("copy the snapshot into all vaults")?;
+            why = match copy(holder, &vault, &[name], ctx) {
+                Ok(done) => done.not_copied.into_iter().chain(done.hurt).next().map(|over| over.why),
+                Err(why) => Some(why.what()),
+            };
+            if why.is_none() {
+                break;
+            }
+        }
+        lacking.extend(why.map(|why| (url, why)));
+    }
+    Ok(lacking)
+}
+
+/// Returns the vaults that do not have a snapshot which was just committed; `lacking` tells why some could not get its content.
+fn behind(sites: Vec<Site>, name: SnapshotName, lacking: &HashMap<String, String>) -> Vec<VaultBehind> {
+    let (mut from, mut behind) = (None, Vec::new());
+    for site in sites {
+        let url = site.url.clone();
+        match site.vault().and_then(|vault| vault.snapshots()) {
+            Ok(names) if names.contains(&name) => from = from.or(Some(url)),
+            Ok(_) => {
+                let why = lacking.get(&url).map_or("it could not be committed there", String::as_str);
+                behind.push((url, why.to_owned()));
+            }
+            Err(why) => behind.push((url, why.what())),
+        }
+    }
+    let from = from.unwrap_or_default();
+    let command = |to: &str| format!("lastgood copy --from {} --to {}", word(&from), word(to));
+    behind.into_iter().map(|(vault, why)| VaultBehind { command: command(&vault), vault, why }).collect()
 }
 
 /// Reads all that a snapshot needs, until one vault is found that has it whole: no app is stopped for what could not be restored.
