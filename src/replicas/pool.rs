@@ -43,8 +43,13 @@ pub struct VaultPool {
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
     /// Set where one store that hangs is not to keep the others from being used.
     awaiting: Option<Arc<Awaiting>>,
-    /// The stores for quick looks, and their calls.
-    quick: OnceLock<(Arc<Awaiting>, Vec<Option<Arc<dyn Store>>>)>,
+    quick: OnceLock<QuickStores>,
+}
+
+/// The stores for looks that are made again and again.
+struct QuickStores {
+    calls: Arc<Awaiting>,
+    stores: Vec<Option<Arc<dyn Store>>>,
 }
 
 /// Has what was read of buckets be remembered, since [`VaultPool::remember`]. When it is dropped, all of it is forgotten.
@@ -95,14 +100,14 @@ impl VaultPool {
     }
 
     fn all_calls(&self) -> impl Iterator<Item = &Arc<Awaiting>> {
-        self.awaiting.iter().chain(self.quick.get().map(|(calls, _)| calls))
+        self.awaiting.iter().chain(self.quick.get().map(|quick| &quick.calls))
     }
 
     /// Returns stores for looks that are made again and again, in the order of the addresses: each call ends within this time, and a
     /// store that did not answer is asked all the same the next time. `None` for one that cannot be opened. The first call decides the
     /// time.
     pub fn for_quick_looks(&self, within: Duration) -> &[Option<Arc<dyn Store>>] {
-        let (_, stores) = self.quick.get_or_init(|| {
+        let quick = self.quick.get_or_init(|| {
             let (calls, opener) = (Awaiting::within(self.stop.clone(), within), self.opener.within(within));
             let open = |address: &Address| {
                 let opened = opener.open(address, self.stop.clone()).ok()?.into();
@@ -110,9 +115,9 @@ impl VaultPool {
                 Some(Arc::new(calls.store(opened, ends)) as Arc<dyn Store>)
             };
             let stores = self.addresses.iter().map(open).collect();
-            (calls, stores)
+            QuickStores { calls, stores }
         });
-        stores
+        &quick.stores
     }
 
     /// Whether there are other vaults beside the first.
