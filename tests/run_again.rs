@@ -11,6 +11,7 @@ use crate::support::World;
 use crate::support::counter::without_terminal;
 use crate::support::database;
 use crate::support::process::Running;
+use crate::support::requirements::skipped;
 use crate::support::{Ran, id};
 
 /// Runs an app that is a script of the shell; how `lastgood run` ended.
@@ -87,4 +88,24 @@ fn an_app_that_fails_at_each_start_on_one_image_leaves_one_pinned_snapshot_of_it
         script(&world, "exit 7").ended(7).says(said);
     }
     assert!(!id(&world.restore("newest")).is_empty());
+}
+
+#[test]
+fn a_stale_directory_of_which_only_an_attribute_changed_is_saved_before_it_is_replaced() {
+    let world = World::new();
+    script(&world, "mkdir -p data; echo 1 > data/n").ended(0);
+    if rustix::fs::setxattr(world.path("data/n"), "user.label", b"x", rustix::fs::XattrFlags::empty()).is_err() {
+        return skipped("xattrs", "the filesystem of the tests has no extended attributes");
+    }
+    let mut other = world.command(["run", "--every", "off", "--", "sh", "-c", "echo 2 > other/n"]);
+    other.env("LASTGOOD_DATA", world.path("other"));
+    Ran::of(without_terminal(&other)).ended(0);
+    script(&world, "true").ended(0).says("is diverged").says("is saved as the snapshot");
+    assert_eq!(fs::read_to_string(world.path("data/n")).unwrap(), "2\n");
+    let list = world.json(["list"], 0);
+    let saved = list.as_array().unwrap().iter().find(|snapshot| snapshot["good"] == false).unwrap();
+    world.restore_snapshot(saved["id"].as_str().unwrap(), "out");
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(world.path("out/n"), "user.label", &mut value[..]).unwrap();
+    assert_eq!(&value[..length], b"x");
 }

@@ -4,9 +4,12 @@
 //! a file again because its times do not tell enough (a time in whole seconds, a change just before the snapshot, a
 //! database that was restored without its log), the file is read here, and compared by its hash. Two things count less
 //! than in a backup, since they say nothing about the data: times of folders, and in another place than the snapshot's
-//! modes and owners.
+//! modes and owners. Extended attributes are compared where a change time is not the recorded one.
 
+mod attributes;
 mod known;
+mod links;
+mod of_sqlite;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -21,7 +24,9 @@ use rustix::fs::{OFlags, readlinkat};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use self::attributes::{Counted, may_be_too_much};
 use self::known::{KnownEntries, Recorded};
+use self::links::Links;
 use super::known::PutBack;
 use crate::backup::merge::{Merge, MergeStep, Rule};
 use crate::error::{Code, Error, Result};
@@ -29,13 +34,14 @@ use crate::fs::beneath::Directory;
 use crate::lineage::is_own;
 use crate::monitor::Context;
 use crate::path::{EntryPath, EscapedBytes};
+use crate::source::extra::{extra_of, extra_of_file};
 use crate::source::found::SourceEntry;
 use crate::source::place::Terms;
 use crate::source::select::Select;
 use crate::source::walk::{Met, Walker};
 use crate::sqlite::at::DatabaseLocation;
 use crate::sqlite::error::ReadError;
-use crate::sqlite::fd_registry;
+use crate::sqlite::fd_registry::{self, LockedFile};
 use crate::sqlite::live::{Live, LiveOptions};
 use crate::sqlite::side_files::Role;
 use crate::sqlite::usage::UsageFinder;
@@ -115,9 +121,9 @@ pub struct Compared<'a> {
     pub sqlite: bool,
     /// Most bytes that are read where times do not tell.
     pub most_read: u64,
-    /// Whether everything is to be equal that a restore brings back, whatever times say: files are read, and owners, modes and links
-    /// compared, and a database with a log is read through SQLite. An entry with extended attributes, and a database that was taken as
-    /// plain files with a log, are never equal then.
+    /// Whether everything is to be equal that a restore brings back, whatever times say: files are read, and owners, modes, links and
+    /// attributes compared, but for the system's own attributes. A database with a log is read through SQLite; one that was taken as plain
+    /// files with a log is never equal then. What lies beside a database is to be SQLite's.
     pub strict: bool,
     /// Number of threads, and when to stop.
     pub ctx: &'a Context<'a>,
@@ -199,6 +205,7 @@ struct SideBySide<'a> {
     /// A file whose modification time is older than recorded.
     older: Option<EntryPath>,
     absent: Option<EntryPath>,
+    links: Links,
 }
 
 impl<'a> SideBySide<'a> {
@@ -214,6 +221,7 @@ impl<'a> SideBySide<'a> {
             older_change,
             older,
             absent,
+            links: Links::default(),
         }
     }
 
@@ -241,34 +249,31 @@ impl<'a> SideBySide<'a> {
 
     fn entry(&mut self, found: &SourceEntry, matched: Option<&Recorded>, step: MergeStep) {
         self.result.entries += 1;
+        let strict = self.compared.strict;
         let Some(recorded) = matched else {
             // What lies beside a database belongs to it, and is compared with it.
-            if found.role != Role::Side {
+            if found.role != Role::Side || strict && !self.is_of_sqlite(found) {
                 self.differs(&found.path, Change::Added);
             }
             return;
         };
         self.note_times(found, recorded);
-        let modified = match step {
-            MergeStep::Read(found, Some(entry)) => match self.is_equal(&found, &entry) {
-                Some(equal) => !equal,
-                None => return,
-            },
+        let is_other_file = !matches!(step, MergeStep::Link(_)) && self.links.compared(found, recorded);
+        let equal = match step {
+            // It was a file of its own, and is none now.
+            _ if strict && (is_other_file || found.role == Role::Side) => Some(false),
+            MergeStep::Read(found, Some(entry)) => self.is_equal(&found, &entry),
             // Another name of a file that is compared under its first one.
-            MergeStep::Link(found) => {
-                (found.kind, found.size, found.mtime) != (recorded.kind, recorded.size, recorded.mtime)
-                    || self.compared.strict && !recorded.linked
-            }
+            MergeStep::Link(found) => Some(self.links.is_name(&found, recorded, strict)),
             // Times tell nothing of where it points: programs that set them set those of symlinks alike.
-            MergeStep::Adopt(found, entry) if found.kind == EntryKind::Symlink || self.compared.strict => {
-                match self.is_equal(&found, &entry) {
-                    Some(equal) => !equal,
-                    None => return,
-                }
+            MergeStep::Adopt(found, entry) if found.kind == EntryKind::Symlink || strict => {
+                self.is_equal(&found, &entry)
             }
-            _ => false,
+            MergeStep::Adopt(found, entry) => Some(self.has_its_attributes(&found, &entry)),
+            MergeStep::Keep(entry) if strict => self.is_equal(found, &entry),
+            _ => Some(true),
         };
-        if modified {
+        if equal == Some(false) {
             self.differs(&found.path, Change::Modified);
         }
     }
@@ -291,9 +296,7 @@ impl<'a> SideBySide<'a> {
         if entry.kind != found.kind || (self.same_place || self.compared.strict) && !same_owner {
             return Some(false);
         }
-        if self.compared.strict
-            && (entry.link.is_some() != found.linked || !entry.xattrs.is_empty() || self.has_attributes(found))
-        {
+        if self.compared.strict && entry.link.is_some() != found.linked || !self.has_its_attributes(found, entry) {
             return Some(false);
         }
         match found.kind {
@@ -328,11 +331,56 @@ impl<'a> SideBySide<'a> {
         }
     }
 
-    /// Whether an entry has extended attributes, or may have some.
-    fn has_attributes(&self, found: &SourceEntry) -> bool {
-        let (path, mut nothing) = (self.compared.root.path().join(found.path.as_path()), [0u8; 0]);
-        // The list's length is asked for.
-        !matches!(rustix::fs::llistxattr(&path, &mut nothing), Ok(0) | Err(Errno::OPNOTSUPP))
+    /// Whether an entry has the extended attributes that the snapshot has; also if that cannot be told, which is noted.
+    fn has_its_attributes(&mut self, found: &SourceEntry, entry: &Entry) -> bool {
+        let counted = match self.compared.strict {
+            true => Counted::All,
+            // The kernel moves the change time when an attribute is set.
+            false if found.ctime == entry.ctime => return true,
+            false if self.same_place => Counted::Here,
+            false => Counted::InCopy,
+        };
+        let Some(now) = self.attributes(found) else { return true };
+        let is_not_recorded = entry.racy && entry.xattrs.is_empty() && may_be_too_much(&now);
+        !counted.differ(&now, &entry.xattrs) || !self.compared.strict && is_not_recorded
+    }
+
+    /// The extended attributes of an entry. `None` if they cannot be read, which is noted.
+    fn attributes(&mut self, found: &SourceEntry) -> Option<Vec<(EscapedBytes, EscapedBytes)>> {
+        let extra = match extra_of(self.compared.root, &found.path, found.kind) {
+            // Without /proc, a file is to be open for that.
+            Err(Errno::NOSYS) => self.open(found).map(|opened| extra_of_file(&opened.file)),
+            extra => extra,
+        };
+        match extra.and_then(|extra| extra.refused.map_or(Ok(extra.xattrs), Err)) {
+            Ok(xattrs) => Some(xattrs),
+            Err(why) => {
+                self.unsure(found.path.clone(), format!("its extended attributes cannot be read: {why}"));
+                None
+            }
+        }
+    }
+
+    /// Whether a file beside a database, which the snapshot does not have, holds nothing but what SQLite makes itself. `true` if that
+    /// cannot be told, which is noted. A log is read with its database, whose content it changes.
+    fn is_of_sqlite(&mut self, found: &SourceEntry) -> bool {
+        match self.attributes(found) {
+            Some(now) if Counted::All.differ(&now, &[]) => return false,
+            Some(_) => {}
+            None => return true,
+        }
+        if found.size == 0 {
+            return true;
+        }
+        let is_index = found.path.bytes().ends_with(b"-shm");
+        let look = if is_index { of_sqlite::is_index } else { of_sqlite::is_log };
+        match self.open(found).and_then(|opened| look(&opened.file)) {
+            Ok(is_sqlites) => is_sqlites,
+            Err(why) => {
+                self.unsure(found.path.clone(), why.to_string());
+                true
+            }
+        }
     }
 
     /// Hashes a database and what its log holds, as a backup takes them: through SQLite.
@@ -364,12 +412,14 @@ impl<'a> SideBySide<'a> {
         Some(EscapedBytes(target.into_bytes()))
     }
 
-    fn hash(&self, found: &SourceEntry) -> Result<Hash, String> {
+    fn open(&self, found: &SourceEntry) -> Result<LockedFile, Errno> {
         let (stop, root) = (self.compared.ctx.stop, self.compared.root);
-        let opened = fd_registry::lock_inode(found.device, found.inode, stop).and_then(|lock| {
-            fd_registry::open(lock, stop, || root.open_at(&found.path, OFlags::RDONLY | OFlags::NONBLOCK))
-        });
-        let opened = opened.map_err(|why| std::io::Error::from(why).to_string())?;
+        let lock = fd_registry::lock_inode(found.device, found.inode, stop)?;
+        fd_registry::open(lock, stop, || root.open_at(&found.path, OFlags::RDONLY | OFlags::NONBLOCK))
+    }
+
+    fn hash(&self, found: &SourceEntry) -> Result<Hash, String> {
+        let opened = self.open(found).map_err(|why| std::io::Error::from(why).to_string())?;
         let mut hasher = blake3::Hasher::new();
         let mut file: &File = &opened.file;
         std::io::copy(&mut file, &mut hasher).map_err(|why| why.to_string())?;

@@ -73,6 +73,7 @@ mod tests {
     use crate::error::Code;
     use crate::monitor::system_random;
     use crate::restore::sample::context;
+    use crate::skipped::skipped;
     use crate::start::testing::{BOOT, World, copy};
     use crate::vault::pins::{self, Pin};
 
@@ -126,6 +127,13 @@ mod tests {
         std::fs::set_permissions(&b, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(find(&world, &all).unwrap(), None, "another mode");
         std::fs::set_permissions(&b, mode).unwrap();
+        match rustix::fs::setxattr(&b, "user.label", b"", rustix::fs::XattrFlags::empty()) {
+            Ok(()) => {
+                assert_eq!(find(&world, &all).unwrap(), None, "an attribute");
+                rustix::fs::removexattr(&b, "user.label").unwrap();
+            }
+            Err(_) => skipped("xattrs", "the filesystem of the tests has no extended attributes"),
+        }
         std::fs::hard_link(&b, world.data.with_extension("link")).unwrap();
         assert_eq!(find(&world, &all).unwrap(), None, "another name");
         std::fs::remove_file(world.data.with_extension("link")).unwrap();

@@ -72,11 +72,19 @@ impl World {
     }
 
     pub fn compare_reading(&self, name: SnapshotName, until: Until, most_read: u64) -> Comparison {
+        self.compare_with(name, until, most_read, false)
+    }
+
+    /// Compares all that a restore brings back.
+    pub fn compare_strictly(&self, name: SnapshotName) -> Comparison {
+        self.compare_with(name, Until::Different, MOST_READ, true)
+    }
+
+    fn compare_with(&self, name: SnapshotName, until: Until, most_read: u64, strict: bool) -> Comparison {
         let root = Directory::open(&self.data).unwrap();
         let place = directory::place(&self.data, BOOT, &root).unwrap();
         let (place, numbered, ctx) = (&place.identity, place.numbered, &context());
-        let compared =
-            Compared { root: &root, place, numbered, not_walked: &[], sqlite: true, most_read, strict: false, ctx };
+        let compared = Compared { root: &root, place, numbered, not_walked: &[], sqlite: true, most_read, strict, ctx };
         compared.with(&self.vault(), &self.root(name), until).unwrap()
     }
 

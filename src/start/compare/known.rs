@@ -10,6 +10,7 @@ use crate::path::EntryPath;
 use crate::source::place::Terms;
 use crate::vault::decoder::Decoder;
 use crate::vault::entry::{Entry, EntryKind};
+use crate::vault::hex::Hash;
 use crate::vault::parts::Parts;
 use crate::vault::read::PackReader;
 use crate::vault::root::{HunkRef, Root};
@@ -24,14 +25,16 @@ pub struct Recorded {
     pub mtime: i64,
     pub ctime: i64,
     pub inode: u64,
-    /// Whether it is one of several names of a file.
-    pub linked: bool,
+    /// The hash of a file's content.
+    pub hash: Option<Hash>,
+    /// The group of names of one file that it belongs to.
+    pub link: Option<String>,
 }
 
 impl From<&Entry> for Recorded {
     fn from(entry: &Entry) -> Self {
-        let Entry { kind, size, mtime, ctime, inode, .. } = *entry;
-        Recorded { path: entry.path.clone(), kind, size, mtime, ctime, inode, linked: entry.link.is_some() }
+        let Entry { kind, size, mtime, ctime, inode, hash, .. } = *entry;
+        Recorded { path: entry.path.clone(), kind, size, mtime, ctime, inode, hash, link: entry.link.clone() }
     }
 }
 

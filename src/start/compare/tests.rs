@@ -1,12 +1,14 @@
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use rustix::fs::{XattrFlags, lremovexattr, lsetxattr};
 
 use super::*;
+use crate::skipped::skipped;
 use crate::start::testing::{World, changed, copy, run, write};
 use crate::vault::root::SnapshotName;
 
@@ -75,6 +77,152 @@ fn modes_count_where_the_snapshot_was_taken_and_times_of_folders_nowhere() {
     fs::set_permissions(world.data.join("s/b"), Permissions::from_mode(0o600)).unwrap();
     assert_eq!(told(&world.compare(name, Until::Different)), "s/b Modified");
     world.becomes_a_copy();
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+}
+
+/// Sets an attribute of what is at a path of the directory. Returns whether it can be set.
+fn label(world: &World, path: &str, name: &str, value: &str) -> bool {
+    lsetxattr(world.data.join(path), name, value.as_bytes(), XattrFlags::empty()).is_ok()
+}
+
+#[test]
+fn an_attribute_is_a_change_of_whatever_has_it() {
+    for elsewhere in [false, true] {
+        let (world, name) = world();
+        if !label(&world, "a", "user.x", "1") {
+            return skipped("xattrs", "the filesystem of the tests has no extended attributes");
+        }
+        let name_with_one = world.backup().snapshot;
+        if elsewhere {
+            world.becomes_a_copy();
+        }
+        // It is the snapshot's own.
+        assert_eq!(told(&world.compare(name_with_one, Until::Different)), "", "{elsewhere}");
+        assert_eq!(told(&world.compare_strictly(name_with_one)), "", "{elsewhere}");
+        assert_eq!(told(&world.compare(name, Until::Different)), "a Modified", "{elsewhere}");
+        assert_eq!(told(&world.compare_strictly(name)), "a Modified", "{elsewhere}");
+        label(&world, "a", "user.x", "2");
+        assert_eq!(told(&world.compare(name_with_one, Until::Different)), "a Modified", "{elsewhere}");
+        // Where it is gone, a copy may have lost it.
+        lremovexattr(world.data.join("a"), "user.x").unwrap();
+        let gone = if elsewhere { "" } else { "a Modified" };
+        assert_eq!(told(&world.compare(name_with_one, Until::Different)), gone, "{elsewhere}");
+        assert_eq!(told(&world.compare_strictly(name_with_one)), "a Modified", "{elsewhere}");
+        assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "{elsewhere}");
+        for path in [".", "s", "s/b"] {
+            label(&world, path, "user.y", "");
+            let expected = format!("{path} Modified");
+            assert_eq!(told(&world.compare(name, Until::Different)), expected, "{elsewhere}");
+            assert_eq!(told(&world.compare_strictly(name)), expected, "{elsewhere}");
+            lremovexattr(world.data.join(path), "user.y").unwrap();
+        }
+        assert_eq!(told(&world.compare_strictly(name)), "", "{elsewhere}");
+        // Users cannot set any of a symlink, and an administrator's are not the app's.
+        if label(&world, "link", "trusted.x", "1") {
+            assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "{elsewhere}");
+            assert_eq!(told(&world.compare_strictly(name)), "link Modified", "{elsewhere}");
+        }
+    }
+}
+
+#[test]
+fn an_attribute_of_a_database_is_a_change_and_its_app_is_not() {
+    let world = World::new();
+    let database = Connection::open(world.data.join("app.db")).unwrap();
+    database.execute_batch("pragma journal_mode = wal; create table t (a); insert into t values (1)").unwrap();
+    database.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())).unwrap();
+    if !label(&world, "app.db", "user.x", "1") {
+        return skipped("xattrs", "the filesystem of the tests has no extended attributes");
+    }
+    let name = world.backup().snapshot;
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+    drop(database);
+    world.becomes_a_copy();
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+    assert_eq!(world.compare_strictly(name).changed(), Some(false));
+    label(&world, "app.db", "user.x", "2");
+    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
+}
+
+#[test]
+fn names_of_files_that_are_exchanged_are_a_change() {
+    let world = World::new();
+    for (path, other, content) in [("a", "x", "1"), ("b", "y", "2")] {
+        world.write(path, content.as_bytes());
+        fs::hard_link(world.data.join(path), world.data.join(other)).unwrap();
+    }
+    // Nothing but the content tells one from the other.
+    let time = fs::metadata(world.data.join("a")).unwrap().modified().unwrap();
+    let file = fs::File::options().write(true).open(world.data.join("b")).unwrap();
+    file.set_modified(time).unwrap();
+    let name = world.backup().snapshot;
+    for elsewhere in [false, true] {
+        if elsewhere {
+            world.becomes_a_copy();
+        }
+        let at = |path: &str| world.data.join(path);
+        let exchange = || {
+            fs::rename(at("x"), at("z")).unwrap();
+            fs::rename(at("y"), at("x")).unwrap();
+            fs::rename(at("z"), at("y")).unwrap();
+        };
+        for strict in [false, true] {
+            let compare = || match strict {
+                true => told(&world.compare_strictly(name)),
+                false => told(&world.compare(name, Until::Different)),
+            };
+            assert_eq!(compare(), "", "{elsewhere} {strict}");
+            exchange();
+            assert_eq!(compare(), "x Modified, y Modified", "{elsewhere} {strict}");
+            exchange();
+        }
+    }
+    // One file of two, each with a name elsewhere, is two files.
+    fs::copy(world.data.join("a"), world.folder.path().join("a")).unwrap();
+    fs::remove_file(world.data.join("x")).unwrap();
+    fs::hard_link(world.folder.path().join("a"), world.data.join("x")).unwrap();
+    fs::hard_link(world.data.join("a"), world.folder.path().join("x")).unwrap();
+    fs::File::options().write(true).open(world.data.join("x")).unwrap().set_modified(time).unwrap();
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+    assert_eq!(told(&world.compare_strictly(name)), "x Modified");
+}
+
+#[test]
+fn beside_a_database_only_what_sqlite_makes_itself_is_no_difference() {
+    let world = World::new();
+    let at = |name: &str| world.data.join(name);
+    let database = Connection::open(at("app.db")).unwrap();
+    database.execute_batch("pragma journal_mode = wal; create table t (a); insert into t values (1)").unwrap();
+    drop(database);
+    let name = world.backup().snapshot;
+    let compare = || told(&world.compare_strictly(name));
+    // A program that is killed leaves them behind, here after a checkpoint.
+    let database = Connection::open(at("app.db")).unwrap();
+    database.query_row("pragma wal_checkpoint(truncate)", [], |_| Ok(())).unwrap();
+    assert!(at("app.db-shm").metadata().unwrap().len() > 0 && at("app.db-wal").metadata().unwrap().len() == 0);
+    for side in ["app.db-shm", "app.db-wal"] {
+        fs::copy(at(side), world.folder.path().join(side)).unwrap();
+    }
+    drop(database);
+    for side in ["app.db-shm", "app.db-wal"] {
+        fs::rename(world.folder.path().join(side), at(side)).unwrap();
+    }
+    assert_eq!(compare(), "");
+    if label(&world, "app.db-shm", "user.x", "1") {
+        assert_eq!(compare(), "app.db-shm Added");
+        lremovexattr(at("app.db-shm"), "user.x").unwrap();
+    }
+    fs::remove_file(at("app.db-wal")).unwrap();
+    let shm = fs::File::options().write(true).open(at("app.db-shm")).unwrap();
+    shm.set_len(0).unwrap();
+    assert_eq!(compare(), "");
+    shm.set_len(32 << 10).unwrap();
+    assert_eq!(compare(), "");
+    shm.write_all_at(b"nowhere else", 20_000).unwrap();
+    assert_eq!(compare(), "app.db-shm Added");
+    fs::write(at("app.db-shm"), "of an app").unwrap();
+    assert_eq!(compare(), "app.db-shm Added");
+    // No backup takes it, so it does not make the directory one that is to be saved.
     assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
 }
 
