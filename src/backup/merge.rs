@@ -61,15 +61,23 @@ pub struct Rule {
     pub check: Option<CheckKind>,
 }
 
+/// A raw database that is copied.
+struct CopiedDatabase {
+    path: EntryPath,
+    /// The side files that were taken with it.
+    sides: Vec<Entry>,
+    /// Whether it stays unread in this place, and so do its side files.
+    unread: bool,
+}
+
 /// Joins the entries that are found with the known ones.
 pub struct Merge<'a, K: Iterator<Item = ParentEntry>> {
     known: Peekable<K>,
     rule: Rule,
     /// Files with several names of which one has come already, and is read or taken over from another place.
     links: HashSet<(u64, u64)>,
-    /// Raw databases that are copied and may still be followed by side files, each with the side files that were
-    /// taken with it.
-    databases: Vec<(EntryPath, Vec<Entry>)>,
+    /// Raw databases that are copied and may still be followed by side files.
+    databases: Vec<CopiedDatabase>,
     /// Known entries of paths that the parent could not read.
     missed: HashMap<EntryPath, ParentEntry>,
     /// The parts of files that are read if they were taken over unread; `left` notes the parts that stay unread.
@@ -111,11 +119,12 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
         if found.role == Role::Side {
             return self.side(found);
         }
-        let sides = known.as_ref().filter(|known| !known.sides.is_empty()).map(|known| known.sides.clone());
+        let raw = known.as_ref().filter(|known| !known.sides.is_empty());
+        let raw = raw.map(|known| (known.sides.clone(), known.unread.has(part_of(&found).0)));
         let step = self.step(found, known);
-        if let (Some(sides), MergeStep::Keep(entry) | MergeStep::Adopt(_, entry)) = (sides, &step) {
-            self.databases.retain(|(database, _)| entry.path.bytes().starts_with(database.bytes()));
-            self.databases.push((entry.path.clone(), sides));
+        if let (Some((sides, unread)), MergeStep::Keep(entry) | MergeStep::Adopt(_, entry)) = (raw, &step) {
+            self.databases.retain(|database| entry.path.bytes().starts_with(database.path.bytes()));
+            self.databases.push(CopiedDatabase { path: entry.path.clone(), sides, unread });
         }
         step
     }
@@ -123,13 +132,18 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
     /// Decides for a side file: it follows the decision for its database.
     fn side(&mut self, found: SourceEntry) -> MergeStep {
         let database = database_of(found.path.bytes()).unwrap_or_default();
-        let copied = self.databases.iter_mut().find(|(path, _)| path.bytes() == database).map(|(_, sides)| sides);
-        let side = copied.and_then(|sides| {
-            let at = sides.iter().position(|side| side.path == found.path)?;
-            Some(Box::new(sides.swap_remove(at)))
+        let copied = self.databases.iter_mut().find(|copied| copied.path.bytes() == database);
+        let side = copied.and_then(|copied| {
+            let at = copied.sides.iter().position(|side| side.path == found.path)?;
+            Some((Box::new(copied.sides.swap_remove(at)), copied.unread))
         });
         // Nothing of a `-shm` is kept, and the side files of a database that is read are taken by its reader.
-        let Some(side) = side else { return MergeStep::Part };
+        let Some((side, unread)) = side else { return MergeStep::Part };
+        // Once the database goes, or is none any more, the file is one of its own and must not pass for a file that was
+        // read.
+        if unread {
+            self.left.add(part_of(&found).0);
+        }
         let same = (side.mode, side.uid, side.gid, side.ctime, side.inode)
             == (found.mode, found.uid, found.gid, found.ctime, found.inode);
         if same { MergeStep::Keep(side) } else { MergeStep::Adopt(found, side) }
@@ -226,14 +240,9 @@ impl<'a, K: Iterator<Item = ParentEntry>> Merge<'a, K> {
         if found.kind != EntryKind::File {
             return false;
         }
-        // All names of a file are read together: their entries must not come to differ.
-        let hash = match found.linked {
-            true => Hash::of(link_of(found).as_bytes()).0,
-            false => Hash::of(found.path.bytes()).0,
-        };
-        let (sample, part) = (self.rule.sample.max(1), Parts::of(hash[0]));
-        let unread = unread.has(part);
-        let read = u64::from(hash[0]) % sample == self.rule.turn % sample || unread && self.due.has(part);
+        let (part, mark) = part_of(found);
+        let (sample, unread) = (self.rule.sample.max(1), unread.has(part));
+        let read = u64::from(mark) % sample == self.rule.turn % sample || unread && self.due.has(part);
         if unread && !read {
             self.left.add(part);
         }
@@ -256,6 +265,16 @@ fn same_sides(found: &SourceEntry, known: &ParentEntry) -> bool {
         let same = |now: SideFound| !known.same_place || (now.ctime, now.inode) == (entry.ctime, entry.inode);
         !entry.racy && now.is_some_and(same)
     })
+}
+
+/// Returns the part that a file is in, and the first byte of the hash that decides it.
+fn part_of(found: &SourceEntry) -> (Parts, u8) {
+    // All names of a file are read together: their entries must not come to differ.
+    let hash = match found.linked {
+        true => Hash::of(link_of(found).as_bytes()).0,
+        false => Hash::of(found.path.bytes()).0,
+    };
+    (Parts::of(hash[0]), hash[0])
 }
 
 /// Returns the beginning of the name of a file's hard-link group.

@@ -95,6 +95,54 @@ fn what_is_taken_over_in_another_place_is_read_in_sixteen_backups() {
 }
 
 #[test]
+fn a_journal_that_was_taken_over_unread_is_read_though_its_database_is_none_any_more() {
+    let databases = || (0..24).map(|n| format!("{n}.db"));
+    let removed = |world: &mut World| {
+        databases().for_each(|name| fs::remove_file(world.data.path().join(name)).unwrap());
+    };
+    let overwritten = |world: &mut World| databases().for_each(|name| world.write(&name, b"no database"));
+    let without_sqlite = |world: &mut World| world.options.sqlite = false;
+    for (what, change) in [
+        ("removed", &removed as &dyn Fn(&mut World)),
+        ("overwritten", &overwritten),
+        ("not told from other files", &without_sqlite),
+    ] {
+        let mut world = World::new();
+        for (n, name) in databases().enumerate() {
+            // SQLite cannot read them, so they are taken raw.
+            let mut bytes = noise(n as u64, 8192);
+            bytes[..24].copy_from_slice(b"SQLite format 3\0\x10\0\x01\x01\0\x40\x20\x20");
+            world.write(&name, &bytes);
+            world.write(&format!("{name}-journal"), &noise(100 + n as u64, 1000));
+        }
+        world.options.accept_shrink = true;
+        // As if the directory were very large.
+        world.options.trust = Trust { at_least: 0, sample: 1 << 40, ..world.options.trust };
+        world.backup();
+        databases().for_each(|name| edit(&world.data.path().join(format!("{name}-journal")), 3, b"edited"));
+        world.elsewhere();
+        let mut stale = Vec::new();
+        for n in 0..18 {
+            // One part is read while the journals still belong to databases.
+            if n == 1 {
+                change(&mut world);
+            }
+            let report = world.backup();
+            let unread = world.vault.root(report.snapshot).unwrap().unread.unwrap();
+            let entries = world.entries(report.snapshot).into_iter();
+            let journals = entries.filter(|(entry, _)| entry.path.to_string().ends_with("-journal"));
+            let old: Vec<_> = journals.filter(|(_, bytes)| !bytes[3..].starts_with(b"edited")).collect();
+            for (Entry { path, .. }, _) in &old {
+                let part = Parts::of(Hash::of(path.bytes()).0[0]);
+                assert!(unread.has(part), "{what}, backup {n}: {path} was not read, and only {unread:?} is unread");
+            }
+            stale.push(old.len());
+        }
+        assert!(stale[0] > 12 && stale[1] > 12 && stale[17] == 0, "{what}: {stale:?}");
+    }
+}
+
+#[test]
 fn what_an_older_program_took_over_counts_as_unread() {
     let mut world = World::new();
     world.options.trust.sample = 1 << 40;
