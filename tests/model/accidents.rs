@@ -58,13 +58,14 @@ impl App {
     }
 
     /// Puts aside what is at the top, until fewer entries than `fewer` are left, or only the directory itself. Small things
-    /// stay rather than large ones.
+    /// stay rather than large ones, and files, which somebody may use, rather than others of their size.
     fn keep_only(&mut self, fewer: u64) {
         let top: Vec<_> = self.history.children(self.history.root).into_iter().flatten().collect();
-        let mut top: Vec<_> = top.into_iter().map(|(name, id)| (self.history.size(*id), name.clone())).collect();
+        let rank = |id: Id| (self.history.size(id), self.history.file(id).is_none());
+        let mut top: Vec<_> = top.into_iter().map(|(name, id)| (rank(*id), name.clone())).collect();
         top.sort();
         let mut left = 1;
-        for (size, name) in top {
+        for ((size, _), name) in top {
             match left + size < fewer {
                 true => left += size,
                 false => self.put_aside(&name),

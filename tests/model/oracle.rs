@@ -262,8 +262,8 @@ impl Oracle<'_> {
                 continue;
             }
             let whose = self.history.contents.get(hash).copied();
-            if let Some(part) = self.is_unseen(path, hash) {
-                if self.unread.is_empty() || part.is_some_and(|part| !self.unread.has(part)) {
+            if let Some(parts) = self.is_unseen(path, hash) {
+                if self.unread.is_empty() || parts.is_some_and(|parts| !self.unread.has(parts)) {
                     let what = format!("{path} was changed unseen, and nothing says that it was not read");
                     wrong.push(Wrong::new(Class::Unread, what));
                 }
@@ -287,18 +287,23 @@ impl Oracle<'_> {
         }
     }
 
-    /// Whether a file came back with what it held before it was changed so that nothing shows it; the part that it is in,
-    /// unless that goes by its inode number since it has other names.
+    /// Whether a file came back with what it held before it was changed so that nothing shows it; the parts that must be said
+    /// not to have been read, unless they go by inode numbers since there are other names.
     fn is_unseen(&self, path: &str, hash: &Hash) -> Option<Option<Parts>> {
         let unseen = |id: &Id| self.history.unseen.get(id).is_some_and(|all| all.contains(hash));
         let id = self.led(path).iter().find(|id| unseen(id))?;
-        // Files beside a database are read with it, when its turn comes.
-        let unit = SIDES.iter().filter_map(|side| path.strip_suffix(side)).find(|path| !self.led(path).is_empty());
+        // A file beside a database is read with it, when its turn comes, and by itself if the database goes before that.
+        let is_raw = |path: &&str| {
+            let mut all = self.report["databases"].as_array().into_iter().flatten();
+            all.any(|record| record["path"] == *path && record["taken"] == "raw")
+        };
+        let unit = SIDES.iter().filter_map(|side| path.strip_suffix(side)).find(is_raw);
         let units = unit.map_or(&[][..], |unit| self.led(unit)).iter().chain([id]);
         // One that had another name when it was come to goes by its number, though it may have lost that name since.
         let had_one = |id: &Id| self.capture.names.get(id).is_none_or(|names| names.len() == 1);
         let alone = units.into_iter().all(|id| self.history.objects[*id].names == 1 && had_one(id));
-        Some(alone.then(|| Parts::of(Hash::of(unit.unwrap_or(path).as_bytes()).0[0])))
+        let part = |path: &str| Parts::of(Hash::of(path.as_bytes()).0[0]);
+        Some(alone.then(|| unit.map_or(Parts::NONE, part).with(part(path))))
     }
 
     /// Returns how many files came back with what they held before they were changed unseen.

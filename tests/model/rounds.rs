@@ -104,6 +104,16 @@ impl Death {
     }
 }
 
+/// An accident that is not over.
+#[derive(Clone, Copy)]
+struct Suffered {
+    accident: Accident,
+    /// How many rounds it still lasts.
+    left: u64,
+    /// Whether it is over before it can be accepted.
+    short: bool,
+}
+
 /// A history.
 pub struct Rounds {
     folder: Option<TempDir>,
@@ -121,8 +131,8 @@ pub struct Rounds {
     taken: BTreeMap<SnapshotName, Snapshot>,
     /// Whether the newest good snapshot cannot be restored.
     spoilt: bool,
-    /// How many rounds an accident still lasts, and whether it is over before it can be accepted.
-    accident: Option<(u64, bool)>,
+    /// The accident that is not over.
+    accident: Option<Suffered>,
     /// Accidents so far.
     accidents: u64,
     /// Whether a directory that lost most of what it held is meant to be so.
@@ -173,7 +183,8 @@ impl Rounds {
         let mut manner = self.manner();
         let moved = self.between(&mut manner);
         let resumes = self.vaults.resumes();
-        self.vaults.choose_faults(self.round % 20 == 7, &mut self.app.dice, &mut self.app.counters);
+        let undisturbed = self.is_undisturbed();
+        self.vaults.choose_faults(self.round % 20 == 7, undisturbed, &mut self.app.dice, &mut self.app.counters);
         let request = self.request(&manner);
         let there = self.vaults.names();
         self.app.log.push(format!("backup {request:?}"));
@@ -242,8 +253,12 @@ impl Rounds {
 
     /// Does what happens between two backups; returns whether the directory is in another place after it.
     fn between(&mut self, manner: &mut Manner) -> bool {
-        let suffers = self.accident.is_some();
-        for _ in 0..self.roll(if suffers { 2 } else { 6 }) {
+        let (suffers, undisturbed) = (self.accident.is_some(), self.is_undisturbed());
+        let acts = match self.roll(if suffers { 2 } else { 6 }) {
+            _ if undisturbed => 0,
+            acts => acts,
+        };
+        for _ in 0..acts {
             self.app.act("between");
         }
         // Checkpoints can go wrong with large files, and with databases that have files beside them.
@@ -257,7 +272,7 @@ impl Rounds {
             // An engine that mixes up two directories often notices that something else changed, if something does.
             manner.busy = [0, 0, manner.busy][self.roll(3) as usize];
         }
-        if (self.roll(40) == 0 || self.round % 20 == 10)
+        if (self.roll(40) == 0 && !undisturbed || self.round % 20 == 10)
             && let Some(what) = self.vaults.damage(&mut self.app.dice, &mut self.app.counters)
         {
             self.app.log.push(what);
@@ -299,42 +314,57 @@ impl Rounds {
                 let accident = all[(self.seed + self.accidents) as usize % all.len()];
                 let long = (self.seed / 2 + self.accidents / 2).is_multiple_of(2);
                 self.accidents += 1;
-                self.accident = Some((if long { LASTS } else { 1 + self.roll(3) }, !long));
+                let left = if long { LASTS } else { 1 + self.roll(3) };
+                self.accident = Some(Suffered { accident, left, short: !long });
                 let did = self.app.befall(accident);
                 self.app.counters.add(&format!("{accident:?}"), did.is_some().into());
                 did
             }
             None => None,
-            Some((0, _)) => {
+            Some(Suffered { left: 0, .. }) => {
                 self.accident = None;
                 Some(self.app.bring_back())
             }
-            Some((left, short)) => {
-                self.accident = Some((left - 1, short));
+            Some(suffered) => {
+                self.accident = Some(Suffered { left: suffered.left - 1, ..suffered });
                 None
             }
         };
         self.app.log.extend(said);
         // Days go by while it lasts, and somebody uses what is there, mostly.
+        let undisturbed = self.is_undisturbed();
         self.vaults.ahead += match self.accident {
+            Some(_) if undisturbed => 37 * 60 + self.roll(8 * 60),
             Some(_) => 25 * 60 + self.roll(20 * 60),
             None => 1 + self.roll(200),
         } as i64
             * MINUTE as i64;
         self.meant = match self.accident {
-            Some((_, short)) => short && self.roll(6) == 0,
+            Some(suffered) => suffered.short && self.roll(6) == 0,
             // The restored content has to be good by itself.
             None => !suffered && self.roll(4) > 0,
         };
         if self.accident.is_some() {
-            if self.roll(4) > 0 {
+            if undisturbed {
+                *manner = Manner { busy: 0, restless: false, replaced: None, death: Death::None };
+            } else if self.roll(4) > 0 {
                 (manner.busy, manner.restless) = (0, false);
             }
-            if self.roll(8) > 0 {
+            if undisturbed && self.app.pick_file().is_none() {
+                self.app.act_as(Act::Create, "between");
+            }
+            if self.roll(8) > 0 || undisturbed {
                 let used = self.app.touch(self.vaults.ahead);
                 self.app.log.extend(used);
             }
         }
+    }
+
+    /// Whether the accident has nothing in its way until it is accepted: kills, faults of vaults and acts of the app can keep
+    /// all accidents of a run from it. After the first one that is accepted, the others of the history are disturbed.
+    fn is_undisturbed(&self) -> bool {
+        let can_be = |suffered: Suffered| !suffered.short && suffered.accident != Accident::Emptied;
+        self.accident.is_some_and(can_be) && self.app.counters.of("accepted") == 0
     }
 
     fn request(&mut self, manner: &Manner) -> BackupRequest {

@@ -164,14 +164,15 @@ impl Vaults {
         self.all.iter().any(resumes)
     }
 
-    /// Chooses the faults during the next backup; `full`: a disk is full in any case.
-    pub fn choose_faults(&mut self, full: bool, dice: &mut Dice, counters: &mut Counters) {
+    /// Chooses the faults during the next backup; `full`: a disk is full in any case; `undisturbed`: there is no other fault.
+    pub fn choose_faults(&mut self, full: bool, undisturbed: bool, dice: &mut Dice, counters: &mut Counters) {
         for at in &mut self.all {
             at.fault = VaultFault::None;
         }
         let mut chosen = dice.roll(self.count()) as usize;
         let fault = match dice.roll(30) {
             _ if full => VaultFault::Full(dice.roll(2)),
+            _ if undisturbed => VaultFault::None,
             0 => VaultFault::Full(dice.roll(4)),
             1 | 2 if self.disk.is_some() => {
                 chosen = self.all.len() - 1;
