@@ -61,6 +61,8 @@ pub struct HostEnvironment<'a> {
     pub absolute: &'a dyn Fn(&Path) -> PathBuf,
     /// Returns the absolute path of a file or folder, symlinks followed as far as it exists.
     pub resolve: &'a dyn Fn(&Path) -> PathBuf,
+    /// Returns the same for a vault, which may hang: in time, and then as it is named.
+    pub resolve_vault: &'a dyn Fn(&Path) -> PathBuf,
     /// The host's name.
     pub host: String,
     /// The kernel's boot id; empty where there is none.
@@ -382,7 +384,7 @@ fn outcome(not_good: cli::NotGood) -> Outcome {
 /// Returns the folders among the vaults, and where they really are.
 fn folders<'v>(vaults: &'v [Address], outside: &HostEnvironment) -> Vec<(&'v Path, PathBuf)> {
     let folder = |vault: &'v Address| match vault {
-        Address::Folder(path) => Some((&**path, (outside.resolve)(path))),
+        Address::Folder(path) => Some((&**path, (outside.resolve_vault)(path))),
         Address::Bucket { .. } => None,
     };
     vaults.iter().filter_map(folder).collect()
@@ -409,7 +411,7 @@ fn restoring(
 fn copy_job(args: cli::CopyArgs, outside: &HostEnvironment) -> Result<ConfiguredCommand> {
     let (from, to) = (address(&args.from, outside)?, address(&args.to, outside)?);
     let at = |address: &Address| match address {
-        Address::Folder(path) => Address::Folder((outside.resolve)(path)),
+        Address::Folder(path) => Address::Folder((outside.resolve_vault)(path)),
         bucket => bucket.clone(),
     };
     if at(&from) == at(&to) {

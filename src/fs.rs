@@ -6,6 +6,7 @@
 //! symlink is followed, and whatever is made, renamed, changed or removed is in that folder, wherever the folder is by
 //! now.
 
+pub mod answer;
 pub mod beneath;
 pub mod filesystem;
 pub mod holders;

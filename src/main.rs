@@ -143,6 +143,7 @@ fn main() -> ExitCode {
         env: &env,
         absolute: &absolute,
         resolve: &resolve,
+        resolve_vault: &|path| location::resolve_in_time(path).unwrap_or_else(|_| absolute(path)),
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         // Not every sandbox shows it. Where it does not, and the filesystem does not tell when the data directory was made, each
         // backup is taken as that of a new place, which only costs time.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lastgood::backup;
 use lastgood::error::{Code, Error, Result};
+use lastgood::fs::answer;
 use lastgood::fs::location::lies_in;
 use lastgood::source::select::Select;
 use lastgood::store::address::{Address, argument};
@@ -102,8 +103,10 @@ pub(super) fn backup_options(
 /// # Errors
 /// Usage: the vault would be made inside the data that it is to hold.
 fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
-    let made = || !matches!(vault_at.join(CONFIG).symlink_metadata(), Err(why) if why.kind() == ErrorKind::NotFound);
-    if !lies_in(vault_at, data_at) || !Address::Folder(vault.to_owned()).is_default() || made() {
+    let is_gone =
+        |at: &Path| matches!(at.join(CONFIG).symlink_metadata(), Err(why) if why.kind() == ErrorKind::NotFound);
+    let made = || !answer::about(vault_at, is_gone).unwrap_or_default();
+    if !Address::Folder(vault.to_owned()).is_default() || !lies_in(vault_at, data_at) || made() {
         return Ok(());
     }
     let why = format!("it is in the data directory {}, and would be lost with it", data_at.display());

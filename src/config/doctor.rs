@@ -24,7 +24,7 @@ pub fn doctor_settings(
     let vault = |address: &Address| VaultLocation {
         address: address.clone(),
         at: match address {
-            Address::Folder(path) => Some((outside.resolve)(path)),
+            Address::Folder(path) => Some((outside.resolve_vault)(path)),
             Address::Bucket { .. } => None,
         },
     };

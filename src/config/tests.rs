@@ -27,6 +27,7 @@ fn config_on(line: &str, env: &[(&str, &str)], kernel: &dyn Fn(&str) -> Option<S
             env: &env,
             absolute: &resolve,
             resolve: &resolve,
+            resolve_vault: &resolve,
             host: "host".into(),
             boot: String::new(),
             kernel,

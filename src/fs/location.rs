@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::fs::answer;
 use crate::fs::filesystem::{Mounted, existing, mounted};
 use crate::path::EntryPath;
 
@@ -19,6 +20,25 @@ pub fn resolve(path: &Path) -> io::Result<PathBuf> {
         Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(at),
         resolved => resolved,
     }
+}
+
+/// As [`resolve`], for a place that may hang. One that does not answer in time is where its name says, without `..`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_in_time(path: &Path) -> io::Result<PathBuf> {
+    let Some(resolved) = answer::about(path, resolve) else {
+        let mut at = PathBuf::from("/");
+        for part in std::path::absolute(path)?.components() {
+            match part {
+                Component::ParentDir => _ = at.pop(),
+                Component::Normal(name) => at.push(name),
+                _ => {}
+            }
+        }
+        return Ok(at);
+    };
+    resolved
 }
 
 /// As [`resolve`], except for the last name, which may be a link: somebody may put one there after it was seen not to
@@ -67,17 +87,20 @@ pub fn names_in(inner: &Path, outer: &Path) -> Vec<EntryPath> {
     found
 }
 
-/// All paths by which a folder is reached if filesystems, or parts of them, are mounted several times.
+/// All paths by which a folder is reached if filesystems, or parts of them, are mounted several times. A folder that does not answer is
+/// taken to be there, by every mount that may show it.
 fn names(path: &Path, all: &[Mounted]) -> impl Iterator<Item = PathBuf> {
-    let there = existing(path);
-    let rest = path.strip_prefix(there).unwrap_or(Path::new("")).to_owned();
     let identity = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
-    let (own, is) = (place(there, all), identity(there));
+    let seen = answer::about(path, move |path| (existing(path).to_owned(), identity(existing(path))));
+    let answers = seen.is_some();
+    let (there, is) = seen.unwrap_or_else(|| (path.to_owned(), None));
+    let rest = path.strip_prefix(&there).unwrap_or(Path::new("")).to_owned();
+    let own = place(&there, all);
     all.iter().filter_map(move |mounted| {
         let (device, at) = own.as_ref()?;
         let name = mounted.at.join(at.strip_prefix(&mounted.root).ok().filter(|_| *device == mounted.device)?);
         // Another mount may hide the folder there.
-        (is.is_some() && identity(&name) == is).then(|| name.join(&rest))
+        (!answers || is.is_some() && identity(&name) == is).then(|| name.join(&rest))
     })
 }
 

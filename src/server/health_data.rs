@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::lineage::OWN_FOLDER;
-use crate::source::select::is_ours;
+use crate::source::select::{NotWalked, is_ours};
 
 /// The time limit of a check.
 const TIME: Duration = Duration::from_secs(3);
@@ -47,6 +47,8 @@ const AHEAD: SignedDuration = SignedDuration::from_secs(60);
 
 /// Checks the directory, the entries near its top first.
 pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings {
+    // Before the time begins: a vault that hangs may take some.
+    let not_walked = NotWalked::new(&place.data, &place.not_walked);
     let (began, now) = (Instant::now(), Timestamp::now());
     // Whether each is there, and whether one of its name has any content.
     let mut found: Vec<(bool, bool)> = place.critical.iter().map(|(name, _)| look(&place.data.join(name))).collect();
@@ -72,7 +74,7 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
                 continue;
             }
             if meta.is_dir() {
-                if !is_ours(entry.file_name().as_bytes()) && !is_vault(place, &meta) {
+                if !is_ours(entry.file_name().as_bytes()) && !not_walked.has(&path, (meta.dev(), meta.ino())) {
                     waiting.push_back(path);
                 }
                 continue;
@@ -107,12 +109,6 @@ fn last_write(meta: &Metadata, now: Timestamp) -> Option<Timestamp> {
 /// Whether something is there, and whether it has any content.
 fn look(path: &Path) -> (bool, bool) {
     fs::metadata(path).map_or((false, false), |meta| (true, meta.is_dir() || meta.len() > 0))
-}
-
-/// Whether a folder is a vault, by whatever mount it is reached.
-fn is_vault(place: &DataProbeSettings, folder: &Metadata) -> bool {
-    let identity = |meta: &Metadata| (meta.dev(), meta.ino());
-    place.not_walked.iter().any(|vault| vault.metadata().is_ok_and(|vault| identity(&vault) == identity(folder)))
 }
 
 /// A critical file, which has to be there.

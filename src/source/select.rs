@@ -9,6 +9,8 @@ use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::found::SourceEntry;
 use crate::error::{Code, Error, Result};
+use crate::fs::answer::{self, Identity};
+use crate::fs::location;
 use crate::lineage;
 use crate::path::EntryPath;
 use crate::vault::entry::EntryKind;
@@ -18,8 +20,7 @@ use crate::vault::entry::EntryKind;
 pub struct Select {
     include: Option<Patterns>,
     exclude: Patterns,
-    /// Device and inode of the folders that are not walked.
-    folders: Vec<(u64, u64)>,
+    not_walked: NotWalked,
     /// Folders that were left out because of their names.
     restore_leftovers: Mutex<BTreeSet<EntryPath>>,
     /// Whether databases are recognised by their content.
@@ -44,11 +45,10 @@ impl Select {
         not_walked: &[PathBuf],
         sqlite: bool,
     ) -> Result<Self> {
-        let folders = not_walked.iter().filter_map(|folder| rustix::fs::stat(folder).ok());
         Ok(Select {
             include: if include.is_empty() { None } else { Some(Patterns::new(include, data)?) },
             exclude: Patterns::new(exclude, data)?,
-            folders: folders.map(|stat| (stat.st_dev, stat.st_ino)).collect(),
+            not_walked: NotWalked::new(data, not_walked),
             restore_leftovers: Mutex::default(),
             sqlite,
         })
@@ -61,7 +61,8 @@ impl Select {
 
     /// Whether an entry, and what is below it, may be in the snapshot.
     pub fn selects(&self, found: &SourceEntry) -> bool {
-        let here = || found.kind != EntryKind::Folder || !self.folders.contains(&(found.device, found.inode));
+        let is_vault = || self.not_walked.has(found.path.as_path(), (found.device, found.inode));
+        let here = || found.kind != EntryKind::Folder || !is_vault();
         self.exclude.meet(&found.path);
         self.include.iter().for_each(|include| include.meet(&found.path));
         if found.kind == EntryKind::Folder && is_ours(found.path.name()) && !self.excludes(&found.path) {
@@ -139,6 +140,38 @@ impl Select {
             (format!("nothing in the data directory matches --{option} {pattern}{comma}"), wrong)
         };
         include.chain(exclude).map(tell).collect()
+    }
+}
+
+/// The folders that are not walked: vaults, which may lie in the data directory.
+#[derive(Debug, Clone, Default)]
+pub struct NotWalked {
+    /// Their devices and inodes: each may be reached by several mounts.
+    folders: Vec<(u64, u64)>,
+    /// The paths below the data directory of those that do not answer.
+    silent: Vec<PathBuf>,
+}
+
+impl NotWalked {
+    /// Finds out which folders these are. All paths are absolute, those of the folders without symlinks.
+    pub fn new(data: &Path, folders: &[PathBuf]) -> Self {
+        let mut found = NotWalked::default();
+        for folder in folders {
+            match answer::identity(folder) {
+                Identity::Is(device, inode) => found.folders.push((device, inode)),
+                Identity::Nothing => {}
+                Identity::Unknown => {
+                    let at = location::resolve(data).unwrap_or_else(|_| data.to_owned());
+                    found.silent.extend(folder.strip_prefix(at).map(Path::to_owned));
+                }
+            }
+        }
+        found
+    }
+
+    /// Whether the folder at this path below the data directory, with this device and inode, is one of them.
+    pub fn has(&self, path: &Path, folder: (u64, u64)) -> bool {
+        self.folders.contains(&folder) || self.silent.iter().any(|silent| silent == path)
     }
 }
 
