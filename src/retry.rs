@@ -1,6 +1,7 @@
 //! Why a single request failed, and how long to wait before the next one.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error};
 
@@ -110,6 +111,39 @@ impl Backoff {
         let limit = self.first.saturating_mul(1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         // A float holds 53 bits.
         limit.min(self.longest).mul_f64((random >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+/// The longest share of the time that is left for everything that one pause takes.
+const SHARE: u32 = 5;
+/// What a pause may always take.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// The time by which everything is to be done, where there is little: pauses are short then, whatever was asked for. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Haste(Arc<Mutex<Option<Instant>>>);
+
+impl Haste {
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All is to be done until then. If that was said before, the earlier end counts.
+    pub fn begin(&self, until: Instant) {
+        let mut known = self.until();
+        *known = Some(known.map_or(until, |known| known.min(until)));
+    }
+
+    /// There is time again.
+    pub fn end(&self) {
+        *self.until() = None;
+    }
+
+    /// The longest pause that there is time for now. `None`: any.
+    pub fn longest(&self) -> Option<Duration> {
+        let until = *self.until();
+        until.map(|until| (until.saturating_duration_since(Instant::now()) / SHARE).max(SHORT))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Site, first};
 use crate::backup::options::LastWords;
 use crate::error::Result;
-use crate::fs::filesystem;
+use crate::fs::{answer, filesystem};
 use crate::monitor::Context;
 use crate::panics;
 use crate::restore::select;
@@ -80,11 +80,11 @@ impl VaultPool {
         }
     }
 
-    /// Returns the same pool. If it has several vaults, one that does not answer is given up in time, so that the others
-    /// can be used: see [`awaited`](crate::store::awaited).
+    /// Returns the same pool. A vault that does not answer is given up in time, so that others can be used, and that the program
+    /// can end: see [`awaited`](crate::store::awaited).
     #[must_use]
     pub fn none_waits_for_another(mut self) -> Self {
-        self.awaiting = (self.addresses.len() > 1).then(|| Awaiting::new(self.stop.clone()));
+        self.awaiting = Some(Awaiting::new(self.stop.clone()).with_haste(self.opener.haste().clone()));
         self
     }
 
@@ -130,8 +130,10 @@ impl VaultPool {
         let opened: Arc<dyn Store> = opener.open(address, stop)?.into();
         let ends = matches!(address, Address::Bucket { .. });
         Ok(match &self.awaiting {
-            Some(awaiting) => Arc::new(awaiting.store(opened, ends)),
-            None => opened,
+            // A bucket alone needs no other one's patience, and what it is sent need not be copied: its calls end by themselves, soon
+            // once the program is told to stop.
+            Some(awaiting) if self.are_several() || !ends => Arc::new(awaiting.store(opened, ends)),
+            _ => opened,
         })
     }
 
@@ -251,7 +253,10 @@ impl VaultPool {
         let site = Site::probe(address.absolute(), init || address.is_default(), self.store(address));
         // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted belongs to something
         // else.
-        let own = |folder: &Path| self.opener.is_in_cloud_run() && filesystem::remote_at(folder).is_none();
+        // One that hangs is no disk.
+        let is_disk =
+            |folder: &Path| answer::about(folder, filesystem::remote_at).is_some_and(|remote| remote.is_none());
+        let own = |folder: &Path| self.opener.is_in_cloud_run() && is_disk(folder);
         Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }
     }
 

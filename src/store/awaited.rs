@@ -1,4 +1,5 @@
-//! Stores of which one may hang: a call that is not answered in time is given up, so that the others can be used.
+//! Stores of which one may hang: a call that is not answered in time is given up, so that the others can be used, and so that the
+//! program ends when it is told to.
 //!
 //! A blocking call cannot be taken back: a mount point whose server is gone keeps it for as long as it likes. So each call
 //! runs on a thread of its own, which is left alone when the caller goes on without it; the program's end does not wait
@@ -25,7 +26,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use jiff::Timestamp;
 
 use super::{FreeSpace, Meta, Result, Staging, Store, StoreError, Traffic, Unshared};
+use crate::retry::Haste;
 
 /// How long a folder may take for a call that only looks.
 const LOOK: Duration = Duration::from_secs(60);
@@ -95,6 +97,8 @@ struct AwaitingState {
     /// When it was noticed that the program is told to stop.
     stopped: Option<Instant>,
     serial: u64,
+    /// What the stores themselves go by.
+    haste: Haste,
 }
 
 impl AwaitingState {
@@ -153,10 +157,17 @@ impl Awaiting {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has stores go by the time that is left, too, which shorten their own pauses then.
+    pub fn with_haste(self: Arc<Self>, haste: Haste) -> Arc<Self> {
+        self.state().haste = haste;
+        self
+    }
+
     /// All is to be done until then: calls that are under way get their share of that time, too. If that was said before,
     /// the earlier end counts.
     pub fn hurry(&self, until: Instant) {
         let mut state = self.state();
+        state.haste.begin(until);
         match &mut state.hurry {
             Some(hurry) => hurry.until = hurry.until.min(until),
             None => state.hurry = Some(Hurry { since: Instant::now(), until }),
@@ -167,6 +178,7 @@ impl Awaiting {
     pub fn take_time(&self) {
         let mut state = self.state();
         state.hurry = None;
+        state.haste.end();
         state.stores.iter_mut().for_each(|store| (store.left_out, store.failed) = (false, None));
     }
 
@@ -408,6 +420,8 @@ struct AwaitedStaging<'s> {
     store: &'s AwaitedStore,
     /// Dropped, it ends the staging.
     calls: Option<Sender<StagingCall>>,
+    /// The number of the call that its end is, once that is waited for.
+    end: Arc<OnceLock<u64>>,
     ended: Receiver<()>,
     names: Mutex<HashSet<String>>,
 }
@@ -416,18 +430,22 @@ impl<'s> AwaitedStaging<'s> {
     fn new(store: &'s AwaitedStore) -> Self {
         let (send, calls) = unbounded::<StagingCall>();
         let (tell, ended) = bounded(1);
-        let inner = store.inner.clone();
+        let (inner, awaiting, at) = (store.inner.clone(), store.calls.clone(), store.at);
+        let end = Arc::<OnceLock<u64>>::default();
+        let asked = end.clone();
         let work = move || {
             {
                 let staging = inner.staging();
                 let staging = &*staging;
                 thread::scope(|scope| calls.iter().for_each(|call| _ = scope.spawn(move || call(staging))));
             }
+            // Here, since it may not be waited for any more: a store that hung answers again.
+            asked.get().iter().for_each(|serial| awaiting.end(at, **serial, true));
             let _ = tell.send(());
         };
         // Without a thread nobody takes the calls, which fail then.
         let spawned = thread::Builder::new().name("staging".into()).spawn(work);
-        AwaitedStaging { store, calls: spawned.ok().map(|_| send), ended, names: Mutex::default() }
+        AwaitedStaging { store, calls: spawned.ok().map(|_| send), end, ended, names: Mutex::default() }
     }
 
     fn call(
@@ -474,11 +492,13 @@ impl Staging for AwaitedStaging<'_> {
 impl Drop for AwaitedStaging<'_> {
     /// Waits until what was not published is gone, unless the store hangs.
     fn drop(&mut self) {
+        // Before the staging ends: its thread notes the answer to this call.
+        let serial = self.store.calls.begin(self.store.at, Effort::Look);
+        serial.iter().for_each(|serial| _ = self.end.set(*serial));
         drop(self.calls.take());
-        let Ok(serial) = self.store.calls.begin(self.store.at, Effort::Look) else { return };
-        let ended = self.store.calls.wait(self.store.at, serial, &self.ended, &String::new);
-        if ended.is_ok() {
-            self.store.calls.end(self.store.at, serial, true);
+        if let Ok(serial) = serial {
+            // How it ended, or that it is given up, is noted.
+            let _ = self.store.calls.wait(self.store.at, serial, &self.ended, &String::new);
         }
     }
 }

@@ -3,7 +3,8 @@
 //! A fault says whether it may pass. If it may, the request is repeated after a pause that grows (exponential backoff
 //! with full jitter, as <https://docs.cloud.google.com/storage/docs/retry-strategy> asks for; `Retry-After` is
 //! honoured), until nothing has worked for as long as the store's patience. A read goes on at the byte at which it
-//! broke, pinned to the generation that it began with.
+//! broke, pinned to the generation that it began with. Where little time is left for everything, as for a last snapshot, no pause takes
+//! more than a fifth of it, whatever the store asks for: one refused request must not cost the snapshot.
 //!
 //! It is safe to create an object again because nothing is ever overwritten. That an object exists is believed only
 //! after a look at it, since stores say other things in the same way; if the look fails, it alone is repeated. An
@@ -20,7 +21,7 @@ use jiff::Timestamp;
 use super::requests::{Described, PartialRead, Requests, Span};
 use super::{CONFIG, Meta, RequestCounts, Result, Store, StoreError, Traffic};
 use crate::error::Code;
-use crate::retry::{Backoff, Fault, random};
+use crate::retry::{Backoff, Fault, Haste, random};
 use crate::text::count_of;
 
 /// The number of times that a whole object is read before a wrong CRC32C counts as corruption.
@@ -47,6 +48,7 @@ pub struct RetryStore<R> {
     requests: R,
     backoff: Backoff,
     stop: Arc<AtomicBool>,
+    haste: Haste,
     counters: Counters,
 }
 
@@ -61,7 +63,13 @@ enum RetryFailure {
 impl<R: Requests> RetryStore<R> {
     /// Returns a store that asks through `requests`, and stops asking once `stop` is set.
     pub fn new(requests: R, backoff: Backoff, stop: Arc<AtomicBool>) -> Self {
-        RetryStore { requests, backoff, stop, counters: Counters::default() }
+        RetryStore { requests, backoff, stop, haste: Haste::default(), counters: Counters::default() }
+    }
+
+    /// Returns the same store, whose pauses are short where little time is left.
+    #[must_use]
+    pub fn in_haste(self, haste: Haste) -> Self {
+        RetryStore { haste, ..self }
     }
 
     /// Returns what makes the requests.
@@ -111,9 +119,11 @@ impl<R: Requests> RetryStore<R> {
                 true => Duration::ZERO,
                 false => self.backoff.pause(failures, random()).max(after.unwrap_or_default()),
             };
+            let longest = self.haste.longest();
+            let pause = longest.map_or(pause, |longest| pause.min(longest));
             let passed = since.elapsed();
             if passed + pause > self.backoff.patience {
-                let long = match after.filter(|after| *after > self.backoff.patience) {
+                let long = match after.filter(|after| longest.is_none() && *after > self.backoff.patience) {
                     Some(after) => format!(" (it asks to wait for {} s)", after.as_secs()),
                     None => String::new(),
                 };
@@ -131,10 +141,14 @@ impl<R: Requests> RetryStore<R> {
     }
 
     fn sleep(&self, pause: Duration) {
-        let until = Instant::now() + pause;
+        let mut until = Instant::now() + pause;
         while let Some(rest) = until.checked_duration_since(Instant::now()).filter(|rest| !rest.is_zero())
             && !self.stop.load(Ordering::Relaxed)
         {
+            // A pause that is under way when time becomes short ends soon, too.
+            if let Some(longest) = self.haste.longest() {
+                until = until.min(Instant::now() + longest);
+            }
             std::thread::sleep(rest.min(Duration::from_millis(50)));
         }
     }

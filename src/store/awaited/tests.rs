@@ -30,6 +30,27 @@ impl Store for Gated {
         drop(self.gate.lock());
         self.inner.list(folder)
     }
+    fn staging(&self) -> Box<dyn Staging + '_> {
+        Box::new(GatedStaging(self))
+    }
+}
+
+/// Its staging, whose end waits as well.
+struct GatedStaging<'s>(&'s Gated);
+
+impl Staging for GatedStaging<'_> {
+    fn put(&self, name: &str, body: &[&[u8]]) -> Result<()> {
+        self.0.create(name, body)
+    }
+    fn publish(&self, _: &dyn Fn(&str) -> bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for GatedStaging<'_> {
+    fn drop(&mut self) {
+        drop(self.0.gate.lock());
+    }
 }
 
 fn two() -> (Arc<Awaiting>, [Arc<Gated>; 2], [AwaitedStore; 2]) {
@@ -93,6 +114,24 @@ fn a_store_that_hangs_is_left_out_while_little_time_is_left_if_another_one_answe
     // The call that was given up may be on its way back.
     thread::sleep(Duration::from_millis(100));
     assert!(matches!(a.get("x", 1), Err(StoreError::NotFound { .. })));
+}
+
+#[test]
+fn a_staging_whose_end_was_given_up_keeps_nobody_from_its_store_once_it_is_over() {
+    let (calls, gated, [a, b]) = two();
+    b.create("x", &[b"x"]).unwrap();
+    let closed = gated[0].gate.lock().unwrap();
+    let staging = a.staging();
+    calls.hurry(Instant::now() + Duration::from_secs(1));
+    drop(staging);
+    calls.take_time();
+    assert!(is_given_up(a.get("x", 1)), "its end is not answered");
+    drop(closed);
+    let until = Instant::now() + Duration::from_secs(10);
+    while !matches!(a.get("x", 1), Err(StoreError::NotFound { .. })) {
+        assert!(Instant::now() < until);
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

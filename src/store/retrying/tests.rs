@@ -332,3 +332,35 @@ fn pauses_double_up_to_a_limit_and_are_never_all_alike() {
     assert!(pace.pause(3, u64::MAX) > Duration::from_millis(1999));
     assert!(pace.pause(40, u64::MAX) <= Duration::from_secs(20));
 }
+
+#[test]
+fn a_pause_takes_a_share_of_the_time_that_is_left_whatever_is_asked_for() {
+    let patient = |haste: &Haste| {
+        let store = store([Step::Fault(Fault::Passing { why: "503".into(), after: Some(Duration::from_secs(20)) })]);
+        let backoff = Backoff { patience: Duration::from_secs(60), ..store.backoff };
+        RetryStore { backoff, ..store }.in_haste(haste.clone())
+    };
+    let haste = Haste::default();
+    assert_eq!(haste.longest(), None);
+    let until = Instant::now() + Duration::from_secs(2);
+    haste.begin(until);
+    // The earlier end counts.
+    haste.begin(until + Duration::from_secs(1000));
+    let began = Instant::now();
+    patient(&haste).create("x", &[b"x"]).unwrap();
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    haste.end();
+    assert_eq!(haste.longest(), None);
+
+    // A pause that has begun is cut short as well.
+    let store = patient(&haste);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let creating = scope.spawn(|| store.create("x", &[b"x"]));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!creating.is_finished());
+        haste.begin(Instant::now() + Duration::from_secs(2));
+        creating.join().unwrap().unwrap();
+    });
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
