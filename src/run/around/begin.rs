@@ -114,7 +114,11 @@ impl Around {
             // A restore may take long: it is given up when another instance takes over, too.
             let ctx = &Context { stop: self.term.halt(), ..*ctx };
             if settings.rules.init {
-                replicas::backup::make(self.vaults.sites(true)?, ctx)?;
+                match replicas::backup::make(self.vaults.sites(true)?, ctx) {
+                    // The look that follows decides without it.
+                    Err(why) if why.kind() == Kind::Unreachable => tracing::warn!("no vault is made: {}", why.what()),
+                    made => _ = made?,
+                }
             }
             let mut before = match returned.is_none() && !settings.detached {
                 true => self.refuse_beforehand(ctx)?,
