@@ -63,6 +63,7 @@ mod run_costs;
 mod run_damaged;
 mod run_fresh;
 mod run_hung;
+mod run_hung_folder;
 mod run_instances;
 mod run_killed;
 mod run_left_out;

@@ -1,13 +1,15 @@
-//! `lastgood run` with two vaults of which one hangs: it takes every call and answers none.
+//! `lastgood run` with two vaults of which one hangs, which takes every call and answers none; and with one that hangs or refuses when
+//! there is little time.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::support::World;
 use crate::support::cloud::VAULT;
-use crate::support::cloud::server::Server;
-use crate::support::counter::{Counters, WITHIN, until};
+use crate::support::cloud::server::{Fault, Kind, Point, Server, When};
+use crate::support::counter::{Counters, WITHIN, until, without_terminal};
 use crate::support::process::Running;
 
 /// Longer than any test.
@@ -81,4 +83,69 @@ fn a_backup_by_time_is_committed_where_one_vault_answers() {
     run.log_with_within("incomplete-copies", 2, Duration::from_secs(100));
     assert!(saved_in_folder(&counters) > hung, "{}", run.log());
     assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
+}
+
+/// One bucket with a vault.
+fn one() -> (Server, Counters) {
+    let server = Server::start();
+    let world = World::new().on(&server.url(), VAULT);
+    world.run(["init"]).ended(0);
+    (server, Counters::within(world))
+}
+
+#[test]
+fn one_request_that_is_refused_for_long_does_not_cost_the_last_snapshot() {
+    let (server, counters) = one();
+    let mut run = started(&counters, &OPTIONS);
+    server.script(When::kind(Kind::Create), Fault::retry_after(503, 20));
+    let (code, took) = run.end(Signal::TERM);
+    assert_eq!((code, server.faults()), (Some(0), 1), "{}", run.log());
+    assert!(took < Duration::from_secs(9), "{took:?}: {}", run.log());
+    run.log_with("the last snapshot of the app's data is taken");
+    assert_eq!(counters.saved(), counters.stopped("a"));
+}
+
+#[test]
+fn the_end_of_the_epoch_that_cannot_be_told_keeps_nobody_from_ending() {
+    let (server, counters) = one();
+    let mut run = started(&counters, &OPTIONS);
+    server.script(When::create(".end.json").always(), Fault::Stall(Point::Upload(0), FOR_EVER));
+    let (code, took) = run.end(Signal::TERM);
+    assert_eq!(code, Some(0), "{}", run.log());
+    assert!(took < Duration::from_secs(12), "{took:?}: {}", run.log());
+    run.log_with("the end of the epoch was not written in time");
+    server.heal();
+    assert_eq!(counters.saved(), counters.stopped("a"));
+}
+
+#[test]
+fn the_time_for_the_end_begins_with_the_signal_also_during_a_handover() {
+    let (server, counters) = one();
+    let stubborn = "trap '' TERM; echo a > data/n; while :; do sleep 0.05; done";
+    let options =
+        ["run", "--every", "off", "--handover-poll", "200ms", "--handover", "40s", "--", "sh", "-c", stubborn];
+    fs::create_dir_all(counters.world.data()).unwrap();
+    let mut run = Running::start(without_terminal(&counters.world.command(options)), "the app has started");
+    let successor = counters.start("b", "other-data", &OPTIONS);
+    run.log_with("another instance takes over");
+    std::thread::sleep(Duration::from_millis(300));
+    server.latency(FOR_EVER);
+    let (_, took) = run.end(Signal::TERM);
+    assert!(took < Duration::from_millis(11_500), "{took:?}: {}", run.log());
+    drop(successor);
+}
+
+#[test]
+fn an_app_is_started_on_its_data_with_init_although_the_vault_is_away() {
+    let (server, counters) = one();
+    let mut run = started(&counters, &OPTIONS);
+    assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+    let last = counters.stopped("a");
+    server.script(When::any().always(), Fault::status(503));
+    let mut run = counters.start("a", "data", &["--every", "off", "--store-timeout", "1s"]);
+    assert_eq!(counters.begun("a", 2, &run).count, last, "{}", run.log());
+    run.log_with("the app runs without an epoch");
+    server.heal();
+    run.log_with_within("the vault answers", 1, Duration::from_secs(60));
+    assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
 }

@@ -27,7 +27,7 @@ mod end;
 mod term;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,10 @@ enum RunEvent {
 
 /// An app, and all that is done around it.
 pub struct Around {
+    /// This very thing, for threads that may outlive what they are needed for.
+    me: Weak<Around>,
+    /// When this program was told to stop first: the time of `--grace` begins then, whatever keeps the thread that takes the event.
+    told: Arc<OnceLock<Instant>>,
     settings: RunSettings,
     command: AppCommand,
     output: Option<Arc<Output>>,
@@ -123,10 +127,12 @@ impl Around {
         let term = Arc::new(Term::new(vaults.are_several()));
         let (tell, stops, halts, no_app) = (send.clone(), stop.clone(), term.halt().clone(), idle.clone());
         let (hurried, grace) = (vaults.clone(), settings.grace.saturating_sub(LAST));
+        let told = Arc::<OnceLock<Instant>>::default();
+        let first = told.clone();
         let on_signal = move |meaning| {
             // Told here, since the thread that takes the event may itself wait for a vault that hangs.
             if matches!(meaning, SignalMeaning::Stop(_)) {
-                hurried.hurry(Instant::now() + grace);
+                hurried.hurry(*first.get_or_init(Instant::now) + grace);
             }
             let idle = no_app.lock().unwrap_or_else(PoisonError::into_inner);
             if *idle && matches!(meaning, SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) {
@@ -161,7 +167,9 @@ impl Around {
         let tell = send.clone();
         let forward = move || of_app.into_iter().for_each(|event| _ = tell.send(RunEvent::App(event)));
         thread::Builder::new().name("app".into()).spawn(forward).doing(|| "start the thread that hears of the app")?;
-        let around = Around {
+        let around = Arc::new_cyclic(|me| Around {
+            me: me.clone(),
+            told,
             settings,
             command,
             output,
@@ -178,8 +186,8 @@ impl Around {
             idle,
             has_terminal,
             fit: Mutex::default(),
-        };
-        Arc::new(around).all(opened)
+        });
+        around.all(opened)
     }
 
     fn all(self: &Arc<Self>, opened: Option<Opened>) -> Result<u8> {
@@ -195,10 +203,10 @@ impl Around {
         self.beside.set(AppState::Ending);
         self.tell_restore();
         listening.iter().for_each(Listening::begin_end);
-        self.runner.wait_until_told(Instant::now() + TOLD);
+        self.runner.wait_until_told(self.at_most(TOLD));
         self.stop.store(true, Ordering::SeqCst);
         // It stores the reports of what it could not finish.
-        if over.recv_timeout(RUNNER_ENDS).is_err() {
+        if over.recv_deadline(self.at_most(RUNNER_ENDS)).is_err() {
             tracing::warn!("a run was not over when the program ended");
         }
         if let Some(listening) = listening {

@@ -22,10 +22,16 @@ pub struct Rules {
     pub refuses_attributes: bool,
     /// A write fails when the file is closed, not before.
     pub fails_on_close: bool,
+    /// Folders are durable, and a rename can leave what is in its way: a vault can be here.
+    pub takes_vaults: bool,
 }
 
 /// As GCS FUSE does it with a flat bucket.
-pub const GCS: Rules = Rules { folders_move: false, refuses_attributes: false, fails_on_close: false };
+pub const GCS: Rules =
+    Rules { folders_move: false, refuses_attributes: false, fails_on_close: false, takes_vaults: false };
+
+/// As the share of a server does it.
+pub const SHARE: Rules = Rules { folders_move: true, takes_vaults: true, ..GCS };
 
 /// A file that is being written.
 struct Draft {

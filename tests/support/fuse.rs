@@ -176,10 +176,14 @@ impl Filesystem for Served {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        if !flags.is_empty() {
+        let mut bucket = self.bucket();
+        let takes = flags == RenameFlags::RENAME_NOREPLACE && bucket.rules.takes_vaults;
+        if !flags.is_empty() && !takes {
             return reply.error(Errno::EINVAL);
         }
-        let mut bucket = self.bucket();
+        if takes && bucket.child(new_parent, new_name).and_then(|path| bucket.look(&path)).is_ok() {
+            return reply.error(Errno::EEXIST);
+        }
         let both = bucket.child(parent, name).and_then(|from| Ok((from, bucket.child(new_parent, new_name)?)));
         done(reply, both.and_then(|(from, to)| bucket.rename(&from, &to)));
     }
@@ -287,7 +291,10 @@ impl Filesystem for Served {
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.error(Errno::EINVAL);
+        match self.bucket().rules.takes_vaults {
+            true => reply.ok(),
+            false => reply.error(Errno::EINVAL),
+        }
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {

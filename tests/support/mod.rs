@@ -10,6 +10,7 @@ pub mod database;
 pub mod database_process;
 pub mod doctor;
 pub mod fuse;
+pub mod fuse_process;
 pub mod google_python_client;
 pub mod http;
 pub mod process;

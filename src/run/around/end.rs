@@ -1,8 +1,11 @@
 //! The end of a term: the app is stopped, what it leaves is saved, and the epoch is ended.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use rustix::process::Signal;
 
 use super::backups::{BackupCause, SavedBackup};
@@ -25,6 +28,10 @@ const ENDS_AT_ONCE: Duration = Duration::from_millis(400);
 /// How long after a signal of the terminal another one says that nothing is to be waited for. Supervisors and `timeout` send one
 /// signal twice, to the process and to its group.
 const IMPATIENT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the time for the last writes is over.
+const TICK: Duration = Duration::from_millis(50);
+/// What this program itself needs of the time of `--grace` to end.
+const OWN_END: Duration = Duration::from_millis(150);
 /// The exit code of an app that could not be ended.
 pub(super) const KILLED: u8 = 137;
 /// The exit code of an app that could not be started again.
@@ -40,7 +47,7 @@ impl Around {
     /// wrote last.
     pub(super) fn stop_by_signal(&self, state: &mut TermState, signal: Option<Signal>) -> TermEnd {
         // A restore may have been under way.
-        let now = *state.stopping.get_or_insert_with(Instant::now);
+        let now = *state.stopping.get_or_insert_with(|| self.told_to_stop());
         let grace = self.settings.grace;
         let saved = if self.settings.detached { "" } else { " and its data saved" };
         tracing::info!("told to stop: the app is stopped{saved}, within {grace:.0?}");
@@ -185,7 +192,7 @@ impl Around {
             ),
         }
         if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::good_snapshot) {
-            self.write_last_lineage(snapshot);
+            self.in_time("the lineage of the last snapshot", move |around| around.write_last_lineage(snapshot));
         }
         if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::snapshot).filter(|_| self.is_beside()) {
             // It may be the only copy of what the app wrote last.
@@ -193,9 +200,11 @@ impl Around {
                 true => "another instance had taken over before it was saved",
                 false => "it is the last one of an instance that had no epoch",
             };
-            if let Err(why) = self.runner.context(|ctx| self.pin(snapshot, why, ctx)) {
-                tracing::warn!("the snapshot {snapshot} is not pinned: {}", why.what());
-            }
+            self.in_time("the pin of the last snapshot", move |around| {
+                if let Err(why) = around.runner.context(|ctx| around.pin(snapshot, why, ctx)) {
+                    tracing::warn!("the snapshot {snapshot} is not pinned: {}", why.what());
+                }
+            });
         }
         self.term.unwatch();
         self.term.set_lock(None);
@@ -216,13 +225,55 @@ impl Around {
         self.term.is_lost() || self.term.is_without_epoch()
     }
 
-    pub(super) fn end_epoch(&self, driver: &EpochDriver, last: Option<SnapshotName>) {
-        match self.runner.context(|ctx| driver.end(last, ctx)) {
+    pub(super) fn end_epoch(&self, driver: &Arc<EpochDriver>, last: Option<SnapshotName>) {
+        let driver = driver.clone();
+        self.in_time("the end of the epoch", move |around| match around.runner.context(|ctx| driver.end(last, ctx)) {
             Ok(_) => tracing::debug!("the epoch is ended"),
             Err(why) => {
-                tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what());
+                tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what())
+            }
+        });
+    }
+
+    /// Does something in the vaults on a thread of its own, and waits until it is done or, once this program is told to stop, the time of
+    /// `--grace` is over: a vault that hangs never keeps it from ending.
+    fn in_time(&self, what: &str, work: impl FnOnce(&Around) + Send + 'static) {
+        let Some(around) = self.me.upgrade() else { return };
+        let (done, is_done) = bounded(1);
+        let work = move || {
+            work(&around);
+            // It may not be waited for any more.
+            let _ = done.send(());
+        };
+        if let Err(why) = thread::Builder::new().name("last".into()).spawn(work) {
+            return tracing::warn!("{what} is not written, since there is no thread for it: {why}");
+        }
+        loop {
+            let end = self.at_most(TICK);
+            match is_done.recv_deadline(end) {
+                Err(RecvTimeoutError::Timeout) if self.is_late() => {
+                    return tracing::warn!("{what} was not written in time: the vault does not answer");
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    /// When this program was told to stop first, which is now if nobody has noted it.
+    pub(super) fn told_to_stop(&self) -> Instant {
+        *self.told.get_or_init(Instant::now)
+    }
+
+    /// When so much time is over and, once this program is told to stop, `--grace` at the latest.
+    pub(super) fn at_most(&self, time: Duration) -> Instant {
+        let end = Instant::now() + time;
+        self.told.get().map_or(end, |told| end.min(*told + self.settings.grace))
+    }
+
+    /// Whether the program was told to stop, and has little more than the time for its own end.
+    fn is_late(&self) -> bool {
+        self.told.get().is_some_and(|told| told.elapsed() + OWN_END >= self.settings.grace)
     }
 
     pub(super) fn save_once(
@@ -257,7 +308,7 @@ impl Around {
                     }
                 }
                 RunEvent::Signal(SignalMeaning::Stop(_) | SignalMeaning::AppWasTold(_)) if state.stopping.is_none() => {
-                    let now = Instant::now();
+                    let now = self.told_to_stop();
                     state.stopping = Some(now);
                     let grace = now + self.settings.grace.saturating_sub(LAST);
                     self.vaults.hurry(grace);

@@ -271,7 +271,7 @@ impl Around {
                     heard.crashed |= app.is_some_and(|app| app.pid() == *pid);
                 }
                 RunEvent::Signal(SignalMeaning::Stop(_)) => {
-                    let now = *state.stopping.get_or_insert_with(Instant::now);
+                    let now = *state.stopping.get_or_insert_with(|| self.told_to_stop());
                     give_up = Some(now + self.patience_with_stores());
                     progress.interrupted.store(true, Ordering::SeqCst);
                 }
