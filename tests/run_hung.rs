@@ -106,6 +106,21 @@ fn one_request_that_is_refused_for_long_does_not_cost_the_last_snapshot() {
 }
 
 #[test]
+fn a_last_snapshot_whose_report_hangs_is_taken_and_ends_the_epoch() {
+    let (server, counters) = one();
+    let mut run = started(&counters, &OPTIONS);
+    server.script(When::create("runs/").always(), Fault::Stall(Point::Upload(0), FOR_EVER));
+    let (code, took) = run.end(Signal::TERM);
+    assert_eq!(code, Some(0), "{}", run.log());
+    assert!(took < Duration::from_secs(12), "{took:?}: {}", run.log());
+    run.log_with("the last snapshot is taken, and is not as it should be: its report or its copies");
+    assert!(!run.log().contains("is only in"), "{}", run.log());
+    assert!(server.names().iter().any(|name| name.ends_with("epochs/1.end.json")), "{:?}", server.names());
+    server.heal();
+    assert_eq!(counters.saved(), counters.stopped("a"));
+}
+
+#[test]
 fn the_end_of_the_epoch_that_cannot_be_told_keeps_nobody_from_ending() {
     let (server, counters) = one();
     let mut run = started(&counters, &OPTIONS);

@@ -233,6 +233,9 @@ impl BackupRun<'_> {
         }
         let uploaded_bytes = uploaded + bytes.len() as u64;
         let (good, whole) = (root.good(), root.whole());
+        if let Some(after) = self.options.after_commit.as_ref().filter(|_| root.covers.is_none()) {
+            after.tell(self.options.run, name, good);
+        }
         Ok(CommitOutcome::Committed(Committed {
             name,
             state,

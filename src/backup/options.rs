@@ -12,7 +12,7 @@ use crate::source::stable::Trust;
 use crate::store::Store;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
-use crate::vault::root::BackupReason;
+use crate::vault::root::{BackupReason, SnapshotName};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -39,6 +39,29 @@ impl BeforeCommit {
 impl fmt::Debug for BeforeCommit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("BeforeCommit")
+    }
+}
+
+/// Hears of a snapshot directly after its root is created: what follows, as a report and copies, may take long or never end. It does not
+/// hear of checkpoints.
+#[derive(Clone)]
+pub struct AfterCommit(Arc<dyn Fn(Option<Hex<8>>, SnapshotName, bool) + Send + Sync>);
+
+impl AfterCommit {
+    /// Wraps a function, which is given the run, the snapshot and whether that is good.
+    pub fn new(hear: impl Fn(Option<Hex<8>>, SnapshotName, bool) + Send + Sync + 'static) -> Self {
+        AfterCommit(Arc::new(hear))
+    }
+
+    /// Tells the function of a snapshot of a run.
+    pub fn tell(&self, run: Option<Hex<8>>, snapshot: SnapshotName, good: bool) {
+        (self.0)(run, snapshot, good);
+    }
+}
+
+impl fmt::Debug for AfterCommit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AfterCommit")
     }
 }
 
@@ -99,6 +122,8 @@ pub struct BackupOptions {
     pub run: Option<Hex<8>>,
     /// Asked before the snapshot is committed.
     pub before_commit: Option<BeforeCommit>,
+    /// Hears of the snapshot.
+    pub after_commit: Option<AfterCommit>,
     /// Opens the store for the last checkpoint of a backup that is told to stop.
     pub last_words: Option<LastWords>,
     /// Folders that are not data, such as a vault inside the data directory.
@@ -137,6 +162,7 @@ impl Default for BackupOptions {
             spoiled_elsewhere: HashSet::new(),
             run: None,
             before_commit: None,
+            after_commit: None,
             last_words: None,
             not_walked: Vec::new(),
             host: String::new(),

@@ -47,19 +47,22 @@ pub struct SavedBackup {
     pub cause: BackupCause,
     /// How it ended.
     pub answer: Arc<Answer>,
+    /// The snapshot that is committed, and whether it is good, if that is all that is known: it is not over.
+    pub unfinished: Option<(SnapshotName, bool)>,
 }
 
 impl SavedBackup {
     /// Whether a snapshot was committed.
     pub fn is_committed(&self) -> bool {
-        matches!(&*self.answer, Answer::Done { outcome, .. } if outcome.stays(Action::Backup))
+        self.unfinished.is_some()
+            || matches!(&*self.answer, Answer::Done { outcome, .. } if outcome.stays(Action::Backup))
     }
 
     /// The snapshot that was committed.
     pub fn snapshot(&self) -> Option<SnapshotName> {
         match &*self.answer {
             Answer::Done { report, .. } if self.is_committed() => report.stored().snapshot,
-            _ => None,
+            _ => self.unfinished.map(|(snapshot, _)| snapshot),
         }
     }
 
@@ -69,7 +72,7 @@ impl SavedBackup {
             Answer::Done { outcome: Outcome::Complete | Outcome::Stale | Outcome::IncompleteCopies, .. } => {
                 self.snapshot()
             }
-            _ => None,
+            _ => self.unfinished.filter(|(_, good)| *good).map(|(snapshot, _)| snapshot),
         }
     }
 
@@ -226,7 +229,7 @@ impl Around {
         let (send, term) = (self.send.clone(), self.term.clone());
         let wait = move || {
             let answer = answer.blocking_recv().unwrap_or_else(|_| Arc::new(Answer::shutting_down()));
-            let saved = SavedBackup { run, cause, answer };
+            let saved = SavedBackup { run, cause, answer, unfinished: None };
             // Asked here: a vault that does not answer must not keep the app's events waiting.
             if saved.is_committed() {
                 term.look_after_commit(saved.snapshot());

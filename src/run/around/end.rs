@@ -19,6 +19,7 @@ use crate::run::app::App;
 use crate::run::fit::LAST;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
+use crate::runner::answer::Answer;
 use crate::runner::beside::AppState;
 use crate::vault::root::SnapshotName;
 
@@ -214,7 +215,8 @@ impl Around {
         // Without the last snapshot, and while one may still be committed, the successor is to wait, to use force, and so to commit
         // its own. Where there was never any data, there is nothing to wait for.
         let is_saved = nothing_to_save || saved.as_ref().is_some_and(SavedBackup::is_committed);
-        let is_over = is_saved && self.runner.running().is_none();
+        let is_over = is_saved
+            && (self.runner.running().is_none() || saved.as_ref().is_some_and(|saved| saved.unfinished.is_some()));
         if let Some(driver) = self.term.driver().filter(|_| is_over && !self.term.is_lost()) {
             self.end_epoch(&driver, saved.as_ref().and_then(SavedBackup::snapshot));
         }
@@ -282,8 +284,19 @@ impl Around {
         cause: BackupCause,
         state: &mut TermState,
     ) -> Option<SavedBackup> {
-        let run = self.back_up(cause)?;
-        self.wait_for_backup(run, until, state)
+        let run = self.back_up(cause.clone())?;
+        let saved = self.wait_for_backup(run, until, state);
+        if saved.is_none()
+            && let Some(unfinished) = self.term.committed(run)
+        {
+            // What cannot be written any more, such as its report and copies, is less than the snapshot.
+            let answer = Arc::new(Answer::Refused("its report or its copies were not written in time".into()));
+            return Some(SavedBackup { run, cause, answer, unfinished: Some(unfinished) });
+        }
+        if saved.is_none() && state.stopping.is_some() {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+        saved
     }
 
     /// Waits until a backup is over. `None` if the time is over before, or a user says at the terminal that it is not to be waited for:
@@ -329,9 +342,6 @@ impl Around {
                 | RunEvent::Data(_)
                 | RunEvent::Restore(_) => {}
             }
-        }
-        if state.stopping.is_some() {
-            self.stop.store(true, Ordering::SeqCst);
         }
         None
     }

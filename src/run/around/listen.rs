@@ -143,7 +143,7 @@ impl AppBeside for Beside {
     }
 
     fn saved(&self, run: RunId, answer: &Arc<Answer>) {
-        let saved = SavedBackup { run, cause: BackupCause::Request, answer: answer.clone() };
+        let saved = SavedBackup { run, cause: BackupCause::Request, answer: answer.clone(), unfinished: None };
         // The receiver lives as long as the program.
         let _ = self.send.send(RunEvent::Saved(saved));
     }

@@ -8,13 +8,14 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::{Around, RunEvent};
-use crate::backup::options::{BackupOptions, BeforeCommit};
+use crate::backup::options::{AfterCommit, BackupOptions, BeforeCommit};
 use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
 use crate::epochs::protocol::LONGEST_POLL;
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
 use crate::replicas::Site;
+use crate::report::RunId;
 use crate::run::lock::{EarlyRecord, RunLock};
 use crate::runner::rules;
 use crate::vault::root::{SnapshotName, SourceIdentity};
@@ -55,6 +56,8 @@ pub struct Term {
     halt: Arc<AtomicBool>,
     /// Whether there are several vaults, of which one holds the epoch.
     several: bool,
+    /// The last run that created a snapshot's root, the snapshot, and whether it is good.
+    committed: Mutex<Option<(RunId, SnapshotName, bool)>>,
 }
 
 #[derive(Default)]
@@ -98,7 +101,14 @@ impl Term {
     /// Sets the options of each backup that the runner begins.
     pub fn for_backups(self: &Arc<Self>) -> rules::Term {
         let term = self.clone();
-        rules::Term::new(move |options| term.set(options))
+        rules::Term::new(move |options| {
+            term.set(options);
+            let term = term.clone();
+            options.after_commit = Some(AfterCommit::new(move |run, snapshot, good| {
+                let committed = run.map(|run| (run, snapshot, good));
+                *term.committed.lock().unwrap_or_else(PoisonError::into_inner) = committed;
+            }));
+        })
     }
 
     /// Sets the options of a backup: its epoch, or that it is diverged.
@@ -232,6 +242,12 @@ impl Term {
     /// the successor may not have restored them, and theirs have greater numbers: nothing restores them by itself.
     pub fn take_unasked(&self) -> Vec<SnapshotName> {
         std::mem::take(&mut self.state().unasked)
+    }
+
+    /// The snapshot that a run has committed, and whether it is good, as far as that was the last one: the run need not be over.
+    pub fn committed(&self, run: RunId) -> Option<(SnapshotName, bool)> {
+        let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        committed.filter(|(of, ..)| *of == run).map(|(_, snapshot, good)| (snapshot, good))
     }
 
     /// Whether another instance has ended the epoch.
