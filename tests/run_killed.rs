@@ -212,6 +212,7 @@ fn killed_at_each_step_of_a_start_and_an_end() {
             assert!(kills < 100, "it is killed at each {call}");
         }
     }
-    assert!(kills > 5, "only {kills} kills");
+    // Such a call is counted in its thread, and each call of a store has one of its own: of those, this kills at the first of a kind.
+    assert!(kills > 3, "only {kills} kills");
     world.run(["verify", "--read-data"]).ended(0);
 }
