@@ -14,7 +14,7 @@ use super::{Around, RunEvent};
 use crate::backup::BackupReport;
 use crate::backup::options::BackupOptions;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::{self, Job, Origin};
 use crate::lineage::{self, Lineage};
