@@ -1,12 +1,12 @@
 //! `lastgood run` with a vault in a folder that hangs: the server of its filesystem is stopped, and answers when it goes on.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::support::World;
-use crate::support::counter::Counters;
+use crate::support::counter::{Counters, WITHIN, until};
 use crate::support::fuse_process::StoppableFuse;
 use crate::support::process::Running;
 
@@ -133,4 +133,20 @@ fn an_instance_that_waits_ends_although_the_only_folder_hangs() {
     assert!(took < Duration::from_secs(8), "{took:?}: {}", first.log());
     mounted.go_on();
     drop(second);
+}
+
+#[test]
+fn an_app_that_stops_writing_is_told_of_although_a_vault_hangs() {
+    let Some((counters, mounted)) = world("other,mnt/v") else { return };
+    fs::create_dir_all(counters.world.path("data/sub")).unwrap();
+    let options = ["--every", "off", "--handover-poll", "200ms", "--data-freshness", "3s"];
+    let run = started(&counters, &options);
+    mounted.hang();
+    let app = rustix::process::Pid::from_raw(counters.begun("a", 1, &run).pid as i32).unwrap();
+    let began = Instant::now();
+    rustix::process::kill_process(app, Signal::STOP).unwrap();
+    let told = || run.log().contains("nothing was written to the data directory").then_some(());
+    until("alarm", WITHIN, || run.log(), told);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    rustix::process::kill_process(app, Signal::CONT).unwrap();
 }

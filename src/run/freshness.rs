@@ -161,14 +161,13 @@ impl FreshnessWatch {
                     thread::sleep(TICK);
                     continue;
                 }
-                let look = Instant::now();
                 let seen = probe_data(&rules.place, &end);
                 if end.load(Ordering::Relaxed) {
                     return;
                 }
                 let runs = locked(&started).map_or(Duration::ZERO, |since| since.elapsed());
                 state.look(&rules, &seen, (runs, Timestamp::now())).into_iter().for_each(&tell);
-                let pause = rules.pause(look.elapsed());
+                let pause = rules.pause(seen.took);
                 next = Instant::now() + if state.is_undecided() { pause.min(AGAIN) } else { pause };
             }
         };
@@ -211,7 +210,7 @@ mod tests {
             filled: *filled,
         });
         let newest = age.map(|age| now - jiff::SignedDuration::from_secs(age as i64));
-        DataFindings { newest, whole: true, error: None, critical: critical.collect() }
+        DataFindings { newest, whole: true, critical: critical.collect(), ..DataFindings::default() }
     }
 
     fn words(news: &[FreshnessNews]) -> Vec<&str> {

@@ -400,7 +400,7 @@ mod tests {
     }
 
     fn seen(ago: Option<i64>) -> DataFindings {
-        DataFindings { newest: ago.map(at), whole: true, error: None, critical: Vec::new() }
+        DataFindings { newest: ago.map(at), whole: true, ..DataFindings::default() }
     }
 
     fn run(result: Outcome) -> LastRun {

@@ -40,6 +40,8 @@ pub struct DataFindings {
     pub error: Option<String>,
     /// The critical files.
     pub critical: Vec<CriticalFile>,
+    /// How long the check of the directory itself took.
+    pub took: Duration,
 }
 
 /// How far ahead of the clock a file may be dated: clocks of servers differ.
@@ -95,6 +97,7 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
         filled: (filled || seen.whole).then_some(filled),
     };
     seen.critical = place.critical.iter().zip(found).map(told).collect();
+    seen.took = began.elapsed();
     seen
 }
 
