@@ -230,6 +230,7 @@ impl Rounds {
         let replaces = self.round % 20 == 15 || self.roll(40) == 0;
         let death = match self.roll(10) {
             _ if replaces => Death::None,
+            _ if self.round % 20 == 17 => Death::Checkpoint(self.roll(12)),
             0 => Death::After(1 + self.roll(150)),
             1 | 2 => Death::Checkpoint(self.roll(12)),
             _ => Death::None,
@@ -278,15 +279,16 @@ impl Rounds {
             self.app.log.push(what);
         }
         // A copy would part what is aside from its other names.
-        let moved = self.roll(8) == 0 && !suffers && manner.replaced.is_none();
+        let due = self.round % 20 == 13;
+        let moved = (self.roll(8) == 0 || due) && !suffers && manner.replaced.is_none();
         if moved {
             let aside = self.roll(2) == 0;
             self.app.move_data(aside);
             self.app.log.push(format!("moved to {}", self.app.data.display()));
-            if self.roll(2) == 0 {
+            if self.roll(2) == 0 || due {
                 (manner.busy, manner.restless, manner.death) = (0, false, Death::None);
             }
-            for _ in 0..self.roll(4) {
+            for _ in 0..self.roll(4).max(if due { 2 } else { 0 }) {
                 let changed = self.app.change_unseen();
                 self.app.counters.add("changed unseen", changed.is_some().into());
                 self.app.log.extend(changed);
