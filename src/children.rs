@@ -2,8 +2,7 @@
 //!
 //! - **A program ends with this one**, also when this one is killed: the kernel sends it SIGKILL as soon as the *thread* that
 //!   started it has ended (prctl(2), `PR_SET_PDEATHSIG`). So one thread, which never ends, starts all programs. The kernel forgets
-//!   it when a program changes its user (`su`, `gosu`) or has set-user-ID: such a program outlives this one, unless this one is
-//!   process 1 of a container, whose end ends all others.
+//!   it when a program changes its user (`su`, `gosu`) or has set-user-ID: such a program ends by a pipe that it inherits (`tether`).
 //! - **A number is not used for another process**: a process that has ended keeps its number until its status is taken, and that
 //!   happens under the lock under which signals are sent.
 //! - **Orphans**: [`adopt_orphans`] makes this program the parent of whatever its programs leave behind, as it is by itself where
@@ -11,6 +10,7 @@
 
 mod family;
 mod orphans;
+mod tether;
 
 use std::fmt;
 use std::io::{self, PipeReader, Read};
@@ -139,12 +139,14 @@ impl Program {
             command.process_group(0);
         }
         let this = getpid();
+        let (held, passed) = tether::new()?;
         let prepare = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // This program may have ended before that.
             if getppid() != Some(this) {
                 return Err(Errno::SRCH.into());
             }
+            passed.tie();
             // Only here, in the new process: programs that other threads start at this moment do not get them.
             keep.iter().try_for_each(|fd| Ok(fcntl_setfd(fd, FdFlags::empty())?))
         };
@@ -159,6 +161,7 @@ impl Program {
             if let Ok(pid) = pid.recv() {
                 on_end(tell.wait(pid, group));
             }
+            drop(held);
         };
         thread::Builder::new().name("child".into()).spawn(wait)?;
         let (answer, answered) = bounded(1);

@@ -66,6 +66,7 @@ mod run_hung;
 mod run_hung_folder;
 mod run_instances;
 mod run_killed;
+mod run_left;
 mod run_left_out;
 mod run_messages;
 mod run_older_readers;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use lastgood::error::{Code, Error, Result};
-use lastgood::run::left::MARK;
+use lastgood::run::mark::MARK;
 
 use super::file::VARIABLES;
 use super::options::{Options, Setting, Shape, nearest};

@@ -1,7 +1,7 @@
 //! The app: a child process like any other, whose end, output and remains are known.
 //!
 //! - Its environment is the one of this program, as it is: it is the user's, and the app is the user's as well. One variable is
-//!   added, by which what it starts is known if this program is killed: [`super::left::MARK`].
+//!   added, by which what it starts is known if this program is killed: [`super::mark::MARK`].
 //! - stdin is inherited. stdout and stderr are, too, where nothing watches the output, and on a terminal: programs buffer and colour
 //!   their output there in another way than in a pipe. Otherwise each is a pipe, of which every byte is passed on at once. Where
 //!   both lead to one place, they share one pipe, which keeps their order.
@@ -25,9 +25,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use self::pipes::Pipes;
 use super::command::AppCommand;
-use super::left::{self, ProcessIdentity};
+use super::left;
 use super::lock::RunLock;
+use super::mark::{MARK, mark};
 use super::output::{Output, OutputMatch};
+use super::process::ProcessIdentity;
 use crate::children::{Group, Program, ProgramEnd};
 use crate::error::{Doing, Result};
 
@@ -204,7 +206,7 @@ impl App {
 
 /// Starts the app by a command.
 fn start(options: &AppOptions, mut command: Command) -> std::io::Result<(Program, Pipes)> {
-    command.env(left::MARK, left::mark().map_err(std::io::Error::other)?);
+    command.env(MARK, mark().map_err(std::io::Error::other)?);
     let group = if has_terminal() { Group::Shared } else { Group::Own };
     let keep = options.lock.iter().filter_map(|lock| lock.file()).map(File::try_clone);
     let keep = keep.map(|file| Ok(file?.into())).collect::<std::io::Result<_>>()?;

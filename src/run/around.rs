@@ -122,6 +122,7 @@ impl Around {
         // Before anything is done: a typing error in the command changes nothing.
         let command = AppCommand::find(&settings.command, path)?;
         let has_terminal = super::app::has_terminal();
+        super::mark::set_data(&settings.data);
         let (send, events) = unbounded();
         let idle = Arc::new(Mutex::new(true));
         let term = Arc::new(Term::new(vaults.are_several()));

@@ -6,10 +6,13 @@
 //!
 //! What the app starts may not inherit it: Python's `subprocess` closes what it is not told to keep. If `run` is killed, the app dies
 //! with it, the lock is free, and such processes go on writing. So the file says by what they are known ([`RunProof`]), and the next
-//! one that locks it ends them first ([`super::left`]). It does the same if the lock is held by what a dead `run` has left. While the
-//! directory is empty, and has no lock, an [`EarlyRecord`] elsewhere says the same.
+//! one that locks it ends them first ([`super::left`]). It does the same if the lock is held by what a dead `run` has left. A
+//! [`RunRecord`] outside of the directory says the same, and is what is believed: the app's user may write to the file here. Whom that
+//! names is ended only if nobody else could write it. Otherwise only marks count, and whoever is named beyond that keeps the app from
+//! being started, with an error that says who that is.
 
-mod early;
+mod record;
+mod trust;
 
 use std::fs::File;
 use std::io;
@@ -24,14 +27,15 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::left::{ProcessIdentity, RunProof};
-use crate::error::{Code, Error, Result};
+use super::left::{Remains, RunProof};
+use super::process::ProcessIdentity;
+use crate::error::{Code, Doing, Error, Result};
 use crate::fs::holders::{Locks, has_open, program};
 use crate::fs::{Folder, SAFE, is_file, what};
 use crate::lineage::{OWN_FOLDER, RUN_LOCK, own_folder};
 use crate::text::one_line;
 
-pub use self::early::EarlyRecord;
+pub use self::record::RunRecord;
 
 /// The sleep between two attempts to lock.
 const STEP: Duration = Duration::from_millis(100);
@@ -43,6 +47,8 @@ const MAX_FILE: u64 = 4096;
 const FILE: usize = 4096;
 /// The most bytes of a host's name that are shown.
 const MAX_HOST: usize = 100;
+/// The most processes without the mark that the file names.
+const MAX_UNMARKED: usize = 100;
 
 /// The process that made a lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,24 +97,22 @@ impl RunLock {
     pub fn take(directory: &Folder, wait: &LockWait) -> Result<RunLock> {
         let path = directory.path().join(OWN_FOLDER).join(RUN_LOCK);
         let doing = || format!("lock {}", path.display());
-        let folder = own_folder(directory).map_err(|why| why.within(doing()))?;
         let began = Instant::now();
         let (mut told, mut ended) = (false, false);
         loop {
+            // A restore may exchange the directory while its lock is waited for, and the new one has another lock.
+            let directory = Folder::open(directory.path()).doing(doing)?;
+            let folder = own_folder(&directory).map_err(|why| why.within(doing()))?;
             let file = open(&folder).map_err(|why| not_opened(&path, &why))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed the file, and another process locked the next one.
-                Ok(()) if is_there(&folder, &file) => {
+                Ok(()) if is_there(&folder, &file) && is_in_place(&directory) => {
                     // Another name of the file may be anything, and is not to be written to.
                     if fstat(&file).is_ok_and(|stat| stat.st_nlink > 1) {
                         folder.remove_file(RUN_LOCK).map_err(|why| not_opened(&path, &why.into()))?;
                         continue;
                     }
-                    end_left(&file, wait).map_err(|left| {
-                        Error::failed(doing(), format!("a `lastgood run` that was killed has left processes: {left}"))
-                            .with_code(Code::Locked)
-                            .hint("They may write to the data: end them first.")
-                    })?;
+                    end_left(&file, &path, wait).map_err(|why| why.into_error(doing()))?;
                     let lock = RunLock { file: Some(file), path, writing: Mutex::default() };
                     lock.note(wait.host);
                     return Ok(lock);
@@ -118,7 +122,7 @@ impl RunLock {
                 Err(Errno::WOULDBLOCK | Errno::INTR) if !ended && noted(&file).is_some_and(|noted| noted.is_gone()) => {
                     ended = true;
                     // What does not end is waited for, and named at the end.
-                    let _ = end_left(&file, wait);
+                    let _ = end_left(&file, &path, wait);
                     continue;
                 }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {}
@@ -192,15 +196,14 @@ impl RunLock {
     pub fn note_unmarked(&self, processes: &[ProcessIdentity]) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut noted) = self.file.as_ref().and_then(noted) else { return };
-        if noted.proof.as_mut().is_some_and(|proof| proof.set_unmarked(processes)) {
+        if noted.proof.as_mut().is_some_and(|proof| proof.set_unmarked(processes, MAX_UNMARKED)) {
             self.write(&noted);
         }
     }
 
     /// Writes down who holds it.
     fn note(&self, host: &str) {
-        let (pid, since, host) = (std::process::id(), Timestamp::now(), one_line(host, MAX_HOST));
-        self.write(&LockHolder { pid, host, since, proof: RunProof::of_this() });
+        self.write(&LockHolder::this(host));
     }
 
     /// Writes what the file says, in one step. An error is not told: the lock is held all the same.
@@ -218,21 +221,70 @@ impl RunLock {
 }
 
 impl LockHolder {
+    /// This process, from now on.
+    fn this(host: &str) -> LockHolder {
+        let (pid, since, host) = (std::process::id(), Timestamp::now(), one_line(host, MAX_HOST));
+        LockHolder { pid, host, since, proof: RunProof::of_this() }
+    }
+
     /// Whether it is known to have ended.
     fn is_gone(&self) -> bool {
         self.proof.as_ref().is_some_and(RunProof::is_gone)
     }
 }
 
-/// Ends what the last holder of a lock has left, if that was killed.
+/// Tells what keeps an app from being started, for people.
+#[derive(Debug)]
+enum StillThere {
+    /// Processes that are proven to be left, and do not end.
+    Left(String),
+    /// Processes that a file says to be left, which others than this user may have written.
+    Named { processes: String, by: PathBuf },
+}
+
+impl StillThere {
+    /// The error that something could not be done because of that.
+    fn into_error(self, doing: String) -> Error {
+        match self {
+            StillThere::Left(left) => {
+                Error::failed(doing, format!("a `lastgood run` that was killed has left processes: {left}"))
+                    .hint("They may write to the data: end them first.")
+            }
+            StillThere::Named { processes, by } => {
+                let by = by.display();
+                Error::failed(doing, format!("a `lastgood run` that was killed has left processes, by what {by} says: {processes}"))
+                    .hint(format!(
+                        "Other users can write that file, so they are not ended because of it. If they are of the app, end them. If they are \
+                         not, remove {by}."
+                    ))
+            }
+        }
+        .with_code(Code::Locked)
+    }
+}
+
+/// Ends what is left of a `run` that was killed.
 ///
 /// # Errors
 /// What is left all the same.
-fn end_left(file: &File, wait: &LockWait) -> Result<(), String> {
+fn end_remains(remains: &Remains, wait: &LockWait) -> Result<(), StillThere> {
+    remains.end(wait.stop_timeout, wait.stop).map(drop).map_err(|left| StillThere::Left(left.join(", ")))
+}
+
+/// Ends what the last holder of a lock has left, if that was killed.
+///
+/// # Errors
+/// Processes are left all the same, or cannot be proven to be left.
+fn end_left(file: &File, path: &Path, wait: &LockWait) -> Result<(), StillThere> {
     let Some(proof) = noted(file).and_then(|noted| noted.proof) else { return Ok(()) };
-    match proof.end_left(wait.stop_timeout, wait.stop) {
-        Ok(_) => Ok(()),
-        Err(left) => Err(left.join(", ")),
+    if trust::is_own(file) && trust::is_own_place(path) {
+        return end_remains(&Remains { data: None, proof: Some(&proof) }, wait);
+    }
+    end_remains(&Remains { data: None, proof: Some(&proof.clone().marks_only()) }, wait)?;
+    let named: Vec<_> = proof.named().iter().map(|found| format!("{} {}", found.pid, program(found.pid))).collect();
+    match named.is_empty() {
+        true => Ok(()),
+        false => Err(StillThere::Named { processes: named.join(", "), by: path.to_owned() }),
     }
 }
 
@@ -272,12 +324,21 @@ fn is_there(folder: &Folder, file: &File) -> bool {
     (there.st_dev, there.st_ino) == (file.st_dev, file.st_ino)
 }
 
+/// Whether a directory is the one that its path leads to.
+fn is_in_place(directory: &Folder) -> bool {
+    let (Ok(there), Ok(stat)) = (Folder::open(directory.path()).and_then(fstat), fstat(directory)) else {
+        return false;
+    };
+    (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino)
+}
+
 /// Names what holds the lock, as far as it is known: a process that is there, rather than the one that made the lock and is dead.
 fn holder(file: &File) -> String {
     let locks = Locks::read();
     let seen = locks.of(file).into_iter().find(|lock| lock.kind == "FLOCK").map(|lock| lock.pid);
     let noted = noted(file);
     let is_gone = noted.as_ref().is_some_and(LockHolder::is_gone);
+    let named = noted.as_ref().and_then(|noted| noted.proof.as_ref()?.named().first().map(|found| found.pid));
     let made = noted.map(|LockHolder { pid, host, since, .. }| {
         let (host, since) = (one_line(&host, MAX_HOST), since.strftime("%F %TZ"));
         format!("process {pid} on {host} since {since}")
@@ -288,7 +349,7 @@ fn holder(file: &File) -> String {
             let noted = made.map(|made| format!(" ({made})")).unwrap_or_default();
             format!("process {pid} {}{noted}", program(pid))
         }
-        (_, Some(made)) => match heir(file) {
+        (_, Some(made)) => match heir(file).or(named) {
             Some(heir) => format!("process {heir} {}, left by {made},", program(heir)),
             None => made,
         },

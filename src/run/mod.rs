@@ -9,6 +9,8 @@ pub mod fit;
 pub mod freshness;
 pub mod lock;
 pub mod left;
+pub mod mark;
+pub mod process;
 pub mod output;
 pub mod restart;
 pub mod signals;

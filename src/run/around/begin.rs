@@ -97,7 +97,7 @@ impl Around {
     /// Ends an epoch in which no app ran: who comes next need not wait for it.
     fn end_unused_epoch(&self) {
         self.term.unwatch();
-        self.term.set_lock(None);
+        self.term.leave_directory();
         let Some(driver) = self.term.driver() else { return };
         if let Err(why) = self.runner.context(|ctx| driver.end(None, ctx)) {
             tracing::debug!("the end of the epoch was not told: {why}");
@@ -171,6 +171,7 @@ impl Around {
                 }
                 let place = self.locked_place()?;
                 // Only now: what a restore puts into place is locked before.
+                self.note_run()?;
                 self.lock_later()?;
                 let was_empty = !self.has_data();
                 // From here on a signal stops the app, and not the program; and nothing ends the term without saving.

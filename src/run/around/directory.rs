@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::Around;
 use crate::error::{Code, Doing, Result};
 use crate::fs::beneath::Directory;
 use crate::fs::{Folder, filesystem};
-use crate::lineage::{self, Lineage, Serial};
+use crate::lineage::{self, Lineage, OWN_FOLDER, RUN_LOCK, Serial};
 use crate::monitor::Context;
 use crate::run::app::App;
-use crate::run::left::{self, ProcessIdentity};
-use crate::run::lock::{EarlyRecord, LockWait, RunLock};
+use crate::run::lock::{LockWait, RunLock, RunRecord};
+use crate::run::process::ProcessIdentity;
 use crate::source::place;
 use crate::start::facts;
 use crate::vault::root::{SnapshotName, SourceIdentity};
@@ -103,43 +105,51 @@ impl Around {
     fn lock_within(&self, patience: Duration) -> Result<()> {
         let (host, stop_timeout) = (&self.settings.rules.backup.host, self.settings.stop_timeout);
         let wait = LockWait { host, patience, stop_timeout, stop: self.term.halt() };
-        EarlyRecord::end_left(&self.settings.data, &wait)?;
-        if !self.has_data() {
+        let doing = || format!("open {}", self.settings.data.display());
+        let directory = match Folder::open(&self.settings.data) {
+            Err(Errno::NOENT) => None,
+            opened => Some(opened.doing(doing)?),
+        };
+        let is_ours = |directory: &Folder| self.term.lock().is_some_and(|lock| lock.is_of(directory));
+        if directory.as_ref().is_some_and(is_ours) {
+            return Ok(());
+        }
+        RunRecord::end_left(&self.settings.data, &wait)?;
+        // Where there is no data, none is made, but one that is there is another one's, or was: its app may have moved the data away.
+        let Some(directory) = directory.filter(|directory| has_lock(directory) || self.has_data()) else {
             self.term.set_lock(None);
             return Ok(());
-        }
-        let doing = || format!("open {}", self.settings.data.display());
-        let directory = Folder::open(&self.settings.data).doing(doing)?;
-        if self.term.lock().is_some_and(|lock| lock.is_of(&directory)) {
-            return Ok(());
-        }
+        };
         self.term.set_lock(Some(Arc::new(RunLock::take(&directory, &wait)?)));
         Ok(())
     }
 
-    /// Has the lock, or what stands for it, say which process the app is and, while it runs, which of those that it has started cannot be
+    /// Writes down outside of the directory that an app runs on it from now on, unless it is written already.
+    pub(super) fn note_run(&self) -> Result<()> {
+        if !self.term.has_record() {
+            let record = RunRecord::write(&self.settings.data, &self.settings.rules.backup.host)?;
+            self.term.set_record(record.map(Arc::new));
+        }
+        Ok(())
+    }
+
+    /// Has the lock and the record say which process the app is and, while it runs, which of those that it has started cannot be
     /// known by its mark.
     pub(super) fn note_app(&self, app: &App) {
-        // A lock that the app inherits names it already.
-        if self.term.lock().is_none() {
-            self.term.note(|early| early.note_app(app.pid()));
-        }
+        self.term.note_app(app.pid());
         let term = self.term.clone();
-        let note = move |found: &[ProcessIdentity]| term.note(|lock| lock.note_unmarked(found));
+        let note = move |found: &[ProcessIdentity]| term.note_unmarked(found);
         if let Err(why) = app.watch_unmarked(note) {
             tracing::warn!("what the app starts with an empty environment is not known: {why}");
         }
     }
 
     /// Where there is no data when the app is started, locks the directory as soon as the app, or anything else, has made something in
-    /// it: some apps insist on an empty directory. The app does not inherit that lock, but what it starts is known by its mark all the
-    /// same. Until then an [`EarlyRecord`] tells of the app.
+    /// it: some apps insist on an empty directory. The app does not inherit that lock, but the [`RunRecord`] tells of it all the same.
     pub(super) fn lock_later(&self) -> Result<()> {
         if self.term.lock().is_some() {
             return Ok(());
         }
-        let early = EarlyRecord::write(&self.settings.data, &self.settings.rules.backup.host);
-        self.term.set_early(early.map(Arc::new));
         let (term, stop, changes) = (self.term.clone(), self.stop.clone(), self.term.lock_changes());
         let (runner, look) = (self.runner.clone(), self.settings.look.clone());
         let (data, host) = (self.settings.data.clone(), self.settings.rules.backup.host.clone());
@@ -151,10 +161,7 @@ impl Around {
                     let wait = LockWait { host: &host, patience: Duration::ZERO, stop_timeout, stop: &stop };
                     let taken = Folder::open(&data).doing(|| format!("open {}", data.display()));
                     match taken.and_then(|directory| RunLock::take(&directory, &wait)) {
-                        Ok(lock) => {
-                            left::app_of_this().into_iter().for_each(|app| lock.note_app(app));
-                            return term.set_lock_after(changes, Arc::new(lock));
-                        }
+                        Ok(lock) => return term.set_lock_after(changes, Arc::new(lock)),
                         Err(why) if !std::mem::replace(&mut told, true) => {
                             tracing::error!("the data directory is not locked against another `lastgood run`: {why}");
                         }
@@ -167,4 +174,9 @@ impl Around {
         thread::Builder::new().name("lock".into()).spawn(work).doing(|| "start the thread that locks the directory")?;
         Ok(())
     }
+}
+
+/// Whether there is a file of the lock in a directory.
+fn has_lock(directory: &Folder) -> bool {
+    directory.enter(OWN_FOLDER).and_then(|own| own.look(RUN_LOCK)).is_ok_and(|found| found.is_some())
 }

@@ -150,7 +150,7 @@ impl Around {
         self.beside.set(AppState::Ending);
         state.watch = None;
         if self.settings.detached {
-            return self.term.set_lock(None);
+            return self.term.leave_directory();
         }
         let until = until.map(before_last);
         let unused = self.stop_seeking();
@@ -208,7 +208,7 @@ impl Around {
             });
         }
         self.term.unwatch();
-        self.term.set_lock(None);
+        self.term.leave_directory();
         if let Some(driver) = unused {
             self.end_epoch(&driver, None);
         }

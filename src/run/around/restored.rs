@@ -233,7 +233,7 @@ impl Around {
         Some(match (superseded, self.settings.on_superseded) {
             (false, _) => TermEnd::Again,
             (true, OnSuperseded::Wait) if state.stopping.is_none() => {
-                self.term.set_lock(None);
+                self.term.leave_directory();
                 TermEnd::Superseded
             }
             (true, _) => TermEnd::Exit(0),

@@ -278,7 +278,7 @@ impl Around {
         let end = self.stop_and_pin(state, decision);
         if state.stopping.is_some() {
             self.term.unwatch();
-            self.term.set_lock(None);
+            self.term.leave_directory();
             self.end_epoch(&driver, None);
             return TermEnd::Exit(end.map_or(end::KILLED, ProgramEnd::code));
         }
@@ -289,7 +289,7 @@ impl Around {
     /// Stops an app that is not to run on its data, and saves what it leaves. The term that follows refuses to start it.
     fn stop_refused(&self, state: &mut TermState, decision: &Decision) -> TermEnd {
         let end = self.stop_and_pin(state, decision);
-        self.term.set_lock(None);
+        self.term.leave_directory();
         match state.stopping {
             Some(_) => TermEnd::Exit(end.map_or(end::KILLED, ProgramEnd::code)),
             None => TermEnd::Again,

@@ -16,7 +16,8 @@ use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
 use crate::replicas::Site;
 use crate::report::RunId;
-use crate::run::lock::{EarlyRecord, RunLock};
+use crate::run::lock::{RunLock, RunRecord};
+use crate::run::process::ProcessIdentity;
 use crate::runner::rules;
 use crate::vault::root::{SnapshotName, SourceIdentity};
 
@@ -73,8 +74,10 @@ struct TermHold {
     /// The last snapshot that was taken then.
     beside: Option<SnapshotName>,
     lock: Option<Arc<RunLock>>,
-    /// Stands for the lock while there is none, since the directory is empty.
-    early: Option<Arc<EarlyRecord>>,
+    /// Says outside of the directory what the lock says.
+    record: Option<Arc<RunRecord>>,
+    /// The process of the app that was started last.
+    app: Option<u32>,
     /// How often the lock was set.
     lock_changes: u64,
     /// Snapshots of which it could not be asked whether the epoch was over when they were committed.
@@ -263,25 +266,47 @@ impl Term {
     /// Keeps the lock of the directory. The one before is let go.
     pub fn set_lock(&self, lock: Option<Arc<RunLock>>) {
         let mut state = self.state();
-        let before = (std::mem::replace(&mut state.lock, lock), state.early.take());
+        let before = std::mem::replace(&mut state.lock, lock);
         state.lock_changes += 1;
         drop(state);
         drop(before);
     }
 
-    /// Keeps what stands for the lock until one is set.
-    pub fn set_early(&self, early: Option<Arc<EarlyRecord>>) {
-        self.state().early = early;
+    /// Keeps what says the same outside of the directory.
+    pub fn set_record(&self, record: Option<Arc<RunRecord>>) {
+        self.state().record = record;
     }
 
-    /// Has whatever says by what the app is known say more.
-    pub fn note(&self, note: impl FnOnce(&RunLock)) {
+    /// Whether there is such a record.
+    pub fn has_record(&self) -> bool {
+        self.state().record.is_some()
+    }
+
+    /// Lets the lock go, and the record: no app runs on the directory any more.
+    pub fn leave_directory(&self) {
+        self.set_lock(None);
+        let record = self.state().record.take();
+        drop(record);
+    }
+
+    /// Has the lock and the record say which process the app is.
+    pub fn note_app(&self, pid: u32) {
+        self.state().app = Some(pid);
+        let (lock, record) = self.notes();
+        record.iter().for_each(|record| record.note_app(pid));
+        lock.iter().for_each(|lock| lock.note_app(pid));
+    }
+
+    /// Has them say which processes the app has started that cannot be known by its mark.
+    pub fn note_unmarked(&self, found: &[ProcessIdentity]) {
+        let (lock, record) = self.notes();
+        record.iter().for_each(|record| record.note_unmarked(found));
+        lock.iter().for_each(|lock| lock.note_unmarked(found));
+    }
+
+    fn notes(&self) -> (Option<Arc<RunLock>>, Option<Arc<RunRecord>>) {
         let state = self.state();
-        let (lock, early) = (state.lock.clone(), state.early.clone());
-        drop(state);
-        if let Some(found) = lock.as_deref().or(early.as_deref().map(EarlyRecord::record)) {
-            note(found);
-        }
+        (state.lock.clone(), state.record.clone())
     }
 
     /// How often the lock was set.
@@ -293,7 +318,10 @@ impl Term {
     pub fn set_lock_after(&self, changes: u64, lock: Arc<RunLock>) {
         let mut state = self.state();
         if state.lock_changes == changes {
-            (state.lock, state.early, state.lock_changes) = (Some(lock), None, changes + 1);
+            (state.lock, state.lock_changes) = (Some(lock.clone()), changes + 1);
+            let app = state.app;
+            drop(state);
+            app.into_iter().for_each(|app| lock.note_app(app));
         }
     }
 
