@@ -59,9 +59,12 @@ fn an_instance_that_waits_comes_back_although_its_vault_fails_just_then() {
     let mut a = counters.started("a", "data", &[&OPTIONS[..], &["--store-timeout", "1s"]].concat());
     let mut b = counters.start("b", "b", &OPTIONS);
     counters.begun("b", 1, &b);
-    a.log_with("another instance");
+    a.log_with("this one waits until that has ended");
+    // It is not to see the end before the vault fails.
+    a.signal(Signal::STOP);
     assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
-    server.script(When::list("snapshots/").times(40), Fault::status(503));
+    server.script(When::list("snapshots/").always(), Fault::status(503));
+    a.signal(Signal::CONT);
     a.log_with("no epoch could be begun, and it is tried again");
     server.heal();
     assert_eq!(counters.begun("a", 2, &a).count, counters.stopped("b"), "{}", a.log());
