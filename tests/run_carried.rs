@@ -10,7 +10,8 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 use crate::support::counter::without_terminal;
 use crate::support::http::Service;
 use crate::support::skipped::skipped;
-use crate::support::{LASTGOOD, World, is_root};
+use crate::support::strace::killed_at;
+use crate::support::{World, is_root};
 
 /// No start of these tests makes this many calls of one kind.
 const MOST: usize = 400;
@@ -78,30 +79,6 @@ fn start() -> Vec<&'static str> {
     [&RUN[..], &["--exclude", "*.tmp", "--exclude", "cache", "--", "true"]].concat()
 }
 
-/// Starts the app, and is killed when it makes the `n`th call of a kind. Whether it came to its end.
-fn killed_at(world: &World, call: &str, n: usize) -> Option<bool> {
-    let program = world.command(start());
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-    strace.args(["-e", &format!("inject={call}:signal=KILL:when={n}")]).arg(LASTGOOD).args(start());
-    strace.current_dir(program.get_current_dir().unwrap());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => strace.env(name, value),
-            None => strace.env_remove(name),
-        };
-    }
-    match strace.output() {
-        Ok(ran) if ran.status.code() != Some(1) || !String::from_utf8_lossy(&ran.stderr).contains("ptrace") => {
-            Some(ran.status.success())
-        }
-        refused => {
-            skipped("strace", &format!("strace does not run: {refused:?}"));
-            None
-        }
-    }
-}
-
 /// Kills starts at each of these calls while something is carried over, and shows that the next start leaves what an undisturbed one
 /// leaves. Returns how often it was killed while it was carried over.
 fn kill_at_each(call: &str) -> usize {
@@ -110,7 +87,7 @@ fn kill_at_each(call: &str) -> usize {
         let world = unknown();
         let data = world.data();
         let before = ["spool", "spool/deep", "cache"].map(|path| told(&data.join(path)));
-        let Some(ended) = killed_at(&world, call, n) else { return 1 };
+        let Some(ended) = killed_at(&world.command(start()), call, n) else { return 1 };
         let is_half = data.join(".lastgood/carry.json").exists();
         halves += usize::from(is_half);
         if !ended {

@@ -27,14 +27,6 @@ fn two(bucket_first: bool) -> (Server, Counters) {
     (server, Counters::within(world))
 }
 
-/// Starts the counter, and has all vaults take a snapshot.
-fn started(counters: &Counters, options: &[&str]) -> Running {
-    let run = counters.started("a", "data", options);
-    run.signal(Signal::USR1);
-    run.log_with("backup is complete");
-    run
-}
-
 /// The count of the newest snapshot in the folder alone.
 fn saved_in_folder(counters: &Counters) -> u64 {
     let out = counters.world.path("of-folder");
@@ -48,7 +40,7 @@ fn saved_in_folder(counters: &Counters) -> u64 {
 fn the_last_snapshot_is_committed_in_the_vault_that_answers_whichever_hangs() {
     for bucket_first in [true, false] {
         let (server, counters) = two(bucket_first);
-        let mut run = started(&counters, &OPTIONS);
+        let mut run = counters.started_and_saved("a", "data", &OPTIONS);
         server.latency(FOR_EVER);
         let (code, took) = run.end(Signal::TERM);
         assert_eq!(code, Some(0), "{}", run.log());
@@ -63,7 +55,7 @@ fn the_last_snapshot_is_committed_in_the_vault_that_answers_whichever_hangs() {
 #[test]
 fn a_signal_during_a_backup_that_waits_for_a_hung_vault_leaves_that_out() {
     let (server, counters) = two(true);
-    let mut run = started(&counters, &["--every", "1s", "--handover-poll", "200ms"]);
+    let mut run = counters.started_and_saved("a", "data", &["--every", "1s", "--handover-poll", "200ms"]);
     server.latency(FOR_EVER);
     let before = server.requests().len();
     // The next backup by time has begun, and waits.
@@ -76,7 +68,11 @@ fn a_signal_during_a_backup_that_waits_for_a_hung_vault_leaves_that_out() {
 #[test]
 fn a_backup_by_time_is_committed_where_one_vault_answers() {
     let (server, counters) = two(true);
-    let run = started(&counters, &["--every", "1s", "--handover-poll", "200ms", "--store-timeout", "2s"]);
+    let run = counters.started_and_saved(
+        "a",
+        "data",
+        &["--every", "1s", "--handover-poll", "200ms", "--store-timeout", "2s"],
+    );
     server.latency(FOR_EVER);
     let hung = counters.count("data");
     let began = Instant::now();
@@ -96,7 +92,7 @@ fn one() -> (Server, Counters) {
 #[test]
 fn one_request_that_is_refused_for_long_does_not_cost_the_last_snapshot() {
     let (server, counters) = one();
-    let mut run = started(&counters, &OPTIONS);
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     server.script(When::kind(Kind::Create), Fault::retry_after(503, 20));
     let (code, took) = run.end(Signal::TERM);
     assert_eq!((code, server.faults()), (Some(0), 1), "{}", run.log());
@@ -108,7 +104,7 @@ fn one_request_that_is_refused_for_long_does_not_cost_the_last_snapshot() {
 #[test]
 fn a_last_snapshot_whose_report_hangs_is_taken_and_ends_the_epoch() {
     let (server, counters) = one();
-    let mut run = started(&counters, &OPTIONS);
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     server.script(When::create("runs/").always(), Fault::Stall(Point::Upload(0), FOR_EVER));
     let (code, took) = run.end(Signal::TERM);
     assert_eq!(code, Some(0), "{}", run.log());
@@ -123,7 +119,7 @@ fn a_last_snapshot_whose_report_hangs_is_taken_and_ends_the_epoch() {
 #[test]
 fn the_end_of_the_epoch_that_cannot_be_told_keeps_nobody_from_ending() {
     let (server, counters) = one();
-    let mut run = started(&counters, &OPTIONS);
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     server.script(When::create(".end.json").always(), Fault::Stall(Point::Upload(0), FOR_EVER));
     let (code, took) = run.end(Signal::TERM);
     assert_eq!(code, Some(0), "{}", run.log());
@@ -153,7 +149,7 @@ fn the_time_for_the_end_begins_with_the_signal_also_during_a_handover() {
 #[test]
 fn an_app_is_started_on_its_data_with_init_although_the_vault_is_away() {
     let (server, counters) = one();
-    let mut run = started(&counters, &OPTIONS);
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     let last = counters.stopped("a");
     server.script(When::any().always(), Fault::status(503));

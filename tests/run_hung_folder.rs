@@ -8,7 +8,6 @@ use rustix::process::Signal;
 use crate::support::World;
 use crate::support::counter::{Counters, WITHIN, until};
 use crate::support::fuse_process::StoppableFuse;
-use crate::support::process::Running;
 
 const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "200ms"];
 /// The time of `--grace`, and what a busy machine adds to it.
@@ -27,14 +26,6 @@ fn world(vaults: &str) -> Option<(Counters, StoppableFuse)> {
     Some((Counters::within(world), mounted))
 }
 
-/// Starts the counter, and has all vaults take a snapshot.
-fn started(counters: &Counters, options: &[&str]) -> Running {
-    let run = counters.started("a", "data", options);
-    run.signal(Signal::USR1);
-    run.log_with("backup is complete");
-    run
-}
-
 /// The count of the newest snapshot in the folder that does not hang.
 fn saved_in_other(counters: &Counters) -> u64 {
     let out = counters.world.path("of-other");
@@ -47,7 +38,7 @@ fn saved_in_other(counters: &Counters) -> u64 {
 fn the_last_snapshot_is_committed_in_the_folder_that_answers_whichever_hangs() {
     for vaults in ["other,mnt/v", "mnt/v,other"] {
         let Some((counters, mounted)) = world(vaults) else { return };
-        let mut run = started(&counters, &OPTIONS);
+        let mut run = counters.started_and_saved("a", "data", &OPTIONS);
         mounted.hang();
         let (code, took) = run.end(Signal::TERM);
         assert_eq!(code, Some(0), "{}", run.log());
@@ -65,7 +56,7 @@ fn the_last_snapshot_is_committed_in_the_folder_that_answers_whichever_hangs() {
 #[test]
 fn backups_by_time_go_on_where_the_other_folder_answers() {
     let Some((counters, mounted)) = world("mnt/v,other") else { return };
-    let run = started(&counters, &["--every", "1s", "--handover-poll", "200ms"]);
+    let run = counters.started_and_saved("a", "data", &["--every", "1s", "--handover-poll", "200ms"]);
     mounted.hang();
     let hung = counters.count("data");
     run.log_with_within("incomplete-copies", 2, GIVEN_UP);
@@ -74,7 +65,7 @@ fn backups_by_time_go_on_where_the_other_folder_answers() {
 
 fn an_app_is_started_although_a_folder_hangs(vaults: &str) {
     let Some((counters, mounted)) = world(vaults) else { return };
-    let mut run = started(&counters, &OPTIONS);
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     let last = counters.stopped("a");
     mounted.hang();
@@ -111,7 +102,7 @@ fn a_signal_ends_a_start_that_waits_for_a_folder() {
 #[test]
 fn the_only_folder_hangs_and_the_end_comes_in_time() {
     let Some((counters, mounted)) = world("mnt/v") else { return };
-    let mut run = started(&counters, &OPTIONS);
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     mounted.hang();
     let (code, took) = run.end(Signal::TERM);
     assert_eq!(code, Some(0), "{}", run.log());
@@ -123,7 +114,7 @@ fn the_only_folder_hangs_and_the_end_comes_in_time() {
 #[test]
 fn an_instance_that_waits_ends_although_the_only_folder_hangs() {
     let Some((counters, mounted)) = world("mnt/v") else { return };
-    let mut first = started(&counters, &OPTIONS);
+    let mut first = counters.started_and_saved("a", "data", &OPTIONS);
     let second = counters.started("b", "other-data", &OPTIONS);
     first.log_with("this one waits until that has ended");
     mounted.hang();
@@ -140,7 +131,7 @@ fn an_app_that_stops_writing_is_told_of_although_a_vault_hangs() {
     let Some((counters, mounted)) = world("other,mnt/v") else { return };
     fs::create_dir_all(counters.world.path("data/sub")).unwrap();
     let options = ["--every", "off", "--handover-poll", "200ms", "--data-freshness", "3s"];
-    let run = started(&counters, &options);
+    let run = counters.started_and_saved("a", "data", &options);
     mounted.hang();
     let app = rustix::process::Pid::from_raw(counters.begun("a", 1, &run).pid as i32).unwrap();
     let began = Instant::now();

@@ -77,6 +77,18 @@ mod tests {
     use crate::start::testing::{BOOT, World, copy};
     use crate::vault::pins::{self, Pin};
 
+    fn find(world: &World, filters: &Filters) -> Result<Option<SnapshotName>> {
+        let options = StartOptions {
+            data: world.data.clone(),
+            from: "/vault".into(),
+            not_walked: Vec::new(),
+            sqlite: true,
+            check: None,
+            boot: BOOT.into(),
+        };
+        saved_before(&[world.site()], &options, filters, &context())
+    }
+
     #[test]
     fn a_copy_of_what_was_saved_is_known_and_what_differs_is_not() {
         let mut world = World::new();
@@ -84,17 +96,6 @@ mod tests {
         world.write("sub/b", b"2");
         world.options.diverged = Some("nobody knows where it comes from".into());
         let saved = world.backup().snapshot;
-        let find = |world: &World, filters: &Filters| {
-            let options = StartOptions {
-                data: world.data.clone(),
-                from: "/vault".into(),
-                not_walked: Vec::new(),
-                sqlite: true,
-                check: None,
-                boot: BOOT.into(),
-            };
-            saved_before(&[world.site()], &options, filters, &context())
-        };
         let all = Filters::default();
         assert_eq!(find(&world, &all).unwrap(), None, "nothing keeps it");
         let pin = Pin::new(saved, Timestamp::MAX, "diverged", None);
@@ -165,17 +166,7 @@ mod tests {
         let saved = world.backup().snapshot;
         let pin = Pin::new(saved, Timestamp::MAX, "diverged", None);
         pins::store(&world.vault(), &pin, &system_random).unwrap();
-        let find = |world: &World| {
-            let options = StartOptions {
-                data: world.data.clone(),
-                from: "/vault".into(),
-                not_walked: Vec::new(),
-                sqlite: true,
-                check: None,
-                boot: BOOT.into(),
-            };
-            saved_before(&[world.site()], &options, &Filters::default(), &context()).unwrap()
-        };
+        let find = |world: &World| find(world, &Filters::default()).unwrap();
         assert_eq!(find(&world), Some(saved));
         from_image(&world);
         assert_eq!(find(&world), Some(saved), "the next start of the container");

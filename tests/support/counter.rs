@@ -79,6 +79,15 @@ impl Counters {
         run
     }
 
+    /// Starts it as [`started`](Self::started) does, and has all vaults take a snapshot.
+    #[track_caller]
+    pub fn started_and_saved(&self, name: &str, data: &str, options: &[&str]) -> Running {
+        let run = self.started(name, data, options);
+        run.signal(Signal::USR1);
+        run.log_with("backup is complete");
+        run
+    }
+
     /// Waits until the first instance of a name has begun, and counts.
     #[track_caller]
     pub fn counts(&self, name: &str, data: &str, run: &Running) {
