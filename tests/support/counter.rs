@@ -228,14 +228,17 @@ pub fn until<T>(what: &str, within: Duration, log: impl Fn() -> String, find: im
     }
 }
 
+/// Returns the letter of the state of a process or a thread, by its folder in `/proc`. None if it is gone.
+pub fn state(process: &Path) -> Option<String> {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    stat.rsplit(')').next()?.split_whitespace().next().map(str::to_owned)
+}
+
 /// Waits until a process is gone: one that has ended and is waited for by nobody counts as gone.
 #[track_caller]
 pub fn gone(pid: u32) {
-    let ended = || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next().map(str::to_owned));
-        state.is_none_or(|state| state == "Z" || state == "X").then_some(())
-    };
+    let ended =
+        || state(Path::new(&format!("/proc/{pid}"))).is_none_or(|state| state == "Z" || state == "X").then_some(());
     until(&format!("end of process {pid}"), WITHIN, String::new, ended);
 }
 

@@ -1,8 +1,10 @@
 //! A mounted folder that can hang: the process that serves it is stopped by SIGSTOP, as a server is that is gone.
 //!
 //! It has to be another process, which takes no request while it is stopped: a request that a server has taken cannot be given up even
-//! by a process that is killed. That process is the tests' own binary, which is started with one test, [`SERVER`].
+//! by a process that is killed, which then never ends. That process is the tests' own binary, which is started with one test,
+//! [`SERVER`]; it is stopped between two requests, by the kernel's count of those that are not answered.
 
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,8 +13,9 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::bucket::SHARE;
-use super::counter::until;
+use super::counter::{state, until};
 use super::fuse::GcsFuse;
+use super::requirements::Mounted;
 
 /// The test that serves where these variables say so.
 const SERVER: &str = "support::fuse_process::serves_a_folder_for_another_test";
@@ -23,6 +26,10 @@ const AT: &str = "TESTS_FUSE_AT";
 pub struct StoppableFuse {
     at: PathBuf,
     server: Child,
+    /// The file of the kernel's count of its requests that are not answered.
+    unanswered: PathBuf,
+    /// Where that is mounted.
+    _connections: Mounted,
 }
 
 impl StoppableFuse {
@@ -33,10 +40,15 @@ impl StoppableFuse {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", SERVER, "--ignored"]).env(BEHIND, behind).env(AT, at);
         let server = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let served = StoppableFuse { at: at.to_owned(), server };
+        let connections = at.with_extension("connections");
+        fs::create_dir(&connections).unwrap();
+        let connections_at = Mounted::fuse_connections(connections.clone())?;
+        let mut served =
+            StoppableFuse { at: at.to_owned(), server, unanswered: PathBuf::new(), _connections: connections_at };
         let device = |path: &Path| rustix::fs::stat(path).unwrap().st_dev;
         let here = device(behind);
         until("mount", Duration::from_secs(60), String::new, || (device(at) != here).then_some(()));
+        served.unanswered = connections.join(rustix::fs::minor(device(at)).to_string()).join("waiting");
         Some(served)
     }
 
@@ -45,8 +57,29 @@ impl StoppableFuse {
     }
 
     /// Has it hang: nothing is answered from now on.
+    ///
+    /// # Panics
+    /// It is asked for something all the time.
     pub fn hang(&self) {
-        self.signal(Signal::STOP);
+        until("moment without a request", Duration::from_secs(20), String::new, || {
+            self.signal(Signal::STOP);
+            self.is_stopped();
+            let unanswered = fs::read_to_string(&self.unanswered).unwrap();
+            if unanswered.trim() == "0" {
+                return Some(());
+            }
+            // It has taken one, or one came after it was stopped.
+            self.signal(Signal::CONT);
+            None
+        });
+    }
+
+    /// Waits until all of its threads are.
+    fn is_stopped(&self) {
+        let tasks = || fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
+        until("stop of the server", Duration::from_secs(20), String::new, || {
+            tasks().all(|task| state(&task.unwrap().path()).is_none_or(|state| state == "T")).then_some(())
+        });
     }
 
     /// Has it go on: all that was asked meanwhile is answered.

@@ -116,7 +116,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        // One that waits in the kernel for what is dropped after it, such as a server that is stopped, is left to that.
+        let told = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if told.elapsed() > Duration::from_secs(30) {
+                eprintln!("process {} was killed, and does not end", self.child.id());
+                break;
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
         if thread::panicking() {
             eprintln!("the process said:\n{}", self.log());
         }

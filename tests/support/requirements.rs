@@ -43,6 +43,11 @@ impl Mounted {
         Self::mount(at, &["--bind", &from])
     }
 
+    /// Mounts what the kernel tells of FUSE filesystems at `at`, which is there; `None`, after printing why, if it is not available.
+    pub fn fuse_connections(at: PathBuf) -> Option<Self> {
+        Self::mount(at, &["-t", "fusectl", "fusectl"])
+    }
+
     fn mount(at: PathBuf, args: &[&str]) -> Option<Self> {
         let made = Command::new("mount").args(args).arg(&at).output();
         if made.as_ref().is_ok_and(|made| made.status.success()) {
