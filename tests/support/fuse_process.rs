@@ -37,12 +37,12 @@ impl StoppableFuse {
     pub fn mount(behind: &Path, at: &Path) -> Option<Self> {
         // Where it cannot be had, that is told here, by the test's own name.
         drop(GcsFuse::mount(behind, at, SHARE)?);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", SERVER, "--ignored"]).env(BEHIND, behind).env(AT, at);
-        let server = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let connections = at.with_extension("connections");
         fs::create_dir(&connections).unwrap();
         let connections_at = Mounted::fuse_connections(connections.clone())?;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", SERVER, "--ignored"]).env(BEHIND, behind).env(AT, at);
+        let server = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut served =
             StoppableFuse { at: at.to_owned(), server, unanswered: PathBuf::new(), _connections: connections_at };
         let device = |path: &Path| rustix::fs::stat(path).unwrap().st_dev;
