@@ -147,6 +147,20 @@ fn the_time_for_the_end_begins_with_the_signal_also_during_a_handover() {
 }
 
 #[test]
+fn an_app_waits_once_for_a_vault_that_is_away() {
+    let (server, counters) = one();
+    let mut run = counters.started_and_saved("a", "data", &OPTIONS);
+    assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+    server.script(When::any().always(), Fault::status(503));
+    let began = Instant::now();
+    // It is looked for before the epoch, and where the directory is decided about.
+    let run = counters.start("a", "data", &["--every", "off", "--store-timeout", "8s"]);
+    counters.begun("a", 2, &run);
+    assert!(began.elapsed() < Duration::from_secs(11), "{:?}: {}", began.elapsed(), run.log());
+    run.log_with("the app runs without an epoch");
+}
+
+#[test]
 fn an_app_is_started_on_its_data_with_init_although_the_vault_is_away() {
     let (server, counters) = one();
     let mut run = counters.started_and_saved("a", "data", &OPTIONS);

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Site, first};
+use super::{Site, SiteState, first};
 use crate::backup::options::LastWords;
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::fs::{answer, filesystem};
 use crate::monitor::Context;
 use crate::panics;
@@ -28,6 +28,8 @@ use crate::vault::root::{Root, SNAPSHOTS};
 const LAST_WORDS: Duration = Duration::from_secs(4);
 /// How long a store is asked for a backup's last checkpoint, which comes before the last words.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(3);
+/// The part of the time for a bucket that one has to answer in which was found unreachable just now.
+const GLANCE: u32 = 8;
 
 /// The vaults to use, the preferred one first.
 pub struct VaultPool {
@@ -44,6 +46,8 @@ pub struct VaultPool {
     /// Set where one store that hangs is not to keep the others from being used.
     awaiting: Option<Arc<Awaiting>>,
     quick: OnceLock<QuickStores>,
+    /// When a bucket was found unreachable, after all the time that it has.
+    away: Mutex<HashMap<Address, Instant>>,
 }
 
 /// The stores for looks that are made again and again.
@@ -77,6 +81,7 @@ impl VaultPool {
             last: Mutex::default(),
             awaiting: None,
             quick: OnceLock::new(),
+            away: Mutex::default(),
         }
     }
 
@@ -249,8 +254,21 @@ impl VaultPool {
     }
 
     /// Looks at what is in a place; without `init`, a vault may be made only in the default one.
+    ///
+    /// A bucket that was found unreachable has an eighth of its time for as long as it had before that: one look after the other would
+    /// otherwise take all of it, while an app waits to be started. If it answers, it has all the time again.
     pub fn probe(&self, address: &Address, init: bool) -> Site {
-        let site = Site::probe(address.absolute(), init || address.is_default(), self.store(address));
+        let look = |store| Site::probe(address.absolute(), init || address.is_default(), store);
+        let is_away = |site: &Site| matches!(&site.found, SiteState::Failed(why) if why.kind() == Kind::Unreachable);
+        let glance = self.was_away(address).then(|| {
+            let opener = self.opener.within(self.opener.patience() / GLANCE);
+            look(self.open(&opener, address, self.stop.clone()).map(|store| Box::new(store) as Box<dyn Store>))
+        });
+        let site = glance.filter(is_away).unwrap_or_else(|| {
+            let site = look(self.store(address));
+            self.note_away(address, is_away(&site));
+            site
+        });
         // An instance's disk is its own, and so is its /tmp. A bucket or a share that is mounted belongs to something
         // else.
         // One that hangs is no disk.
@@ -258,6 +276,19 @@ impl VaultPool {
             |folder: &Path| answer::about(folder, filesystem::remote_at).is_some_and(|remote| remote.is_none());
         let own = |folder: &Path| self.opener.is_in_cloud_run() && is_disk(folder);
         Site { fleeting: matches!(address, Address::Folder(folder) if own(folder)), ..site }
+    }
+
+    fn was_away(&self, address: &Address) -> bool {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        away.get(address).is_some_and(|since| since.elapsed() < self.opener.patience())
+    }
+
+    fn note_away(&self, address: &Address, is_away: bool) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        match address {
+            Address::Bucket { .. } if is_away => _ = away.insert(address.clone(), Instant::now()),
+            _ => _ = away.remove(address),
+        }
     }
 
     /// Looks at what is in each place, at all of them at the same time.

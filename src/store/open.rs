@@ -63,6 +63,11 @@ impl Opener {
         Opener { cloud: Cloud { patience, ..self.cloud.clone() }, haste: self.haste.clone() }
     }
 
+    /// Returns the time after which a bucket that does not answer counts as unreachable.
+    pub fn patience(&self) -> Duration {
+        self.cloud.patience
+    }
+
     /// The time by which everything is to be done: all stores that this opener and those made of it open go by it.
     pub fn haste(&self) -> &Haste {
         &self.haste
