@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::support::World;
 use crate::support::cloud::VAULT;
-use crate::support::cloud::server::{Fault, Server, When};
+use crate::support::cloud::server::{Fault, Point, Server, When};
 use crate::support::counter::{Counters, WITHIN, until, without_terminal};
 use crate::support::process::Running;
 
@@ -51,6 +51,29 @@ fn an_instance_of_two_vaults_whose_first_was_away_for_a_moment_sees_its_successo
     // It was the vault that did not answer.
     assert!(!a.log().contains("it got no processor time"), "{}", a.log());
     assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+}
+
+#[test]
+fn a_snapshot_that_the_successor_may_not_have_seen_is_pinned() {
+    let (server, counters) = bucket(VAULT);
+    let mut a = counters.started("a", "data", &["--every", "1s", "--handover-poll", "500ms"]);
+    let roots = || server.names().into_iter().filter(|name| name.contains("/snapshots/")).collect::<Vec<_>>();
+    server.script(When::create("snapshots/"), Fault::Stall(Point::Answer, Duration::from_secs(1)));
+    let before = roots();
+    let unasked = || roots().into_iter().find(|name| !before.contains(name));
+    let unasked = until("root", WITHIN, || a.log(), unasked);
+    // It has committed this one, and has not yet asked whether its epoch still holds.
+    a.signal(Signal::STOP);
+    let mut b = counters.start("b", "b", &OPTIONS);
+    counters.begun("b", 1, &b);
+    a.signal(Signal::CONT);
+    a.log_with("has taken over without waiting for this one any longer");
+    let (_, id) = unasked.rsplit_once('/').unwrap();
+    let log = a.log_with("is pinned: the instance of epoch 2 may have taken over before it was saved");
+    assert!(log.contains(&format!("the snapshot {} is pinned", id.trim_end_matches(".json"))), "{unasked}: {log}");
+    assert!(server.names().iter().any(|name| name.contains("/pins/")), "{:?}", server.names());
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
 }
 
 #[test]

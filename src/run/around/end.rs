@@ -207,6 +207,9 @@ impl Around {
                 }
             });
         }
+        if let Some(by) = self.term.lost() {
+            self.in_time("the pin of a snapshot before the last one", move |around| around.pin_unasked(by));
+        }
         self.term.unwatch();
         self.term.leave_directory();
         if let Some(driver) = unused {

@@ -183,7 +183,7 @@ impl Around {
     }
 
     /// Pins what may hold the only copy of what the app wrote after the successor had restored.
-    fn pin_unasked(&self, by: u32) {
+    pub(super) fn pin_unasked(&self, by: u32) {
         let (unasked, why) =
             (self.term.take_unasked(), format!("the instance of epoch {by} may have taken over before it was saved"));
         for snapshot in unasked {
