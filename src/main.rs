@@ -232,8 +232,8 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         ConfiguredCommand::RunApp(mut settings) => {
             (settings.rules.threads, settings.rules.parallel) = (ctx.threads, ctx.parallel);
             let path = config::of_this_process("PATH");
-            Around::run(*settings, Arc::new(vaults.none_waits_for_another()), stop.clone(), path.as_deref(), ignores)
-                .map(ProgramOutcome::App)
+            let vaults = vaults.none_waits_for_another(settings.look_at_epoch());
+            Around::run(*settings, Arc::new(vaults), stop.clone(), path.as_deref(), ignores).map(ProgramOutcome::App)
         }
         ConfiguredCommand::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);

@@ -45,6 +45,8 @@ pub struct VaultPool {
     last: Mutex<HashMap<Address, Arc<dyn Store>>>,
     /// Set where one store that hangs is not to keep the others from being used.
     awaiting: Option<Arc<Awaiting>>,
+    /// The time for a look that is made again and again.
+    look: Duration,
     quick: OnceLock<QuickStores>,
     /// When a bucket was found unreachable, after all the time that it has.
     away: Mutex<HashMap<Address, Instant>>,
@@ -73,6 +75,7 @@ impl VaultPool {
         let opener = opener.into();
         VaultPool {
             addresses,
+            look: opener.patience(),
             opener,
             stop,
             stores: Mutex::default(),
@@ -86,9 +89,10 @@ impl VaultPool {
     }
 
     /// Returns the same pool. A vault that does not answer is given up in time, so that others can be used, and that the program
-    /// can end: see [`awaited`](crate::store::awaited).
+    /// can end: see [`awaited`](crate::store::awaited). A look that is made again and again has `look` for each of its calls.
     #[must_use]
-    pub fn none_waits_for_another(mut self) -> Self {
+    pub fn none_waits_for_another(mut self, look: Duration) -> Self {
+        self.look = look;
         self.awaiting = Some(Awaiting::new(self.stop.clone()).with_haste(self.opener.haste().clone()));
         self
     }
@@ -108,12 +112,11 @@ impl VaultPool {
         self.awaiting.iter().chain(self.quick.get().map(|quick| &quick.calls))
     }
 
-    /// Returns stores for looks that are made again and again, in the order of the addresses: each call ends within this time, and a
-    /// store that did not answer is asked all the same the next time. `None` for one that cannot be opened. The first call decides the
-    /// time.
-    pub fn for_quick_looks(&self, within: Duration) -> &[Option<Arc<dyn Store>>] {
+    /// Returns stores for looks that are made again and again, in the order of the addresses: each call ends within the time of a look,
+    /// and a store that did not answer is asked all the same the next time. `None` for one that cannot be opened.
+    pub fn for_quick_looks(&self) -> &[Option<Arc<dyn Store>>] {
         let quick = self.quick.get_or_init(|| {
-            let (calls, opener) = (Awaiting::within(self.stop.clone(), within), self.opener.within(within));
+            let (calls, opener) = (Awaiting::within(self.stop.clone(), self.look), self.opener.within(self.look));
             let open = |address: &Address| {
                 let opened = opener.open(address, self.stop.clone()).ok()?.into();
                 let ends = matches!(address, Address::Bucket { .. });

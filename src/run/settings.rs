@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::freshness::FreshnessRules;
 use super::output::Output;
 use super::restart::RestartPolicy;
+use crate::epochs::protocol::LONGEST_POLL;
 use crate::runner::runner::Rules;
 use crate::server::service::ServiceSettings;
 use crate::start::decide::StartRules;
@@ -69,5 +70,13 @@ impl fmt::Debug for RunSettings {
         let mut shown = f.debug_struct("RunSettings");
         shown.field("data", &self.data).field("command", &self.command).field("every", &self.every);
         shown.finish_non_exhaustive()
+    }
+}
+
+impl RunSettings {
+    /// Returns how long a look may take at whether another instance takes over: that one waits for two polls, and for no longer ones than
+    /// [`LONGEST_POLL`].
+    pub fn look_at_epoch(&self) -> Duration {
+        self.handover_poll.min(LONGEST_POLL)
     }
 }

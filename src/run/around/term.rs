@@ -11,7 +11,6 @@ use super::{Around, RunEvent};
 use crate::backup::options::{AfterCommit, BackupOptions, BeforeCommit};
 use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
-use crate::epochs::protocol::LONGEST_POLL;
 use crate::error::{Code, Doing, Error, Result};
 use crate::monitor::{Context, LogMonitor, system_random};
 use crate::replicas::Site;
@@ -407,8 +406,7 @@ fn lost(epoch: Option<u32>, by: u32) -> String {
 impl Around {
     /// Returns what takes epochs in these vaults, and looks at the one that is held so that a successor may count on it.
     pub(super) fn epoch_driver(&self, sites: Vec<Site>, options: EpochOptions) -> EpochDriver {
-        let stores = self.vaults.for_quick_looks(options.poll.min(LONGEST_POLL));
-        EpochDriver::new(sites, options, Arc::new(SystemClock)).with_quick_looks(stores)
+        EpochDriver::new(sites, options, Arc::new(SystemClock)).with_quick_looks(self.vaults.for_quick_looks())
     }
 }
 
