@@ -68,6 +68,7 @@ mod run_instances;
 mod run_killed;
 mod run_left;
 mod run_left_out;
+mod run_meanwhile;
 mod run_messages;
 mod run_older_readers;
 mod run_refused;

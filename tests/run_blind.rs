@@ -66,8 +66,17 @@ fn a_snapshot_that_the_successor_may_not_have_seen_is_pinned() {
     a.signal(Signal::STOP);
     let mut b = counters.start("b", "b", &OPTIONS);
     counters.begun("b", 1, &b);
+    // No vault that does not answer makes the end of the app later.
+    server.script(When::read("vault.json").always(), Fault::status(503));
     a.signal(Signal::CONT);
     a.log_with("has taken over without waiting for this one any longer");
+    until(
+        "end of the app",
+        Duration::from_secs(5),
+        || a.log(),
+        || counters.said("a").iter().any(|said| said.what == "stops").then_some(()),
+    );
+    server.heal();
     let (_, id) = unasked.rsplit_once('/').unwrap();
     let log = a.log_with("is pinned: the instance of epoch 2 may have taken over before it was saved");
     assert!(log.contains(&format!("the snapshot {} is pinned", id.trim_end_matches(".json"))), "{unasked}: {log}");

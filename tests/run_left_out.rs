@@ -46,6 +46,28 @@ fn what_snapshots_leave_out_comes_over_where_run_restores() {
     }
 }
 
+#[test]
+fn what_an_older_snapshot_left_out_comes_over_where_other_options_say_so_now() {
+    for now in [&[][..], &["--exclude", "*.log"], &["--include", "n"]] {
+        let counters = Counters::new();
+        let poll = ["--every", "off", "--handover-poll", "100ms"];
+        let before = [&poll[..], &["--exclude", "uploads"]].concat();
+        fs::create_dir_all(counters.world.path("data/uploads")).unwrap();
+        counters.world.write("uploads/photo", "photo");
+        let mut run = counters.started("a", "data", &before);
+        assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+        let mut run = counters.started("b", "elsewhere", &before);
+        assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+        // It is stale by the snapshot that it comes from, which does not have all of it.
+        let mut run = counters.start("a", "data", &[&poll[..], now].concat());
+        assert_eq!(counters.begun("a", 2, &run).count, counters.stopped("b"), "{}", run.log());
+        assert!(run.log().contains(" is stale: "), "{}", run.log());
+        let photo = fs::read_to_string(counters.world.path("data/uploads/photo")).unwrap();
+        assert_eq!(photo, "photo", "{now:?}: {}", run.log());
+        assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+    }
+}
+
 /// Finds where a directory's old content is.
 fn find_aside(data: &Path, in_place: bool) -> Option<std::path::PathBuf> {
     let folder = if in_place { data } else { data.parent().unwrap() };

@@ -59,6 +59,8 @@ struct Progress {
     failing: Option<Duration>,
     /// How long the calls may take.
     patience: Patience,
+    /// The epoch of another instance that ran when that was looked at last, before this one's epoch.
+    live: Option<u32>,
     /// Numbers that were ignored and reported.
     ignored: Vec<u32>,
     /// What was seen just now, for the begin that follows.
@@ -97,6 +99,7 @@ impl EpochDriver {
             looked: clock.now(),
             failing: None,
             patience: Patience::Long,
+            live: None,
             ignored: Vec::new(),
             surveyed: None,
         };
@@ -124,6 +127,11 @@ impl EpochDriver {
     pub fn epoch(&self) -> Option<u32> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.state.epoch().map(|key| key.number)
+    }
+
+    /// Returns the epoch of another instance that ran when that was looked at last, if one did.
+    pub fn saw_live(&self) -> Option<u32> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).live
     }
 
     fn newcomer(&self) -> Newcomer<'_> {

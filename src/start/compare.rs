@@ -310,8 +310,14 @@ impl<'a> SideBySide<'a> {
             }
             Role::Alone | Role::Side => false,
         };
-        if logged && self.compared.strict && entry.sides().is_empty() {
-            return Some(entry.hash.is_some() && self.hash_with_log(found).ok() == entry.hash);
+        if let (true, true, Some(hash)) = (logged, entry.sides().is_empty(), entry.hash) {
+            return match self.hash_with_log(found) {
+                Ok(now) => Some(now == hash),
+                Err(why) => {
+                    self.unsure(found.path.clone(), why.to_string());
+                    None
+                }
+            };
         }
         let looks_same = (entry.size, entry.mtime) == (found.size, found.mtime);
         let Some(hash) = entry.hash.filter(|_| looks_same && !logged && entry.sides().is_empty()) else {

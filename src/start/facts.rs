@@ -18,12 +18,13 @@ use crate::lineage::{self, Lineage};
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::replicas::Site;
+use crate::restore::select::PassedOver;
 use crate::source::place::{self, Likeness as PlaceLikeness};
 use crate::source::select::Select;
 use crate::source::walk;
 use crate::text::count_of;
 use crate::vault::read::PackReader;
-use crate::vault::root::{Root, SnapshotName};
+use crate::vault::root::{Filters, Root, SnapshotName};
 
 /// What the facts are gathered of.
 #[derive(Debug, Clone)]
@@ -49,6 +50,10 @@ pub struct Gathered {
     pub facts: Facts,
     /// The directory's lineage, if it is about this vault.
     pub lineage: Option<Lineage>,
+    /// The filters of the older snapshot that the lineage names, if the directory was compared with that.
+    pub saved_by: Option<Filters>,
+    /// The damaged snapshot that is newer than all good ones, and why it counts as damaged, if there is one.
+    pub damaged: Option<PassedOver>,
     /// What should be told, although it decides nothing.
     pub warnings: Vec<String>,
 }
@@ -94,7 +99,7 @@ pub fn gather_below(
     let looked = directory::look(options, rules.require_mount, ctx)?;
     facts.content = looked.content.clone();
     if matches!(looked.content, DirectoryContent::NotMounted | DirectoryContent::Unfinished { .. }) {
-        return Ok(Gathered { facts, lineage: None, warnings: Vec::new() });
+        return Ok(Gathered { facts, lineage: None, saved_by: None, damaged: None, warnings: Vec::new() });
     }
     let vaults = vaults::open(sites()?, below)?;
     facts.vault = vaults.facts();
@@ -105,12 +110,12 @@ pub fn gather_below(
             facts.compared.push(format!("--snapshot {spec} is {name}"));
         }
     }
-    let mut gathering = Gathering { facts, options, vaults: &vaults, lineage: None, ctx };
+    let mut gathering = Gathering { facts, options, vaults: &vaults, lineage: None, saved_by: None, ctx };
     if let Looked { root: Some(root), content: DirectoryContent::Filled } = &looked {
         gathering.filled(root)?;
     }
-    let Gathering { facts, lineage, .. } = gathering;
-    Ok(Gathered { facts, lineage, warnings: vaults.warnings() })
+    let Gathering { facts, lineage, saved_by, .. } = gathering;
+    Ok(Gathered { facts, lineage, saved_by, damaged: vaults.damaged().cloned(), warnings: vaults.warnings() })
 }
 
 /// Whether a data directory holds data, by the rule that tells a directory that is [empty](DirectoryContent::Empty) from one that is
@@ -131,6 +136,7 @@ struct Gathering<'a> {
     options: &'a StartOptions,
     vaults: &'a Opened,
     lineage: Option<Lineage>,
+    saved_by: Option<Filters>,
     ctx: &'a Context<'a>,
 }
 
@@ -228,7 +234,10 @@ impl Gathering<'_> {
             return Ok(());
         };
         let result = match self.vaults.find(named)? {
-            Ok(older) => with(&older, Until::Different)?,
+            Ok(older) => {
+                self.saved_by = Some(older.root.filters.clone());
+                with(&older, Until::Different)?
+            }
             Err(why) => Err(why),
         };
         self.facts.compared.push(in_words(named, &result));

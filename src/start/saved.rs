@@ -1,7 +1,7 @@
 //! Finds the snapshot that holds a directory which is about to be saved because it has diverged: an app that fails at each
 //! start on the same image must not fill the vault with that image's content.
 
-use super::compare::{Compared, MOST_READ, Until};
+use super::compare::{Compared, Until};
 use super::facts::{StartOptions, directory};
 use crate::backup::descent;
 use crate::error::{Kind, Result};
@@ -32,8 +32,8 @@ pub fn saved_before(
         numbered: place.numbered,
         not_walked: &options.not_walked,
         sqlite: options.sqlite,
-        most_read: MOST_READ,
-        // It decides that something is replaced without being saved.
+        // It decides that something is replaced without being saved. A backup, which follows otherwise, would read all of it as well.
+        most_read: u64::MAX,
         strict: true,
         ctx,
     };

@@ -121,6 +121,7 @@ impl EpochDriver {
                 standing.newest = Some(document);
             }
         }
+        progress.live = standing.live.as_ref().map(|(number, _)| *number);
         if !self.options.take_over {
             standing.service = self.service_of_newest(&snapshots);
         }

@@ -36,11 +36,18 @@ pub(super) struct Beforehand {
     pub away: Option<String>,
     /// Whether the newest snapshot is to be restored, as it looks.
     restores: bool,
+    /// What a vault has told that forbids to start the app on what is there once that vault does not answer any more.
+    pub told: Option<String>,
     /// Its files, and how long it took to make them, in seconds.
     ahead: Option<(Arc<FilledAhead>, f64)>,
 }
 
 impl Beforehand {
+    /// What is known where the epoch is held already.
+    pub fn of_returned() -> Self {
+        Beforehand { told: Some("another instance may have gone on since".into()), ..Beforehand::default() }
+    }
+
     /// Removes what is left over of the files, in a thread of its own: nothing is to wait for it. If this program ends before that,
     /// the next restore removes it.
     pub fn remove_left_over(&mut self) {
@@ -64,7 +71,10 @@ impl Around {
             (_, VaultFacts::Unreachable { .. }) if fails => {}
             (StartAction::Refuse { advice }, _) => return Err(self.refusal(&decision, advice)),
             (_, VaultFacts::Unreachable { why, .. }) => before.away = Some(why),
-            (StartAction::Restore { named: false, .. }, _) => before.restores = true,
+            (StartAction::Restore { named, .. }, _) => {
+                before.restores = !named;
+                before.told = Some(format!("the data was {} a moment ago: {}", decision.state, decision.why));
+            }
             _ => {}
         }
         let in_place =
@@ -100,16 +110,30 @@ impl Around {
                 self.term.hold(driver, begun);
                 Ok(Some(start))
             }
-            // What the directory is decides then, and what the other vaults tell of it.
-            Err(why)
-                if why.code() == Code::NoVault
-                    || (why.kind() == Kind::Unreachable || matches!(why.code(), Code::DiskFull | Code::ReadOnly))
-                        && self.settings.start.on_unreachable != Some(OnUnreachable::Fail) =>
-            {
-                Ok(self.without_epoch(&why.what()))
+            Err(why) => {
+                if let Some(live) = driver.saw_live() {
+                    before.told = Some(format!("the instance of epoch {live} ran a moment ago"));
+                }
+                let is_away = why.kind() == Kind::Unreachable || why.code() == Code::NoVault;
+                let cannot_write = matches!(why.code(), Code::DiskFull | Code::ReadOnly);
+                // One that cannot be written to has told all, and what it has can be restored.
+                let told = before.told.as_ref().filter(|_| is_away || driver.saw_live().is_some());
+                match (told, self.settings.start.on_unreachable) {
+                    (_, Some(OnUnreachable::Fail)) if why.code() != Code::NoVault => Err(why),
+                    (Some(told), None) if is_away || cannot_write => Err(self.gone_meanwhile(told, &why.what())),
+                    // What the directory is decides then, and what the other vaults tell of it.
+                    _ if is_away || cannot_write => Ok(self.without_epoch(&why.what())),
+                    _ => Err(why),
+                }
             }
-            Err(why) => Err(why),
         }
+    }
+
+    /// The error that what a vault has told of the directory, or of other instances, forbids to start the app without that vault.
+    pub(super) fn gone_meanwhile(&self, told: &str, why: &str) -> Error {
+        let doing = format!("start the app on {}", self.settings.data.display());
+        Error::unreachable(doing, format!("{told}. Now no epoch can be taken: {why}"))
+            .hint("Start it again when the vault answers and can be written to. `--on-unreachable start` starts the app all the same.")
     }
 
     /// Makes the files of the newest snapshot in staging. `None` if that fails, or is not possible.

@@ -232,7 +232,8 @@ impl Around {
             let saved = SavedBackup { run, cause, answer, unfinished: None };
             // Asked here: a vault that does not answer must not keep the app's events waiting.
             if saved.is_committed() {
-                term.look_after_commit(saved.snapshot());
+                // One that was known to be diverged looks like no other.
+                term.look_after_commit(if term.is_lost() { saved.good_snapshot() } else { saved.snapshot() });
             }
             // The receiver lives as long as the program.
             let _ = send.send(RunEvent::Saved(saved));

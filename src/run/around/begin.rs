@@ -27,7 +27,7 @@ use crate::run::app::{App, AppOptions};
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
 use crate::source::walk;
-use crate::start::decide::{Decision, SaveReason, StartAction, StartState, decide};
+use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState, decide};
 use crate::start::facts::{self, Gathered, StartOptions};
 use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::root::{BackupReason, SnapshotName};
@@ -120,9 +120,10 @@ impl Around {
                     made => _ = made?,
                 }
             }
-            let mut before = match returned.is_none() && !settings.detached {
-                true => self.refuse_beforehand(ctx)?,
-                false => Beforehand::default(),
+            let mut before = match (returned, settings.detached) {
+                (None, false) => self.refuse_beforehand(ctx)?,
+                (None, true) => Beforehand::default(),
+                (Some(_), _) => Beforehand::of_returned(),
             };
             let mut begun = returned;
             loop {
@@ -146,6 +147,10 @@ impl Around {
                 self.vaults.forget_lists();
                 let (decision, gathered) = self.decide(ctx)?;
                 if begun.is_some() && !is_decidable(&gathered) {
+                    let may_start = settings.start.on_unreachable == Some(OnUnreachable::Start);
+                    if let Some(told) = before.told.as_ref().filter(|_| !may_start) {
+                        return Err(self.gone_meanwhile(told, &decision.why));
+                    }
                     // The vault is away again, and what it has is not known: the epoch does not count.
                     self.end_unused_epoch();
                     self.term.hold_none();
@@ -297,7 +302,7 @@ impl Around {
                 let mut options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
                 // A mount point cannot be renamed: a volume of a container is one.
                 options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
-                let exchange = self.prepare_exchange(&mut options)?;
+                let exchange = self.prepare_exchange(&mut options, gathered.saved_by.clone())?;
                 let done = self.restore_at_start(options, before, ctx)?;
                 self.end_exchange(&exchange);
                 self.watch_start(&done.restored);

@@ -18,14 +18,17 @@
 //!
 //! A directory that is only stale is saved as well, although a snapshot holds it: that one may share the damage.
 //!
+//! It is the same if the root of the newest snapshot is damaged, which is known before anything is decided.
+//!
 //! Nothing of this holds for a snapshot that `--snapshot` names, nor while a vault that may have the newest one whole does not answer, nor
 //! where no older good snapshot is left: the app is not started then, and the error says what is wrong with the newest.
 
 use super::Around;
 use super::ahead::Beforehand;
 use super::begin::Prepared;
+use super::seek::is_decidable;
 use crate::epochs::driver::Begun;
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::monitor::Context;
 use crate::start::decide::{Decision, SaveReason, StartAction, StartState};
 use crate::start::facts::{self, Gathered};
@@ -41,11 +44,23 @@ impl Around {
         ctx: &Context,
     ) -> Result<Prepared> {
         // The newest, and why it is not restored.
-        let mut first = None;
+        let mut first = self.damaged_root(&gathered);
         loop {
+            let is_filled = gathered.facts.content == DirectoryContent::Filled;
+            if let Some((newest, _)) = first.as_ref().filter(|_| is_filled) {
+                match &mut decision.action {
+                    StartAction::Start { .. } => return self.go_on_here(*newest, &decision.why, begun, ctx),
+                    StartAction::Restore { save_first: save @ None, named: false, .. }
+                        if decision.state == StartState::Stale && !self.settings.detached =>
+                    {
+                        *save = Some(SaveReason::Broken);
+                    }
+                    _ => {}
+                }
+            }
             let (damaged, why) = match (self.carry_out(&decision, &gathered, (begun, before), ctx), &decision.action) {
                 (Err(why), StartAction::Restore { snapshot, named: false, .. })
-                    if why.kind() == Kind::Damage && gathered.facts.content == DirectoryContent::Filled =>
+                    if why.kind() == Kind::Damage && is_filled =>
                 {
                     (*snapshot, why)
                 }
@@ -72,16 +87,18 @@ impl Around {
             }
             first = Some((newest, why));
             (decision, gathered) = self.decide_upon(older)?;
-            match &mut decision.action {
-                StartAction::Start { .. } => return self.go_on_here(newest, &decision.why, begun, ctx),
-                StartAction::Restore { save_first: save @ None, .. }
-                    if decision.state == StartState::Stale && !self.settings.detached =>
-                {
-                    *save = Some(SaveReason::Broken);
-                }
-                _ => {}
-            }
         }
+    }
+
+    /// The newest snapshot, if its root is damaged and all vaults were heard. It is told.
+    fn damaged_root(&self, gathered: &Gathered) -> Option<(SnapshotName, Error)> {
+        let damaged = gathered.damaged.as_ref()?;
+        if self.settings.start.snapshot.is_some() || !is_decidable(gathered) {
+            return None;
+        }
+        let why = Error::damage(format!("use the snapshot {}", damaged.snapshot), &damaged.why);
+        tracing::error!("the newest snapshot is damaged, and it is decided without it: {}", why.what());
+        Some((damaged.snapshot, why))
     }
 
     /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest.

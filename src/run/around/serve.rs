@@ -1,5 +1,6 @@
 //! A term, from the app's start to its end: backups by time, at signals and at errors.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::backups::{BackupCause, SavedBackup};
@@ -179,7 +180,18 @@ impl Around {
     /// Takes the news that another instance has ended this one's epoch.
     pub(super) fn lose(&self, by: u32) {
         self.term.lose_and_tell(by);
-        self.pin_unasked(by);
+        self.pin_unasked_beside(by);
+    }
+
+    /// Pins the same as [`Around::pin_unasked`] on a thread of its own, where the app goes on. Elsewhere the app is stopped first, and not
+    /// after a vault has answered: its last snapshot pins them.
+    fn pin_unasked_beside(&self, by: u32) {
+        let Some(around) = self.me.upgrade().filter(|_| self.settings.on_superseded == OnSuperseded::Keep) else {
+            return;
+        };
+        if let Err(why) = thread::Builder::new().name("pin".into()).spawn(move || around.pin_unasked(by)) {
+            tracing::warn!("a snapshot is not pinned, since there is no thread for it: {why}");
+        }
     }
 
     /// Pins what may hold the only copy of what the app wrote after the successor had restored.
@@ -218,7 +230,7 @@ impl Around {
         }
         self.watch_time(saved);
         if let Some(by) = self.term.lost() {
-            self.pin_unasked(by);
+            self.pin_unasked_beside(by);
         }
         if let Some(snapshot) = saved.good_snapshot() {
             self.write_first_lineage(snapshot);

@@ -230,8 +230,12 @@ impl Term {
 
     /// Looks whether the epoch was ended between the last look and a commit: a successor may not have seen that snapshot.
     pub fn look_after_commit(&self, snapshot: Option<SnapshotName>) {
-        let Some(driver) = self.driver().filter(|_| !self.is_lost()) else { return };
+        let Some(driver) = self.driver() else { return };
         self.state().unasked.extend(snapshot);
+        // It may have been under way when that was seen.
+        if self.is_lost() {
+            return;
+        }
         match within(|ctx| driver.after_commit(ctx)) {
             // The epoch holds, and all that was committed in it.
             Ok(Commit::Good) => self.state().unasked.clear(),

@@ -274,6 +274,28 @@ fn a_directory_is_known_again_after_it_was_restored() {
 }
 
 #[test]
+fn a_database_whose_app_left_a_log_is_known_again() {
+    let world = World::new();
+    let path = world.data.join("app.db");
+    let database = Connection::open(&path).unwrap();
+    database.execute_batch("pragma journal_mode = wal; pragma wal_autocheckpoint = 0").unwrap();
+    database.execute_batch("create table t (a); insert into t values (1)").unwrap();
+    // A program that ends without closing it.
+    let files = ["app.db", "app.db-wal", "app.db-shm"].map(|name| (name, fs::read(world.data.join(name)).unwrap()));
+    drop(database);
+    // Just before the backup, so that their times do not tell.
+    files.iter().for_each(|(name, bytes)| fs::write(world.data.join(name), bytes).unwrap());
+    let name = world.backup().snapshot;
+    assert!(world.data.join("app.db-wal").metadata().unwrap().len() > 0);
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false));
+    assert_eq!(world.compare_reading(name, Until::Different, 10).changed(), None, "too large to be read");
+    assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "a look changes nothing");
+    let database = Connection::open(&path).unwrap();
+    database.execute_batch("pragma wal_autocheckpoint = 0; update t set a = 2").unwrap();
+    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
+}
+
+#[test]
 fn patterns_are_those_of_the_snapshot() {
     let mut world = World::new();
     world.write("a", b"aa");

@@ -22,7 +22,7 @@ pub struct Opened {
     first_is_away: bool,
     /// Whether the first place is one of those that have none.
     first_is_missing: bool,
-    /// The snapshot that is known to be damaged: it and newer ones do not count. `None` if all count.
+    /// The snapshot that is known to be damaged: it and newer ones do not count. `None` if none is.
     below: Option<SnapshotName>,
 }
 
@@ -79,6 +79,7 @@ pub fn open(sites: Vec<Site>, below: Option<SnapshotName>) -> Result<Opened> {
             }
         }
     }
+    opened.below = below.or_else(|| opened.damaged().map(|over| over.snapshot));
     Ok(opened)
 }
 
@@ -124,6 +125,17 @@ impl Opened {
             let why = format!("{}, although {other} has it", why.what());
             return VaultFacts::Unreachable { why, good };
         }
+        // Whoever has not been heard may have it whole.
+        let unheard = || self.away.first().map(|(_, why)| why).or(self.missing.first());
+        if let Some((damaged, unheard)) = self.damaged().zip(unheard()) {
+            let why = format!(
+                "the snapshot {} is damaged ({}), and not all vaults were heard: {}",
+                damaged.snapshot,
+                damaged.why,
+                unheard.what()
+            );
+            return VaultFacts::Unreachable { why, good };
+        }
         let mut none_good: Vec<_> = self.none_good().map(|(_, newest, _)| newest).collect();
         none_good.sort_by_key(|newest| newest.snapshot);
         match (away, good, none_good.last()) {
@@ -144,6 +156,17 @@ impl Opened {
         });
         // Of several that have it, the first is preferred.
         good.rev().max_by_key(|(_, choice)| choice.name)
+    }
+
+    /// The damaged snapshot that is newer than all good ones: it might have been chosen, and what it holds is not known.
+    pub fn damaged(&self) -> Option<&PassedOver> {
+        let (_, good) = self.good()?;
+        let over = self.vaults.iter().flat_map(|(_, _, listed)| match listed {
+            Listed::Good(choice) => &choice.passed_over[..],
+            Listed::NoneGood(newest, _) => std::slice::from_ref(newest),
+            Listed::Nothing => &[],
+        });
+        over.filter(|over| over.damaged && over.snapshot > good.name).max_by_key(|over| over.snapshot)
     }
 
     fn none_good(&self) -> impl Iterator<Item = (&Vault, &PassedOver, Option<&Root>)> {

@@ -1,0 +1,68 @@
+//! `lastgood run` whose vault fails in the middle of a start, after it has told that other data is newer or another instance runs.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use crate::support::World;
+use crate::support::cloud::VAULT;
+use crate::support::cloud::server::{Fault, Server, When};
+use crate::support::counter::{Counters, WITHIN};
+use crate::support::requirements::Mounted;
+
+const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "200ms"];
+
+#[test]
+fn no_app_is_started_on_older_data_whose_vault_fails_after_it_has_told_that() {
+    for explicit in [false, true] {
+        let server = Server::start();
+        let world = World::new().on(&server.url(), VAULT);
+        world.run(["init"]).ended(0);
+        let counters = Counters::within(world);
+        let mut b = counters.started("b", "b", &OPTIONS);
+        assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+        let mut a = counters.started_and_saved("a", "a", &OPTIONS);
+        // The instance that runs lists no epochs.
+        server.script(When::list("epochs/").always(), Fault::status(503));
+        let more: &[&str] = if explicit { &["--on-unreachable", "start"] } else { &[] };
+        let mut b = counters.start("b", "b", &[&OPTIONS[..], &["--store-timeout", "1s"], more].concat());
+        if explicit {
+            counters.begun("b", 2, &b);
+            assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+        } else {
+            assert_eq!(b.wait().0, Some(1), "{}", b.log());
+            assert_eq!(counters.starts("b"), 1, "{}", b.log());
+            b.log_with("the data was stale a moment ago");
+        }
+        server.heal();
+        assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+    }
+}
+
+#[test]
+fn no_app_is_started_beside_another_one_because_the_vault_cannot_be_written_to() {
+    let world = World::new();
+    let Some(mounted) = Mounted::new(world.path("small"), "4m") else { return };
+    let world = world.with("LASTGOOD_VAULT", "small/v");
+    world.run(["init"]).ended(0);
+    let counters = Counters::within(world);
+    let mut a = counters.started_and_saved("a", "a", &OPTIONS);
+    let small = counters.world.path("small");
+    mounted.remount("ro");
+    let mut b = counters.start("b", "b", &OPTIONS);
+    assert_eq!(b.wait().0, Some(1), "{}", b.log());
+    assert_eq!(counters.starts("b"), 0, "{}", b.log());
+    b.log_with("the instance of epoch 1 ran a moment ago");
+    mounted.remount("rw");
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+    // Where nobody runs, the app is started on the newest snapshot.
+    let fill = small.join("fill");
+    let mut size = 4 << 20;
+    while size > 0 && fs::write(&fill, vec![0; size]).is_err() {
+        size -= 4096;
+    }
+    let mut b = counters.start("b", "b", &OPTIONS);
+    assert_eq!(counters.begun_within("b", 1, &b, WITHIN).count, counters.stopped("a"), "{}", b.log());
+    fs::remove_file(fill).unwrap();
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+}
