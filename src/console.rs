@@ -1,9 +1,12 @@
 //! Prints the result of a run, its report or its error, after the progress bar has gone.
 
-use lastgood::error::{Error, Kind, Result};
+use std::io::{self, IsTerminal};
+
+use lastgood::error::{Code, Error, Kind, Result};
 use serde::Serialize;
 
 use crate::config::OutputOptions;
+use crate::log::LogTime;
 use crate::stderr;
 use crate::stdout::{Items, Stdout, json};
 use crate::terminal::Terminal;
@@ -34,6 +37,12 @@ impl<'t> Console<'t> {
     /// Whether the user wants errors only.
     pub fn quiet(&self) -> bool {
         self.output.quiet
+    }
+
+    /// Whether a person sees at once what is written as text: then it fits the width of a terminal, and everything else gets all of
+    /// it in a form that stays.
+    pub fn on_terminal(&self) -> bool {
+        !self.output.json && io::stdout().is_terminal()
     }
 
     /// Starts a list: lines, or the items of a JSON array.
@@ -73,13 +82,22 @@ impl<'t> Console<'t> {
     }
 
     /// Reports an error on stderr and, where JSON was asked for and nothing was written yet, on stdout.
-    pub fn fail(&mut self, why: &Error) {
+    ///
+    /// `stopped` says what is true after a signal has stopped the work and its error has no more to say than that; `None` for work
+    /// of which nothing is known then.
+    pub fn fail(&mut self, why: &Error, stopped: Option<&str>) {
         self.terminal.clear();
+        let stopped = stopped.filter(|_| why.code() == Code::Stopped && why.advice().is_none());
         if self.output.json_log {
             tracing::error!(code = why.word(), hint = why.advice().unwrap_or_default(), "{}", why.what());
         } else {
             let advice = why.advice().map(|advice| format!("  {}\n", printable(advice))).unwrap_or_default();
-            stderr::write(format!("lastgood: {}\n{advice}", printable(&why.what_with_code())).as_bytes());
+            let what = match stopped {
+                Some(stopped) => format!("Stopped. {stopped}"),
+                None => format!("lastgood: {}", printable(&why.what_with_code())),
+            };
+            let time = if io::stderr().is_terminal() { String::new() } else { format!("{} ", LogTime::now()) };
+            stderr::write(format!("{time}{what}\n{advice}").as_bytes());
         }
         if self.output.json && !self.out.used() {
             write_error(&mut self.out, why.kind(), why.word(), &why.what(), why.advice());

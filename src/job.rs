@@ -15,6 +15,7 @@ use crate::replicas::{self};
 use crate::report::{self, Action, Channel, Event, JobOutput, Outcome, Report, ReportedError, RunEnvironment, RunId};
 use crate::store::Store;
 use crate::store::address::Address;
+use crate::text::printable;
 use crate::vault::VaultUser;
 use crate::vault::hex::Hex;
 use crate::vault::root::BackupReason;
@@ -236,7 +237,14 @@ fn reported(
     }
     let stored = store(&mut report, ended, vaults);
     let stored = stored
-        .inspect_err(|why| ctx.monitor.warn(&format!("the report of the run is not stored: {}", why.what_with_code())))
+        .inspect_err(|why| {
+            let what = format!("the report of the run is not stored: {}", why.what_with_code());
+            // The run's own error tells of it, too: there is no vault, or it does not answer.
+            match error.as_ref().is_some_and(|error| error.code() == why.code() && !why.code().is_general()) {
+                true => tracing::info!("{}", printable(&what)),
+                false => ctx.monitor.warn(&what),
+            }
+        })
         .ok();
     log(&report, began.elapsed().as_secs_f64());
     FinishedJob { report, stored, error, reason, notify, start: PingStart::default(), ended }

@@ -26,6 +26,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -33,6 +35,22 @@ const LABELS: [&str; 3] = ["run", "action", "result"];
 /// The value of the label [`WRITER`].
 const VERSION: &str = concat!("lastgood ", env!("CARGO_PKG_VERSION"));
 const ERROR_EVENT: &str = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent";
+
+/// The time at the beginning of each line of text that no terminal shows: a file may have the lines of many runs.
+pub struct LogTime;
+
+impl LogTime {
+    /// Returns the time as lines have it.
+    pub fn now() -> String {
+        Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
+    }
+}
+
+impl FormatTime for LogTime {
+    fn format_time(&self, line: &mut Writer<'_>) -> fmt::Result {
+        line.write_str(&LogTime::now())
+    }
+}
 
 /// Writes events as lines of JSON.
 pub struct CloudLog<W> {

@@ -43,7 +43,7 @@ use self::commands::{config as settings, doctor, export, look, publish, rollback
 use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
-use self::log::CloudLog;
+use self::log::{CloudLog, LogTime};
 use self::stdout::Stdout;
 use self::terminal::Terminal;
 
@@ -121,7 +121,7 @@ fn main() -> ExitCode {
             let output = OutputOptions::new(&global, &config::of_this_process);
             let terminal = Terminal::new(false);
             start_log(&terminal, output, &config::of_this_process);
-            Console::new(out, output, &terminal).fail(&why);
+            Console::new(out, output, &terminal).fail(&why, None);
             return ExitCode::from(ProgramOutcome::from(why.kind()).code());
         }
     };
@@ -156,6 +156,11 @@ fn main() -> ExitCode {
         let ctx = Context { random: &system_random, threads, parallel, stop: &stop, monitor: &terminal };
         panics::caught("do what was asked for", || run(config, console, &stop, &ctx))
     };
+    let stopped = match &cli.command {
+        cli::Command::Backup(_) => Some("No snapshot was made."),
+        cli::Command::Restore(_) => Some("Nothing was restored: what was there is as it was."),
+        _ => None,
+    };
     let done = match &cli.command {
         // It shows settings also where they cannot be used.
         cli::Command::Config(args) => settings::config(&layers, args, &config::of_this_process, &mut console),
@@ -172,9 +177,12 @@ fn main() -> ExitCode {
     };
     let outcome = match done {
         Ok(outcome) => outcome,
-        Err(_) if console.out().closed() => return ExitCode::from(PIPE_CLOSED),
+        Err(_) if console.out().closed() => {
+            terminal.clear();
+            return ExitCode::from(PIPE_CLOSED);
+        }
         Err(why) => {
-            console.fail(&why);
+            console.fail(&why, stopped);
             why.kind().into()
         }
     };
@@ -237,7 +245,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         }
         ConfiguredCommand::Serve(mut service) => {
             (service.rules.threads, service.rules.parallel) = (ctx.threads, ctx.parallel);
-            serve::serve(*service, Arc::new(vaults), &Shutdown::new(stop.clone()))
+            serve::serve(*service, Arc::new(vaults), &Shutdown::new(stop.clone()), ignores)
         }
         ConfiguredCommand::Dispatched(mut dispatched) => {
             (dispatched.rules.threads, dispatched.rules.parallel) = (ctx.threads, ctx.parallel);
@@ -330,13 +338,11 @@ fn start_log(terminal: &Terminal, output: OutputOptions, env: &dyn Fn(&str) -> O
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         return;
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(terminal.stderr())
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .without_time()
-        .init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal.stderr()).with_target(false);
+    match io::stderr().is_terminal() {
+        true => lines.with_ansi(true).without_time().init(),
+        false => lines.with_ansi(false).with_timer(LogTime).init(),
+    }
 }
 
 /// Returns the absolute path of something, with symlinks as they are.

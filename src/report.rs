@@ -18,7 +18,7 @@ use crate::vault::hex::Hex;
 use crate::vault::root::{SnapshotName, SnapshotState};
 
 pub use self::in_store::{ReportName, find, list, newest, read, recent, that_counts, told};
-pub use self::stored::{RunSummary, StoredError, StoredReport};
+pub use self::stored::{RunDetails, RunSummary, StoredError, StoredReport, WorkDetails};
 pub use self::told::EncodedReport;
 
 /// The folder of reports.

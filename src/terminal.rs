@@ -3,14 +3,16 @@
 //! Warnings and the log go the same way in both cases, through `tracing`, whose writer ([`Stderr`]) lifts the bar for as
 //! long as it writes.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use lastgood::monitor::Monitor;
 use lastgood::text::printable;
+use terminal_size::terminal_size_of;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stderr;
@@ -18,8 +20,17 @@ use crate::stderr;
 /// How often progress is logged if there is no bar.
 const LOG_EVERY: Duration = Duration::from_secs(15);
 
-const WITH_TOTAL: &str = "{msg} [{bar:24}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left";
+/// How wide a terminal is whose width is not known, in columns.
+const WIDTH: u16 = 80;
+/// The fewest columns in which the whole of a line fits; on a narrower terminal it is a shorter one.
+const WIDE: u16 = 72;
+
+/// The lines: with a total, without one, and when all bytes are done.
+const WITH_TOTAL: &str = "{msg} [{wide_bar}] {binary_bytes} of {binary_total_bytes}{pace}";
 const WITHOUT_TOTAL: &str = "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}, {elapsed}";
+const SYNCING: &str = "{msg} {spinner} {binary_bytes} done, syncing";
+/// The same for narrow terminals.
+const NARROW: [&str; 3] = ["{percent} %", "{binary_bytes}", "syncing"];
 
 /// A monitor that shows a bar on stderr, or logs.
 pub struct Terminal {
@@ -42,8 +53,10 @@ impl Terminal {
         let shown = wanted && io::stderr().is_terminal();
         let target = if shown { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
         let now = Instant::now();
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(style(1));
         Terminal {
-            bar: ProgressBar::with_draw_target(None, target),
+            bar,
             shown,
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -61,13 +74,6 @@ impl Terminal {
         self.bar.finish_and_clear();
     }
 
-    fn style(&self, template: &str) {
-        // The templates are constants, and valid: a test builds them.
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style.progress_chars("=> "));
-        }
-    }
-
     /// Returns the line for the log, when it is time for one.
     fn line(&self, now: Instant, done: u64) -> Option<String> {
         // A thread that finds the lock taken leaves the line to the other one: this is called for every block.
@@ -83,6 +89,28 @@ impl Terminal {
     }
 }
 
+/// The style of one of the lines: with a total, without one, when all bytes are done.
+fn style(which: usize) -> ProgressStyle {
+    let width = terminal_size_of(io::stderr()).map_or(WIDTH, |(width, _)| width.0);
+    let template = if width < WIDE { NARROW[which] } else { [WITH_TOTAL, WITHOUT_TOTAL, SYNCING][which] };
+    // The templates are constants, and valid: a test builds them.
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("=> ").with_key("pace", |state: &ProgressState, text: &mut dyn fmt::Write| {
+        // Writing to a line that is drawn does not fail.
+        let _ = text.write_str(&pace(state.pos(), state.per_sec(), state.eta()));
+    })
+}
+
+/// How fast it goes and how long it takes; nothing as long as nothing is known of that.
+fn pace(done: u64, per_second: f64, left: Duration) -> String {
+    match (done, left.as_secs()) {
+        (0, _) => String::new(),
+        (_, left) if left < 90 => format!(", {}/s, {left} s left", BinaryBytes(per_second as u64)),
+        (_, left) if left < 90 * 60 => format!(", {}/s, {} min left", BinaryBytes(per_second as u64), left / 60),
+        (_, left) => format!(", {}/s, {} h left", BinaryBytes(per_second as u64), left / 3600),
+    }
+}
+
 impl Monitor for Terminal {
     fn begin(&self, what: &str, bytes: Option<u64>) {
         self.done.store(0, Ordering::Relaxed);
@@ -92,14 +120,17 @@ impl Monitor for Terminal {
             ProgressLog { what: what.to_owned(), began: now, last: now };
         tracing::info!("{what}");
         if self.shown {
-            // The style comes first: every other call may draw.
-            self.style(if bytes.is_some() { WITH_TOTAL } else { WITHOUT_TOTAL });
+            // Every call may draw: the line that needs a length comes when there is one.
+            self.bar.set_style(style(1));
             self.bar.set_message(printable(what));
+            self.bar.reset();
             match bytes {
-                Some(bytes) => self.bar.set_length(bytes),
+                Some(bytes) => {
+                    self.bar.set_length(bytes);
+                    self.bar.set_style(style(0));
+                }
                 None => self.bar.unset_length(),
             }
-            self.bar.reset();
             self.bar.enable_steady_tick(Duration::from_millis(250));
         }
     }
@@ -108,7 +139,14 @@ impl Monitor for Terminal {
         self.total.store(bytes, Ordering::Relaxed);
         if self.shown {
             self.bar.set_length(bytes);
-            self.style(WITH_TOTAL);
+            self.bar.set_style(style(0));
+        }
+    }
+
+    fn syncing(&self) {
+        tracing::info!("syncing");
+        if self.shown {
+            self.bar.set_style(style(2));
         }
     }
 
@@ -165,9 +203,18 @@ mod tests {
 
     #[test]
     fn the_templates_are_templates() {
-        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL, SYNCING].iter().chain(&NARROW) {
             ProgressStyle::with_template(template).unwrap();
         }
+    }
+
+    #[test]
+    fn the_time_that_is_left_is_told_once_something_is_done() {
+        let mib = 1_048_576.0;
+        assert_eq!(pace(0, 0.0, Duration::ZERO), "");
+        assert_eq!(pace(1, 5.0 * mib, Duration::from_secs(3)), ", 5.00 MiB/s, 3 s left");
+        assert_eq!(pace(1, 5.0 * mib, Duration::from_secs(600)), ", 5.00 MiB/s, 10 min left");
+        assert_eq!(pace(1, 5.0 * mib, Duration::from_secs(40_000)), ", 5.00 MiB/s, 11 h left");
     }
 
     #[test]

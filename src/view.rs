@@ -3,6 +3,8 @@
 mod doctor;
 mod lists;
 mod preview;
+mod run_report;
+mod short;
 mod start;
 mod verify;
 
@@ -21,8 +23,10 @@ use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 
 pub use self::doctor::{age as doctor_age, doctor, problems as doctor_problems};
-pub use self::lists::{difference, entry, list_head, listed, run, run_in_full, runs_head};
+pub use self::lists::{difference, entry, list_head, listed, run, runs_head};
 pub use self::preview::preview;
+pub use self::run_report::run_report;
+pub use self::short::{distinct, runs as runs_short, snapshots as snapshots_short};
 pub use self::start::{seed, state};
 pub use self::verify::{verified, verify};
 use crate::replicas::copy::Copied;
@@ -161,6 +165,11 @@ fn stale(stale: &[Stale]) -> Option<String> {
     Some(format!("{path} is in the snapshot as of {since}, and not as it is now: {}{more}", printable(&first.why)))
 }
 
+/// Says of how many more something is true, with the verb for one or for many.
+pub fn more_of(count: usize, one: &str, many: &str) -> String {
+    format!("{count} more {}", if count == 1 { one } else { many })
+}
+
 /// Says how many more there are than the first, which was named.
 fn more(all: usize) -> String {
     if all > 1 { format!(", and {} more (--json names them all)", all - 1) } else { String::new() }
@@ -247,7 +256,10 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
     if let Some(more @ 1..) = report.passed_over.len().checked_sub(PASSED_OVER) {
         line(
             &mut text,
-            format_args!("  newer    {more} more were passed over; `--json` and the run's report name them"),
+            format_args!(
+                "  newer    {} passed over; `--json` and the run's report name them",
+                more_of(more, "was", "were")
+            ),
         );
     }
     if !report.not_restored.is_empty() {

@@ -387,7 +387,11 @@ fn a_signal_stops_a_backup_and_leaves_no_snapshot() {
         }
         let done = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.code() == Some(1) && said.contains("told to stop"), "{:?} {said}", done.status);
+        assert!(
+            done.status.code() == Some(1) && said.ends_with("Z Stopped. No snapshot was made.\n"),
+            "{:?} {said}",
+            done.status
+        );
         assert_eq!(world.json(["list"], 0), json!([]));
     }
     world.backup();

@@ -312,7 +312,7 @@ fn a_claim_whose_answer_was_lost_is_ones_own() {
         let (server, world) = vault_in(World::with_files());
         server.script(When::create("claims/"), lost.clone());
         server.script(When::create("claims/").after(1), lost);
-        ran(&world, "nightly-abcde", 0, &["backup", "data"]).ended(0).says("trying again");
+        ran(&world, "nightly-abcde", 0, &["backup", "data", "-v"]).ended(0).says("trying again");
         assert_eq!(server.faults(), 2);
         let claims: Vec<_> = server.names().into_iter().filter(|name| name.contains("/claims/")).collect();
         assert_eq!(claims.len(), 2, "{claims:?}");

@@ -340,7 +340,11 @@ fn a_backup_that_is_told_to_stop_is_gone_on_from() {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let done = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.code() == Some(1) && said.contains("told to stop"), "{:?} {said}", done.status);
+    assert!(
+        done.status.code() == Some(1) && said.contains("Stopped. No snapshot was made."),
+        "{:?} {said}",
+        done.status
+    );
     assert!(said.contains("goes on from there"), "{said}");
     assert_eq!((waiting(&world.vault()), snapshots(&world)), (0, vec![]));
     assert_eq!(number(&world.json(["verify", "--read-data"], 0), "unused"), 0);

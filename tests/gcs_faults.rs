@@ -54,7 +54,7 @@ fn what_fails_once_is_survived() {
         for when in [When::list("snapshots/"), When::list("packs/"), When::list("index/"), When::read("vault.json")] {
             server.script(when, down.next().unwrap().clone());
         }
-        let ran = world.run(["backup", "--json"]);
+        let ran = world.run(["backup", "--json", "-v"]);
         ran.ended(0).says("trying again");
         assert_eq!(server.faults(), 7, "{ran:?}");
         let report: Value = serde_json::from_slice(&ran.stdout).unwrap();
@@ -67,7 +67,7 @@ fn what_fails_once_is_survived() {
             server.script(When::read(name), down.next().unwrap().clone());
         }
         server.script(When::list("snapshots/"), down.next().unwrap().clone());
-        world.run(["restore", "again"]).ended(0).says("trying again");
+        world.run(["restore", "again", "-v"]).ended(0).says("trying again");
         assert_eq!(server.faults(), 5);
         assert_same(&world.data(), &world.path("again"));
         fs::remove_dir_all(world.path("again")).unwrap();

@@ -50,7 +50,7 @@ fn an_answer_that_says_it_exists_is_believed_only_where_it_does() {
     let damaged = "Provided CRC32C \"AAAAAA==\" doesn't match calculated CRC32C \"BBBBBB==\".";
     server.script(When::create("packs/"), Fault::Answer(Answer::error(412, "conditionNotMet", damaged)));
     world.write("more", "and more");
-    world.run(["backup"]).ended(0).says("trying again");
+    world.run(["backup", "-v"]).ended(0).says("trying again");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn an_error_in_an_answer_that_says_it_is_none_is_an_error() {
         }
         world.write("new.bin", format!("{answer:?}"));
         server.forget();
-        world.run(["backup"]).ended(0).says("trying again");
+        world.run(["backup", "-v"]).ended(0).says("trying again");
         assert_eq!(server.faults(), 4, "{answer:?}");
     }
     let reported = [&snapshots(&world)[..passing.len()], &reported[..]].concat();

@@ -22,6 +22,9 @@ use crate::vault::root::{
 };
 use crate::vault::{Vault, list};
 
+/// The hint of an error by which it is not known whether a snapshot was committed: the store's answer was not waited for.
+pub const UNSURE: &str = "It is not known whether the snapshot was made: `lastgood list` shows it if it was.";
+
 /// Everything about a run that is known from its start.
 #[derive(Clone)]
 pub struct BackupRun<'a> {
@@ -229,6 +232,7 @@ impl BackupRun<'_> {
             self.vault.store.create(&object, &[&bytes]).map_err(|e| e.while_doing(format!("commit {object}")));
         match created {
             Err(why) if checkpoint && why.kind() != Kind::Unreachable => return Ok(CommitOutcome::NoCheckpoint(why)),
+            Err(why) if why.code() == Code::Stopped => return Err(why.hint(UNSURE)),
             created => created?,
         }
         let uploaded_bytes = uploaded + bytes.len() as u64;

@@ -310,6 +310,7 @@ fn attempt(
                 }
                 // The space reserved for a last checkpoint is the snapshot's now: little is left to be written.
                 drop(reserved.take());
+                ctx.monitor.syncing();
                 Ok((CaptureOutcome::Ended(run.commit(&mut assembly, packer, written, false)?), looked_again))
             });
             if let Err(why) = &taken {

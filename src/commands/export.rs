@@ -40,6 +40,7 @@ pub fn export(
             let (vault, root) = vaults.find(snapshot, ctx)?;
             let mut file = NewFile::create(&path)?;
             let done = export::export(&vault, &root, format, &mut file, ctx)?;
+            ctx.monitor.syncing();
             file.finish()?;
             console.report(&done, || format!("Exported to {}\n", view::path(&absolute(&path))));
         }

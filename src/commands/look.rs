@@ -1,5 +1,6 @@
 //! `list`, `ls`, `cat` and `diff`: looking into a vault.
 
+use jiff::Timestamp;
 use lastgood::error::Result;
 use lastgood::inspect::UnreadRoots;
 use lastgood::monitor::Context;
@@ -20,10 +21,18 @@ use crate::console::Console;
 /// A store that fails; a list that cannot be written.
 pub fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
     let names = vault.snapshots()?;
-    let mut items = console.items();
-    items.head(&view::list_head())?;
-    let unread = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
-    items.end()?;
+    let unread = if console.on_terminal() {
+        let mut all = Vec::new();
+        let unread = inspect::newest_of(vault, &names, limit, |listed| Ok(all.push(listed)), ctx)?;
+        console.print(&(), || view::snapshots_short(&all, view::distinct(&names), Timestamp::now()))?;
+        unread
+    } else {
+        let mut items = console.items();
+        items.head(&view::list_head())?;
+        let unread = inspect::newest_of(vault, &names, limit, |listed| items.item(&listed, view::listed), ctx)?;
+        items.end()?;
+        unread
+    };
     if names.len() > limit {
         let left = names.len() - limit;
         let are = if left == 1 { "is" } else { "are" };

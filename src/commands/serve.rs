@@ -21,7 +21,12 @@ use crate::config::ServiceConfig;
 ///
 /// # Errors
 /// The address cannot be listened at, the subscription cannot be pulled from, or the system gives no threads or no signals.
-pub fn serve(service: ServiceConfig, vaults: Arc<VaultPool>, shutdown: &Shutdown) -> Result<ProgramOutcome> {
+pub fn serve(
+    service: ServiceConfig,
+    vaults: Arc<VaultPool>,
+    shutdown: &Shutdown,
+    ignored: impl Fn(i32) -> bool,
+) -> Result<ProgramOutcome> {
     let runtime = service::runtime()?;
     service.rules.backups_off.iter().for_each(|why| tracing::warn!("no snapshot is taken: {why}"));
     let runner =
@@ -33,7 +38,7 @@ pub fn serve(service: ServiceConfig, vaults: Arc<VaultPool>, shutdown: &Shutdown
     let work = move || _ = ended.send(worker.work());
     thread::Builder::new().name("runner".into()).spawn(work).doing(|| "start the thread of the runs")?;
     let done = runtime.block_on(async {
-        watch(shutdown)?;
+        watch(shutdown, ignored)?;
         let both = serving.serve(shutdown, Unpullable::End);
         let mut both = std::pin::pin!(both);
         let (answered, pulled) = tokio::select! {
@@ -75,9 +80,11 @@ pub fn serve(service: ServiceConfig, vaults: Arc<VaultPool>, shutdown: &Shutdown
     }
 }
 
-/// Begins the shutdown at the first SIGTERM or SIGINT.
-fn watch(shutdown: &Shutdown) -> Result<()> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+/// Begins the shutdown at the first SIGTERM, SIGINT or SIGHUP; `ignored` says whether a signal was to be ignored when the program was
+/// started, as `nohup` has it with SIGHUP: those stay ignored.
+fn watch(shutdown: &Shutdown, ignored: impl Fn(i32) -> bool) -> Result<()> {
+    let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+    for kind in kinds.into_iter().filter(|kind| *kind != SignalKind::hangup() || !ignored(kind.as_raw_value())) {
         let (mut signals, shutdown) = (signal(kind).doing(|| "watch for signals")?, shutdown.clone());
         tokio::spawn(async move {
             if signals.recv().await.is_some() {

@@ -160,7 +160,7 @@ impl Commands<'_> {
                 }
                 tracing::warn!("the run {} has done it already; nothing is done again", before.run);
                 if let Some(report) = before.report.as_ref().map(report::EncodedReport::value) {
-                    console.report(&report, || view::run_in_full(&report));
+                    console.report(&report, || view::run_report(&report, Timestamp::now()));
                 }
                 Ok(ProgramOutcome::Done)
             }
@@ -241,19 +241,32 @@ impl Commands<'_> {
         let vault = self.0.first(ctx)?;
         if let Some(run) = run {
             let report = report::find(&*vault.store, run)?;
-            console.answer(&report, || view::run_in_full(&report))?;
+            console.answer(&report, || view::run_report(&report, Timestamp::now()))?;
+            return Ok(ProgramOutcome::Done);
+        }
+        let named = report::newest(&*vault.store, limit)?;
+        let read = |named: &report::ReportName| report::read(&*vault.store, &named.object);
+        if console.on_terminal() {
+            let mut runs = Vec::with_capacity(named.len());
+            map_ordered(&named, ctx.parallel, read, |named, report| {
+                ctx.check("list the runs")?;
+                match report {
+                    Ok(report) => runs.push(RunSummary::of(&report)),
+                    Err(why) => passed_over(named, &why),
+                }
+                Ok(())
+            })?;
+            console.print(&(), || view::runs_short(&runs, Timestamp::now()))?;
             return Ok(ProgramOutcome::Done);
         }
         let mut items = console.items();
         items.head(&view::runs_head())?;
-        let named = report::newest(&*vault.store, limit)?;
-        let read = |named: &report::ReportName| report::read(&*vault.store, &named.object);
         map_ordered(&named, ctx.parallel, read, |named, report| {
             ctx.check("list the runs")?;
             match report {
                 Ok(report) => items.item(&report, |report| view::run(&RunSummary::of(report))),
                 Err(why) => {
-                    tracing::warn!("the run {} is passed over: {}", named.run, why.what());
+                    passed_over(named, &why);
                     Ok(())
                 }
             }
@@ -347,6 +360,11 @@ impl Commands<'_> {
     }
 }
 
+/// Logs that a run's report cannot be read.
+fn passed_over(named: &report::ReportName, why: &Error) {
+    tracing::warn!("the run {} is passed over: {}", named.run, why.what());
+}
+
 /// Logs what is damaged in a vault, each object in a line, up to a number of lines.
 fn tell_damage(vault: &str, report: &VerifyReport) {
     for Damage { object, why, .. } in report.damage.iter().take(DAMAGE) {
@@ -356,8 +374,8 @@ fn tell_damage(vault: &str, report: &VerifyReport) {
     }
     if report.damage.len() > DAMAGE {
         tracing::error!(
-            "{} more are damaged in {}; --json names them all",
-            report.damage.len() - DAMAGE,
+            "{} damaged in {}; --json names them all",
+            view::more_of(report.damage.len() - DAMAGE, "is", "are"),
             printable(vault)
         );
     }
@@ -380,7 +398,7 @@ fn served_before(
         printable(result)
     );
     let document = report.value();
-    console.report(&document, || view::run_in_full(&document));
+    console.report(&document, || view::run_report(&document, Timestamp::now()));
     // A result that is not known is a newer program's; a snapshot was taken.
     let outcome = stored.result.unwrap_or(report::Outcome::Complete);
     Ok(exit_outcome(outcome, &stored.shortcomings(outcome), exit_zero_on))

@@ -124,18 +124,33 @@ pub fn in_disguise(text: &str) -> Option<StatusCode> {
     Some(code.filter(|code| !code.is_success()).unwrap_or(StatusCode::BAD_GATEWAY))
 }
 
-/// Returns an error's text with its causes. In Google's crates the outermost text says only that something failed.
+/// Texts of the layers of an HTTP client, which say nothing where there is a cause behind them.
+const LAYERS: [&str; 5] = [
+    "error sending request",
+    "client error (Connect)",
+    "client error (SendRequest)",
+    "tcp connect error",
+    "connection error",
+];
+
+/// Returns an error's text with its causes. In Google's crates the outermost text says only that something failed. A layer that says
+/// no more than that something failed below it is left out: `Connection refused (os error 111)` is all that there is to know.
 pub fn with_causes(why: &dyn std::error::Error) -> String {
-    let mut text = why.to_string();
-    let mut cause = why.source();
+    let mut texts = Vec::new();
+    let mut cause = Some(why);
     while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
+        texts.push(inner.to_string());
         cause = inner.source();
     }
-    text
+    let last = texts.len() - 1;
+    let mut all = String::new();
+    for (at, text) in texts.into_iter().enumerate() {
+        if all.contains(&text) && !all.is_empty() || at < last && LAYERS.contains(&text.as_str()) {
+            continue;
+        }
+        all = if all.is_empty() { text } else { format!("{all}: {text}") };
+    }
+    all
 }
 
 /// The longest time to wait that is taken from an answer, 365 days: whatever an answer says, such a time can be added to others.
@@ -161,6 +176,30 @@ pub fn message(body: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An error with a cause.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Layer>>);
+
+    #[test]
+    fn layers_that_say_nothing_are_left_out() {
+        for (texts, told) in [
+            (
+                &["error sending request", "client error (Connect)", "tcp connect error", "Connection refused"][..],
+                "Connection refused",
+            ),
+            (&["error sending request", "client error (Connect)"], "client error (Connect)"),
+            (&["error sending request", "client error (Connect)", "dns error", "no name"], "dns error: no name"),
+            (&["the token: no", "no"], "the token: no"),
+            (&["error sending request"], "error sending request"),
+            (&[""], ""),
+        ] {
+            let layer = |below, text: &&'static str| Some(Box::new(Layer(text, below)));
+            let error = texts.iter().rev().fold(None, layer).unwrap();
+            assert_eq!(with_causes(&*error), told, "{texts:?}");
+        }
+    }
 
     #[test]
     fn causes_are_known_by_googles_words() {

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::children::more_output;
 use crate::mask::{KeyLines, Masker};
-use crate::text::one_line;
+use crate::text::{count_of, one_line};
 
 /// The most bytes of an output that are logged.
 const LOGGED: usize = 64 << 10;
@@ -72,7 +72,7 @@ impl LogLines {
         }
         self.end_line(&mut line);
         if self.left_out > 0 {
-            tracing::info!(target: "lastgood::hook", hook = self.hook, "… {} more lines", self.left_out);
+            tracing::info!(target: "lastgood::hook", hook = self.hook, "… {} left out", count_of(self.left_out, "more line"));
         }
         self.last
     }

@@ -11,10 +11,11 @@ use serde::Serialize;
 
 use super::copy::{copy_with, from_any};
 use super::{Site, SiteState, check_same, none_serves, passed_over};
+use crate::backup::commit::UNSURE;
 use crate::backup::doubted::user;
 use crate::backup::options::BackupOptions;
 use crate::backup::{self, newer_format};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::shell::word;
 use crate::store::address::argument;
@@ -170,7 +171,11 @@ pub fn back_up(sites: Vec<Site>, options: &BackupOptions, ctx: &Context) -> Resu
                 break;
             }
             Err(why) if why.of_store() && replicas.len() > 1 => {
-                ctx.check("take a snapshot")?;
+                // The root may exist although its store did not say so.
+                ctx.check("take a snapshot").map_err(|stopped| match why.code() {
+                    Code::Stopped => why.clone(),
+                    _ => stopped.hint(UNSURE),
+                })?;
                 let url = &replicas[at].url;
                 warn(format!("the vault {url} did not take the snapshot: {}", why.what()));
                 replicas[at].vault = Err(why);

@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Action, Outcome, ReportedError, RunId};
+use super::{Action, Event, HookFailure, Outcome, ReportedError, RunEnvironment, RunId};
 use crate::vault::root::SnapshotName;
 
 /// What a stored report says of its run.
@@ -163,6 +163,82 @@ impl RunSummary {
     /// Of a report that was read.
     pub fn of(report: &Value) -> Self {
         RunSummary::deserialize(report).unwrap_or_default()
+    }
+}
+
+/// What a person is told of a run, by its stored report.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct RunDetails {
+    /// Where it took place.
+    #[serde(deserialize_with = "known")]
+    pub place: Option<RunEnvironment>,
+    /// The events that asked for it.
+    #[serde(deserialize_with = "known")]
+    pub events: Option<Vec<Event>>,
+    /// Why it failed.
+    #[serde(deserialize_with = "known")]
+    pub error: Option<ReportedError>,
+    /// Commands after it that failed.
+    #[serde(deserialize_with = "known")]
+    pub hook_failures: Option<Vec<HookFailure>>,
+    /// What a backup did.
+    #[serde(deserialize_with = "object")]
+    pub backup: Option<WorkDetails>,
+    /// What a restore did.
+    #[serde(deserialize_with = "object")]
+    pub restore: Option<WorkDetails>,
+    /// What was verified in each vault.
+    #[serde(deserialize_with = "objects")]
+    pub verify: Vec<WorkDetails>,
+}
+
+/// What a run did, as far as a person is told: backups, restores and verifications have different ones of these.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct WorkDetails {
+    /// The vault.
+    #[serde(deserialize_with = "known")]
+    pub vault: Option<String>,
+    /// The state of the snapshot.
+    #[serde(deserialize_with = "known")]
+    pub state: Option<String>,
+    /// Whether it is good.
+    #[serde(deserialize_with = "known")]
+    pub good: Option<bool>,
+    /// The number of entries of the snapshot.
+    #[serde(deserialize_with = "known")]
+    pub entries: Option<u64>,
+    /// Bytes of the snapshot, or of what was verified.
+    #[serde(deserialize_with = "known")]
+    pub bytes: Option<u64>,
+    /// Bytes that were written to the vault.
+    #[serde(deserialize_with = "known")]
+    pub uploaded_bytes: Option<u64>,
+    /// The directory that was restored to.
+    #[serde(deserialize_with = "known")]
+    pub target: Option<String>,
+    /// Where what was there before is.
+    #[serde(deserialize_with = "known")]
+    pub moved_aside: Option<String>,
+    /// The number of snapshots that were verified.
+    #[serde(deserialize_with = "known")]
+    pub snapshots: Option<u64>,
+    /// What is damaged.
+    #[serde(deserialize_with = "known")]
+    pub damage: Option<Vec<serde_json::Value>>,
+    /// Why a vault could not be verified.
+    #[serde(deserialize_with = "known")]
+    pub error: Option<String>,
+    /// Warnings.
+    #[serde(deserialize_with = "known")]
+    pub warnings: Option<Vec<String>>,
+}
+
+impl RunDetails {
+    /// Of a report that was read.
+    pub fn of(report: &Value) -> Self {
+        RunDetails::deserialize(report).unwrap_or_default()
     }
 }
 

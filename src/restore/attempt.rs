@@ -181,6 +181,7 @@ pub(crate) fn attempt(
             return Err(failed(why, &packs, doubts));
         }
     };
+    ctx.monitor.syncing();
     // Asked once more when everything is on the disk, which may take long.
     let in_use = RefCell::default();
     let ready = || match refuse_in_use(&place, options) {

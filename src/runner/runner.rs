@@ -254,7 +254,10 @@ impl Runner {
                     let identity = waiting.request.event.identity.as_deref().filter(|_| !waiting.looked);
                     let before = identity.and_then(|identity| self.served_before(identity));
                     let answer = before.unwrap_or_else(|| {
-                        let why = format!("there were {runs} runs for critical events within an hour (--critical-max)");
+                        let why = format!(
+                            "within an hour, {} for critical events began (--critical-max)",
+                            crate::text::count_of(runs as u64, "run")
+                        );
                         tracing::error!("a critical event is put off for {:.0} s: {why}", after.as_secs_f64());
                         Arc::new(Answer::Later(why, after))
                     });

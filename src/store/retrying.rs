@@ -29,6 +29,8 @@ const FLIPPED: u32 = 3;
 /// How many wrong answers for one object are accepted: proxies and caches that give them mostly do so for a few
 /// seconds.
 const WRONG: u32 = 4;
+/// After this long without success a warning says that it is still tried. Until then, only `-v` tells of attempts.
+const LONG: Duration = Duration::from_secs(10);
 /// A read that got this many more bytes has made progress: the store works, though its streams break.
 const PROGRESS: usize = 64 << 10;
 
@@ -81,7 +83,7 @@ impl<R: Requests> RetryStore<R> {
     /// so far.
     fn attempt<T>(&self, doing: &str, mut once: impl FnMut() -> (Result<T, Fault>, usize)) -> Result<T, RetryFailure> {
         let (mut failures, mut since, mut reached, mut tokens) = (0u32, Instant::now(), 0, 0);
-        let mut tried = 0u32;
+        let (mut tried, mut told) = (0u32, false);
         let other = |error| Err(RetryFailure::Other(error));
         loop {
             if self.stop.load(Ordering::Relaxed) {
@@ -135,7 +137,16 @@ impl<R: Requests> RetryStore<R> {
                 return other(StoreError::Unreachable { doing: doing.into(), why });
             }
             self.counters.retries.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("could not {doing}: {why}; trying again in {:.1} s", pause.as_secs_f64());
+            // Most faults pass at once, and one that does not ends in an error, which says the same. In between, somebody may wait.
+            match passed >= LONG && !told {
+                true => tracing::warn!(
+                    "could not {doing} for {} s: {why}; trying again for up to {} s",
+                    passed.as_secs(),
+                    self.backoff.patience.as_secs()
+                ),
+                false => tracing::info!("could not {doing}: {why}; trying again in {:.1} s", pause.as_secs_f64()),
+            }
+            told |= passed >= LONG;
             self.sleep(pause);
         }
     }

@@ -3,7 +3,7 @@
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::{name, time};
-use crate::inspect::{Change, Difference, ListedSnapshot, Shown};
+use crate::inspect::{Change, Difference, ListedSnapshot, RootSummary, Shown};
 use crate::report::RunSummary;
 use crate::text::printable;
 use crate::vault::entry::EntryKind;
@@ -24,12 +24,6 @@ pub fn run(summary: &RunSummary) -> String {
     format!("{id:<16}  {started:<20}  {action:<8}  {result:<17}  {way:<12}  {about}")
 }
 
-/// Returns a run's report as indented JSON, for people.
-pub fn run_in_full(report: &serde_json::Value) -> String {
-    let text = serde_json::to_string_pretty(report).unwrap_or_default();
-    text.lines().map(|line| printable(line) + "\n").collect()
-}
-
 /// Returns the header line of a list of snapshots.
 pub fn list_head() -> String {
     format!(
@@ -47,20 +41,24 @@ pub fn listed(listed: &ListedSnapshot) -> String {
         };
         return format!("{:16}  {:20}  {:8}  {state}{}", listed.id.id, time(listed.created), "", printable(why));
     };
-    let reason = root.reason.to_string();
-    // If a complete snapshot has a database that failed its check, this is what counts.
-    let unsound = root.state == SnapshotState::Complete && root.failed_checks > 0;
-    let state = match (unsound, root.good && !root.whole) {
-        _ if root.diverged.is_some() => "diverged".to_owned(),
-        (true, _) => "unsound".to_owned(),
-        (_, true) => "stale".to_owned(),
-        _ => root.state.to_string(),
-    };
+    let (reason, state) = (root.reason.to_string(), state(root));
     let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
     let entries = HumanCount(root.entries).to_string();
     let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
     let created = time(listed.created);
     format!("{:16}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id.id)
+}
+
+/// Returns the word for what a snapshot is.
+pub(super) fn state(root: &RootSummary) -> String {
+    // If a complete snapshot has a database that failed its check, this is what counts.
+    let unsound = root.state == SnapshotState::Complete && root.failed_checks > 0;
+    match (unsound, root.good && !root.whole) {
+        _ if root.diverged.is_some() => "diverged".to_owned(),
+        (true, _) => "unsound".to_owned(),
+        (_, true) => "stale".to_owned(),
+        _ => root.state.to_string(),
+    }
 }
 
 /// Returns the line of an entry, as `ls -l` shows it.

@@ -52,7 +52,7 @@ fn action(action: &StartAction) -> String {
 }
 
 /// Adds a text with a word on its left, wrapped between words.
-fn field(text: &mut String, word: &str, what: &str) {
+pub(super) fn field(text: &mut String, word: &str, what: &str) {
     let mut row = format!("  {word:<width$}", width = INDENT - 2);
     let (mut has_words, what) = (false, printable(what));
     for next in what.split(' ') {

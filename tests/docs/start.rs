@@ -74,7 +74,7 @@ fn an_app_does_not_start_when_its_container_is_stopped_during_the_restore() {
     });
     let stopped = stopped.expect("five restores were not stopped");
     assert_eq!(stopped.text(), "ended with 1\n", "{stopped:?}");
-    assert!(stopped.stderr.contains("[stopped]"), "{stopped:?}");
+    assert!(stopped.stderr.contains("Stopped. Nothing was restored"), "{stopped:?}");
 }
 
 #[test]

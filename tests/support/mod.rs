@@ -22,6 +22,7 @@ pub mod seeded_random;
 pub mod skipped;
 pub mod slow;
 pub mod strace;
+pub mod terminal;
 pub mod tree;
 pub mod webhook;
 

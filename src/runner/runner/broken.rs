@@ -195,10 +195,10 @@ impl Runner {
         let promised: Vec<_> =
             others.map(|open| WatchedPromise { vault: vault.clone(), until: now + open.left, open }).collect();
         if let Some(longest) = promised.iter().map(|promised| promised.open.left.as_secs()).max() {
-            let count = promised.len();
+            let requests = crate::text::count_of(promised.len() as u64, "request");
             tracing::warn!(
-                "{count} requests that another instance has promised to serve in {vault} are open: those that stay so are \
-                 reported as failed, the last in {longest} s"
+                "another instance has promised to serve {requests} in {vault}: what stays open is reported as failed, the last in \
+                 {longest} s"
             );
         }
         Ok(promised)

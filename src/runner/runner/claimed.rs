@@ -208,7 +208,11 @@ impl Runner {
             }
         }
         for (run, group) in &runs {
-            tracing::error!("{} requests that were promised the run {run} are not served: {}", group.len(), why.what());
+            tracing::error!(
+                "{} with the promise of the run {run} will not be served: {}",
+                crate::text::count_of(group.len() as u64, "request"),
+                why.what()
+            );
         }
         self.context(|ctx| {
             let report = |(run, group): &(RunId, Vec<(QueuedRequest, Claimed)>)| {

@@ -1,0 +1,126 @@
+//! What people see on a terminal of 80 columns; and that pipes and files get the same as ever.
+
+use serde_json::Value;
+
+use crate::support::terminal::{lines, on_terminal};
+use crate::support::{World, id, tree};
+
+/// What a command shows on 80 columns, a line each, all of which fit.
+#[track_caller]
+fn shown(world: &World, args: &[&str]) -> Vec<String> {
+    let ran = on_terminal(&world.command(args), 80, &[]);
+    let lines = lines(ran.ended(0).text());
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
+    lines
+}
+
+/// The first word of a line.
+fn first(line: &str) -> &str {
+    line.split_whitespace().next().unwrap_or_default()
+}
+
+#[test]
+fn lists_fit_and_what_they_show_can_be_given_back() {
+    let world = World::with_files();
+    let ids: Vec<String> = (0..3)
+        .map(|n| {
+            world.write("n", n.to_string());
+            id(&world.backup()).to_owned()
+        })
+        .collect();
+    world.run(["restore", "--snapshot", "ffff"]).ended(2);
+    let list = shown(&world, &["list"]);
+    assert_eq!(
+        list[0].split_whitespace().collect::<Vec<_>>(),
+        ["ID", "TAKEN", "REASON", "STATE", "ENTRIES", "SIZE", "ADDED"]
+    );
+    for (line, id) in list[1..].iter().zip(ids.iter().rev()) {
+        let short = first(line);
+        assert!(short.len() == 8 && id.contains(&format!("-{short}")) && line.contains("just now"), "{line} {id}");
+        world.run(["ls", short]).ended(0);
+        world.run(["restore", &format!("to-{short}"), "--snapshot", short]).ended(0);
+    }
+    let runs = shown(&world, &["runs"]);
+    assert!(runs[0].starts_with("ID        BEGAN"), "{runs:#?}");
+    assert_eq!(runs.len(), 1 + 7);
+    for line in &runs[1..] {
+        let report = shown(&world, &["runs", first(line)]);
+        assert!(report[0].starts_with(&format!("Run {}", first(line))) && report.last().unwrap().ends_with("--json"));
+    }
+    let refused = runs.iter().find(|line| line.contains("  refused  ")).unwrap();
+    assert!(refused.contains("  find the snapshot ffff: "), "{refused}");
+    // A pipe gets all of each id, and the time.
+    let piped = world.run(["list"]);
+    assert!(piped.ended(0).text().lines().nth(1).unwrap().starts_with(ids[2].rsplit('-').next().unwrap()), "{piped:?}");
+    assert!(piped.text().contains("TIME (UTC)") && world.run(["runs"]).text().contains("TIME (UTC)"));
+}
+
+#[test]
+fn directories_are_listed_where_there_are_several() {
+    let world = World::with_files();
+    world.backup();
+    assert!(!shown(&world, &["list"])[0].contains("DIRECTORY"));
+    world.write("../other/b", "b");
+    world.run(["backup", "other", "--accept-shrink"]).ended(0);
+    let list = shown(&world, &["list"]);
+    assert!(list[0].ends_with("DIRECTORY"), "{list:#?}");
+    assert!(list[1].ends_with("/other") && list.last().unwrap().ends_with("/data"), "{list:#?}");
+}
+
+#[test]
+fn a_report_of_a_run_is_for_people_and_json_for_programs() {
+    let world = World::with_files();
+    let report = world.backup();
+    let run = world.json(["runs"], 0)[0]["run"].as_str().unwrap().to_owned();
+    let text = world.run(["runs", &run]).ended(0).text().to_owned();
+    for part in [
+        &format!("Run {run}: backup is complete\n"),
+        "\n  began ",
+        "\n  by       the command line on ",
+        "\n  snapshot ",
+        id(&report),
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(serde_json::from_str::<Value>(&text).is_err());
+    assert_eq!(world.json(["runs", &run], 0)["snapshot"], report["snapshot"]);
+}
+
+#[test]
+fn the_progress_bar_fits_and_is_gone_at_the_end() {
+    let world = World::new();
+    for n in 0..4 {
+        world.write(&format!("{n}"), tree::noise(n, 32 << 20));
+    }
+    for (width, args) in [(80, &["backup"][..]), (60, &["verify", "--read-data"]), (100, &["restore", "out"])] {
+        let ran = on_terminal(&world.command(args), width, &[]);
+        let shown = ran.ended(0).text();
+        let lines = lines(shown);
+        assert!(lines.iter().any(|line| line.contains("MiB of ") || line.ends_with(" %")), "no bar: {lines:#?}");
+        // The report is for the eyes of a person who can make the window wider; the bar is drawn over and over.
+        let drawn = lines.iter().filter(|line| line.contains(" [") || line.contains(" %") || line.contains("iB/s"));
+        assert!(drawn.clone().all(|line| line.chars().count() <= width.into()), "{lines:#?}");
+        // Nothing goes up: no line was as long as to need a second one.
+        assert!(!shown.contains("\u{1b}[1A"), "{shown:?}");
+        let last = shown.rsplit("\u{1b}[2K").next().unwrap();
+        assert!(["Made a", "Snapshot", "Verified", "Restored"].iter().any(|begin| last.starts_with(begin)), "{last:?}");
+    }
+    world.run(["backup", "-v"]).ended(0).says(" INFO syncing");
+    world.run(["restore", "out", "-v"]).ended(0).says(" INFO syncing");
+}
+
+#[test]
+fn ctrl_c_says_what_is_true() {
+    let world = World::new();
+    for n in 0..8 {
+        world.write(&format!("{n}"), tree::noise(n, 32 << 20));
+    }
+    let ran = on_terminal(&world.command(["backup"]), 80, &[("MiB of", "\u{3}")]);
+    let shown = ran.ended(1).text();
+    assert!(shown.trim_end().ends_with("Stopped. No snapshot was made."), "{shown:?}");
+    world.backup();
+    let ran = on_terminal(&world.command(["restore", "out"]), 80, &[("MiB of", "\u{3}")]);
+    let shown = ran.ended(1).text();
+    assert!(shown.trim_end().ends_with("Stopped. Nothing was restored: what was there is as it was."), "{shown:?}");
+    assert!(!world.path("out").exists());
+}
