@@ -5,7 +5,9 @@
 
 mod backup;
 mod dispatched;
+pub mod help;
 mod hooks;
+mod manual;
 mod pubsub;
 mod results;
 mod rollback;
@@ -13,6 +15,7 @@ mod run;
 mod serve;
 mod settings;
 mod start;
+pub mod wishes;
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
@@ -25,6 +28,7 @@ use jiff::SignedDuration;
 pub use self::backup::{BackupArgs, BackupFlags, CheckDatabases, NotGood, ReasonFlag};
 pub use self::dispatched::{DispatchFlags, DispatchedArgs};
 pub use self::hooks::{AllHookFlags, BackupHookFlags, HookFlags, RestoreHookFlags};
+pub use self::manual::{CompletionsArgs, ManArgs};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
 pub use self::rollback::RollbackArgs;
@@ -182,6 +186,10 @@ pub enum Command {
     ///
     /// `lastgood serve --dispatch job=…` starts the job and names the request's claim in LASTGOOD_CLAIM.
     Dispatched(Box<DispatchedArgs>),
+    /// Print what a shell completes command lines with
+    Completions(CompletionsArgs),
+    /// Print the manual page of the program, or of a command
+    Man(ManArgs),
 }
 
 /// Arguments of `restore`.

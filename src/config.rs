@@ -246,8 +246,8 @@ impl Config {
         let (mut exit_zero_on, mut notify, mut hooks) = (Vec::new(), Notifier::default(), HookArgs::default());
         let unused = switches::unused(&cli.command, &env);
         let task = match cli.command {
-            Command::Config(_) => {
-                let why = "settings are shown before any is used";
+            Command::Config(_) | Command::Completions(_) | Command::Man(_) => {
+                let why = "what the command line itself says is shown before any setting is used";
                 return Err(Error::failed("show the settings", why).with_code(Code::Internal));
             }
             Command::Init => ConfiguredCommand::Init,

@@ -39,7 +39,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::commands::vaults::{self, Commands};
-use self::commands::{config as settings, doctor, export, look, publish, rollback, serve, start};
+use self::commands::{config as settings, doctor, export, look, manual, publish, rollback, serve, start};
 use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     let (cli, layers) = match layers::settle(&args, &config::of_this_process, &config::names_of_this_process()) {
         Ok(settled) => settled,
-        Err(Unsettled::Arguments(why)) => return explain(&why, out),
+        Err(Unsettled::Arguments(why)) => return explain(&why, &args, out),
         Err(Unsettled::File(why, global)) => {
             let output = OutputOptions::new(&global, &config::of_this_process);
             let terminal = Terminal::new(false);
@@ -162,6 +162,8 @@ fn main() -> ExitCode {
         _ => None,
     };
     let done = match &cli.command {
+        cli::Command::Completions(args) => manual::completions(args, &mut console),
+        cli::Command::Man(args) => manual::man(args, &mut console),
         // It shows settings also where they cannot be used.
         cli::Command::Config(args) => settings::config(&layers, args, &config::of_this_process, &mut console),
         _ => {
@@ -260,30 +262,41 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
-fn explain(why: &clap::Error, mut out: Stdout) -> ExitCode {
+fn explain(why: &clap::Error, args: &[OsString], mut out: Stdout) -> ExitCode {
     let code = why.exit_code();
+    let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let wish = cli::wishes::answer(why, &args);
+    let text = why.to_string();
+    // Below the message there are a tip, if clap has one, and the usage.
+    // A value that is quoted in the message may have empty lines, too.
+    let ends = ["\n\n  tip: ", "\n\nUsage: ", "\n\nFor more information"];
+    let end = ends.iter().filter_map(|end| text.rfind(end)).min().unwrap_or(text.len());
+    let (message, rest) = (text[..end].trim_end(), &text[end..]);
     // Help was asked for, so it has to be printed; an error in the arguments is printed as far as it can be.
-    if let Err(closed) = why.print()
+    let instead = match wish {
+        _ if args.len() == 1 => Some(cli::help::BEGIN.to_owned()),
+        Some(answer) => Some(format!("{message}\n\n{}", cli::help::wrapped("  ", answer))),
+        None => None,
+    };
+    let printed = match instead {
+        Some(text) => io::Write::write_all(&mut io::stderr(), text.as_bytes()),
+        None => why.print(),
+    };
+    if let Err(closed) = printed
         && !why.use_stderr()
         && closed.kind() != io::ErrorKind::BrokenPipe
     {
         return ExitCode::from(ProgramOutcome::Failed.code());
     }
     // The arguments could not be parsed, so they are searched for the one that matters here.
-    if code != 0 && std::env::args_os().any(|arg| arg == "--json") {
+    if code != 0 && args.iter().any(|arg| arg == "--json") {
         let code = match why.kind() {
             ErrorKind::InvalidValue | ErrorKind::ValueValidation => Code::BadSetting,
             _ => Code::Usage,
         };
-        let text = why.to_string();
-        // Below the message there are a tip, if clap has one, and the usage.
-        // A value that is quoted in the message may have empty lines, too.
-        let ends = ["\n\n  tip: ", "\n\nUsage: ", "\n\nFor more information"];
-        let end = ends.iter().filter_map(|end| text.rfind(end)).min().unwrap_or(text.len());
-        let (message, rest) = (text[..end].trim_end(), &text[end..]);
         let message = message.strip_prefix("error: ").unwrap_or(message);
         let tip = rest.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-        console::write_error(&mut out, Kind::Usage, code.word(), message, tip);
+        console::write_error(&mut out, Kind::Usage, code.word(), message, wish.or(tip));
     }
     ExitCode::from(if code == 0 { ProgramOutcome::Done } else { ProgramOutcome::Usage }.code())
 }

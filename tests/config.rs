@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::docs::commands::indented;
 use crate::support::requirements::skipped;
 use crate::support::{Ran, World, is_root, paths};
 
@@ -381,8 +382,8 @@ fn the_example_has_every_option_and_can_be_used_as_it_is() {
     let of_the_file = ["help", "version", "config", "no-config", "unset"];
     let mut seen = 0;
     for command in set.iter().map(|(command, _)| command.clone()).collect::<BTreeSet<_>>() {
-        let ran = world.run(command.split(' ').chain(["--help", "--no-config"]));
-        let lines = ran.ended(0).text().split("\nExample").next().unwrap().lines().map(str::trim);
+        let ran = world.run(command.split(' ').chain(["--help", "--all", "--no-config"]));
+        let lines = indented(ran.ended(0).text().split("Usage: ").nth(1).unwrap());
         let options = lines.filter(|line| line.starts_with('-')).flat_map(|line| line.split_whitespace().take(2));
         for option in options.filter_map(|word| word.strip_prefix("--")) {
             let end = |c: char| !c.is_ascii_lowercase() && c != '-';

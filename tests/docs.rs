@@ -6,7 +6,7 @@
 //! - Tables of variables, exit codes, results and routes hold what the program has, and nothing else.
 //! - Links lead somewhere, and a page is short and says which question it answers.
 
-mod commands;
+pub mod commands;
 mod console;
 mod facts;
 mod links;

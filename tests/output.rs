@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 
 use crate::support::World;
+use crate::support::cloud::server::{Fault, When};
+use crate::support::cloud::vault_in;
 use crate::support::http::Service;
 use crate::support::process::Running;
 use crate::support::requirements::free_port;
@@ -32,6 +34,23 @@ fn a_failure_is_told_once_and_in_one_line() {
     }
     // Who wants to see each attempt does.
     world.run(["backup", "--store-timeout", "1s", "-v"]).ended(1).says(" INFO could not read").says("trying again");
+}
+
+#[test]
+fn a_wait_that_is_long_is_told_once() {
+    let (server, world) = vault_in(World::with_files());
+    // The second failure comes after 11 s, and the third one right after it.
+    let read = When::read("vault.json");
+    server.script(read, Fault::retry_after(503, 11));
+    server.script(When::read("vault.json").times(2), Fault::status(503));
+    let ran = world.run(["list"]);
+    let [line] = ran.ended(0).stderr.lines().collect::<Vec<_>>()[..] else { panic!("{ran:?}") };
+    let line = untimed(line).trim_start();
+    assert!(line.starts_with("WARN could not read vault.json of gs://") && line.contains(" for 11 s: "), "{line}");
+    assert!(line.contains("; trying again for up to "), "{line}");
+    // What passes soon is told with `-v` only.
+    server.script(When::read("vault.json"), Fault::status(503));
+    assert_eq!(world.run(["list"]).ended(0).stderr, "");
 }
 
 #[test]
@@ -80,7 +99,6 @@ fn a_hangup_ends_a_service_as_other_signals_do() {
         // The tests themselves may have been started by something that ignores it.
         let mut service = Service::of(through(&["env", "--default-signal=HUP"], &serve));
         assert_eq!(service.end(signal).0, Some(0), "{signal:?}");
-        service.log_with("told to stop");
         service.log_with("all that was asked for is answered");
     }
 }

@@ -23,7 +23,16 @@ pub fn list(vault: &Vault, limit: usize, console: &mut Console, ctx: &Context) -
     let names = vault.snapshots()?;
     let unread = if console.on_terminal() {
         let mut all = Vec::new();
-        let unread = inspect::newest_of(vault, &names, limit, |listed| Ok(all.push(listed)), ctx)?;
+        let unread = inspect::newest_of(
+            vault,
+            &names,
+            limit,
+            |listed| {
+                all.push(listed);
+                Ok(())
+            },
+            ctx,
+        )?;
         console.print(&(), || view::snapshots_short(&all, view::distinct(&names), Timestamp::now()))?;
         unread
     } else {

@@ -4,6 +4,7 @@ pub mod config;
 pub mod doctor;
 pub mod export;
 pub mod look;
+pub mod manual;
 pub mod publish;
 pub mod rollback;
 pub mod serve;

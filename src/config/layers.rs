@@ -96,7 +96,8 @@ pub(super) fn settle_with(
     names: &[String],
     read: impl FnOnce(Option<PathBuf>) -> Result<Option<FoundFile>>,
 ) -> Result<(Cli, Layers), Unsettled> {
-    let (matches, missing) = match Cli::command().try_get_matches_from(args) {
+    let (args, all) = &cli::help::asked(args);
+    let (matches, missing) = match cli::help::arranged(Cli::command(), *all).try_get_matches_from(args) {
         // It may be in the file.
         Err(why) if why.kind() == ErrorKind::MissingRequiredArgument => {
             match relaxed(Cli::command()).try_get_matches_from(args) {

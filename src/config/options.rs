@@ -19,7 +19,7 @@ const SHARED: [(&str, &[&str]); 3] =
 /// Options that no file sets: they say which file is read, or print something else than the command's result.
 const NOT_IN_FILES: [&str; 5] = ["config", "no_config", "unset", "help", "version"];
 /// Commands without settings.
-const NOT_TABLES: [&str; 2] = ["config", "help"];
+const NOT_TABLES: [&str; 4] = ["config", "help", "completions", "man"];
 
 /// The kind of value that an option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -21,8 +21,13 @@ const LEAST: usize = 12;
 
 /// Returns how many characters of an id tell the snapshots apart, so that each can be given back.
 pub fn distinct(names: &[SnapshotName]) -> usize {
-    let mut ids: Vec<_> = names.iter().map(|name| name.id.to_string()).collect();
+    digits(names.iter().map(|name| name.id.to_string()).collect())
+}
+
+/// Returns how many characters tell ids apart.
+fn digits(mut ids: Vec<String>) -> usize {
     ids.sort();
+    ids.dedup();
     let same = |pair: &[String]| pair[0].bytes().zip(pair[1].bytes()).take_while(|(a, b)| a == b).count();
     ids.windows(2).map(|pair| same(pair) + 1).max().unwrap_or(0).max(ID)
 }
@@ -70,14 +75,15 @@ pub fn runs(runs: &[RunSummary], now: Timestamp) -> String {
         head.insert(4, "BY");
     }
     let mut table = Table::new(&head);
+    let text = |field: &Option<String>| field.as_deref().map(printable).unwrap_or_default();
+    let digits = digits(runs.iter().map(|run| text(&run.run)).collect());
     for run in runs {
-        let text = |field: &Option<String>| field.as_deref().map(printable).unwrap_or_default();
         let began = text(&run.started).parse().map(|began| ago(now, began)).unwrap_or_default();
         let about = match &run.error {
             Some(why) => printable(why.strip_prefix("could not ").unwrap_or(why)),
             None => short_name(&text(&run.snapshot)),
         };
-        let mut cells = vec![cut(&text(&run.run), ID, false), began, text(&run.action), text(&run.result), about];
+        let mut cells = vec![cut(&text(&run.run), digits, false), began, text(&run.action), text(&run.result), about];
         if several {
             cells.insert(4, text(&run.way).replace('_', " "));
         }

@@ -33,10 +33,15 @@ fn named(page: &Page) -> Vec<(String, Command)> {
     named
 }
 
+/// The lines of a help text that are indented, without that: prose is not.
+pub fn indented(help: &str) -> impl Iterator<Item = &str> {
+    help.lines().filter(|line| line.starts_with(' ')).map(str::trim)
+}
+
 /// The options that a help text describes.
 fn options(help: &str) -> BTreeSet<String> {
-    let described = help.split("\nExample").next().unwrap_or_default();
-    let lines = described.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let described = help.split("Usage: ").nth(1).unwrap_or_default();
+    let lines = indented(described).filter(|line| line.starts_with('-'));
     let words =
         lines.flat_map(|line| line.split_whitespace().take(2).chain(line.split_once(", ").map(|(_, rest)| rest)));
     let long = words.filter_map(|word| word.strip_prefix("--"));
@@ -52,10 +57,14 @@ pub fn helps() -> &'static BTreeMap<String, String> {
         let mut helps = BTreeMap::new();
         let mut left = vec![Vec::<String>::new()];
         while let Some(command) = left.pop() {
-            let ran = world.run(command.iter().map(String::as_str).chain(["--help"]));
+            let ran = world.run(command.iter().map(String::as_str).chain(["--help", "--all"]));
             let help = ran.ended(0).text().to_owned();
-            let commands =
-                help.split("\nCommands:\n").nth(1).unwrap_or_default().split("\n\n").next().unwrap_or_default();
+            // The program's own are in groups, above its options.
+            let commands = match command.is_empty() {
+                true => help.split("\nOptions of all commands:").next(),
+                false => help.split("\nCommands:\n").nth(1).and_then(|rest| rest.split("\n\n").next()),
+            };
+            let commands = commands.unwrap_or_default();
             let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
             let names = names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
             left.extend(names.map(|name| command.iter().cloned().chain([name.to_owned()]).collect()));
@@ -71,10 +80,14 @@ fn misunderstood(world: &World, args: &[String]) -> Option<String> {
     // Brackets and dots are those of a synopsis: `[DATA]`, `[--snapshot ID]...`.
     let plain = args.iter().map(|arg| arg.trim_start_matches('[').trim_end_matches("...").trim_end_matches(']'));
     // Any command understands the options that all of them have.
-    let plain = plain.map(|arg| if arg == "COMMAND" { "backup" } else { arg });
+    let plain = plain.map(|arg| match arg {
+        "COMMAND" => "backup",
+        "SHELL" => "bash",
+        arg => arg,
+    });
     // Behind two dashes is the app that `run` starts.
     let plain: Vec<&str> = plain.take_while(|arg| *arg != "--").filter(|arg| !arg.is_empty()).collect();
-    let ran = world.run(plain.iter().copied().chain(["--help"]));
+    let ran = world.run(plain.iter().copied().chain(["--help", "--all"]));
     if ran.code != Some(0) {
         return Some(ran.stderr);
     }

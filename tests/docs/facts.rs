@@ -8,7 +8,7 @@ use lastgood::error::{Code, Kind};
 use lastgood::report::Outcome;
 use serde_json::Value;
 
-use super::commands::helps;
+use super::commands::{helps, indented};
 use super::pages::{self, page};
 use crate::support::World;
 use crate::support::http::Service;
@@ -174,7 +174,7 @@ fn the_table_of_variables_is_that_of_the_program() {
 /// What a help text says of each option; an argument has no name.
 fn described(help: &str) -> Vec<(String, String)> {
     let mut items: Vec<(String, String)> = Vec::new();
-    for line in help.split("\nExample").next().unwrap_or_default().lines().map(str::trim) {
+    for line in indented(help.split("Usage: ").nth(1).unwrap_or_default()) {
         if line.starts_with(['-', '[', '<'])
             && !line.starts_with("[default")
             && !line.starts_with("[env")
