@@ -22,7 +22,9 @@ use crate::{backup, restore};
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 
-pub use self::doctor::{age as doctor_age, doctor, problems as doctor_problems};
+pub use self::doctor::{
+    NARROW as DOCTOR_NARROW, WIDTH as DOCTOR_WIDTH, age as doctor_age, doctor, problems as doctor_problems,
+};
 pub use self::lists::{difference, entry, list_head, listed, run, runs_head};
 pub use self::preview::preview;
 pub use self::run_report::run_report;

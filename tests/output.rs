@@ -32,6 +32,19 @@ fn a_failure_is_told_once_and_in_one_line() {
         assert_eq!(line.matches("Connection refused").count(), 1, "{line}");
         assert!(!line.contains("error sending request") && !line.contains("client error"), "{line}");
     }
+    // So it is where there are several vaults: the one error names all.
+    let ran = world.run([
+        "backup",
+        "--store-timeout",
+        "1s",
+        "--vault",
+        "gs://some-bucket/a",
+        "--vault",
+        "gs://some-bucket/b",
+    ]);
+    let lines: Vec<_> = ran.ended(1).stderr.lines().collect();
+    let [line] = lines[..] else { panic!("{ran:?}") };
+    assert!(line.contains("gs://some-bucket/a: ") && line.contains("gs://some-bucket/b: "), "{line}");
     // Who wants to see each attempt does.
     world.run(["backup", "--store-timeout", "1s", "-v"]).ended(1).says(" INFO could not read").says("trying again");
 }

@@ -68,6 +68,20 @@ fn directories_are_listed_where_there_are_several() {
 }
 
 #[test]
+fn other_reports_fit_too() {
+    let world = World::with_files();
+    world.backup();
+    for args in
+        [&["doctor"][..], &["doctor", "--only", "age"], &["config"], &["verify"], &["ls", "latest"], &["state", "data"]]
+    {
+        let ran = on_terminal(&world.command(args), 80, &[]);
+        let long = |line: &&String| line.chars().count() > 80 && !line.contains(world.path("").to_str().unwrap());
+        let lines = lines(ran.text());
+        assert!(!lines.is_empty() && !lines.iter().any(|line| long(&line)), "{lines:#?}");
+    }
+}
+
+#[test]
 fn a_report_of_a_run_is_for_people_and_json_for_programs() {
     let world = World::with_files();
     let report = world.backup();

@@ -21,9 +21,10 @@ pub fn doctor(settings: &DoctorSettings, console: &mut Console, ctx: &Context) -
     if console.quiet() || (settings.only_age && console.json_log()) {
         view::doctor_problems(&report).iter().for_each(|line| tracing::error!("{line}"));
     }
+    let columns = if console.on_terminal() { view::DOCTOR_NARROW } else { view::DOCTOR_WIDTH };
     console.answer(&report, || match settings.only_age {
-        true => view::doctor_age(&report),
-        false => view::doctor(&report),
+        true => view::doctor_age(&report, columns),
+        false => view::doctor(&report, columns),
     })?;
     Ok(if report.problems == 0 { ProgramOutcome::Done } else { ProgramOutcome::Failed })
 }

@@ -305,6 +305,8 @@ fn prepare(
     check_same(&sites)?;
     let alone = sites.len() == 1;
     let first_vault = sites.iter().position(|site| site.vault_if_open().is_some());
+    // If none can be used, the error names all of them.
+    let hopeless = sites.iter().all(|site| matches!(site.found, SiteState::Failed(_)));
     let (mut replicas, mut empty, mut unknown) = (Vec::with_capacity(sites.len()), Vec::new(), None);
     for (at, Site { url, may_make, fleeting, found }) in sites.into_iter().enumerate() {
         // Before the first vault, only what is away is passed over; without any vault, one is made in the first place
@@ -318,7 +320,7 @@ fn prepare(
             // It may hold a newer state than all others.
             SiteState::Failed(why) if why.is_newer_format() => return Err(why),
             SiteState::Failed(why) => {
-                if leading {
+                if leading && !hopeless {
                     warn(passed_over(&url, &why));
                 }
                 unknown.get_or_insert(at);

@@ -6,33 +6,35 @@ use crate::doctor::{DoctorReport, DoctorSection, Subject};
 use super::line;
 use crate::text::{count_of, printable};
 
-/// The width of the text, in columns; commands are never broken.
-const WIDTH: usize = 100;
+/// The width of a text that no terminal shows, in columns; commands are never broken.
+pub const WIDTH: usize = 100;
+/// The width of a terminal.
+pub const NARROW: usize = 80;
 /// The column at which a check's name begins.
 const INDENT: usize = 11;
 
-/// Returns the whole report as text.
-pub fn doctor(report: &DoctorReport) -> String {
-    text(report, verdict(report))
+/// Returns the whole report as text of this width.
+pub fn doctor(report: &DoctorReport, columns: usize) -> String {
+    text(report, verdict(report), columns)
 }
 
-/// Returns the report of the age alone as text.
-pub fn age(report: &DoctorReport) -> String {
+/// Returns the report of the age alone as text of this width.
+pub fn age(report: &DoctorReport, columns: usize) -> String {
     let verdict = match report.problems {
         0 => "The newest good snapshot of each vault is young enough.".into(),
         _ => verdict(report),
     };
-    text(report, verdict)
+    text(report, verdict, columns)
 }
 
-fn text(report: &DoctorReport, verdict: String) -> String {
+fn text(report: &DoctorReport, verdict: String, columns: usize) -> String {
     let mut text = String::new();
     let checks = report.parts.iter().flat_map(|part| &part.checks);
     let width = checks.map(|check| check.name.len()).max().unwrap_or(0);
     for part in &report.parts {
         line(&mut text, format_args!("{}", heading(part)));
         for check in &part.checks {
-            self::check(&mut text, check, width);
+            self::check(&mut text, check, width, columns);
         }
         text.push('\n');
     }
@@ -60,20 +62,20 @@ fn heading(part: &DoctorSection) -> String {
     }
 }
 
-fn check(text: &mut String, check: &DoctorCheck, width: usize) {
+fn check(text: &mut String, check: &DoctorCheck, width: usize, columns: usize) {
     let outcome = match check.outcome {
         CheckStatus::Ok => "ok",
         CheckStatus::Skipped => "skipped",
         CheckStatus::Warning => "WARNING",
         CheckStatus::Problem => "PROBLEM",
     };
-    let mut found = wrapped(&printable(&check.found), WIDTH.saturating_sub(INDENT + width + 2)).into_iter();
+    let mut found = wrapped(&printable(&check.found), columns.saturating_sub(INDENT + width + 2)).into_iter();
     let first = found.next().unwrap_or_default();
     line(text, format_args!("  {outcome:7}  {:width$}  {first}", check.name));
     for more in found {
         line(text, format_args!("{:indent$}{more}", "", indent = INDENT + width + 2));
     }
-    for advice in check.advice.iter().flat_map(|advice| wrapped(&printable(advice), WIDTH - INDENT)) {
+    for advice in check.advice.iter().flat_map(|advice| wrapped(&printable(advice), columns.saturating_sub(INDENT))) {
         line(text, format_args!("{:INDENT$}{advice}", ""));
     }
     for command in &check.commands {
@@ -141,7 +143,7 @@ Vault gs://b-1/x
 
 1 problem to solve, and 2 warnings.
 ";
-        assert_eq!(doctor(&report), text);
+        assert_eq!(doctor(&report, WIDTH), text);
         assert_eq!(problems(&report), ["Vault gs://b-1/x: bucket: gs://b-1 does not exist\\x1b[2J"]);
     }
 
