@@ -177,8 +177,8 @@ resource "google_monitoring_alert_policy" "run" {
   documentation {
     mime_type = "text/markdown"
     content   = <<-EOT
-      `lastgood runs RUN --vault ${local.vault}` shows the run's report in full. The snapshots before it are as they were. What to do
-      about each result: docs/operate.md#run
+      `lastgood runs RUN --vault ${local.vault}` shows the run's report, with `--json` in full. The snapshots before it are as they were.
+      What to do about each result: docs/operate.md#run
     EOT
   }
 

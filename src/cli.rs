@@ -140,7 +140,7 @@ pub enum Command {
     Copy(CopyArgs),
     /// List the snapshots, newest first
     List(ListArgs),
-    /// List the runs, newest first, or show one run's report in full
+    /// List the runs, newest first, or show one run's report
     Runs(RunsArgs),
     /// List what is in a snapshot
     Ls(LsArgs),
