@@ -269,6 +269,11 @@ impl Error {
         &self.why
     }
 
+    /// Takes it apart into what was being done and why it failed.
+    pub fn into_doing_and_why(self) -> (String, String) {
+        (self.doing, self.why)
+    }
+
     /// Returns the hint, where something can be done.
     pub fn advice(&self) -> Option<&str> {
         self.hint.as_deref()

@@ -77,6 +77,7 @@ mod run_older_readers;
 mod run_refused;
 mod run_rollback;
 mod run_terminal;
+mod run_unheard;
 mod run_warned;
 mod serve;
 mod serve_clients;

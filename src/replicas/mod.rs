@@ -6,6 +6,7 @@
 //! taken meanwhile until it is copied there.
 
 pub mod backup;
+mod unheard;
 pub mod restore;
 pub mod verify;
 pub mod copy;

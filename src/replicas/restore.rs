@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Site, SiteFailure, check_same, none_serves, passed_over};
+use super::{Site, SiteFailure, check_same, none_serves, passed_over, unheard};
 use crate::error::{Kind, Result};
 use crate::monitor::{Context, SilentMonitor};
 use crate::panics;
@@ -66,12 +66,15 @@ pub fn restore(mut sites: Vec<Site>, options: &RestoreOptions, ctx: &Context) ->
         ctx.monitor.warn(&what);
         warnings.push(what);
     };
-    let Chosen { candidates, failures, unknown, newer_format } = choose_all(sites, &options.snapshot)?;
+    let Chosen { candidates, failures, unknown, newer_format, unheard } = choose_all(sites, &options.snapshot)?;
     failures.iter().for_each(|(url, why)| warn(passed_over(url, why)));
+    let doing = format!("restore to {}", options.target.display());
+    let chosen = candidates.iter().map(|fit| (&fit.vault, &fit.choice));
+    unheard::check_roots(&doing, chosen, &unheard, options.unheard)?;
     let newer = newer(&candidates, unknown);
     restore::tell_of_newer(&newer, &mut warn);
     let ReplicatedRestoreReport { vault, mut restored } =
-        restore_one_of(candidates, (failures, newer_format), options, ctx, &mut warn)?;
+        restore_one_of(candidates, (failures, unheard, newer_format), options, ctx, &mut warn)?;
     restored.warnings.splice(..0, warnings);
     // A snapshot that is damaged in every vault may be the one that was meant.
     restored.instead_of = select::newest_damaged(&newer).max(restored.instead_of);
@@ -144,7 +147,7 @@ fn newer(candidates: &[RestoreCandidate], unknown: Vec<PassedOver>) -> Vec<Passe
 /// Restores from one of the vaults that have a fitting snapshot.
 fn restore_one_of(
     candidates: Vec<RestoreCandidate>,
-    (mut failures, newer_format): (Vec<SiteFailure>, Option<NewerFormat>),
+    (mut failures, mut unheard, newer_format): (Vec<SiteFailure>, Vec<String>, Option<NewerFormat>),
     options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
@@ -170,6 +173,7 @@ fn restore_one_of(
     for skip_damaged in passes {
         let options = RestoreOptions { skip_damaged: *skip_damaged, ..options.clone() };
         failures.retain(|(url, _)| !candidates.iter().any(|fit| fit.url == *url));
+        unheard.retain(|url| !candidates.iter().any(|fit| fit.url == *url));
         for fit in &mut candidates {
             match fit.restore(&options, ctx) {
                 Ok(restored) => {
@@ -183,21 +187,27 @@ fn restore_one_of(
                     fit.over = damaged::passed_over(fit.choice.name, &failure.wrong).filter(|_| !fit.choice.named);
                     let why = failure.why;
                     warn(format!("the vault {} does not give {} back: {}", fit.url, fit.choice.name, why.what()));
+                    if unheard::is_silent(&why) {
+                        unheard.push(fit.url.clone());
+                    }
                     failures.push((fit.url.clone(), why));
                 }
             }
         }
     }
-    let may = |fit: &mut RestoreCandidate| fit.over.is_some() && !options.skip_damaged;
-    let replaceable: Vec<_> = candidates.extract_if(.., may).collect();
-    match older((newest, replaceable), (behind, newer_format), options, ctx, warn) {
-        Ok(Ok(report)) => return Ok(report),
-        Ok(Err(left)) => candidates.extend(left),
-        // An older snapshot would go back behind what is there; the reason to report is that the newest cannot be had.
-        Err(why) if why.kind() == Kind::Unneeded && options.only.older.is_some() => {
-            return Err(none_serves(&format!("restore to {}", options.target.display()), failures));
+    let doing = format!("restore to {}", options.target.display());
+    if !unheard::awaits(&failures, &unheard, options.unheard) {
+        let may = |fit: &mut RestoreCandidate| fit.over.is_some() && !options.skip_damaged;
+        let replaceable: Vec<_> = candidates.extract_if(.., may).collect();
+        match older((newest, replaceable), (behind, &unheard, newer_format), options, ctx, warn) {
+            Ok(Ok(report)) => return Ok(report),
+            Ok(Err(left)) => candidates.extend(left),
+            // An older snapshot would go back behind what is there; the reason to report is that the newest cannot be had.
+            Err(why) if why.kind() == Kind::Unneeded && options.only.older.is_some() => {
+                return Err(none_serves(&doing, failures));
+            }
+            Err(why) => return Err(why),
         }
-        Err(why) => return Err(why),
     }
     for fit in &mut candidates {
         let Some(choice) = fit.untried.take() else { continue };
@@ -212,7 +222,7 @@ fn restore_one_of(
         }
         ctx.check("restore")?;
     }
-    Err(none_serves(&format!("restore to {}", options.target.display()), failures))
+    Err(unheard::none_gives(&doing, failures, &unheard, options.unheard))
 }
 
 impl RestoreCandidate {
@@ -226,7 +236,7 @@ impl RestoreCandidate {
 /// newer format in any vault. Gives back the vaults if there is no such snapshot.
 fn older(
     (newest, mut candidates): (Option<SnapshotName>, Vec<RestoreCandidate>),
-    (behind, mut newer_format): (Vec<RestoreCandidate>, Option<NewerFormat>),
+    (behind, unheard, mut newer_format): (Vec<RestoreCandidate>, &[String], Option<NewerFormat>),
     options: &RestoreOptions,
     ctx: &Context,
     warn: &mut impl FnMut(String),
@@ -266,10 +276,11 @@ fn older(
         match fit.restore(options, ctx) {
             Ok(mut restored) => {
                 if let Some(newest) = newest {
-                    warn(format!(
-                        "no vault can give {newest} back; {name} of {}, which is older, is restored",
-                        fit.url
-                    ));
+                    let none = match unheard {
+                        [] => "no vault can give".to_owned(),
+                        _ => format!("no vault apart from {}, which could not be asked, can give", unheard.join(", ")),
+                    };
+                    warn(format!("{none} {newest} back; {name} of {}, which is older, is restored", fit.url));
                 }
                 restored.warnings.iter().for_each(|what| ctx.monitor.warn(what));
                 over.append(&mut restored.passed_over);
@@ -304,6 +315,8 @@ struct Chosen {
     unknown: Vec<PassedOver>,
     /// The newest that only a newer lastgood can read: it is older than the newest candidate. `None` if the snapshot was named.
     newer_format: Option<NewerFormat>,
+    /// The vaults that could not be opened or did not answer: what they have is not known.
+    unheard: Vec<String>,
 }
 
 /// Looks in all vaults at the same time for the snapshot that is meant.
@@ -312,29 +325,37 @@ struct Chosen {
 /// Failed: snapshots fit, and something that may be newer than all of them is of a newer format.
 fn choose_all(sites: Vec<Site>, spec: &str) -> Result<Chosen> {
     let choose = |site: Site| {
-        let url = site.url.clone();
+        let (url, mut is_heard) = (site.url.clone(), true);
         let begun = match site.vault() {
             Ok(vault) => restore::choose_with_doubts(&vault, spec).map(|begun| (vault, begun)),
             Err(why) if why.is_newer_format() => {
                 let newer_format = Some(Box::new(NewerFormat::Vault));
                 Err(Unchosen { why: select::with_way_out(why), passed_over: Vec::new(), newer_format })
             }
-            Err(why) => Err(why.into()),
+            Err(why) => {
+                is_heard = false;
+                Err(why.into())
+            }
         };
-        (url, begun)
+        is_heard &= begun.as_ref().err().is_none_or(|unchosen| !unheard::is_silent(&unchosen.why));
+        (url, is_heard, begun)
     };
-    let (mut candidates, mut failures, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut candidates, mut failures, mut unknown, mut unheard) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut newest_unread = None;
     let chosen: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = sites.into_iter().map(|site| scope.spawn(move || choose(site))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     for chosen in chosen {
-        match chosen.map_err(|panic| panics::error("look into the vaults", &*panic))? {
-            (url, Ok((vault, (choice, doubts)))) => {
+        let (url, is_heard, begun) = chosen.map_err(|panic| panics::error("look into the vaults", &*panic))?;
+        if !is_heard {
+            unheard.push(url.clone());
+        }
+        match begun {
+            Ok((vault, (choice, doubts))) => {
                 candidates.push(RestoreCandidate { url, vault, choice, doubts, over: None, untried: None });
             }
-            (url, Err(unchosen)) => {
+            Err(unchosen) => {
                 unknown.extend(unchosen.passed_over);
                 if let Some(at) = unchosen.newer_format.map(|at| *at)
                     && newest_unread.as_ref().is_none_or(|(newest, _)| *newest < at)
@@ -350,5 +371,5 @@ fn choose_all(sites: Vec<Site>, spec: &str) -> Result<Chosen> {
         (Some(newest), Some((at, why))) if at.is_above(newest) => return Err(why),
         (newest, unread) => newest.and(unread).map(|(at, _)| at),
     };
-    Ok(Chosen { candidates, failures, unknown, newer_format })
+    Ok(Chosen { candidates, failures, unknown, newer_format, unheard })
 }

@@ -33,6 +33,8 @@ pub struct RestoreOptions {
     pub only: Only,
     /// Called before a restored tree takes the target's place.
     pub before_exchange: Option<BeforeExchange>,
+    /// What a vault counts for that could not be asked.
+    pub unheard: Unheard,
     /// Files that are taken where the snapshot has the same ones, in a staging folder beside the target.
     pub ahead: Option<Arc<FilledAhead>>,
 }
@@ -56,9 +58,22 @@ impl RestoreOptions {
             vaults: Vec::new(),
             only: Only::default(),
             before_exchange: None,
+            unheard: Unheard::default(),
             ahead: None,
         }
     }
+}
+
+/// What a vault counts for that could not be asked, where the snapshot is damaged in all vaults that could.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unheard {
+    /// It is passed over, and an error says that it may serve later.
+    #[default]
+    PassedOver,
+    /// It may have the snapshot whole: nothing older is restored.
+    Awaited,
+    /// It is passed over, also in what an error says.
+    Ignored,
 }
 
 /// When a restore takes place. It always does if neither field is set.

@@ -22,7 +22,7 @@ use crate::monitor::Context;
 use crate::replicas;
 use crate::replicas::recommit::{NewRoot, START, recommit};
 use crate::report::{Channel, Event, JobOutput};
-use crate::restore::options::RestoreOptions;
+use crate::restore::options::{RestoreOptions, Unheard};
 use crate::run::app::{App, AppOptions};
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
@@ -302,6 +302,10 @@ impl Around {
                 let mut options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
                 // A mount point cannot be renamed: a volume of a container is one.
                 options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
+                options.unheard = match self.settings.start.on_unreachable {
+                    Some(OnUnreachable::Start) => Unheard::Ignored,
+                    Some(OnUnreachable::Fail) | None => Unheard::Awaited,
+                };
                 let exchange = self.prepare_exchange(&mut options, gathered.saved_by.clone())?;
                 let done = self.restore_at_start(options, before, ctx)?;
                 self.end_exchange(&exchange);
@@ -311,6 +315,9 @@ impl Around {
                     tracing::error!(
                         "the app starts with the snapshot {restored}, which is older than {newer}: that one could not be had whole"
                     );
+                    if let Err(why) = self.pin_damaged(newer, begun, ctx) {
+                        tracing::warn!("the snapshot {newer} is not pinned: {}", why.what());
+                    }
                 }
                 if *named && begun.is_some() {
                     let saved = self.adopt(ctx)?;

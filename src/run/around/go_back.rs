@@ -28,7 +28,7 @@ use super::ahead::Beforehand;
 use super::begin::Prepared;
 use super::seek::is_decidable;
 use crate::epochs::driver::Begun;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::start::decide::{Decision, SaveReason, StartAction, StartState};
 use crate::start::facts::{self, Gathered};
@@ -60,7 +60,7 @@ impl Around {
             }
             let (damaged, why) = match (self.carry_out(&decision, &gathered, (begun, before), ctx), &decision.action) {
                 (Err(why), StartAction::Restore { snapshot, named: false, .. })
-                    if why.kind() == Kind::Damage && is_filled =>
+                    if is_damaged(&why) && is_filled =>
                 {
                     (*snapshot, why)
                 }
@@ -116,10 +116,15 @@ impl Around {
     }
 
     /// Keeps a damaged snapshot for as long as what it replaced is kept.
-    fn pin_damaged(&self, damaged: SnapshotName, begun: Option<Begun>, ctx: &Context) -> Result<()> {
+    pub(super) fn pin_damaged(&self, damaged: SnapshotName, begun: Option<Begun>, ctx: &Context) -> Result<()> {
         if self.settings.detached || begun.is_none() {
             return Ok(());
         }
         self.pin(damaged, "it was the newest, and is damaged: what can be read of it may still be wanted", ctx)
     }
+}
+
+/// Whether a restore failed since the snapshot is damaged, and no vault may have it whole that could not be asked.
+fn is_damaged(why: &Error) -> bool {
+    why.kind() == Kind::Damage && why.code() != Code::Unreachable
 }
