@@ -9,9 +9,10 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 
 use crate::support::counter::without_terminal;
 use crate::support::http::Service;
+use crate::support::requirements::Mounted;
 use crate::support::skipped::skipped;
 use crate::support::strace::killed_at;
-use crate::support::{World, is_root};
+use crate::support::{Ran, World, is_root};
 
 /// No start of these tests makes this many calls of one kind.
 const MOST: usize = 400;
@@ -127,6 +128,43 @@ fn a_start_that_is_killed_when_it_makes_a_folder_or_changes_one_leaves_folders_a
     for call in ["mkdirat", "fchmod", "utimensat"] {
         assert!(kill_at_each(call) > 0, "{call}");
     }
+}
+
+#[test]
+fn a_start_that_is_killed_while_it_fills_a_folder_of_an_image_leaves_nothing_aside() {
+    // The directory cannot be exchanged, and its folders move entry by entry.
+    let mut halves = 0;
+    for n in 1..MOST {
+        let world = World::new();
+        ["a", "s/f"].iter().for_each(|path| world.write(path, "good"));
+        world.run(["backup", "--init"]).ended(0);
+        for path in ["a", "s/f", "only.tmp", "s/x.tmp"] {
+            let path = world.path("layers/lower/data").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "image").unwrap();
+        }
+        let image = Mounted::overlay(&world.path("layers"), world.path("image"), ",redirect_dir=off");
+        let Some(_image) = image else { return };
+        let data = world.path("image/data");
+        let start = |world: &World| {
+            let mut command = world.command(start());
+            command.env("LASTGOOD_DATA", &data);
+            command
+        };
+        let Some(ended) = killed_at(&start(&world), "renameat2", n) else { return };
+        halves += usize::from(data.join(".lastgood-in-place").exists());
+        let next = Ran::of(start(&world));
+        next.ended(0);
+        for (path, content) in [("a", "good"), ("s/f", "good"), ("only.tmp", "image"), ("s/x.tmp", "image")] {
+            let there = fs::read_to_string(data.join(path)).unwrap_or_default();
+            assert_eq!(there, content, "renameat2 {n}: {path}: {next:?}");
+        }
+        if ended {
+            assert!(halves > 3, "{halves}");
+            return;
+        }
+    }
+    panic!("it never ends");
 }
 
 #[test]

@@ -35,6 +35,9 @@ pub(super) use self::fill::{is_fixed, refuse_fixed};
 const MARKS: &str = "Until several paths are all put back, a file in that folder says so, which keeps a backup from taking half of them: \
                      make the folder writable, or restore the paths one at a time. Nothing was changed.";
 
+/// Something that is done with a folder before it is filled.
+pub type BeforeFill<'a> = dyn Fn(&Folder) + 'a;
+
 /// The work in a target, from its first step to its last.
 pub struct Putting<'a> {
     /// The steps that were taken.
@@ -65,6 +68,8 @@ pub struct Putting<'a> {
     marked: Option<(Arc<Folder>, Option<Unfinished>)>,
     /// Whether a folder was filled, and not only exchanged.
     pub filled: bool,
+    /// Called with a target that was to be exchanged as a whole, before it is filled instead.
+    pub before_fill: Option<Box<BeforeFill<'a>>>,
     /// The lock of a target that has appeared meanwhile.
     _locked: Option<Directory>,
     ctx: &'a Context<'a>,
@@ -90,6 +95,7 @@ impl<'a> Putting<'a> {
             damaged: Vec::new(),
             marked: None,
             filled: false,
+            before_fill: None,
             _locked: None,
             ctx,
         }

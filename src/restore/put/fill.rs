@@ -37,6 +37,9 @@ impl Putting<'_> {
         };
         let (from, to) = (Arc::new(from), Arc::new(to));
         let attributes = FolderAttributes::read(&from).doing(|| format!("look at {}", from.path().display()))?;
+        if path.is_root() {
+            self.before_fill.iter().for_each(|call| call(&to));
+        }
         let moved = self.fill_folder(&from, &to, path)?;
         self.pending_attributes.push((to, attributes));
         Ok(moved)

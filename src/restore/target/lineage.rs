@@ -7,6 +7,7 @@ use crate::error::{Doing, Result};
 use crate::fs::{Folder, Spot};
 use crate::lineage;
 use crate::restore::before_exchange::BeforeExchange;
+use crate::restore::put::BeforeFill;
 use crate::restore::stage::StagingFolder;
 
 impl RestoreTarget {
@@ -33,6 +34,13 @@ impl RestoreTarget {
             false => before.tell_aside(&staged(staging)?, &Path::new("..").join(&aside.name)),
         }
         Ok(())
+    }
+
+    /// Returns what tells it in the target itself, where that is filled since it could not be exchanged: what was told in the staging
+    /// folder is lost with that, if the program is killed before all is in place.
+    pub(super) fn telling_in_place<'t>(&'t self, aside: &Spot) -> Option<Box<BeforeFill<'t>>> {
+        let (before, aside) = (self.before.as_ref()?, Path::new("..").join(&aside.name));
+        Some(Box::new(move |target: &Folder| before.tell_aside(target, &aside)))
     }
 
     /// Gives the lineage in `staging` to the owner of the tree, which the tree has only when all is in it.

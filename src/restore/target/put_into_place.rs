@@ -55,6 +55,7 @@ impl RestoreTarget {
         putting.steps.staged = Some((staging.name().into(), since));
         putting.notes = Some(staging.folder().clone());
         putting.snapshot = self.snapshot;
+        putting.before_fill = self.telling_in_place(&putting.aside);
         let (moved, beside) = match last().and_then(|()| self.steps(&mut putting, &staging, last)) {
             Ok(done) => done,
             Err(why) => {

@@ -23,6 +23,7 @@ use crate::fs::{Folder, SAFE, WRITE_OF_OTHERS, is_file, open_file};
 use crate::lineage::{OWN_FOLDER, own_folder};
 use crate::path::EscapedBytes;
 use crate::restore::carried::{CarriedOver, ChangedFolder, carry_over};
+use crate::source::marker::Unfinished;
 use crate::source::select::{Select, is_ours};
 use crate::text::count_of;
 use crate::vault::root::Filters;
@@ -129,7 +130,7 @@ impl CarryNote {
 pub(super) fn carry(data: &Path) -> Vec<String> {
     let mut warnings = Vec::new();
     let Ok(directory) = Folder::open(data) else { return warnings };
-    let Ok(own) = directory.enter(OWN_FOLDER) else { return warnings };
+    let Some(own) = folder_of_note(data, &directory) else { return warnings };
     let shown = own.path().join(NOTE);
     let stays = "what snapshots leave out may still be in what a restore moved aside";
     match CarryNote::read(&own) {
@@ -151,6 +152,29 @@ pub(super) fn carry(data: &Path) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Returns lastgood's own folder in a directory. If that has no note, and a restore that filled the directory was killed, it is the one
+/// that this restore has moved aside, where that has one. `None` if there is none.
+fn folder_of_note(data: &Path, directory: &Folder) -> Option<Folder> {
+    let has_note = |own: &Folder| matches!(own.look(NOTE), Ok(Some(_)));
+    let own = directory.enter(OWN_FOLDER).ok();
+    if own.as_ref().is_some_and(has_note) {
+        return own;
+    }
+    let moved = || {
+        let unfinished = Unfinished::read_own(directory).ok()??;
+        let target = data.canonicalize().ok()?;
+        let of = |aside: &PathBuf| {
+            let aside = EscapedBytes(aside.as_os_str().as_bytes().to_vec());
+            let at = CarryNote { aside: aside.clone(), ..CarryNote::default() }.aside(&target)?;
+            let own = Folder::straight(&at).and_then(|folder| folder.enter(OWN_FOLDER)).ok()?;
+            // A note that was moved aside when it was done with, or by another restore, is about something else.
+            CarryNote::read(&own).is_ok_and(|note| note.is_some_and(|note| note.aside == aside)).then_some(own)
+        };
+        unfinished.paths.is_empty().then(|| unfinished.aside.iter().find_map(of)).flatten()
+    };
+    moved().or(own)
 }
 
 /// Carries over what a note says, and returns from where. The error is `None` if nothing was moved aside.
