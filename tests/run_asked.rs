@@ -199,6 +199,34 @@ fn another_instance_that_takes_over_during_a_restore_has_what_the_app_wrote_last
 }
 
 #[test]
+fn an_instance_that_comes_when_a_restore_is_over_is_not_overtaken() {
+    let counters = Counters::new();
+    // So many files that they take time to be looked at.
+    for n in 0..3000 {
+        counters.world.write(&format!("many/{n}"), "");
+    }
+    let mut run = start(&counters, &[&RESTORES[..], &["--handover-poll", "100ms"]].concat());
+    let old = back_up(&run);
+    ask(&run, &old);
+    // Its epoch has ended, and it has not looked at the directory for the next one.
+    let ended = counters.world.vault().join("epochs/1.end.json");
+    until("end of the epoch", WITHIN, || run.log(), || ended.exists().then_some(()));
+    run.signal(Signal::STOP);
+    let mut other = counters.start("b", "elsewhere", &["--every", "off", "--handover-poll", "100ms"]);
+    let begun = counters.begun("b", 1, &other).count;
+    assert_eq!(begun, counters.saved_in(&old), "{}", other.log());
+    run.signal(Signal::CONT);
+    run.log_with("another instance runs the app: this one waits");
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!counters.world.vault().join("epochs/3.json").exists(), "{}{}", run.log(), other.log());
+    assert!(!other.log().contains("another instance runs the app"), "{}", other.log());
+    assert_eq!(other.end(Signal::TERM).0, Some(0), "{}", other.log());
+    // It is needed again then.
+    assert_eq!(counters.begun("a", 2, &run).count, counters.stopped("b"), "{}", run.log());
+    assert_eq!(run.end(Signal::TERM).0, Some(5), "{}", run.log());
+}
+
+#[test]
 fn a_kill_during_a_restore_leaves_the_old_data_or_the_new() {
     for (round, wait) in [0, 150, 300, 500, 800].into_iter().enumerate() {
         let counters = Counters::new();

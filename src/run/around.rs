@@ -218,20 +218,21 @@ impl Around {
 
     /// Runs one term after the other.
     fn terms(self: &Arc<Self>) -> Result<u8> {
-        let mut returned = None;
+        let (mut returned, mut gives_way) = (None, false);
         loop {
-            let end = match self.begin(returned.take())? {
+            let end = match self.begin(returned.take(), gives_way)? {
                 Begin::App(state) => self.serve(state)?,
                 Begin::Stopped => return Ok(0),
                 Begin::Superseded => TermEnd::Superseded,
             };
+            gives_way = matches!(end, TermEnd::Restored) && self.settings.on_superseded != OnSuperseded::Keep;
             match end {
                 TermEnd::Exit(code) => return Ok(code),
                 TermEnd::Anew(begun) => {
                     returned = Some(begun);
                     continue;
                 }
-                TermEnd::Again => {
+                TermEnd::Restored | TermEnd::Again => {
                     self.be_idle();
                     // Told to stop meanwhile: an epoch that is taken now would only have to be waited for.
                     if self.stop.load(Ordering::SeqCst) {

@@ -86,6 +86,16 @@ impl Around {
         Ok(before)
     }
 
+    /// Whether another instance has an epoch, now that this one has ended its own: it came after that, and its app is about to start, or
+    /// runs. One that was begun here would stop it. `false` if that cannot be told: it shows when an epoch is taken.
+    pub(super) fn is_followed(&self, ctx: &Context) -> bool {
+        let look = || -> Result<bool> {
+            let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, self.try_to_lock()?);
+            self.epoch_driver(self.vaults.sites(false)?, options).would_wait(ctx)
+        };
+        look().unwrap_or(false)
+    }
+
     /// Takes an epoch, and waits until all before it have ended. `None` if the vault does not answer, and that may be so.
     pub(super) fn take_epoch(&self, before: &mut Beforehand, ctx: &Context) -> Result<Option<Start>> {
         // If the lock is free, whoever ran here is gone, and its app, which had inherited it.

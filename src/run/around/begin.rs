@@ -24,6 +24,7 @@ use crate::replicas::recommit::{NewRoot, START, recommit};
 use crate::report::{Channel, Event, JobOutput};
 use crate::restore::options::{RestoreOptions, Unheard};
 use crate::run::app::{App, AppOptions};
+use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
 use crate::source::walk;
@@ -53,15 +54,16 @@ pub(super) struct Prepared {
 }
 
 impl Around {
-    /// Begins a term; `returned` is an epoch that was begun already, after a wait.
+    /// Begins a term; `returned` is an epoch that was begun already, after a wait. If it `gives_way`, this instance has just ended its
+    /// epoch by itself, and takes no other one before one that has come since.
     ///
     /// # Errors
     /// The app is not to be started: no vault, a vault that does not answer, another instance's data, a restore that fails.
-    pub(super) fn begin(self: &Arc<Self>, returned: Option<Begun>) -> Result<Begin> {
+    pub(super) fn begin(self: &Arc<Self>, returned: Option<Begun>, gives_way: bool) -> Result<Begin> {
         self.be_idle();
         self.beside.set(AppState::Starting);
         let _remembering = self.vaults.remember();
-        let begun = self.begin_within(returned);
+        let begun = self.begin_within(returned, gives_way);
         if !matches!(begun, Ok(Begin::App(_))) {
             self.end_unused_epoch();
             if self.stop.load(Ordering::SeqCst) {
@@ -104,7 +106,7 @@ impl Around {
         }
     }
 
-    fn begin_within(self: &Arc<Self>, returned: Option<Begun>) -> Result<Begin> {
+    fn begin_within(self: &Arc<Self>, returned: Option<Begun>, mut gives_way: bool) -> Result<Begin> {
         let settings = &self.settings;
         // A typing error in its name takes over from no other instance.
         if settings.data.exists() {
@@ -127,6 +129,10 @@ impl Around {
             };
             let mut begun = returned;
             loop {
+                // The look beforehand may have taken long.
+                if std::mem::take(&mut gives_way) && self.is_followed(ctx) {
+                    return Ok(Begin::Superseded);
+                }
                 if begun.is_none() && !settings.detached {
                     let taken = match before.away.clone() {
                         None => self.take_epoch(&mut before, ctx)?,
@@ -169,6 +175,7 @@ impl Around {
                             ctx.check("start the app")?;
                             self.vaults.forget_lists();
                             begun = None;
+                            gives_way = settings.on_superseded != OnSuperseded::Keep;
                             continue;
                         }
                         Go::Superseded { .. } => return Ok(Begin::Superseded),

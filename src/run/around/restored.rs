@@ -231,7 +231,7 @@ impl Around {
             tracing::warn!("the end of the epoch was not told: {}", why.what());
         }
         Some(match (superseded, self.settings.on_superseded) {
-            (false, _) => TermEnd::Again,
+            (false, _) => TermEnd::Restored,
             (true, OnSuperseded::Wait) if state.stopping.is_none() => {
                 self.term.leave_directory();
                 TermEnd::Superseded

@@ -34,7 +34,9 @@ pub enum TermEnd {
     Superseded,
     /// The app is stopped, and a new term begins in this epoch, which is held.
     Anew(Begun),
-    /// The data is another one now: a new term starts the app on it.
+    /// The data is another one now, and the epoch is ended: a new term starts the app on it, unless another instance has come meanwhile.
+    Restored,
+    /// The app is not to run on its data: a new term decides about it.
     Again,
 }
 
