@@ -65,6 +65,7 @@ mod run_carried;
 mod run_costs;
 mod run_damaged;
 mod run_fresh;
+mod run_full;
 mod run_hung;
 mod run_hung_folder;
 mod run_instances;

@@ -436,6 +436,7 @@ impl Around {
     ) -> Result<Option<SnapshotName>> {
         let serial = lineage::new_serial(ctx)?;
         let write = |lineage: &Lineage| lineage::write(&self.settings.data, lineage);
+        let is_full = |why: &Error| why.code() == Code::DiskFull;
         // An app that wants an empty directory finds one.
         let lineage = self.has_data().then(|| self.lineage(from, (begun.epoch, serial), ctx)).transpose()?;
         let newest = match from.filter(|_| anew) {
@@ -444,7 +445,15 @@ impl Around {
                 driver.before_commit(ctx)?;
                 // Before the root that has the serial: if this program is killed in between, the next start finds a directory that comes
                 // from the newest snapshot all the same, and what was written here since is not diverged.
-                lineage.iter().try_for_each(write)?;
+                match lineage.as_ref().map_or(Ok(()), write) {
+                    // The snapshot is not committed again: the directory would not come from that one. No older instance commits
+                    // anything more, and what the directory comes from is known by what it says already.
+                    Err(why) if is_full(&why) && !begun.forced => {
+                        tracing::warn!("the app starts although its disk is full: {}", why.what());
+                        return Ok(Some(from));
+                    }
+                    written => written?,
+                }
                 let host = self.settings.rules.backup.host.clone();
                 let new = NewRoot {
                     epoch: begun.epoch,
@@ -458,8 +467,12 @@ impl Around {
             }
             None => from,
         };
-        if let Some(lineage) = lineage {
-            write(&Lineage { snapshot: newest, ..lineage })?;
+        match lineage.map_or(Ok(()), |lineage| write(&Lineage { snapshot: newest, ..lineage })) {
+            // The serial is there, or the one that the newest snapshot records.
+            Err(why) if is_full(&why) => {
+                tracing::warn!("the app starts although its disk is full: {}", why.what());
+            }
+            written => written?,
         }
         Ok(newest)
     }
