@@ -70,6 +70,7 @@ mod run_hung;
 mod run_hung_folder;
 mod run_instances;
 mod run_killed;
+mod run_late;
 mod run_left;
 mod run_left_out;
 mod run_meanwhile;

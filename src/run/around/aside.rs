@@ -1,12 +1,15 @@
 //! What is to be saved before a restore replaces it, and was saved before.
 
+use std::path::Path;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::Around;
+use crate::backup::options::BackupOptions;
 use crate::error::Result;
 use crate::monitor::Context;
 use crate::replicas::pin::PINNED;
-use crate::start::saved;
+use crate::start::{late, saved};
 use crate::vault::pins::{self, MAX_PIN, PINS, Pin};
 use crate::vault::root::{Filters, SnapshotName};
 
@@ -29,6 +32,49 @@ impl Around {
             tracing::warn!("whether this was saved before cannot be told, and it is saved: {}", why.what());
             None
         })
+    }
+
+    /// Saves what was written to the directory after the snapshot `saved` of it and before a restore moved it `aside`: a program that is
+    /// not the app's may write at any time. Most directories are not written to meanwhile, and are only compared. Returns what somebody
+    /// should know, which the log says, too; no error of this keeps the app from starting.
+    pub(super) fn save_late(
+        &self,
+        saved: Option<SnapshotName>,
+        aside: Option<&Path>,
+        why: &str,
+        ctx: &Context,
+    ) -> Option<String> {
+        let (saved, aside) = saved.zip(aside)?;
+        let found = self
+            .vaults
+            .sites(false)
+            .and_then(|sites| late::written_since(&sites, &self.settings.look, (saved, aside), ctx));
+        let told = match found {
+            Ok(named) if named.is_empty() => return None,
+            Ok(named) => {
+                let named = named.join(", ");
+                let is = format!(
+                    "what was written, or may have been, after {saved} was taken and before the restore ({named})"
+                );
+                let kept = self.save_aside_of(aside, why, ctx).and_then(|late| self.pin(late, why, ctx).map(|()| late));
+                match kept {
+                    Ok(late) => format!("{is} is saved as the snapshot {late}, which is never restored by itself"),
+                    Err(why) => format!("{is} is only in {} now: {}", aside.display(), why.what()),
+                }
+            }
+            Err(why) => {
+                let is = format!("what was written after {saved} was taken and before the restore, if anything was,");
+                format!("{is} is only in {} now: {}", aside.display(), why.what())
+            }
+        };
+        tracing::warn!("{told}");
+        Some(told)
+    }
+
+    fn save_aside_of(&self, aside: &Path, why: &str, ctx: &Context) -> Result<SnapshotName> {
+        let (data, diverged) = (aside.to_owned(), Some(why.to_owned()));
+        let options = BackupOptions { data, diverged, accept_missing: true, ..self.backup_options() };
+        self.save(options, "save what was written before the restore", |_| true, ctx)
     }
 
     fn find_saved(&self, ctx: &Context) -> Result<Option<SnapshotName>> {

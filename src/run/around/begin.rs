@@ -301,9 +301,10 @@ impl Around {
                 Ok(Prepared { from: Some(saved), is_ours: true, save: false })
             }
             StartAction::Restore { snapshot, save_first, named } => {
-                if let Some(reason) = save_first {
-                    self.save_aside(*reason, &decision.why, ctx)?;
-                }
+                let saved = match save_first {
+                    Some(reason) => Some(self.save_aside(*reason, &decision.why, ctx)?),
+                    None => None,
+                };
                 // Over data that is there, no other snapshot than the one that was decided upon will do.
                 let spec = if *named || here { snapshot.to_string() } else { "latest".into() };
                 let mut options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
@@ -316,6 +317,7 @@ impl Around {
                 let exchange = self.prepare_exchange(&mut options, gathered.saved_by.clone())?;
                 let done = self.restore_at_start(options, before, ctx)?;
                 self.end_exchange(&exchange);
+                self.save_late(saved, done.restored.moved_aside.as_deref(), &decision.why, ctx);
                 self.watch_start(&done.restored);
                 let restored = done.restored.snapshot;
                 if let Some(newer) = done.restored.instead_of {
@@ -341,8 +343,8 @@ impl Around {
         self.save(options, "make the data the newest snapshot", |taken| taken.good, ctx)
     }
 
-    /// Saves what a restore is about to replace, as a diverged snapshot that is pinned.
-    fn save_aside(&self, reason: SaveReason, why: &str, ctx: &Context) -> Result<()> {
+    /// Saves what a restore is about to replace, as a diverged snapshot that is pinned. Returns that, or the one that holds it already.
+    fn save_aside(&self, reason: SaveReason, why: &str, ctx: &Context) -> Result<SnapshotName> {
         if self.settings.detached {
             let why = format!("{why}, and with --detached nothing is saved");
             return Err(Error::failed("restore the newest snapshot", why)
@@ -351,7 +353,7 @@ impl Around {
         }
         if let Some(saved) = self.saved_before(why, ctx) {
             tracing::warn!("what is replaced was saved before, as the snapshot {saved}, and is not saved again");
-            return Ok(());
+            return Ok(saved);
         }
         let whole = reason.must_be_whole();
         let options = BackupOptions { diverged: Some(why.to_owned()), accept_missing: true, ..self.backup_options() };
@@ -361,11 +363,12 @@ impl Around {
              brings it back",
             saved.id
         );
-        self.pin(saved, why, ctx)
+        self.pin(saved, why, ctx)?;
+        Ok(saved)
     }
 
     /// Takes a snapshot before the app runs, and returns its name.
-    fn save(
+    pub(super) fn save(
         &self,
         options: BackupOptions,
         what: &str,
@@ -411,7 +414,7 @@ impl Around {
     }
 
     /// The options of a backup before the app runs.
-    fn backup_options(&self) -> BackupOptions {
+    pub(super) fn backup_options(&self) -> BackupOptions {
         let mut options = BackupOptions { reason: BackupReason::Manual, ..self.settings.rules.backup.clone() };
         self.term.set(&mut options);
         options.origin = Some(START.into());

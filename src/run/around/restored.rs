@@ -388,6 +388,9 @@ impl Around {
                 done.restored.warnings.push(why);
             }
         }
+        let why = "it was written before a restore that was asked for";
+        let late = self.save_late(way_back, done.restored.moved_aside.as_deref(), why, ctx);
+        done.restored.warnings.extend(late);
         Ok(done)
     }
 
