@@ -30,8 +30,8 @@ pub fn processes() -> Vec<Process> {
 fn parse(pid: Pid, stat: &str) -> Option<Process> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let zombie = matches!(fields.next()?, "Z" | "X");
-    let mut number = || fields.next()?.parse::<i32>().ok();
-    // 0 is a process of another namespace.
+    // 0 is a process of another namespace, and a process that is about to go is in the group -1.
+    let mut number = || fields.next()?.parse::<i32>().ok().map(|number| number.max(0));
     let (parent, group) = (Pid::from_raw(number()?), Pid::from_raw(number()?));
     Some(Process { pid, parent, group, zombie })
 }
@@ -98,6 +98,7 @@ mod tests {
         assert_eq!(found, Process { pid: pid(7), parent: Some(pid(1)), group: Some(pid(6)), zombie: true });
         assert_eq!(parse(pid(1), "1 (init) S 0 1 1").unwrap().parent, None);
         assert_eq!(parse(pid(7), "7 (cut"), None);
+        assert_eq!(parse(pid(7), "7 (goes) X 0 -1 -1 0 -1").unwrap().group, None);
     }
 
     #[test]
