@@ -28,7 +28,7 @@ use crate::error::{Code, Error, Result};
 use crate::fs::{Folder, SAFE};
 use crate::run::left::{Remains, RunProof};
 use crate::run::mark::data_key;
-use crate::run::process::ProcessIdentity;
+use crate::run::process::{Process, ProcessIdentity};
 
 /// Where the record may be: the first folder that can be written to has it.
 const FOLDERS: [&str; 3] = ["/run", "/dev/shm", "/tmp"];
@@ -77,6 +77,7 @@ impl RunRecord {
     fn write_to(folder: &str, data: &Path, host: &str) -> io::Result<Result<RunRecord, u32>> {
         let key = data_key(data).ok_or(Errno::NOSYS)?;
         let (folder, name) = (Folder::open(Path::new(folder))?, name(&key));
+        remove_drafts(&folder);
         match read(&folder, &name)? {
             Found::None => {}
             Found::Record(other) => match other.proof.as_ref().and_then(RunProof::other_run) {
@@ -212,7 +213,30 @@ fn runs_elsewhere(data: &Path, other: u32) -> Error {
 
 /// The name of the record of this user's `run` on a directory.
 fn name(key: &str) -> String {
-    format!("lastgood-run-{}-{key}.json", geteuid().as_raw())
+    format!("{}{key}.json", prefix())
+}
+
+/// The beginning of the names of this user's records.
+fn prefix() -> String {
+    format!("lastgood-run-{}-", geteuid().as_raw())
+}
+
+/// Removes the drafts of this user's processes that were killed before they had put them in place. A file of that name which is somebody
+/// else's stays.
+fn remove_drafts(folder: &Folder) {
+    let prefix = prefix();
+    let is_left = |name: &str| {
+        let process = name.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once(".json."))?.1.parse::<u32>().ok()?;
+        let flags = SAFE | OFlags::RDONLY | OFlags::NONBLOCK;
+        let draft: File = openat(folder, name, flags, Mode::empty()).ok()?.into();
+        (Process::look(process).is_none() && trust::is_own(&draft)).then_some(())
+    };
+    for name in folder.names().unwrap_or_default() {
+        // Another process may have removed it by now.
+        if name.to_str().and_then(is_left).is_some() {
+            let _ = folder.remove_file(&name);
+        }
+    }
 }
 
 /// Tells what is found under the name of a record.
@@ -333,6 +357,24 @@ mod tests {
         }
         drop(written);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_draft_of_a_process_that_was_killed_goes_and_any_other_file_stays() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().to_str().unwrap();
+        let key = data_key(Path::new("/nowhere/other")).unwrap();
+        // No system has processes of this number.
+        let (dead, here) = (u32::MAX, std::process::id());
+        let draft = |process: u32| scratch.path().join(format!("{}.{process}", name(&key)));
+        fs::write(draft(dead), "").unwrap();
+        fs::write(draft(here), "").unwrap();
+        let kept = [draft(here), scratch.path().join(format!("{}.x", name(&key))), scratch.path().join("other.json.1")];
+        kept[1..].iter().for_each(|path| fs::write(path, "").unwrap());
+        symlink(&kept[2], draft(dead - 1)).unwrap();
+        drop(RunRecord::write_in(&[folder], Path::new("/nowhere/data"), "web-1").unwrap().unwrap());
+        assert!(!draft(dead).exists() && draft(dead - 1).symlink_metadata().is_ok());
+        kept.iter().for_each(|path| assert!(path.exists(), "{path:?}"));
     }
 
     /// When process 1 began.
