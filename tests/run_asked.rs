@@ -227,6 +227,29 @@ fn an_instance_that_comes_when_a_restore_is_over_is_not_overtaken() {
 }
 
 #[test]
+fn what_a_killed_restore_has_staged_goes_at_the_next_start_whatever_that_does() {
+    let counters = Counters::new();
+    let mut run = counters.started("a", "data", &["--every", "off"]);
+    assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+    let staged = [".data.lastgood-restoring-0123456789abcdef", "data/.lastgood-restoring-0123456789abcdef"];
+    let staged = staged.map(|name| counters.world.path(name));
+    for staged in &staged {
+        fs::create_dir_all(staged.join("tree")).unwrap();
+        fs::write(staged.join("tree/n"), "1").unwrap();
+        fs::set_permissions(staged, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    // Another directory's.
+    let other = counters.world.path(".database.lastgood-restoring-0123456789abcdef");
+    fs::create_dir(&other).unwrap();
+    let mut run = counters.started("b", "data", &["--every", "off"]);
+    run.log_with("is fresh");
+    let gone = || staged.iter().all(|staged| !staged.exists()).then_some(());
+    until("end of what was staged", WITHIN, || run.log(), gone);
+    assert!(other.exists());
+    assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+}
+
+#[test]
 fn a_kill_during_a_restore_leaves_the_old_data_or_the_new() {
     for (round, wait) in [0, 150, 300, 500, 800].into_iter().enumerate() {
         let counters = Counters::new();

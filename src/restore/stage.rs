@@ -249,6 +249,23 @@ impl StagingFolder {
     }
 }
 
+/// Removes the staging folders that killed restores of a target left, beside it and in it, where no restore follows that would do it.
+/// Returns what is to be reported.
+pub fn sweep(target: &Path) -> Vec<String> {
+    let mut messages = Vec::new();
+    let Ok(target) = target.canonicalize() else { return messages };
+    let beside = target.parent().zip(target.file_name());
+    for (base, name) in beside.into_iter().chain([(&*target, OsStr::new(""))]) {
+        let swept = Folder::straight(base)
+            .doing(|| format!("look for staging folders in {}", base.display()))
+            .and_then(|base| remove_abandoned(&base, &prefix(name), &mut messages));
+        if let Err(why) = swept {
+            tracing::debug!("{why}");
+        }
+    }
+    messages
+}
+
 /// Removes the staging folders that nobody holds. Adds to `messages` what is to be reported: of folders that stay, because
 /// they are not from this user's restores or because it cannot be known whether they are held, and of what else a
 /// killed restore left.

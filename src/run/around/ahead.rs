@@ -6,6 +6,7 @@
 //! newest snapshot of then is restored beside the directory, and is removed otherwise. A failure of it is a note in the log, since the
 //! restore that follows does without.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -25,6 +26,7 @@ use crate::replicas::restore::ReplicatedRestoreReport;
 use crate::report::JobOutput;
 use crate::restore::ahead::FilledAhead;
 use crate::restore::options::RestoreOptions;
+use crate::restore::stage;
 use crate::start::decide::{OnUnreachable, StartAction};
 use crate::start::known::VaultFacts;
 use crate::text::count_of;
@@ -48,12 +50,16 @@ impl Beforehand {
         Beforehand { told: Some("another instance may have gone on since".into()), ..Beforehand::default() }
     }
 
-    /// Removes what is left over of the files, in a thread of its own: nothing is to wait for it. If this program ends before that,
-    /// the next restore removes it.
-    pub fn remove_left_over(&mut self) {
-        let Some((ahead, _)) = self.ahead.take() else { return };
-        // Without a thread, they are removed here, when the closure is dropped.
-        if let Err(why) = thread::Builder::new().name("staged".into()).spawn(move || drop(ahead)) {
+    /// Removes what is left over of the files, and what killed restores of the directory have left, in a thread of its own: nothing is to
+    /// wait for it. If this program ends before that, the next start removes it.
+    pub fn remove_left_over(&mut self, data: PathBuf) {
+        let ahead = self.ahead.take();
+        let remove = move || {
+            drop(ahead);
+            stage::sweep(&data).iter().for_each(|left| tracing::warn!("{left}"));
+        };
+        // Without a thread, the files are removed here, when the closure is dropped.
+        if let Err(why) = thread::Builder::new().name("staged".into()).spawn(remove) {
             tracing::debug!("no thread for what is left in staging: {why}");
         }
     }

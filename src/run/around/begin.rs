@@ -193,7 +193,7 @@ impl Around {
                 if let Some(driver) = self.term.driver() {
                     driver.running(place, ctx);
                 }
-                before.remove_left_over();
+                before.remove_left_over(settings.data.clone());
                 if self.term.is_without_epoch() {
                     self.seek_epoch();
                 }
