@@ -213,7 +213,7 @@ code 3).")]
 pub struct RestoreArgs {
     /// The directory to restore into [env: LASTGOOD_DATA] [default: ./data; /app/data inside Cloud Run]
     pub target: Option<PathBuf>,
-    /// Which snapshot: latest (the newest good one), an id or the beginning of one, or a time
+    /// Which snapshot: latest (the newest good one), an id or the beginning of one, or a day or time in UTC
     #[arg(long, default_value = "latest")]
     pub snapshot: String,
     /// Restore only this file or folder, named relative to the data directory; repeatable
@@ -279,8 +279,8 @@ pub struct CopyArgs {
     /// Make the replica if there is no vault at --to yet; in ./backups it is made even without this
     #[arg(long)]
     pub init: bool,
-    /// Copy only this one: latest, an id or the beginning of one, or a time; repeatable. If the replica has it already, what
-    /// it has lost there is sent again [default: all that are not there]
+    /// Copy only this one: latest, an id or the beginning of one, or a day or time in UTC; repeatable. If the replica has it
+    /// already, what it has lost there is sent again [default: all that are not there]
     #[arg(long = "snapshot", value_name = "SNAPSHOT")]
     pub snapshots: Vec<String>,
 }
@@ -306,7 +306,7 @@ pub struct RunsArgs {
 /// Arguments of `ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// Which snapshot: latest, an id or the beginning of one, or a time
+    /// Which snapshot: latest, an id or the beginning of one, or a day or time in UTC
     pub snapshot: String,
     /// The file or folder to list
     #[arg(default_value = ".")]
@@ -319,7 +319,7 @@ pub struct LsArgs {
 /// Arguments of `cat`.
 #[derive(Debug, Args)]
 pub struct CatArgs {
-    /// Which snapshot: latest, an id or the beginning of one, or a time
+    /// Which snapshot: latest, an id or the beginning of one, or a day or time in UTC
     pub snapshot: String,
     /// The file whose content is written
     pub path: OsString,
@@ -344,7 +344,7 @@ pub struct DiffArgs {
 /// Arguments of `export`.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// Which snapshot: latest, an id or the beginning of one, or a time
+    /// Which snapshot: latest, an id or the beginning of one, or a day or time in UTC
     pub snapshot: String,
     /// The file to write, which must not exist; - is stdout
     #[arg(short, long, value_name = "FILE")]

@@ -7,6 +7,7 @@ use crate::fs::filesystem::{has_mounts, is_mount};
 use crate::path::EntryPath;
 use crate::shell::word;
 use crate::store::address::argument;
+use crate::text::entry_name;
 
 /// A restore as it is typed: `lastgood restore` with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +27,10 @@ pub struct RestoreCommand<'v> {
 }
 
 impl<'v> RestoreCommand<'v> {
-    /// Creates a restore to a directory, in place if the directory is a mount point now.
+    /// Creates a restore to a directory, in place if the directory is a mount point now. A symlink stands for where it leads: a
+    /// restore to the link itself would have to replace it.
     pub fn new(vault: Option<&'v str>, target: PathBuf) -> Self {
+        let target = if target.is_symlink() { target.canonicalize().unwrap_or(target) } else { target };
         // An error here is no reason to print nothing: the restore says what is wrong with it.
         let in_place = is_mount(&target).unwrap_or(false);
         RestoreCommand { vault, in_place, around_mounts: false, paths: Vec::new(), snapshot: None, target }
@@ -52,15 +55,20 @@ impl fmt::Display for RestoreCommand<'_> {
             f.write_str(" --around-mounts")?;
         }
         for path in &self.paths {
-            // With `./` before it, it is no option, whatever it begins with.
-            let dash = path.bytes().starts_with(b"-");
-            write!(f, " --path {}", word(Path::new(if dash { "./" } else { "" }).join(path.as_path())))?;
+            write!(f, " {}", path_option(path))?;
         }
         if let Some(snapshot) = &self.snapshot {
             write!(f, " --snapshot {snapshot}")?;
         }
         write!(f, " {}", word(&self.target))
     }
+}
+
+/// Returns the option that names a path in a snapshot, as a shell takes it.
+pub fn path_option(path: &EntryPath) -> String {
+    // With `./` before it, it is no option, whatever it begins with.
+    let dash = if path.bytes().starts_with(b"-") { "./" } else { "" };
+    format!("--path {}", word(format!("{dash}{}", entry_name(path.bytes()))))
 }
 
 #[cfg(test)]
@@ -73,7 +81,7 @@ mod tests {
         assert_eq!(command.to_string(), "lastgood restore '/no such/data'");
         command.paths = ["a\n b", "-x/y"].map(|path| EntryPath::new(path).unwrap()).into();
         (command.vault, command.snapshot) = (Some("/my vault"), Some("12ab".into()));
-        let paths = "--path $'a\\n b' --path ./-x/y";
+        let paths = "--path 'a\\x0a b' --path ./-x/y";
         let expected = format!("lastgood restore --vault '/my vault' {paths} --snapshot 12ab '/no such/data'");
         assert_eq!(command.to_string(), expected);
         // The folder `/` is a mount point with mounts in it.

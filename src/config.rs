@@ -422,27 +422,16 @@ fn copy_job(args: cli::CopyArgs, outside: &HostEnvironment) -> Result<Configured
     Ok(ConfiguredCommand::Copy { from, to, init: args.init, snapshots: args.snapshots })
 }
 
-/// Parses a path inside a snapshot as a person types it: with `./` before it or `/` after it, too.
+/// Parses a path in a snapshot.
 fn entry_path(text: &OsStr) -> Result<EntryPath> {
-    let mut bytes = text.as_bytes();
-    if bytes.is_empty() {
-        return Err(Error::usage("look into a snapshot", "the path is empty")
-            .with_code(Code::BadSetting)
-            .hint("Is a variable unset? `.` is all of the snapshot."));
-    }
-    while let Some(rest) = bytes.strip_prefix(b"./") {
-        bytes = rest;
-    }
-    while let Some(rest) = bytes.strip_suffix(b"/")
-        && !rest.is_empty()
-    {
-        bytes = rest;
-    }
-    let bytes = if bytes.is_empty() { b"." } else { bytes };
-    EntryPath::new(bytes).map_err(|why| {
-        Error::usage("look into a snapshot", why)
-            .with_code(Code::BadSetting)
-            .hint("Paths in a snapshot are relative to the data directory: `uploads/a`.")
+    EntryPath::given(text.as_bytes()).map_err(|why| {
+        let hint = match text.is_empty() {
+            true => "Is a variable unset? `.` is all of the snapshot.",
+            false => {
+                "Paths in a snapshot are relative to the data directory, as `lastgood ls` shows them: `uploads/a`."
+            }
+        };
+        Error::usage("look into a snapshot", why).with_code(Code::BadSetting).hint(hint)
     })
 }
 

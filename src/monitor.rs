@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Code, Error, Result};
 use crate::path::EntryPath;
+use crate::text::printable;
 
 /// A moment of a backup between two accesses to the data directory, when an app may do anything to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,9 +64,7 @@ pub struct LogMonitor;
 impl Monitor for LogMonitor {
     fn warn(&self, what: &str) {
         // The text has names of files in it, which can contain control characters.
-        let shown: String =
-            what.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
-        tracing::warn!("{shown}");
+        tracing::warn!("{}", printable(what));
     }
 }
 

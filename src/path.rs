@@ -36,8 +36,18 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
 /// # Errors
 /// A backslash that begins no escape, or an escape that was not needed: every name has one spelling.
 pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
+    let out = without_escapes(text.as_bytes())?;
+    if text.contains('\\') && escape(&out) != text {
+        return Err(format!("{text:?} is not how its bytes are written"));
+    }
+    Ok(out)
+}
+
+/// Returns the bytes that are meant by a text with these escapes, also where an escape was not needed.
+fn without_escapes(text: &[u8]) -> Result<Vec<u8>, String> {
+    let wrong = |what: &str| format!("{what} in \"{}\"", text.escape_ascii());
     let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some(at) = rest.iter().position(|&b| b == b'\\') {
         out.extend_from_slice(&rest[..at]);
         rest = match &rest[at + 1..] {
@@ -46,17 +56,14 @@ pub fn unescape(text: &str) -> Result<Vec<u8>, String> {
                 rest
             }
             [b'x', high, low, rest @ ..] => {
-                let digit = |c: u8| (c as char).to_digit(16).ok_or_else(|| format!("a bad \\x escape in {text:?}"));
+                let digit = |c: u8| (c as char).to_digit(16).ok_or_else(|| wrong("a bad \\x escape"));
                 out.push((digit(*high)? << 4 | digit(*low)?) as u8);
                 rest
             }
-            _ => return Err(format!("a backslash that begins no escape in {text:?}")),
+            _ => return Err(wrong("a backslash that begins no escape")),
         };
     }
     out.extend_from_slice(rest);
-    if text.contains('\\') && escape(&out) != text {
-        return Err(format!("{text:?} is not how its bytes are written"));
-    }
     Ok(out)
 }
 
@@ -118,6 +125,31 @@ impl EntryPath {
             }
         }
         Ok(EntryPath(bytes))
+    }
+
+    /// Parses a path as people and programs give it: spelled as any output has it, where a backslash is `\\\\` and any byte may
+    /// be `\xNN`, or with the bytes themselves; with `./` before it or `/` after it, too.
+    ///
+    /// # Errors
+    /// A text that says what is wrong with it.
+    pub fn given(text: &[u8]) -> Result<Self, String> {
+        let mut text = text;
+        if text.is_empty() {
+            return Err("the path is empty".into());
+        }
+        while let Some(rest) = text.strip_prefix(b"./") {
+            text = rest;
+        }
+        while let Some(rest) = text.strip_suffix(b"/")
+            && !rest.is_empty()
+        {
+            text = rest;
+        }
+        match without_escapes(text) {
+            Ok(bytes) if bytes.is_empty() => Ok(Self::root()),
+            Ok(bytes) => Self::new(bytes),
+            Err(why) => Err(format!("{why}: a backslash is written as \\\\, and \\xNN is a byte")),
+        }
     }
 
     /// Returns the path of `name` in this folder.
@@ -287,6 +319,29 @@ mod tests {
             assert!(EntryPath::new(good).is_ok(), "{good:?}");
         }
         assert!(EntryPath::new(vec![b'a'; MAX_PATH + 1]).is_err());
+    }
+
+    #[test]
+    fn a_path_is_given_as_it_is_shown_or_as_it_is() {
+        let given: [(&[u8], &[u8]); 9] = [
+            (b"a/b", b"a/b"),
+            (b"./a/b//", b"a/b"),
+            (b"./-x", b"-x"),
+            (b"./", b""),
+            (b".", b""),
+            (b"a\\\\b", b"a\\b"),
+            (b"n\\x0al", b"n\nl"),
+            (b"n\nl\xff", b"n\nl\xff"),
+            (b"\\xFF\\x41", b"\xffA"),
+        ];
+        for (text, bytes) in given {
+            assert_eq!(EntryPath::given(text).unwrap().bytes(), bytes, "{}", text.escape_ascii());
+        }
+        for (bad, why) in
+            [("", "empty"), ("a\\b", "written as \\\\"), ("\\x4", "\\xNN"), ("\\x2e./a", ".."), ("\\x00", "NUL")]
+        {
+            assert!(EntryPath::given(bad.as_bytes()).unwrap_err().contains(why), "{bad}");
+        }
     }
 
     #[test]

@@ -10,21 +10,23 @@ pub fn acts_on_a_terminal(c: char) -> bool {
     c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// Quotes a word for a shell, whatever is in it. A word with characters that act on a terminal, or that is not UTF-8, is written
-/// in `$'…'`, which shells in use understand.
+/// Quotes a word for a shell, whatever is in it. A word with characters that act on a terminal, or that is not UTF-8, is written as
+/// what `printf` makes of escapes: a POSIX shell such as dash does not know `$'…'`.
 pub fn word(text: impl AsRef<OsStr>) -> String {
     let bytes = text.as_ref().as_bytes();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:,@%=".contains(byte);
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.is_empty() && bytes.iter().all(plain) => text.to_owned(),
         Ok(text) if !text.chars().any(acts_on_a_terminal) => format!("'{}'", text.replace('\'', "'\\''")),
-        _ => dollar(bytes),
+        // A shell takes line ends off the end of what a command prints.
+        _ if bytes.ends_with(b"\n") => format!("$'{}'", escaped(bytes, false)),
+        _ => format!("\"$(printf '{}')\"", escaped(bytes, true)),
     }
 }
 
-/// Does the same with escapes for all that is not plain text.
-fn dollar(bytes: &[u8]) -> String {
-    let mut out = String::from("$'");
+/// Returns bytes with escapes for all that is not plain text, as `$'…'` or the format of `printf` has them.
+fn escaped(bytes: &[u8], as_format: bool) -> String {
+    let mut out = String::new();
     // The escapes are octal: a digit that follows a hexadecimal escape may be taken for a part of it.
     let octal = |out: &mut String, bytes: &[u8]| bytes.iter().for_each(|byte| _ = write!(out, "\\{byte:03o}"));
     for chunk in bytes.utf8_chunks() {
@@ -32,14 +34,17 @@ fn dollar(bytes: &[u8]) -> String {
             match c {
                 '\n' => out.push_str("\\n"),
                 '\t' => out.push_str("\\t"),
-                '\\' | '\'' => out.extend(['\\', c]),
+                '\\' => out.push_str("\\\\"),
+                '\'' => octal(&mut out, b"'"),
+                '%' if as_format => out.push_str("%%"),
+                // A format that begins with a dash may be taken for an option.
+                '-' if as_format && out.is_empty() => octal(&mut out, b"-"),
                 c if acts_on_a_terminal(c) => octal(&mut out, c.encode_utf8(&mut [0; 4]).as_bytes()),
                 c => out.push(c),
             }
         }
         octal(&mut out, chunk.invalid());
     }
-    out.push('\'');
     out
 }
 
@@ -58,14 +63,20 @@ mod tests {
             ("", "''"),
             ("/my vault", "'/my vault'"),
             ("/it's here", "'/it'\\''s here'"),
-            ("a\nb\t'\\ \u{1b}1é", "$'a\\nb\\t\\'\\\\ \\0331é'"),
+            ("a\nb\t'\\ \u{1b}1é%", r#""$(printf 'a\nb\t\047\\ \0331é%%')""#),
+            ("a'\n", r"$'a\047\n'"),
         ] {
             assert_eq!(word(text), expected);
         }
-        let odd = OsString::from_vec(b"\xff1\n$HOME `x` \"\\\x01".to_vec());
-        for text in [&odd, OsStr::new("a b"), OsStr::new("it's; $x"), OsStr::new("*"), OsStr::new("\u{85}x\u{202e}y")] {
-            let said = Command::new("bash").arg("-c").arg(format!("printf %s {}", word(text))).output().unwrap();
-            assert_eq!(said.stdout, text.as_bytes());
+        let odd = OsString::from_vec(b"-\xff1\n$HOME `x` \"\\\x01 $(x) %s %% !!".to_vec());
+        let texts = [&*odd, OsStr::new("a b"), OsStr::new("it's; $x"), OsStr::new("*"), OsStr::new("\u{85}x\u{202e}y")];
+        for shell in ["sh", "bash"] {
+            for text in texts {
+                let said = Command::new(shell).arg("-c").arg(format!("printf %s {}", word(text))).output().unwrap();
+                assert_eq!(said.stdout, text.as_bytes(), "{shell}");
+            }
         }
+        let said = Command::new("bash").arg("-c").arg(format!("printf %s {}", word("a\n'\n"))).output().unwrap();
+        assert_eq!(said.stdout, b"a\n'\n");
     }
 }

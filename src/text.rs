@@ -2,6 +2,7 @@
 
 use indicatif::HumanCount;
 
+use crate::path;
 use crate::shell::acts_on_a_terminal;
 
 /// Returns a number of things as people read it: `1 snapshot`, `1,200 snapshots`.
@@ -51,9 +52,26 @@ pub fn printable(text: &str) -> String {
     out
 }
 
+/// Returns a path in a snapshot, or a name, on one line: as JSON spells it, and with characters that act on a terminal as bytes,
+/// too. [`path::EntryPath::given`] takes it back.
+pub fn entry_name(bytes: &[u8]) -> String {
+    if bytes.is_empty() { ".".into() } else { printable(&path::escape(bytes)) }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::path::EntryPath;
+
+    #[test]
+    fn names_do_no_harm_and_have_one_spelling() {
+        assert_eq!(entry_name(b""), ".");
+        assert_eq!(entry_name(b"a\x1b[2J"), "a\\x1b[2J");
+        assert_eq!(entry_name(b"a\\x1b"), "a\\\\x1b");
+        assert_eq!(entry_name(b"\xff\n"), "\\xff\\x0a");
+    }
 
     #[test]
     fn one_is_not_many() {
@@ -65,5 +83,16 @@ mod tests {
     #[test]
     fn what_acts_on_a_terminal_is_made_visible() {
         assert_eq!(printable("größe \u{1b}[2J\n\u{202e}"), "größe \\x1b[2J\\x0a\\xe2\\x80\\xae");
+    }
+
+    proptest! {
+        #[test]
+        fn every_path_that_is_shown_can_be_given(bytes in prop::collection::vec(any::<u8>(), 1..40)) {
+            if let Ok(path) = EntryPath::new(bytes) {
+                for text in [path.to_string(), entry_name(path.bytes())] {
+                    prop_assert_eq!(EntryPath::given(text.as_bytes()).unwrap(), path.clone());
+                }
+            }
+        }
     }
 }

@@ -12,7 +12,6 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::command::RestoreCommand;
-use crate::path::escape;
 use crate::replicas::backup::ReplicaReport;
 use crate::replicas::{self, InitReport};
 use crate::store::Traffic;
@@ -32,7 +31,7 @@ pub use self::short::{distinct, runs as runs_short, snapshots as snapshots_short
 pub use self::start::{seed, state};
 pub use self::verify::{verified, verify};
 use crate::replicas::copy::Copied;
-use crate::text::{count_of, printable};
+use crate::text::{count_of, entry_name, printable};
 
 /// The most problems that are written out; the text says how many more there are.
 const PROBLEMS: usize = 20;
@@ -163,7 +162,7 @@ pub fn not_good(report: &backup::BackupReport) -> Vec<String> {
 fn stale(stale: &[Stale]) -> Option<String> {
     let first = stale.first()?;
     let more = more(stale.len());
-    let (path, since) = (name(first.path.bytes()), time(first.since));
+    let (path, since) = (entry_name(first.path.bytes()), time(first.since));
     Some(format!("{path} is in the snapshot as of {since}, and not as it is now: {}{more}", printable(&first.why)))
 }
 
@@ -196,7 +195,7 @@ fn bad_state(report: &backup::BackupReport) -> Vec<String> {
 
 /// Lists problems, a line each, and how many more there are.
 pub fn problem_lines(what: &str, problems: &[Problem]) -> Vec<String> {
-    let line = |p: &Problem| format!("{what} {}: {}", name(p.path.bytes()), printable(&p.why));
+    let line = |p: &Problem| format!("{what} {}: {}", entry_name(p.path.bytes()), printable(&p.why));
     let mut lines: Vec<_> = problems.iter().take(PROBLEMS).map(line).collect();
     if problems.len() > PROBLEMS {
         lines.push(format!("{what} {} more; --json names them all", problems.len() - PROBLEMS));
@@ -224,7 +223,10 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
         );
     }
     for kept in report.kept.iter().take(KEPT) {
-        line(&mut text, format_args!("  stays    {} is as it was: something is mounted there", name(kept.bytes())));
+        line(
+            &mut text,
+            format_args!("  stays    {} is as it was: something is mounted there", entry_name(kept.bytes())),
+        );
     }
     if report.moved_aside.is_some() {
         line(&mut text, format_args!("  restart  programs that use it: they go on with the old files until then"));
@@ -235,15 +237,15 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
     }
     for side in &report.moved_beside {
         let why = "it would have brought the old database's data back";
-        line(&mut text, format_args!("  before   {} is there too: {why}", name(side.bytes())));
+        line(&mut text, format_args!("  before   {} is there too: {why}", entry_name(side.bytes())));
     }
     if let Some(first) = report.stale.first() {
-        let (path, since, why) = (name(first.path.bytes()), time(first.since), printable(&first.why));
+        let (path, since, why) = (entry_name(first.path.bytes()), time(first.since), printable(&first.why));
         line(&mut text, format_args!("  older    {path} is as of {since}: {why}{}", more(report.stale.len())));
     }
     for (what, list) in [("missing", &report.missing), ("torn?  ", &report.torn)] {
         if let Some(first) = list.first() {
-            let (path, why) = (name(first.path.bytes()), printable(&first.why));
+            let (path, why) = (entry_name(first.path.bytes()), printable(&first.why));
             line(&mut text, format_args!("  {what}  {path}: {why}{}", more(list.len())));
         }
     }
@@ -268,12 +270,6 @@ pub fn restore(report: &restore::RestoreReport, from: Option<&str>, now: Timesta
         line(&mut text, format_args!("  LEFT OUT {}", self::entries(report.not_restored.len() as u64)));
     }
     text
-}
-
-/// Returns a name from a snapshot on one line: bytes that are not text and characters that act on a terminal are escaped, so that
-/// every name has one spelling.
-fn name(bytes: &[u8]) -> String {
-    if bytes.is_empty() { ".".into() } else { printable(&escape(bytes)) }
 }
 
 /// Returns a path of this machine on one line.
@@ -324,14 +320,6 @@ fn line(text: &mut String, line: std::fmt::Arguments) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_do_no_harm_and_have_one_spelling() {
-        assert_eq!(name(b""), ".");
-        assert_eq!(name(b"a\x1b[2J"), "a\\x1b[2J");
-        assert_eq!(name(b"a\\x1b"), "a\\\\x1b");
-        assert_eq!(name(b"\xff\n"), "\\xff\\x0a");
-    }
 
     #[test]
     fn ages() {

@@ -37,6 +37,7 @@ mod listings;
 mod memory_maps;
 mod model;
 mod moved_data_directory;
+mod names;
 mod newer_format;
 mod not_kept;
 mod notify;

@@ -62,6 +62,7 @@ use crate::source::select::Select;
 pub use crate::source::stable::Trust;
 use crate::source::{place, walk};
 use crate::store::Traffic;
+use crate::text::printable;
 use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
@@ -328,7 +329,7 @@ fn attempt(
         CaptureOutcome::Exchanged => return Ok(Attempt::Exchanged),
     };
     for (what, wrong) in select.unmet().into_iter().chain(select.left_out()) {
-        if wrong { warn(what) } else { tracing::info!("{}", what.escape_debug()) }
+        if wrong { warn(what) } else { tracing::info!("{}", printable(&what)) }
     }
     let mut warnings = early_warnings.into_inner().unwrap_or_else(PoisonError::into_inner);
     warnings.extend(assembled.warnings);

@@ -90,7 +90,7 @@ pub enum PublishCommand {
     },
     /// Ask for a restore, which only a service that allows restores does, and only within 15 minutes
     Restore {
-        /// Which snapshot: latest, an id or the beginning of one, or a time [default: latest]
+        /// Which snapshot: latest, an id or the beginning of one, or a day or time in UTC [default: latest]
         #[arg(long)]
         snapshot: Option<String>,
         #[command(flatten)]

@@ -20,7 +20,7 @@ An instance of `lastgood run` that runs the app is asked to hand over: it stops 
 the snapshot (with `--on-superseded wait`, the default). Where none runs, the next one starts with it. The snapshot that was the newest \
 stays, and is pinned for 90 days. No data directory is needed, and none is changed here.")]
 pub struct RollbackArgs {
-    /// The snapshot that becomes the newest: an id or the beginning of one, or a time
+    /// The snapshot that becomes the newest: an id or the beginning of one, or a day or time in UTC
     pub snapshot: String,
     /// Take a snapshot that is suspect or diverged: it counts as good from now on
     #[arg(long)]

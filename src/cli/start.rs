@@ -35,7 +35,8 @@ pub struct StartFlags {
     /// Fail unless the directory, or a folder above it, is a mount point
     #[arg(long)]
     pub require_mount: bool,
-    /// Restore this snapshot where one has to be restored and no good one is newer: an id or the beginning of one, or a time
+    /// Restore this snapshot where one has to be restored and no good one is newer: an id or the beginning of one, or a
+    /// day or time in UTC
     #[arg(long, value_name = "SNAPSHOT")]
     pub snapshot: Option<String>,
     /// Have SQLite check every database that is there, and restore if one is damaged [default with no value: quick]

@@ -191,7 +191,8 @@ fn not_whole(taken: &backup::BackupReport) -> String {
         0 => String::new(),
         more => format!("; {} more", entries(more as u64)),
     };
-    let (path, why) = (crate::text::one_line(&path.to_string(), NAME), crate::text::one_line(why, TEXT));
+    let (path, why) =
+        (crate::text::one_line(&crate::text::entry_name(path.bytes()), NAME), crate::text::one_line(why, TEXT));
     format!("{path} {what}: {why}{more}. Mend it, or leave it out with --exclude")
 }
 

@@ -1,7 +1,9 @@
 //! Finds the snapshot that is meant.
 
+use std::fmt;
+
 use jiff::Timestamp;
-use jiff::civil::{Date, DateTime};
+use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
@@ -92,8 +94,8 @@ pub fn find(vault: &Vault, spec: &str) -> Result<(SnapshotName, Root)> {
 
 /// As [`find`], and returns which newer snapshots were passed over.
 ///
-/// `latest` is the newest good snapshot; a time (RFC 3339, or a date or date and time in UTC) means the newest good one
-/// that is not after it. An id is taken whatever its snapshot's state.
+/// `latest` is the newest good snapshot; a time (RFC 3339, or a date and time in UTC) means the newest good one that is not after
+/// it, and a date the newest good one of that whole day in UTC. An id is taken whatever its snapshot's state.
 ///
 /// A snapshot that a newer lastgood wrote may be good, and is not passed over: an older one in its place would be taken
 /// for the last state there was.
@@ -129,7 +131,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
                 .into());
         }
     }
-    let Some(time) = parse_time(spec) else {
+    let Some(when) = When::parse(spec) else {
         let known = match names.is_empty() {
             true => "the vault has no snapshots".to_owned(),
             false => format!(
@@ -139,24 +141,74 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
             .with_code(Code::UnknownSnapshot)
-            .hint("Give `latest`, the beginning of an id, or a time such as 2026-11-21T10:00:00Z or 2026-11-21.")
+            .hint("Give `latest`, the beginning of an id, a time such as 2026-11-21T10:00:00Z, or a day such as 2026-11-21.")
             .into());
     };
-    let before: Vec<_> = names.iter().filter(|name| name.time <= time).copied().collect();
     if names.is_empty() {
         return search_good(vault, &names, "a good snapshot");
     }
-    if before.is_empty() {
-        let why = match names.iter().min_by_key(|name| name.time) {
-            Some(first) => format!("the first is {first}"),
-            None => "there is none".to_owned(),
-        };
-        return Err(Error::usage(format!("find a snapshot not after {time}"), why)
-            .with_code(Code::UnknownSnapshot)
-            .hint("`lastgood list` shows the snapshots and their times.")
-            .into());
+    let fit: Vec<_> = names.iter().filter(|name| when.takes(name.time)).copied().collect();
+    if fit.is_empty() {
+        return Err(when.none_of(&names).into());
     }
-    search_good(vault, &before, &format!("a good snapshot not after {time}"))
+    search_good(vault, &fit, &format!("a good snapshot {when}"))
+}
+
+/// When the snapshot was taken that is meant.
+enum When {
+    /// Up to this time.
+    NotAfter(Timestamp),
+    /// On this day in UTC, which begins and ends at these times; the end is not a part of it.
+    On(Date, [Timestamp; 2]),
+}
+
+impl When {
+    /// Parses RFC 3339, or a date and time, or a date, in UTC.
+    fn parse(spec: &str) -> Option<When> {
+        let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+        if let Some(day) = spec.parse::<Date>().ok().filter(|_| spec.len() <= 10) {
+            let begins = |day: Date| utc(day.to_datetime(Time::midnight()));
+            return Some(When::On(day, [begins(day)?, begins(day.tomorrow().ok()?)?]));
+        }
+        let time = spec.parse::<Timestamp>().ok();
+        time.or_else(|| spec.parse::<DateTime>().ok().and_then(utc)).map(When::NotAfter)
+    }
+
+    fn takes(&self, time: Timestamp) -> bool {
+        match self {
+            When::NotAfter(last) => time <= *last,
+            When::On(_, [begin, end]) => (*begin..*end).contains(&time),
+        }
+    }
+
+    /// The error that none of the snapshots was taken then.
+    fn none_of(&self, names: &[SnapshotName]) -> Error {
+        let before = match self {
+            When::On(_, [begin, _]) => names.iter().filter(|name| name.time < *begin).max_by_key(|name| name.time),
+            When::NotAfter(_) => None,
+        };
+        let (why, hint) = match (before, names.iter().min_by_key(|name| name.time)) {
+            (Some(before), _) => {
+                let hint =
+                    "A time means the newest good snapshot that was there then, and an id the snapshot of this id.";
+                (format!("there is none; the newest before it is {before}"), hint)
+            }
+            (None, Some(first)) => {
+                (format!("the first is {first}"), "`lastgood list` shows the snapshots and their times.")
+            }
+            (None, None) => ("there is none".to_owned(), "Take one with `lastgood backup`."),
+        };
+        Error::usage(format!("find a snapshot {self}"), why).with_code(Code::UnknownSnapshot).hint(hint)
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            When::NotAfter(time) => write!(f, "not after {time}"),
+            When::On(day, _) => write!(f, "of {day} (UTC)"),
+        }
+    }
 }
 
 fn is_named(name: &SnapshotName, spec: &str) -> bool {
@@ -170,19 +222,6 @@ fn list<'a>(names: impl ExactSizeIterator<Item = &'a SnapshotName>) -> String {
     let shown: Vec<_> = names.take(CANDIDATES).map(SnapshotName::to_string).collect();
     let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
     shown.join(", ") + &rest
-}
-
-/// Parses RFC 3339, or a date and time, or a date (its first second), in UTC.
-fn parse_time(spec: &str) -> Option<Timestamp> {
-    let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
-    spec.parse::<Timestamp>().ok().or_else(|| {
-        let date = spec
-            .parse::<Date>()
-            .ok()
-            .filter(|_| spec.len() <= 10)
-            .map(|date| date.to_datetime(jiff::civil::Time::midnight()));
-        date.or_else(|| spec.parse::<DateTime>().ok()).and_then(utc)
-    })
 }
 
 /// Says what is wrong with a snapshot in which databases failed their check.

@@ -20,12 +20,12 @@ use super::plan::EntrySelection;
 use super::put::USE_IN_PLACE;
 use super::side_files::SideFilePaths;
 use super::{mounts, standing};
+use crate::command::path_option;
 use crate::error::{Code, Doing, Error, Result};
 use crate::fs::filesystem::{self, is_mount};
 use crate::fs::{Folder, location};
 use crate::lineage::Lineage;
 use crate::path::EntryPath;
-use crate::shell::word;
 use crate::source::marker::{MARKER, Unfinished};
 use crate::vault::root::SnapshotName;
 
@@ -201,7 +201,7 @@ impl RestoreTarget {
             };
             let why = format!("another filesystem is mounted in it, at {first}{more}, and would move away with it");
             let alone = match self.target.join(first.as_path()).is_dir() {
-                true => format!("`--path {}` restores what is on it", word(first.as_path())),
+                true => format!("`{}` restores what is on it", path_option(first)),
                 // A mounted file cannot be replaced where it is.
                 false => {
                     "what is mounted by itself can be restored to another folder, and copied from there".to_owned()

@@ -31,7 +31,7 @@ use crate::replicas::pool::VaultPool;
 use crate::replicas::recommit::{NewRoot, ROLLBACK, acceptable, recommit};
 use crate::replicas::{Site, SiteState, none_serves};
 use crate::restore::select::LATEST;
-use crate::shell::word;
+use crate::store::address::argument;
 use crate::vault::read::{PackReader, absent};
 use crate::vault::root::SnapshotName;
 use crate::verify;
@@ -242,7 +242,7 @@ fn behind(sites: Vec<Site>, name: SnapshotName, lacking: &HashMap<String, String
         }
     }
     let from = from.unwrap_or_default();
-    let command = |to: &str| format!("lastgood copy --from {} --to {}", word(&from), word(to));
+    let command = |to: &str| format!("lastgood copy --from {} --to {}", argument(&from), argument(to));
     behind.into_iter().map(|(vault, why)| VaultBehind { command: command(&vault), vault, why }).collect()
 }
 

@@ -95,13 +95,16 @@ fn parameter(query: &QueryParameter, path: &str) -> Value {
             "The most items.",
             json!({ "type": "integer", "minimum": 1, "maximum": MAX_ITEMS, "default": ITEMS }),
         ),
-        QueryParameter::Path => {
-            ("path", true, "The file, relative to the data directory; any bytes.", json!({ "type": "string" }))
-        }
+        QueryParameter::Path => (
+            "path",
+            true,
+            "The file, relative to the data directory, as the listing spells it.",
+            json!({ "type": "string" }),
+        ),
         QueryParameter::Folder => (
             "path",
             false,
-            "The folder, or a single entry, relative to the data directory; any bytes.",
+            "The folder, or a single entry, relative to the data directory, as the listing spells it.",
             json!({ "type": "string", "default": "." }),
         ),
         QueryParameter::Format => (

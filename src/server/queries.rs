@@ -217,5 +217,5 @@ fn limit(query: Option<&str>) -> Result<usize, Reply> {
 pub fn path(bytes: Vec<u8>) -> Result<EntryPath, Reply> {
     let why =
         |why| Err(answer::error(StatusCode::NOT_FOUND, format!("{why}; a path is relative to the data directory")));
-    EntryPath::new(bytes).or_else(why)
+    EntryPath::given(&bytes).or_else(why)
 }

@@ -2,10 +2,10 @@
 
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::{name, time};
+use super::time;
 use crate::inspect::{Change, Difference, ListedSnapshot, RootSummary, Shown};
 use crate::report::RunSummary;
-use crate::text::printable;
+use crate::text::{entry_name, printable};
 use crate::vault::entry::EntryKind;
 use crate::vault::root::SnapshotState;
 
@@ -63,8 +63,8 @@ pub(super) fn state(root: &RootSummary) -> String {
 
 /// Returns the line of an entry, as `ls -l` shows it.
 pub fn entry(entry: &Shown) -> String {
-    let target = entry.target.as_ref().map(|t| format!(" -> {}", name(&t.0))).unwrap_or_default();
-    let (mode, name) = (permissions(entry.kind, entry.mode), name(entry.path.bytes()));
+    let target = entry.target.as_ref().map(|t| format!(" -> {}", entry_name(&t.0))).unwrap_or_default();
+    let (mode, name) = (permissions(entry.kind, entry.mode), entry_name(entry.path.bytes()));
     let stale = entry.stale_since.map(|since| format!("  (as of {})", time(since))).unwrap_or_default();
     format!("{mode} {:5} {:5} {:>12} {} {name}{target}{stale}", entry.uid, entry.gid, entry.size, time(entry.mtime))
 }
@@ -79,7 +79,7 @@ pub fn difference(difference: &Difference) -> String {
     let slash = if difference.kind == EntryKind::Folder && !difference.path.is_root() { "/" } else { "" };
     let what: Vec<_> = difference.what.iter().map(|what| what.name()).collect();
     let what = if what.is_empty() { String::new() } else { format!("  ({})", what.join(", ")) };
-    format!("{sign} {}{slash}{what}", name(difference.path.bytes()))
+    format!("{sign} {}{slash}{what}", entry_name(difference.path.bytes()))
 }
 
 fn permissions(kind: EntryKind, mode: u32) -> String {

@@ -3,8 +3,8 @@
 use crate::restore::preview::{Changes, Preview};
 use indicatif::BinaryBytes;
 
-use super::{IN_USE, PASSED_OVER, entries, line, name, named, path, time};
-use crate::text::printable;
+use super::{IN_USE, PASSED_OVER, entries, line, named, path, time};
+use crate::text::{entry_name, printable};
 
 /// The most paths that are shown of each kind of change.
 const SHOWN: usize = 5;
@@ -28,7 +28,7 @@ pub fn preview(told: &Preview, vault: &str, while_in_use: bool) -> String {
         line(&mut text, format_args!("  before   what is in {} would move aside", path(aside)));
     }
     for kept in &told.kept {
-        line(&mut text, format_args!("  stays    {}, which is mounted there", name(kept.bytes())));
+        line(&mut text, format_args!("  stays    {}, which is mounted there", entry_name(kept.bytes())));
     }
     for user in told.in_use.iter().take(IN_USE) {
         let (program, file) = (printable(&user.program), path(&user.file));
@@ -52,7 +52,7 @@ pub fn preview(told: &Preview, vault: &str, while_in_use: bool) -> String {
 fn changed(changes: &Changes, shown: bool) -> String {
     let mut text = format!("{}, {}", entries(changes.entries), BinaryBytes(changes.bytes));
     if shown && let Some((last, rest)) = changes.first[..changes.first.len().min(SHOWN)].split_last() {
-        let all: Vec<_> = rest.iter().chain([last]).map(|path| name(path.bytes())).collect();
+        let all: Vec<_> = rest.iter().chain([last]).map(|path| entry_name(path.bytes())).collect();
         let more = if changes.entries > all.len() as u64 { ", …" } else { "" };
         text.push_str(&format!(": {}{more}", all.join(", ")));
     }

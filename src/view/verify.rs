@@ -2,9 +2,9 @@
 
 use indicatif::BinaryBytes;
 
-use super::{PROBLEMS, line, name, named, took};
+use super::{PROBLEMS, line, named, took};
 use crate::replicas::verify::Verified;
-use crate::text::{count_of, printable};
+use crate::text::{count_of, entry_name, printable};
 use crate::verify::{Looked, VerifyReport};
 
 /// Describes what was verified in each of several vaults.
@@ -84,7 +84,7 @@ pub fn verify(report: &VerifyReport) -> String {
         line(&mut text, format_args!("Restored and checked {count} of {snapshot}: {verdict}"));
         for database in &report.databases {
             if let Some(why) = &database.failed {
-                line(&mut text, format_args!("  {}: {}", name(database.path.bytes()), printable(why)));
+                line(&mut text, format_args!("  {}: {}", entry_name(database.path.bytes()), printable(why)));
             }
         }
     }

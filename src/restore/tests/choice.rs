@@ -20,8 +20,9 @@ fn snapshots_are_found_by_word_id_and_time() {
         (suspect.id.to_string()[..15].to_owned(), suspect),
         (partial.to_string(), partial),
         (good.time.to_string(), good),
-        ("2027-02-01".to_owned(), good),
+        ("2027-01-15".to_owned(), good),
         ("2027-02-01T10:00:00".to_owned(), good),
+        ("2027-01-15T10:00".to_owned(), good),
         ("2027-02-01T10:00:00+02:00".to_owned(), good),
     ] {
         assert_eq!(find(&spec).unwrap(), wanted, "{spec}");
@@ -30,6 +31,12 @@ fn snapshots_are_found_by_word_id_and_time() {
         let unknown = find(spec).unwrap_err();
         assert_eq!((unknown.kind(), unknown.word()), (Kind::Usage, "unknown-snapshot"), "{spec:?}");
     }
+    // A day is that day, whatever there is before or after it; only the one that was taken in it and is not good was there at 09:30.
+    for (spec, said) in [("2027-01-14", "of 2027-01-14 (UTC)"), ("2027-01-16", &*format!("before it is {suspect}"))] {
+        let none = find(spec).unwrap_err();
+        assert!(none.word() == "unknown-snapshot" && none.to_string().contains(said), "{none}");
+    }
+    assert_eq!(find("2027-01-15T09:30").unwrap_err().word(), "no-good-snapshot");
     let choice = select::choose(&sample.vault, "latest").unwrap();
     assert_eq!(choice.passed_over.iter().map(|p| p.snapshot).collect::<Vec<_>>(), [suspect]);
     for _ in 0..30 {

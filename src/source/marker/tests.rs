@@ -44,8 +44,8 @@ fn a_marker_says_what_every_restore_left_that_was_killed() {
     let odd = || some(["a\n b", "-x/y", "app.db"], INSIDE);
     assert_eq!(mark(&at, &via, &odd()).unwrap(), None);
     assert_eq!(Unfinished::at(folder.path()), Ok(Some(odd())));
-    assert_eq!(options(&odd(), &EntryPath::root()), " --path $'a\\n b' --path ./-x/y --path app.db");
-    assert_eq!(options(&odd(), &paths(["vol"])[0]), " --path $'vol/a\\n b' --path vol/-x/y --path vol/app.db");
+    assert_eq!(options(&odd(), &EntryPath::root()), " --path 'a\\x0a b' --path ./-x/y --path app.db");
+    assert_eq!(options(&odd(), &paths(["vol"])[0]), " --path 'vol/a\\x0a b' --path vol/-x/y --path vol/app.db");
 
     assert_eq!(mark(&at, &via, &some(["app.db", "z"], BESIDE)).unwrap(), Some(odd()));
     let both = Unfinished::read(&at).unwrap().unwrap();
