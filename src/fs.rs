@@ -12,6 +12,7 @@ pub mod filesystem;
 pub mod holders;
 pub mod location;
 pub mod lock;
+pub mod pseudo;
 pub mod rename;
 pub mod times;
 mod folder;

@@ -33,6 +33,7 @@ mod hooks;
 mod infra;
 mod inspect;
 mod lineage;
+mod left_out_mounts;
 mod listings;
 mod memory_maps;
 mod model;

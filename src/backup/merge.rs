@@ -321,6 +321,7 @@ pub(super) mod tests {
     /// A file as the walk finds it.
     pub fn found(path: &str, mtime: i64, inode: u64) -> SourceEntry {
         SourceEntry {
+            apart: false,
             path: EntryPath::new(path).unwrap(),
             kind: EntryKind::File,
             size: 10,

@@ -54,7 +54,7 @@ use self::packer::with_packer;
 use self::parent::Parent;
 use crate::error::{Code, Doing, Error, Result};
 use crate::fs::beneath::Directory;
-use crate::fs::{filesystem, lock};
+use crate::fs::{filesystem, lock, pseudo};
 use crate::lineage;
 use crate::monitor::{Context, Moment};
 use crate::path::EntryPath;
@@ -66,7 +66,7 @@ use crate::text::printable;
 use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
-use crate::vault::root::{DatabaseRecord, Filters, Mount, Problem, SnapshotName, SnapshotState, Stale};
+use crate::vault::root::{DatabaseRecord, Mount, Problem, SnapshotName, SnapshotState, Stale};
 use crate::vault::state::{PackState, Tested};
 use crate::vault::{Vault, seq};
 
@@ -153,7 +153,7 @@ impl BackupReport {
 pub fn backup(vault: &Vault, options: &BackupOptions, ctx: &Context) -> Result<BackupReport> {
     let clock = Instant::now();
     check_labels(&options.labels)?;
-    let select = Select::new(&options.data, &options.include, &options.exclude, &options.not_walked, options.sqlite)?;
+    let select = Select::by(&options.data, &options.filters(), &options.not_walked, options.sqlite)?;
     let (mut lost, mut doubts) =
         (LostPacks { elsewhere: options.spoiled_elsewhere.clone(), ..LostPacks::default() }, None);
     let mut exchanged = false;
@@ -271,19 +271,25 @@ fn attempt(
     base.doubted = doubts.untested();
     let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
     base.seq = number(&base.descent, options.clock().max(started), options, warn)?;
+    let mounts = all_mounted.as_deref().map(|all| suspect::mounts_below(root.path(), all));
+    let before = base.measure.as_ref().map_or(&[][..], |measure| &measure.mounts);
+    let pseudo = mounts.iter().flatten().chain(before).filter(|mount| pseudo::is_type(&mount.filesystem));
+    let pseudo: Vec<_> = pseudo.map(|mount| mount.path.clone()).collect();
     let walked = |mount: &Mount| {
         let at = root.path().join(mount.path.as_path());
         let excluded = select.excludes(&mount.path) || select.excludes_above(&mount.path);
-        !excluded && !options.not_walked.iter().any(|folder| at.starts_with(folder) || folder.starts_with(&at))
+        let apart = options.one_file_system || pseudo.iter().any(|above| mount.path.is_in(above));
+        !excluded
+            && !apart
+            && !options.not_walked.iter().any(|folder| at.starts_with(folder) || folder.starts_with(&at))
     };
-    let mounts = all_mounted.as_deref().map(|all| suspect::mounts_below(root.path(), all));
     let mounts: Option<Vec<_>> = mounts.map(|mounts| mounts.into_iter().filter(walked).collect());
     if let Some(measure) = &mut base.measure {
         measure.mounts.retain(walked);
         let there = |was: &&Mount| mounts.as_ref().is_none_or(|mounts| mounts.iter().any(|is| is.path == was.path));
         base.unmounted = measure.mounts.iter().filter(|was| !there(was)).map(|was| was.path.clone()).collect();
     }
-    base.filters = Filters { include: options.include.clone(), exclude: options.exclude.clone() };
+    base.filters = options.filters();
     let staging = &*vault.store.staging();
     let mut reserved = vault.store.set_aside(rescue::KEPT);
     let free = reserved.as_ref().map(|reserved| reserved.free);
@@ -328,6 +334,7 @@ fn attempt(
         CaptureOutcome::Damaged(packs) => return Ok(Attempt::Damaged(packs)),
         CaptureOutcome::Exchanged => return Ok(Attempt::Exchanged),
     };
+    select.left_out_mounts.told().into_iter().for_each(warn);
     for (what, wrong) in select.unmet().into_iter().chain(select.left_out()) {
         if wrong { warn(what) } else { tracing::info!("{}", printable(&what)) }
     }

@@ -12,7 +12,7 @@ use crate::source::stable::Trust;
 use crate::store::Store;
 use crate::vault::entry::CheckKind;
 use crate::vault::hex::{Hex, PackId};
-use crate::vault::root::{BackupReason, SnapshotName};
+use crate::vault::root::{BackupReason, Filters, SnapshotName};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -78,6 +78,8 @@ pub struct BackupOptions {
     pub include: Vec<String>,
     /// Patterns of entries that are left out.
     pub exclude: Vec<String>,
+    /// Whether everything is left out that is mounted below the data directory.
+    pub one_file_system: bool,
     /// Whether every file is read, whatever its times say.
     pub verify_content: bool,
     /// Whether an empty or halved directory is meant to be so.
@@ -142,6 +144,7 @@ impl Default for BackupOptions {
             labels: BTreeMap::new(),
             include: Vec::new(),
             exclude: Vec::new(),
+            one_file_system: false,
             verify_content: false,
             accept_shrink: false,
             accept_missing: false,
@@ -172,6 +175,12 @@ impl Default for BackupOptions {
 }
 
 impl BackupOptions {
+    /// Returns which entries are taken.
+    pub fn filters(&self) -> Filters {
+        let (include, exclude) = (self.include.clone(), self.exclude.clone());
+        Filters { include, exclude, one_file_system: self.one_file_system }
+    }
+
     /// Returns the time by the fastest clock of this machine and the vault's replicas.
     pub fn clock(&self) -> Timestamp {
         let machine = Timestamp::from_nanosecond(i128::from((self.trust.now)())).unwrap_or(Timestamp::UNIX_EPOCH);

@@ -284,7 +284,7 @@ mod tests {
             sizes: &sizes,
             unread: &unread,
         };
-        let typo = Filters { include: vec!["typo".into()], exclude: vec![] };
+        let typo = Filters { include: vec!["typo".into()], ..Filters::default() };
         let nothing = judge(&Now { leaves: 0, filters: &typo, ..now }, None, &[]);
         assert_eq!(
             nothing,

@@ -61,6 +61,9 @@ pub struct BackupFlags {
     /// Leave out what matches, by the same rules as --include; repeatable
     #[arg(long, value_name = "GLOB", help_heading = "What is taken")]
     pub exclude: Vec<String>,
+    /// Leave out what is mounted below the directory; its folder is in the snapshot, empty
+    #[arg(long, help_heading = "What is taken")]
+    pub one_file_system: bool,
     /// Read every file again, even those whose size and times say that nothing changed
     #[arg(long, help_heading = "How it is taken")]
     pub verify_content: bool,

@@ -79,6 +79,7 @@ pub(super) fn backup_options(
         busy_timeout: args.busy_timeout,
         include: args.include,
         exclude: args.exclude,
+        one_file_system: args.one_file_system,
         verify_content: args.verify_content,
         accept_shrink: args.accept_shrink,
         accept_missing: args.accept_missing,

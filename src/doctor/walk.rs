@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::fs::Folder;
+use crate::fs::{Folder, pseudo};
 use crate::lineage::OWN_FOLDER;
 use crate::source::marker::{MARKER, Unfinished};
 use crate::source::select::is_ours;
@@ -61,6 +61,7 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Wa
     let mut seen = WalkSummary { whole: true, ..WalkSummary::default() };
     // The vaults may be reached by another mount here, so they are compared by device and inode.
     let vaults: Vec<_> = vaults.iter().filter_map(|vault| vault.metadata().ok()).map(|meta| identity(&meta)).collect();
+    let device = folder.metadata()?.dev();
     let mut waiting = VecDeque::from([(PathBuf::new(), fs::read_dir(folder)?)]);
     while let Some((path, listing)) = waiting.pop_front() {
         for entry in listing {
@@ -87,6 +88,9 @@ pub fn walk(folder: &Path, vaults: &[&Path], stop: &AtomicBool) -> io::Result<Wa
                 }
             };
             if below == Path::new(OWN_FOLDER) {
+                continue;
+            }
+            if meta.dev() != device && pseudo::at(&at).is_some() {
                 continue;
             }
             if meta.is_dir() && (is_ours(entry.file_name().as_bytes()) || vaults.contains(&identity(&meta))) {

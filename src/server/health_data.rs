@@ -12,6 +12,7 @@ use globset::GlobMatcher;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use crate::fs::pseudo;
 use crate::lineage::OWN_FOLDER;
 use crate::source::select::{NotWalked, is_ours};
 
@@ -55,6 +56,7 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
     // Whether each is there, and whether one of its name has any content.
     let mut found: Vec<(bool, bool)> = place.critical.iter().map(|(name, _)| look(&place.data.join(name))).collect();
     let mut seen = DataFindings { whole: true, ..DataFindings::default() };
+    let device = fs::metadata(&place.data).ok().map(|meta| meta.dev());
     let mut waiting = VecDeque::from([PathBuf::new()]);
     'walk: while let Some(below) = waiting.pop_front() {
         let listing = match fs::read_dir(place.data.join(&below)) {
@@ -73,6 +75,9 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
             }
             let (path, Ok(meta)) = (below.join(entry.file_name()), entry.metadata()) else { continue };
             if path == Path::new(OWN_FOLDER) {
+                continue;
+            }
+            if Some(meta.dev()) != device && pseudo::at(&entry.path()).is_some() {
                 continue;
             }
             if meta.is_dir() {

@@ -101,6 +101,7 @@ pub fn schemas() -> Value {
             "filters": object(&[], json!({
                 "include": { "type": "array", "items": text() },
                 "exclude": { "type": "array", "items": text() },
+                "one_file_system": yes_or_no(),
             })),
         })),
         "Entry": object(&["path", "type", "size", "mode", "uid", "gid", "mtime"], json!({

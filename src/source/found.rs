@@ -36,6 +36,8 @@ pub struct SourceEntry {
     pub sparse: bool,
     /// How it relates to the files beside it.
     pub role: Role,
+    /// Whether it is a folder at which something is mounted that is not walked.
+    pub apart: bool,
 }
 
 impl SourceEntry {
@@ -63,6 +65,7 @@ impl SourceEntry {
             linked: kind == EntryKind::File && stat.st_nlink > 1,
             sparse: kind == EntryKind::File && u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size,
             role: Role::Alone,
+            apart: false,
         })
     }
 }

@@ -5,6 +5,7 @@
 pub mod place;
 pub mod select;
 pub mod walk;
+pub mod apart;
 pub mod listing;
 pub mod found;
 pub mod marker;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
 
+use super::apart::LeftOutMounts;
 use super::found::SourceEntry;
 use crate::error::{Code, Error, Result};
 use crate::fs::answer::{self, Identity};
@@ -14,6 +15,7 @@ use crate::fs::location;
 use crate::lineage;
 use crate::path::EntryPath;
 use crate::vault::entry::EntryKind;
+use crate::vault::root::Filters;
 
 /// Selects entries by patterns and by folder.
 #[derive(Debug)]
@@ -23,8 +25,12 @@ pub struct Select {
     not_walked: NotWalked,
     /// Folders that were left out because of their names.
     restore_leftovers: Mutex<BTreeSet<EntryPath>>,
+    /// What is mounted below the data directory and was left out.
+    pub left_out_mounts: LeftOutMounts,
     /// Whether databases are recognised by their content.
     pub sqlite: bool,
+    /// Whether everything is left out that is mounted below the data directory.
+    pub one_file_system: bool,
 }
 
 /// Most left-out folders that are named in a message.
@@ -50,8 +56,19 @@ impl Select {
             exclude: Patterns::new(exclude, data)?,
             not_walked: NotWalked::new(data, not_walked),
             restore_leftovers: Mutex::default(),
+            left_out_mounts: LeftOutMounts::default(),
             sqlite,
+            one_file_system: false,
         })
+    }
+
+    /// Selects by the patterns that a snapshot was taken with, and by whether it holds what was mounted below.
+    ///
+    /// # Errors
+    /// A pattern that is not valid.
+    pub fn by(data: &Path, filters: &Filters, not_walked: &[PathBuf], sqlite: bool) -> Result<Self> {
+        let Filters { include, exclude, one_file_system } = filters;
+        Ok(Select { one_file_system: *one_file_system, ..Select::new(data, include, exclude, not_walked, sqlite)? })
     }
 
     /// Whether patterns leave anything out, and not only names that restores give.

@@ -6,7 +6,7 @@
 mod unfinished;
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use self::unfinished::half_restored;
 pub use self::unfinished::{check_above, check_finished};
+use super::apart::Apart;
 use super::folders::FolderRecord;
 use super::found::SourceEntry;
 use super::listing::{names, status};
@@ -85,6 +86,7 @@ struct Ahead {
 struct WalkShared<'a> {
     root: &'a Directory,
     select: &'a Select,
+    apart: Apart,
     now: fn() -> i64,
     stop: &'a AtomicBool,
     monitor: &'a dyn Monitor,
@@ -184,6 +186,7 @@ impl Walker<'_> {
         let shared = WalkShared {
             root,
             select,
+            apart: Apart::new(root.path(), select.one_file_system),
             now,
             stop,
             monitor,
@@ -264,7 +267,7 @@ impl WalkShared<'_> {
     /// Takes one child. If no folder is open around it and it is a folder, takes everything in it too.
     fn child(&self, met: Met, open: &mut WalkStack, take: &mut impl FnMut(Met) -> Result<()>) -> Result<()> {
         let folder = match met {
-            Met::Entry(found) if found.kind == EntryKind::Folder => found,
+            Met::Entry(found) if found.kind == EntryKind::Folder && !found.apart => found,
             met => return take(met),
         };
         let alone = open.is_empty();
@@ -356,8 +359,14 @@ impl WalkShared<'_> {
                     children.push(Met::Entry(SourceEntry { role: Role::Side, ..found }));
                 }
                 Some(found) if self.select.selects(&found) => {
-                    let role = databases.role(name);
-                    children.push(Met::Entry(SourceEntry { role, ..found }));
+                    let mounted = self.apart.mounted(fd.as_fd(), itself.device, name, &found);
+                    if let Some(mounted) = mounted {
+                        self.select.left_out_mounts.add(path, mounted);
+                    }
+                    let (role, apart) = (databases.role(name), mounted.is_some());
+                    if !apart || found.kind == EntryKind::Folder {
+                        children.push(Met::Entry(SourceEntry { role, apart, ..found }));
+                    }
                 }
                 Some(_) => {}
                 None => children.push(Met::Skipped(path, why_skipped(stat.st_mode))),
@@ -373,6 +382,7 @@ impl WalkShared<'_> {
         for met in children {
             if let Met::Entry(found) = met
                 && found.kind == EntryKind::Folder
+                && !found.apart
             {
                 ahead.waiting.insert(found.path.clone());
             }

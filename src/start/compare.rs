@@ -137,7 +137,7 @@ impl Compared<'_> {
     pub fn with(&self, vault: &Vault, root: &Root, until: Until) -> Result<Comparison> {
         let filters = &root.filters;
         let (data, sqlite) = (self.root.path(), self.sqlite);
-        let select = Select::new(data, &filters.include, &filters.exclude, self.not_walked, sqlite)?;
+        let select = Select::by(data, filters, self.not_walked, sqlite)?;
         let packs = PackReader::for_root(&*vault.store, root)?;
         let terms = Terms::of(root, self.place, self.numbered);
         let (recorded, failed) = (RefCell::new(VecDeque::new()), RefCell::new(None));

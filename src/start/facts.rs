@@ -248,8 +248,7 @@ impl Gathering<'_> {
     fn check_databases(&mut self, root: &Directory, newest: Option<&Newest>) -> Result<()> {
         let Some(how) = self.options.check else { return Ok(()) };
         let filters = newest.map(|newest| newest.root.filters.clone()).unwrap_or_default();
-        let (include, exclude) = (&filters.include, &filters.exclude);
-        let select = Select::new(root.path(), include, exclude, &self.options.not_walked, self.options.sqlite)?;
+        let select = Select::by(root.path(), &filters, &self.options.not_walked, self.options.sqlite)?;
         let known = newest.map_or_else(Vec::new, databases_of);
         let checked = databases::check(root, &select, &known, how, self.ctx)?;
         self.facts.compared.push(match &checked.failed {

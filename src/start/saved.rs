@@ -62,7 +62,9 @@ pub fn saved_before(
 /// Whether a snapshot with the filters `theirs` leaves out nothing that one with `ours` would hold: they are the same, or more is excluded
 /// now. It is compared with the directory by its own filters, so it holds what they leave in.
 fn holds_all(theirs: &Filters, ours: &Filters) -> bool {
-    theirs.include == ours.include && theirs.exclude.iter().all(|pattern| ours.exclude.contains(pattern))
+    theirs.include == ours.include
+        && (ours.one_file_system || !theirs.one_file_system)
+        && theirs.exclude.iter().all(|pattern| ours.exclude.contains(pattern))
 }
 
 #[cfg(test)]
@@ -112,6 +114,8 @@ mod tests {
         assert_eq!(find(&world, &some).unwrap(), None, "other files may be left out");
         let less = |exclude: &str| Filters { exclude: vec![exclude.into()], ..Filters::default() };
         assert!(holds_all(&less("*.log"), &less("*.log")));
+        let one = Filters { one_file_system: true, ..Filters::default() };
+        assert!(holds_all(&all, &one) && holds_all(&one, &one) && !holds_all(&one, &all));
         assert!(!holds_all(&less("*.log"), &all) && !holds_all(&less("*.log"), &less("*.tmp")));
         // Nothing that a restore would bring back may differ, whatever the times are.
         let b = world.data.join("sub/b");

@@ -38,8 +38,7 @@ impl StoppableFuse {
         // Where it cannot be had, that is told here, by the test's own name.
         drop(GcsFuse::mount(behind, at, SHARE)?);
         let connections = at.with_extension("connections");
-        fs::create_dir(&connections).unwrap();
-        let connections_at = Mounted::fuse_connections(connections.clone())?;
+        let connections_at = Mounted::of("fusectl", connections.clone())?;
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", SERVER, "--ignored"]).env(BEHIND, behind).env(AT, at);
         let server = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();

@@ -43,9 +43,17 @@ impl Mounted {
         Self::mount(at, &["--bind", &from])
     }
 
-    /// Mounts what the kernel tells of FUSE filesystems at `at`, which is there; `None`, after printing why, if it is not available.
-    pub fn fuse_connections(at: PathBuf) -> Option<Self> {
-        Self::mount(at, &["-t", "fusectl", "fusectl"])
+    /// Mounts a filesystem of a type, such as `proc`, at the new folder `at`; `None`, after printing why, if it is not available.
+    pub fn of(kind: &str, at: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        Self::mount(at, &["-t", kind, kind])
+    }
+
+    /// As [`Mounted::of`], for a type that not every kernel has: `None` skips nothing.
+    pub fn try_of(kind: &str, at: PathBuf) -> Option<Self> {
+        std::fs::create_dir(&at).unwrap();
+        let made = Command::new("mount").args(["-t", kind, kind]).arg(&at).output();
+        made.is_ok_and(|made| made.status.success()).then_some(Mounted(at))
     }
 
     fn mount(at: PathBuf, args: &[&str]) -> Option<Self> {

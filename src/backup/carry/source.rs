@@ -73,9 +73,7 @@ impl<'a> CarrySource<'a> {
             let (torn, missing) = (by_path(&root.torn)?, by_path(&root.problems)?);
             // The recorded patterns were accepted by an earlier run, so they are valid.
             let filters = Some(&root.filters).filter(|filters| !filters.is_empty());
-            let select = filters.and_then(|filters| {
-                Select::new(Path::new(&root.data), &filters.include, &filters.exclude, &[], true).ok()
-            });
+            let select = filters.and_then(|filters| Select::by(Path::new(&root.data), filters, &[], true).ok());
             let (started, decoder) = (root.started, Decoder::new()?);
             let lacks = Lacks { stale, torn, missing };
             let filters = root.filters.clone();
@@ -108,7 +106,10 @@ impl<'a> CarrySource<'a> {
                 let takes = |select: &Select| select.selects_path(path, kind) && !select.excludes_above(path);
                 self.select.as_ref().is_none_or(takes)
             };
+            // It does not say where something was mounted that it left out.
+            let walked = base.filters.one_file_system || !self.filters.one_file_system;
             let knows = readable
+                && walked
                 && !self.lacks.missing.contains_key(path)
                 && taken(EntryKind::File)
                 && taken(EntryKind::Folder);

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::DataCheckInput;
 use crate::command::RestoreCommand;
 use crate::doctor::check::DoctorCheck;
-use crate::fs::Folder;
+use crate::fs::{Folder, pseudo};
 use crate::path::EntryPath;
 use crate::restore::mounts;
 use crate::source::marker::{self, MARKER, Unfinished};
@@ -20,7 +20,8 @@ pub(super) const COMPLETES: &str =
 /// Finds a restore that has not finished filling the directory or a volume in it: no backup is taken as long as that is so.
 pub(super) fn unfinished_restore(input: &DataCheckInput) -> Option<DoctorCheck> {
     // If the mounts are not known, the check of a restore says why.
-    let volumes = mounts::below(&input.at).unwrap_or_default();
+    let mut volumes = mounts::below(&input.at).unwrap_or_default();
+    volumes.retain(|volume| pseudo::at(&input.at.join(volume.as_path())).is_none());
     let mut folders = std::iter::once(EntryPath::root()).chain(volumes);
     let said = |folder: &EntryPath| Unfinished::at(&input.at.join(folder.as_path())).transpose();
     let (folder, said) = folders.find_map(|folder| said(&folder).map(|said| (folder, said)))?;

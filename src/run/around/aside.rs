@@ -11,7 +11,7 @@ use crate::monitor::Context;
 use crate::replicas::pin::PINNED;
 use crate::start::{late, saved};
 use crate::vault::pins::{self, MAX_PIN, PINS, Pin};
-use crate::vault::root::{Filters, SnapshotName};
+use crate::vault::root::SnapshotName;
 
 /// A pin that ends later than this before a new one would is left as it is: an app that fails at each start must not fill
 /// the vault with pins either.
@@ -78,8 +78,7 @@ impl Around {
     }
 
     fn find_saved(&self, ctx: &Context) -> Result<Option<SnapshotName>> {
-        let backup = &self.settings.rules.backup;
-        let filters = Filters { include: backup.include.clone(), exclude: backup.exclude.clone() };
+        let filters = self.settings.rules.backup.filters();
         saved::saved_before(&self.vaults.sites(false)?, &self.settings.look, &filters, ctx)
     }
 

@@ -154,7 +154,7 @@ fn the_command_that_ends_it_is_of_the_directory_whatever_it_is_called() {
     marker::tests::write_all(&data);
     let said = check_finished(&data, &open(&data).unwrap(), "/my vault").unwrap_err();
     let advice = said.advice().unwrap();
-    assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata'` finishes"), "{said:?}");
+    assert!(advice.contains("restore --vault '/my vault'") && advice.contains("/my\\ndata')\"` finishes"), "{said:?}");
 }
 
 #[test]

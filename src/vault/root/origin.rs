@@ -59,12 +59,15 @@ pub struct Filters {
     /// Patterns of what is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Whether everything was left out that was mounted below the data directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_file_system: bool,
 }
 
 impl Filters {
     /// Whether the filters let everything through.
     pub fn is_empty(&self) -> bool {
-        self.include.is_empty() && self.exclude.is_empty()
+        self.include.is_empty() && self.exclude.is_empty() && !self.one_file_system
     }
 }
 
@@ -75,6 +78,7 @@ impl fmt::Display for Filters {
         }
         let include = self.include.iter().map(|pattern| format!("--include {pattern}"));
         let exclude = self.exclude.iter().map(|pattern| format!("--exclude {pattern}"));
-        f.write_str(&include.chain(exclude).collect::<Vec<_>>().join(" "))
+        let one = self.one_file_system.then(|| "--one-file-system".to_owned());
+        f.write_str(&include.chain(exclude).chain(one).collect::<Vec<_>>().join(" "))
     }
 }

@@ -1,0 +1,144 @@
+//! What is mounted below the data directory and is no part of a snapshot: pseudo filesystems, and everything that is mounted there
+//! with `--one-file-system`.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::support::requirements::Mounted;
+use crate::support::{World, id, paths};
+
+/// Takes a snapshot, which must be good, and returns the report with what is in the snapshot.
+fn backup(world: &World, more: &[&str]) -> (Value, Vec<String>) {
+    let report = world.json([&["backup"], more].concat(), 0);
+    assert_eq!(report["state"], "complete", "{report}");
+    let listed = world.json(["ls", "-R", id(&report)], 0);
+    let found = paths(&listed).into_iter().map(str::to_owned).collect();
+    (report, found)
+}
+
+fn warnings(report: &Value) -> Vec<&str> {
+    report["warnings"].as_array().into_iter().flatten().map(|warning| warning.as_str().unwrap()).collect()
+}
+
+/// The mounts that a snapshot says it holds.
+fn held(world: &World, report: &Value) -> Value {
+    let root = fs::read(world.vault().join("snapshots").join(format!("{}.json", id(report)))).unwrap();
+    let root: Value = serde_json::from_slice(&root).unwrap();
+    root["mounts"].as_array().into_iter().flatten().map(|mount| mount["path"].clone()).collect()
+}
+
+#[test]
+fn pseudo_filesystems_are_left_out_by_what_they_are() {
+    let world = World::new();
+    // A folder of that name is data.
+    world.write("x/proc/1/status", "mine");
+    let Some(proc) = Mounted::of("proc", world.data().join("kernel")) else { return };
+    let others = ["sysfs", "devtmpfs", "cgroup2", "mqueue", "debugfs", "tracefs", "securityfs", "devpts", "bpf"];
+    // Not every machine has all of them.
+    let mounted: Vec<_> =
+        others.iter().filter_map(|kind| Mounted::try_of(kind, world.data().join(format!("is {kind}")))).collect();
+    let Some(_memory) = Mounted::new(world.data().join("memory"), "1m") else { return };
+    world.write("memory/kept", "kept");
+    world.write("version", "");
+    let Some(_file) = Mounted::bind("/proc/version".as_ref(), world.data().join("version")) else { return };
+    let (report, found) = backup(&world, &[]);
+    let mut expected: Vec<String> =
+        ["kernel", "memory", "memory/kept", "x", "x/proc", "x/proc/1"].map(String::from).into();
+    expected.push("x/proc/1/status".into());
+    expected.extend(others.map(|kind| format!("is {kind}")));
+    let sorted = |mut all: Vec<String>| {
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(found), sorted(expected));
+    let told = warnings(&report);
+    assert!(told.len() == 1 && told[0].contains("left out") && told[0].contains("proc"), "{told:?}");
+    assert_eq!(held(&world, &report), json!(["memory"]));
+    // `doctor` measures what a backup would read.
+    let told = world.json(["doctor"], 0).to_string();
+    assert!(!told.contains("could not be read"), "{told}");
+    // A restore has the folders, so that they can be mounted there again.
+    world.restore("out");
+    assert!(world.path("out/kernel").read_dir().unwrap().next().is_none());
+    // It is no volume that is missed.
+    drop((proc, mounted));
+    let (report, _) = backup(&world, &[]);
+    assert!(report["suspect"].is_null(), "{report}");
+}
+
+/// A world with a volume mounted in the data, a folder of the same filesystem that is mounted there once more, and a file.
+fn with_volumes(world: &World) -> Option<[Mounted; 3]> {
+    world.write("a", "a");
+    world.write("sub/b", "b");
+    world.write("config", "below");
+    fs::create_dir_all(world.path("shared/c")).unwrap();
+    fs::create_dir(world.data().join("shared")).unwrap();
+    fs::write(world.path("one"), "of the host").unwrap();
+    let volume = Mounted::new(world.data().join("sub/uploads"), "1m")?;
+    world.write("sub/uploads/x/picture", "picture");
+    let shared = Mounted::bind(&world.path("shared"), world.data().join("shared"))?;
+    let file = Mounted::bind(&world.path("one"), world.data().join("config"))?;
+    Some([volume, shared, file])
+}
+
+const ALL: [&str; 9] =
+    ["a", "config", "shared", "shared/c", "sub", "sub/b", "sub/uploads", "sub/uploads/x", "sub/uploads/x/picture"];
+const ONE: [&str; 5] = ["a", "shared", "sub", "sub/b", "sub/uploads"];
+
+#[test]
+fn one_file_system_leaves_out_what_is_mounted_below() {
+    let world = World::new();
+    let Some(mounted) = with_volumes(&world) else { return };
+    let (report, found) = backup(&world, &[]);
+    assert_eq!((found, warnings(&report)), (ALL.map(String::from).into(), vec![]));
+    let (report, found) = backup(&world, &["--one-file-system"]);
+    assert_eq!(found, ONE);
+    let told = warnings(&report).join("\n");
+    assert!(told.contains("config, shared, sub/uploads: left out, since something is mounted there"), "{told}");
+    assert!(told.contains("other entries are chosen") && told.contains("--one-file-system"), "{told}");
+    assert_eq!(held(&world, &report), json!([]));
+    assert_eq!(world.json(["list"], 0)[0]["filters"]["one_file_system"], true);
+    // What changes on the volume is not looked at, neither by a backup nor by what an app's start is decided by.
+    world.write("sub/uploads/later", "later");
+    let (report, found) = backup(&world, &["--one-file-system"]);
+    assert_eq!(found, ONE);
+    assert_eq!(warnings(&report).len(), 1, "{report}");
+    // The variable and the file say it as well.
+    let asked = World::with(world, "LASTGOOD_ONE_FILE_SYSTEM", "true");
+    assert_eq!(backup(&asked, &[]).1, ONE);
+    let asked = asked.with("LASTGOOD_ONE_FILE_SYSTEM", "");
+    fs::write(asked.path("lastgood.toml"), "[backup]\none-file-system = true\n").unwrap();
+    assert_eq!(backup(&asked, &[]).1, ONE);
+    fs::remove_file(asked.path("lastgood.toml")).unwrap();
+    asked.restore("out");
+    assert!(asked.path("out/sub/uploads").read_dir().unwrap().next().is_none());
+    // A volume that the snapshot does not hold is not missed; one that it holds is.
+    drop(mounted);
+    let (_, found) = backup(&asked, &["--one-file-system"]);
+    assert!(found.contains(&"config".to_owned()), "what was hidden is data: {found:?}");
+    let [volume, shared, file] = with_mounted_again(&asked);
+    backup(&asked, &[]);
+    drop((volume, shared, file));
+    let missed = asked.json(["backup"], 3);
+    assert!(missed["suspect"].as_str().unwrap().contains("not mounted at"), "{missed}");
+    backup(&asked, &["--one-file-system"]);
+}
+
+/// Mounts again what was unmounted.
+fn with_mounted_again(world: &World) -> [Mounted; 3] {
+    fs::create_dir_all(world.path("volume/x")).unwrap();
+    let bind = |from: &str, to: &str| Mounted::bind(&world.path(from), world.data().join(to)).unwrap();
+    [bind("volume", "sub/uploads"), bind("shared", "shared"), bind("one", "config")]
+}
+
+#[test]
+fn a_directory_of_which_only_a_volume_changed_is_as_its_snapshot_is() {
+    let world = World::new();
+    let Some(_mounted) = with_volumes(&world) else { return };
+    backup(&world, &["--one-file-system"]);
+    world.restore("out");
+    world.write("sub/uploads/later", "later");
+    let told = world.json(["state"], 0);
+    assert!(told["changed"].is_null() || told["changed"] == false, "{told}");
+}
