@@ -1,5 +1,6 @@
 //! `lastgood doctor`: it finds what is wrong, says what to do, writes nothing and answers soon.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -159,4 +160,28 @@ fn wrong_usage() {
     }
     let ran: Ran = world.with("BACKUP_BUCKET_NAME", "a-1").with("GCS_BUCKET_NAME", "b-1").run(["doctor"]);
     ran.ended(2).says("BACKUP_BUCKET_NAME says a-1");
+}
+
+#[test]
+fn what_restores_left_is_told_until_it_is_deleted() {
+    let world = World::with_files();
+    world.backup();
+    assert_eq!(complaints(&world.json(["doctor"], 0)), [("", ""); 0]);
+    world.write("a.txt", "later");
+    world.run(["restore"]).ended(0);
+    let report = world.json(["doctor"], 0);
+    assert_check(&report, "moved aside", "warning", "data.replaced-", "nothing is missing");
+    assert_eq!(complaints(&report), [("moved aside", "warning")], "{report:#}");
+    // As a restore leaves it that is killed while it builds the new directory.
+    fs::create_dir(world.path(".data.lastgood-restoring-0123456789abcdef")).unwrap();
+    let report = world.json(["doctor"], 0);
+    assert_check(&report, "staging", "warning", ".data.lastgood-restoring-0123456789abcdef", "next restore");
+    let told = world.run(["doctor"]);
+    assert!(told.ended(0).text().contains("moved aside") && told.text().contains("staging"), "{told:?}");
+    for left in fs::read_dir(world.path("")).unwrap().map(|entry| entry.unwrap()) {
+        if left.file_name().to_str().unwrap().contains("data.") {
+            fs::remove_dir_all(left.path()).unwrap();
+        }
+    }
+    assert_eq!(complaints(&world.json(["doctor"], 0)), [("", ""); 0]);
 }

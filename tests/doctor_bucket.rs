@@ -189,7 +189,47 @@ fn files_that_are_no_credentials() {
         "-----BEGIN PRIVATE KEY-----\nYOUR_PRIVATE_KEY\n-----END PRIVATE KEY-----\n",
     );
     let report = with_file(&server, sample).json(["doctor"], 1);
-    assert_check(&report, "token", "problem", "key", "filled in by hand from a sample");
+    assert_check(&report, "credentials", "problem", "its `private_key` is no key", "a key file");
+    assert_eq!(complaints(&report), [("credentials", "problem")], "{report:#}");
+    // Every other command says the same, and asks nothing.
+    let world = with_file(&server, folder.path().join("key.json"));
+    server.forget();
+    world.run(["list"]).ended(1).says("its `private_key` is no key").says("GOOGLE_APPLICATION_CREDENTIALS names");
+    assert_eq!(server.requests().len(), 0);
+}
+
+#[test]
+fn a_rule_that_deletes_by_age_is_told_where_it_may_be_asked_for() {
+    let server = Server::start();
+    let world = attached(&server);
+    world.run(["backup", "--init"]).ended(0);
+    let rules =
+        |condition: Value| json!({"lifecycle": {"rule": [{"action": {"type": "Delete"}, "condition": condition}]}});
+    server.set_bucket(rules(json!({"age": 30})));
+    // A writer may not ask, and is not made to try.
+    server.forget();
+    let report = world.json(["doctor"], 0);
+    assert_check(
+        &report,
+        "lifecycle",
+        "skipped",
+        "could not be asked: storage.buckets.get is not held",
+        "by their age",
+    );
+    assert_harmless(&server);
+    let may_ask: Vec<_> = WRITER.into_iter().chain(["storage.buckets.get"]).collect();
+    server.grant(&may_ask);
+    let report = world.json(["doctor"], 0);
+    assert_check(&report, "lifecycle", "warning", "30 days old, which destroys the vault", "update gs://test-bucket");
+    assert_eq!(complaints(&report), [("lifecycle", "warning")], "{report:#}");
+    assert!(server.requests_of(Kind::Bucket).last().unwrap().target.contains("fields=lifecycle"));
+    server.set_bucket(rules(json!({"age": 30, "matchesPrefix": ["app/runs/"]})));
+    assert_check(&world.json(["doctor"], 0), "lifecycle", "ok", "no rule", "");
+    server.set_bucket(rules(json!({"daysSinceCustomTime": 7})));
+    assert_check(&world.json(["doctor"], 0), "lifecycle", "ok", "no rule", "");
+    // A condition may grant the permission only seemingly.
+    server.script(When::kind(Kind::Bucket).always(), Fault::status(403));
+    assert_check(&world.json(["doctor"], 0), "lifecycle", "skipped", "could not be asked: 403", "");
 }
 
 #[test]
@@ -318,7 +358,7 @@ fn nobody() -> String {
 #[test]
 fn networks_that_let_nothing_through() {
     let folder = tempfile::tempdir().unwrap();
-    let key = credentials::key_file_with(folder.path(), "unused");
+    let Some(key) = credentials::key_file(folder.path()) else { return };
     let world = || World::with_files().with("LASTGOOD_VAULT", VAULT).with("GOOGLE_APPLICATION_CREDENTIALS", &key);
     let refused = proxy("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
     let locked = proxy("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");

@@ -275,7 +275,7 @@ fn credentials_that_do_not_work_are_said_to() {
     let world = with_credentials(&server);
     fs::write(world.path("empty.json"), r#"{"type": "authorized_user"}"#).unwrap();
     let world = world.with("GOOGLE_APPLICATION_CREDENTIALS", "empty.json");
-    world.run(["init"]).ended(1).says("credentials");
+    world.run(["init"]).ended(1).says("it has no `client_id`");
     let world = with_login(&server, "revoked");
     world.run(["init"]).ended(1).says("invalid_grant").says("expired or revoked");
     let world = with_credentials(&server).with("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json");

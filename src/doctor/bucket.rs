@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 
 use super::check::{CheckStatus, DoctorCheck, span};
 use super::grants::{self, Member};
+use super::lifecycle;
 use super::network::{NetworkProblem, Proxy, network_problem};
 use super::running::CheckRecorder;
 use super::vault;
@@ -349,13 +350,28 @@ fn permissions(
         return vec![DoctorCheck::skipped(name, "cannot be asked here: an emulator has none")];
     }
     match retried(|| bucket.test_permissions(&grants::asked())) {
-        Ok(held) => grants::judge(&held, &input.bucket, member, input.cloud.project.as_deref()),
+        Ok(held) => {
+            let mut checks = grants::judge(&held, &input.bucket, member, input.cloud.project.as_deref());
+            checks.push(rules(input, bucket, held.iter().any(|held| held == lifecycle::MAY_ASK)));
+            checks
+        }
         Err(Fault::NotFound) => vec![DoctorCheck::skipped(name, "cannot be asked here: the server does not know how")],
         Err(fault) => {
             let (why, hint) = reason_and_hint(fault);
             vec![DoctorCheck::warning(name, format!("not known: {why}")).advice(hint)]
         }
     }
+}
+
+/// Checks the bucket's lifecycle rules, if they may be asked for.
+fn rules(input: &BucketCheckInput, bucket: &GcsBucket, may_ask: bool) -> DoctorCheck {
+    if !may_ask {
+        return lifecycle::unasked();
+    }
+    let answer = retried(|| bucket.describe_bucket(lifecycle::FIELDS)).map_err(|fault| reason_and_hint(fault).0);
+    let prefix = input.prefix.trim_end_matches('/');
+    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+    lifecycle::judge(answer, &input.bucket, &prefix)
 }
 
 #[cfg(test)]

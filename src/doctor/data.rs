@@ -1,5 +1,6 @@
 //! Checks of the data directory: whether a backup can read it, and whether a restore can bring it back.
 
+mod moved_aside;
 mod restore_target;
 mod unfinished;
 
@@ -19,6 +20,7 @@ use crate::fs::Folder;
 use crate::fs::filesystem::remote;
 use crate::fs::location::lies_in;
 use crate::path::EntryPath;
+use crate::restore::killed::Leftover;
 use crate::restore::select::NewerFormat;
 use crate::restore::{apart, killed};
 use crate::source::marker::MARKER;
@@ -114,7 +116,10 @@ pub fn check_data_directory(input: &DataCheckInput, recorder: &CheckRecorder, st
     if let Some(check) = apart(input) {
         recorder.add(check);
     }
-    for left in killed::leftovers(&input.at) {
+    let killed = killed::leftovers(&input.at);
+    let left = moved_aside::leftovers(&input.at, &killed.iter().map(Leftover::path).collect::<Vec<_>>());
+    left.into_iter().for_each(|check| recorder.add(check));
+    for left in killed {
         recorder.add(DoctorCheck::warning("killed restore", left.to_string()).advice(left.advice()));
     }
     let (check, staging) = target(input);

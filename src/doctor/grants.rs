@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::check::DoctorCheck;
+use super::lifecycle;
 use crate::fs::read_named;
 use crate::gcp::credentials::{CredentialSource, LARGEST};
 use crate::shell::word;
@@ -38,7 +39,7 @@ const TOO_MUCH: [&str; 5] = [
 
 /// Returns all permissions that are asked for.
 pub fn asked() -> Vec<&'static str> {
-    NEEDED.iter().map(|needed| needed.1).chain(TOO_MUCH).collect()
+    NEEDED.iter().map(|needed| needed.1).chain(TOO_MUCH).chain([lifecycle::MAY_ASK]).collect()
 }
 
 /// The member that a role is granted to.

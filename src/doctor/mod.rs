@@ -16,6 +16,7 @@ pub mod check;
 mod data;
 mod folder;
 mod grants;
+mod lifecycle;
 mod network;
 mod running;
 mod space;

@@ -14,6 +14,7 @@ use http::{Extensions, HeaderMap};
 use serde::Serialize;
 
 use super::cloud::Cloud;
+use super::credential_file;
 use super::error_text::with_causes;
 use crate::error::Code;
 use crate::fs::read_named;
@@ -121,6 +122,7 @@ fn read(path: &Path) -> Result<CredentialSource, String> {
     let json: serde_json::Value = serde_json::from_slice(&text).map_err(|why| format!("it is not JSON: {why}"))?;
     let text = |name: &str| json.get(name).and_then(|value| value.as_str()).map(str::to_owned);
     let r#type = text("type").ok_or("it has no `type`, so it is not a credentials file")?;
+    credential_file::check(&json, &r#type)?;
     let impersonated = text("service_account_impersonation_url")
         .and_then(|url| Some(url.rsplit_once('/')?.1.split(':').next()?.to_owned()));
     let account = text("client_email").or(impersonated).or_else(|| text("account").filter(|name| !name.is_empty()));

@@ -2,6 +2,7 @@
 
 pub mod cloud;
 pub mod credentials;
+mod credential_file;
 pub(crate) mod error_text;
 pub mod http_client;
 #[cfg_attr(not(feature = "pubsub"), path = "without_pubsub.rs")]

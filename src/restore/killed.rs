@@ -89,6 +89,13 @@ impl Leftover {
         }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Leftover::New(aside) | Leftover::Used(aside) | Leftover::Old { aside, .. } => aside.path(),
+        }
+    }
+
     /// Says what to do about it.
     pub fn advice(&self) -> &'static str {
         let is_side = |name: &OsStr| SUFFIXES.iter().any(|side| name.as_bytes().ends_with(side.as_bytes()));

@@ -178,6 +178,18 @@ impl GcsBucket {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner).map(|reading| reading.ahead)
     }
 
+    /// Returns these fields of the bucket's own description.
+    ///
+    /// # Errors
+    /// Any fault: most accounts that read and write objects may not ask.
+    pub fn describe_bucket(&self, fields: &str) -> Result<serde_json::Value, Fault> {
+        self.wait(async {
+            let request = self.request(Method::GET, &self.bucket_url("")).query(&[("fields", fields)]);
+            let response = self.send(request, StatusCode::OK).await?;
+            self.json(response).await
+        })
+    }
+
     /// Returns those of `permissions` on the bucket that the credentials have.
     ///
     /// # Errors

@@ -61,6 +61,8 @@ struct State {
     refused: Vec<String>,
     /// Whether a create-only upload over an object is refused for want of the permission to delete, in place of 412.
     delete_before_precondition: bool,
+    /// Fields of the bucket's description besides those that every bucket has.
+    bucket: serde_json::Value,
     tokens: Tokens,
     script: Script,
     log: Log,
@@ -121,6 +123,7 @@ impl Server {
             permissions: WRITER.map(str::to_owned).into(),
             refused: Vec::new(),
             delete_before_precondition: false,
+            bucket: serde_json::json!({}),
             tokens: Tokens::default(),
             script: Script::default(),
             log: Log::default(),
@@ -153,6 +156,11 @@ impl Server {
     /// Adds a rule; of several that fit a request the oldest one that is not used up decides.
     pub fn script(&self, when: When, fault: Fault) {
         self.shared.state().script.add(when, fault);
+    }
+
+    /// Gives the bucket these settings, such as `lifecycle`.
+    pub fn set_bucket(&self, fields: serde_json::Value) {
+        self.shared.state().bucket = fields;
     }
 
     /// Ends all rules.

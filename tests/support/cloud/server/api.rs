@@ -71,8 +71,11 @@ pub fn answer(state: &mut State, head: &Head, call: &Call, body: &[u8], checked:
         Kind::List => list(state, head, call),
         Kind::Permissions => permissions(state, head, call),
         Kind::Bucket => {
-            let bucket = json!({"kind": "storage#bucket", "id": BUCKET, "name": BUCKET, "location": "EUROPE-WEST1",
+            let mut bucket = json!({"kind": "storage#bucket", "id": BUCKET, "name": BUCKET, "location": "EUROPE-WEST1",
                 "locationType": "region", "storageClass": "STANDARD", "etag": "CAE="});
+            for (name, value) in state.bucket.as_object().into_iter().flatten() {
+                bucket[name] = value.clone();
+            }
             selected(200, &bucket, head, call)
         }
         Kind::Token | Kind::Other => Answer::text(404, "Not Found"),

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// The fields that the answers of this server can have.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 24] = [
     "kind",
     "id",
     "name",
@@ -26,6 +26,8 @@ const KNOWN: [&str; 22] = [
     "permissions",
     "location",
     "locationType",
+    "lifecycle",
+    "softDeletePolicy",
 ];
 
 /// Names, each with what is selected of it.
