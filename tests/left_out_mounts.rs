@@ -5,7 +5,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::requirements::Mounted;
+use crate::support::requirements::{Mounted, as_nobody};
+use crate::support::tree::set_mode;
 use crate::support::{World, id, paths};
 
 /// Takes a snapshot, which must be good, and returns the report with what is in the snapshot.
@@ -141,4 +142,26 @@ fn a_directory_of_which_only_a_volume_changed_is_as_its_snapshot_is() {
     world.write("sub/uploads/later", "later");
     let told = world.json(["state"], 0);
     assert!(told["changed"].is_null() || told["changed"] == false, "{told}");
+}
+
+#[test]
+fn what_a_snapshot_left_out_is_carried_over_from_an_older_one() {
+    let world = World::new();
+    world.write("a", "a");
+    let Some(_volume) = Mounted::new(world.data().join("volume"), "1m") else { return };
+    world.write("volume/kept", "kept");
+    for folder in ["", "data", "data/volume"] {
+        set_mode(&world.path(folder), 0o777);
+    }
+    let backup = |more: &[&str], code: i32| {
+        let ran = as_nobody(&world, &[&["backup", "data", "--vault", "backups", "--json"], more].concat())?;
+        ran.ended(code);
+        Some(serde_json::from_slice::<Value>(&ran.stdout).unwrap())
+    };
+    let Some(_) = backup(&[], 0) else { return };
+    backup(&["--one-file-system"], 0).unwrap();
+    set_mode(&world.data().join("volume/kept"), 0o000);
+    let report = backup(&[], 3).unwrap();
+    assert_eq!((&report["stale"][0]["path"], &report["errors"]), (&json!("volume/kept"), &json!([])), "{report}");
+    assert_eq!(world.run(["cat", "latest", "volume/kept"]).ended(0).text(), "kept");
 }

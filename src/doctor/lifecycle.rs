@@ -82,14 +82,14 @@ fn destroys(rule: &Value, prefix: &str) -> bool {
     let texts = |name: &str| -> Option<Vec<&str>> {
         Some(condition[name].as_array()?.iter().filter_map(Value::as_str).collect())
     };
-    let has = |name: &&str| match &condition[*name] {
+    let has = |name: &str| match &condition[name] {
         Value::Null => false,
         Value::Bool(is) => !is,
         // No version is newer than a live object.
-        Value::Number(number) if *name == "numNewerVersions" => number.as_u64() != Some(0),
+        Value::Number(number) if name == "numNewerVersions" => number.as_u64() != Some(0),
         _ => true,
     };
-    if rule["action"]["type"] != "Delete" || NEVER_LIVE.iter().any(|name| has(&name)) {
+    if rule["action"]["type"] != "Delete" || NEVER_LIVE.iter().any(|name| has(name)) {
         return false;
     }
     let fits = |begin: &str| {
