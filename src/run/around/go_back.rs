@@ -59,9 +59,7 @@ impl Around {
                 }
             }
             let (damaged, why) = match (self.carry_out(&decision, &gathered, (begun, before), ctx), &decision.action) {
-                (Err(why), StartAction::Restore { snapshot, named: false, .. })
-                    if is_damaged(&why) && is_filled =>
-                {
+                (Err(why), StartAction::Restore { snapshot, named: false, .. }) if is_damaged(&why) && is_filled => {
                     (*snapshot, why)
                 }
                 (done, _) => {
