@@ -54,6 +54,36 @@ fn an_instance_of_two_vaults_whose_first_was_away_for_a_moment_sees_its_successo
 }
 
 #[test]
+fn an_instance_that_cannot_write_stops_its_app_when_its_successor_shows() {
+    let (server, counters) = bucket(VAULT);
+    let mut a = counters.started("a", "data", &OPTIONS);
+    // What only the first one creates from now on.
+    for name in ["epochs/1.", "snapshots/", "packs/", "runs/"] {
+        server.script(When::create(name).always(), Fault::status(403));
+    }
+    let mut b = counters.start("b", "b", &OPTIONS);
+    a.log_with("another instance takes over (epoch 2)");
+    a.log_with("other instances are not told how this one stands");
+    until("end of its app", WITHIN, || a.log(), || (counters.said("a").len() == 2).then_some(()));
+    // That one waits for two polls and 5 s.
+    assert_eq!(counters.starts("b"), 0, "{}", a.log());
+    assert!(!a.log().contains("has not been known"), "{}", a.log());
+    b.end(Signal::TERM);
+    a.end(Signal::TERM);
+}
+
+#[test]
+fn an_instance_whose_bucket_is_slower_than_its_poll_hands_over() {
+    let (server, counters) = bucket(VAULT);
+    let options = ["--every", "off", "--handover-poll", "300ms"];
+    let mut a = counters.started("a", "data", &options);
+    server.latency(Duration::from_millis(500));
+    hands_over(&counters, &a);
+    assert!(a.log().contains("the last snapshot of the app's data is taken"), "{}", a.log());
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+}
+
+#[test]
 fn a_snapshot_that_the_successor_may_not_have_seen_is_pinned() {
     let (server, counters) = bucket(VAULT);
     let mut a = counters.started("a", "data", &["--every", "1s", "--handover-poll", "500ms"]);

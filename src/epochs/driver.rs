@@ -5,6 +5,7 @@
 //! million, its price of 2026 for standard storage in one region).
 
 mod calls;
+mod looks;
 mod words;
 
 use std::sync::atomic::Ordering;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use super::admission::{Admission, Newcomer, admit};
 use super::clock::Clock;
-use super::protocol::{Action, Input, LONGEST_POLL, Phase, State, step};
+use super::protocol::{Action, Input, LONGEST_POLL, Phase, State};
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::replicas::Site;
@@ -55,8 +56,10 @@ struct Progress {
     /// When [`EpochDriver::tick`] was called last, and when it looked.
     ticked: Duration,
     looked: Duration,
-    /// Since when the vault has not answered.
-    failing: Option<Duration>,
+    /// Since when the vault has not answered the looks, and why not.
+    failing: Option<(Duration, String)>,
+    /// What could not be told, and was reported.
+    reported: Vec<String>,
     /// How long the calls may take.
     patience: Patience,
     /// The epoch of another instance that ran when that was looked at last, before this one's epoch.
@@ -98,6 +101,7 @@ impl EpochDriver {
             ticked: clock.now(),
             looked: clock.now(),
             failing: None,
+            reported: Vec::new(),
             patience: Patience::Long,
             live: None,
             ignored: Vec::new(),
@@ -108,8 +112,8 @@ impl EpochDriver {
     }
 
     /// Returns the same driver, which looks at an epoch that is held by these stores, one for each vault. Each of their calls ends
-    /// within the time of a poll, and each is made. A successor counts on that, as it takes a holder for dead that has not seen it
-    /// after two polls.
+    /// within the time of a poll or, with short ones, 2.5 s, and each is made. A successor counts on that, as it takes a holder for dead
+    /// that has not seen it after two polls and 5 s.
     #[must_use]
     pub fn with_quick_looks(mut self, stores: &[Option<Arc<dyn Store>>]) -> Self {
         self.sites.iter_mut().zip(stores).for_each(|(site, store)| site.quick = store.clone());
@@ -192,6 +196,7 @@ impl EpochDriver {
     /// Begins an epoch once.
     fn enter(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Result<Entered> {
         (progress.superseded, progress.last, progress.place) = (None, None, None);
+        progress.reported.clear();
         let mut failing = None;
         let mut told: Option<usize> = None;
         let mut result = self.drive(progress, input, ctx);
@@ -280,50 +285,8 @@ impl EpochDriver {
         progress.touch(self.clock.now());
         progress.place = place;
         if let Err(why) = self.drive(&mut progress, Input::Started, ctx) {
-            // The next look makes the call again.
             ctx.monitor.warn(&format!("the vault was not told that the app runs: {}", why.what()));
         }
-    }
-
-    /// Looks at the epoch, if that is due. Is to be called often, several times in each poll interval.
-    pub fn tick(&self, ctx: &Context) -> Hold {
-        // Waiting for another call to the vault is no sleep.
-        let called = self.clock.now();
-        let mut progress = self.lock(Patience::Poll);
-        let hold = self.tick_held(&mut progress, called, ctx);
-        progress.ticked = self.clock.now();
-        hold
-    }
-
-    fn tick_held(&self, progress: &mut Progress, called: Duration, ctx: &Context) -> Hold {
-        let (now, gap) = (self.clock.now(), called.saturating_sub(progress.ticked));
-        let slept = gap > 3 * self.options.poll;
-        let is_due = slept || now >= progress.looked + self.options.poll;
-        if is_due && progress.state.phase() != Phase::Over {
-            progress.looked = now;
-            if let Err(why) = self.drive(progress, Input::Look, ctx) {
-                let since = now.saturating_sub(*progress.failing.get_or_insert(now));
-                return Hold::Unknown { since, why: one_line(&why.what(), SHOWN) };
-            }
-            progress.failing = None;
-        }
-        let own = progress.state.epoch().map_or(0, |key| key.number);
-        match (progress.state.ended_by(), progress.superseded) {
-            (Some(by), _) => Hold::Ended { by },
-            (None, _) if progress.state.phase() == Phase::Over => Hold::Ended { by: own },
-            (None, Some(by)) => Hold::Superseded { by },
-            (None, None) if slept => Hold::Gap(gap),
-            (None, None) => Hold::Held,
-        }
-    }
-
-    /// Looks at the epoch now, whether that is due or not.
-    pub fn look(&self, ctx: &Context) -> Hold {
-        {
-            let mut progress = self.lock(Patience::Poll);
-            progress.looked = self.clock.now().saturating_sub(self.options.poll);
-        }
-        self.tick(ctx)
     }
 
     /// Asked before each root is committed.
@@ -435,11 +398,11 @@ impl EpochDriver {
                     }
                 }
                 Err(why) => {
+                    let what = one_line(&why.what(), SHOWN);
                     if progress.failing.is_none() {
-                        let what = one_line(&why.what(), SHOWN);
                         ctx.monitor.warn(&format!("the epochs cannot be watched, and are watched on: {what}"));
                     }
-                    progress.failing = Some(self.clock.now());
+                    progress.failing = Some((self.clock.now(), what));
                 }
             }
             self.pause(self.options.poll, ctx)?;
@@ -459,39 +422,6 @@ impl EpochDriver {
             }
             self.clock.sleep(left.min(LOOK));
         }
-    }
-
-    /// Finishes what an earlier failure interrupted, gives the protocol an input, and makes its calls. Returns what it
-    /// says.
-    fn drive(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Result<Vec<Action>> {
-        if !matches!(input, Input::Begin { .. } | Input::Saved) {
-            self.finish(progress, ctx)?;
-        }
-        self.take(progress, input);
-        self.finish(progress, ctx)?;
-        Ok(std::mem::take(&mut progress.told))
-    }
-
-    fn take(&self, progress: &mut Progress, input: Input) {
-        let (state, actions) = step(progress.state.clone(), self.clock.now(), input);
-        progress.state = state;
-        for action in actions {
-            if let Action::Superseded { by } = action {
-                progress.superseded = Some(by);
-            }
-            if !matches!(action, Action::Call(_)) {
-                progress.told.push(action);
-            }
-        }
-    }
-
-    fn finish(&self, progress: &mut Progress, ctx: &Context) -> Result<()> {
-        let mut failed = false;
-        while let Some(call) = progress.state.asked().cloned() {
-            let answer = self.call(progress, &call, &mut failed, ctx)?;
-            self.take(progress, Input::Answer(answer));
-        }
-        Ok(())
     }
 }
 

@@ -8,6 +8,9 @@
 //! An epoch's objects are created once. `<n>.end.json` decides who the writer is: the holder creates it after its last
 //! snapshot, or a greater epoch creates it by force, and everyone abides by the one that is there. Only an epoch itself
 //! or a greater one ends an epoch.
+//!
+//! An object that only tells another instance something ([`Call::only_tells`]) is created once its maker has learned
+//! what it acts upon, and nothing waits for it: a holder that can read and not write learns all that any holder does.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,7 +44,7 @@ pub(super) struct Wait {
     pub(super) until: Duration,
     /// Whether it was seen to yield.
     yields: bool,
-    ended: bool,
+    pub(super) ended: bool,
 }
 
 /// The successor that a waiting instance watches.
@@ -90,12 +93,10 @@ pub(super) enum Purpose {
     Judge,
     /// Looks once more before the app starts.
     Recheck,
-    /// Tells that the app runs.
+    /// Tells others that the app runs, that this instance yields, or that it lives.
     Tell,
     /// Looks at its own end and successor.
     Poll,
-    /// Tells that it yields.
-    Yield,
     /// Looks at its own end before a commit.
     BeforeCommit,
     /// Looks at its own end after a commit.
@@ -138,6 +139,8 @@ pub struct State {
     /// The number of the epoch that ended this one.
     ended: Option<u32>,
     successor: Option<u32>,
+    /// Objects that only tell something, and could not be created: that is tried again with each look.
+    untold: Vec<(EpochRecord, EpochKey)>,
     then: Option<Then>,
     pub(super) watched: Option<Watched>,
     ask_after: Duration,
@@ -162,6 +165,7 @@ impl State {
             forced: false,
             ended: None,
             successor: None,
+            untold: Vec::new(),
             then: None,
             watched: None,
             ask_after: FIRST_ASK,
@@ -329,7 +333,7 @@ impl State {
             }
             Purpose::Round if self.is_over(actions) => {}
             Purpose::Round if self.then.is_some() => self.end(),
-            Purpose::Round if self.successor.is_some() => self.yield_to(),
+            Purpose::Round if self.successor.is_some() => self.yield_to(actions),
             Purpose::Round => {
                 let overdue = self.waits.iter().filter(|wait| !wait.ended && now >= wait.until);
                 let content = Content::By(self.number());
@@ -349,13 +353,12 @@ impl State {
             }
             Purpose::Recheck | Purpose::Poll if self.is_over(actions) => {}
             Purpose::Recheck | Purpose::Poll if self.successor.is_some() && self.phase != Phase::Yielding => {
-                self.yield_to();
+                self.yield_to(actions);
             }
             Purpose::Recheck => {
                 self.phase = Phase::Starting;
                 actions.push(Action::StartApp);
             }
-            Purpose::Yield => actions.push(Action::Superseded { by: self.successor.unwrap_or(self.next) }),
             Purpose::BeforeCommit => {
                 if !self.is_over(actions) {
                     actions.push(Action::Commit);
@@ -381,6 +384,12 @@ impl State {
                 actions.push(end);
             }
             Purpose::Watch => self.watch(now, actions),
+            Purpose::Poll if !self.untold.is_empty() => {
+                let content = Content::By(self.number());
+                let calls: Vec<_> =
+                    self.untold.iter().map(|(record, key)| Call::Create(*record, *key, content)).collect();
+                self.begin(Purpose::Tell, calls);
+            }
             Purpose::Force | Purpose::Tell | Purpose::Poll => {}
         }
     }
@@ -393,10 +402,12 @@ impl State {
         true
     }
 
-    fn yield_to(&mut self) {
+    /// Says at once that the app is to be stopped. Only then the successor is told.
+    fn yield_to(&mut self, actions: &mut Vec<Action>) {
         self.phase = Phase::Yielding;
+        actions.push(Action::Superseded { by: self.successor.unwrap_or(self.next) });
         let content = Content::By(self.number());
-        self.begin(Purpose::Yield, self.own(|key| Call::Create(EpochRecord::Yields, key, content)));
+        self.begin(Purpose::Tell, self.own(|key| Call::Create(EpochRecord::Yields, key, content)));
     }
 
     fn watch(&mut self, now: Duration, actions: &mut Vec<Action>) {

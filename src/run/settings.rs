@@ -14,6 +14,10 @@ use crate::server::service::ServiceSettings;
 use crate::start::decide::StartRules;
 use crate::start::facts::StartOptions;
 
+/// The least time that a call may take which asks whether another instance takes over: a bucket whose calls take longer than a short poll
+/// is asked all the same.
+const SHORTEST_LOOK: Duration = Duration::from_millis(2500);
+
 /// What is done when another instance has taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnSuperseded {
@@ -74,9 +78,9 @@ impl fmt::Debug for RunSettings {
 }
 
 impl RunSettings {
-    /// Returns how long a look may take at whether another instance takes over: that one waits for two polls, and for no longer ones than
-    /// [`LONGEST_POLL`].
+    /// Returns how long a call may take that asks whether another instance takes over. That one waits for two polls, none of them
+    /// longer than [`LONGEST_POLL`], and 5 s: with a short poll, a call may take half of those 5 s.
     pub fn look_at_epoch(&self) -> Duration {
-        self.handover_poll.min(LONGEST_POLL)
+        self.handover_poll.clamp(SHORTEST_LOOK, LONGEST_POLL)
     }
 }

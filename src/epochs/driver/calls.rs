@@ -247,7 +247,8 @@ impl EpochDriver {
         match store.create(&name, &[&bytes]) {
             Ok(()) => Ok(Answer::Created),
             Err(StoreError::AlreadyExists { .. }) => Ok(Answer::Exists),
-            Err(why @ (StoreError::Failed { .. } | StoreError::Unreachable { .. })) if !*failed => {
+            // Whether it is there is asked then, also after a refusal: an end may be another's.
+            Err(why) if !*failed => {
                 *failed = true;
                 tracing::info!("{name} may not have been created: {}", one_line(&why.to_string(), super::SHOWN));
                 Ok(Answer::Unknown)

@@ -212,11 +212,13 @@ impl Stage {
         self.document(EpochRecord::End, number, |bytes| EpochMark::parse(bytes).unwrap().by)
     }
 
-    /// Lets an instance look again and again while somebody waits, as `run` does. When it is superseded it ends.
+    /// Lets an instance look again and again while somebody waits, as `run` does. When it is superseded it goes on looking while its app is
+    /// stopped, and ends.
     fn lives(&self, one: &Arc<One>) {
         let (one, ctx) = (one.clone(), self.ctx());
         self.clock.meanwhile(move |_| {
             if let Hold::Superseded { .. } = one.driver.tick(&ctx) {
+                one.driver.tick(&ctx);
                 one.driver.end(None, &ctx).unwrap();
             }
         });

@@ -12,12 +12,19 @@ impl State {
         match (call, answer) {
             (Call::Create(record, key, content), answer) => self.tried((record, key, content), &answer),
             (Call::Read(record, key), answer) if answer != Answer::Unknown => self.read(now, (record, key), &answer),
+            (call, _) if self.reads_on(&call) => {}
             (Call::List, Answer::Listed(listed)) => match self.purpose {
                 Some(Purpose::Watch) => self.listed_watching(&listed),
                 _ => self.listed(&listed),
             },
             (call, _) => self.todo.push_front(call),
         }
+    }
+
+    /// Whether a look goes on if this call fails: whether there is a successor can be asked at the next one, and the own end, which
+    /// is read last, tells the most.
+    pub fn reads_on(&self, call: &Call) -> bool {
+        matches!(call, Call::Read(EpochRecord::Epoch, _)) && self.purpose == Some(Purpose::Poll)
     }
 
     /// Learns what lies beside an epoch that was just created. An instance that creates a greater or an equal one later finds
@@ -60,9 +67,15 @@ impl State {
                 Answer::Created => self.over(key, self.number()),
                 _ => self.todo.push_front(Call::Read(EpochRecord::End, key)),
             },
-            // The others say the same, whoever made them.
-            _ if is_unknown => self.todo.push_front(Call::Create(record, key, content)),
-            _ => {}
+            // A signpost.
+            (EpochRecord::Epoch, _) if is_unknown => self.todo.push_front(Call::Create(record, key, content)),
+            // The others say the same, whoever made them. Nothing that is done depends on them.
+            _ if is_unknown && !self.untold.contains(&(record, key)) => {
+                self.untold.push((record, key));
+                self.todo.push_front(Call::Create(record, key, content));
+            }
+            _ if is_unknown => {}
+            _ => self.untold.retain(|untold| *untold != (record, key)),
         }
     }
 

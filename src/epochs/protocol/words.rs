@@ -38,6 +38,14 @@ pub enum Call {
     Create(EpochRecord, EpochKey, Content),
 }
 
+impl Call {
+    /// Whether it creates an object that tells another instance something, and on which nothing depends that this one does.
+    /// Such a call may be answered with [`Answer::Unknown`] whenever it fails.
+    pub fn only_tells(&self) -> bool {
+        matches!(self, Call::Create(EpochRecord::Yields | EpochRecord::Runs | EpochRecord::Alive, ..))
+    }
+}
+
 /// An epoch as a listing shows it: which of its objects there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Listed {
@@ -77,7 +85,8 @@ pub enum Answer {
     Created,
     /// An object of that name was there before.
     Exists,
-    /// The store failed, and the object may have been created.
+    /// The store failed, and the object may have been created. A look that could not read whether there is a successor
+    /// goes on with its other calls; any other call that reads or lists is to be made until it succeeds.
     Unknown,
 }
 
@@ -132,7 +141,8 @@ pub enum Action {
     },
     /// Starts the app. Answered with [`Input::Started`].
     StartApp,
-    /// A greater epoch was begun: stop the app, take the last snapshot, and give [`Input::Saved`].
+    /// A greater epoch was begun: stop the app, take the last snapshot, and give [`Input::Saved`]. It is not to wait for the
+    /// calls that follow, which only tell the successor that this is done.
     Superseded {
         /// The number of that epoch, or of the signpost to it.
         by: u32,

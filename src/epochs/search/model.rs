@@ -1,6 +1,7 @@
 //! The model that the search walks through: a store, and instances each of which is a [`State`] of the protocol and the
 //! least of what `run` does around it.
 
+mod refused;
 mod run;
 mod store;
 
@@ -8,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::epochs::protocol::{Answer, Call, EpochKey, Input, Listed, Phase, State};
+use refused::Refusal;
 
 /// The number of vaults.
 const SITES: usize = 2;
@@ -25,9 +27,14 @@ pub(super) struct Budget {
     pub(super) stops: u8,
     /// Snapshots of a greater epoch that are copied into the vault before any instance restores.
     pub(super) imports: u8,
+    /// Instances for which one kind of call fails from then on.
+    pub(super) refusals: u8,
     /// The greatest number up to which instances begin epochs.
     pub(super) numbers: u32,
 }
+
+/// No accident happens, and epochs are begun up to the number 3.
+pub(super) const NO_ACCIDENT: Budget = Budget { crashes: 0, lost: 0, stops: 0, imports: 0, refusals: 0, numbers: 3 };
 
 /// A rule that is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,6 +65,8 @@ pub(super) enum Mutant {
     EndBeforeLastSnapshot,
     /// A waiting instance never asks whether the one that runs lives.
     NeverAsks,
+    /// What only tells others something is created before anything else is done, however often that takes.
+    TellsUntilHeard,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,6 +156,8 @@ pub(super) enum Move {
     Stop(usize),
     /// It dies, and its app with it.
     Crash(usize),
+    /// One kind of its calls fails from now on, for ever.
+    Refuse(usize, Refusal),
     /// A snapshot of a greater epoch appears.
     Import,
 }
@@ -162,7 +173,8 @@ impl Move {
             | Move::Look(who, _)
             | Move::BackUp(who)
             | Move::Stop(who)
-            | Move::Crash(who) => Some(who),
+            | Move::Crash(who)
+            | Move::Refuse(who, _) => Some(who),
             Move::Import => None,
         }
     }
@@ -179,6 +191,8 @@ pub(super) struct World {
     acknowledged: u32,
     /// The greatest epoch whose app was started, and what it had restored.
     started: Option<(u32, (u32, u32))>,
+    /// The instance for which one kind of call fails.
+    refused: Option<(usize, Refusal)>,
     left: Budget,
     mutant: Mutant,
 }
@@ -212,6 +226,7 @@ impl World {
             instances: first.map(instance),
             acknowledged: 1,
             started: None,
+            refused: None,
             left,
             mutant,
         };
@@ -292,7 +307,7 @@ impl World {
             }
             match &instance.state.asked {
                 Some(call) => {
-                    moves.push(Move::Answer(who));
+                    moves.extend((!self.is_stuck(who)).then_some(Move::Answer(who)));
                     if self.left.lost > 0 && matches!(call, Call::Create(..)) {
                         moves.extend([Move::Lose(who, true), Move::Lose(who, false)]);
                     }
@@ -322,6 +337,9 @@ impl World {
             if self.left.crashes > 0 {
                 moves.push(Move::Crash(who));
             }
+            if self.left.refusals > 0 {
+                moves.extend(Refusal::ALL.map(|what| Move::Refuse(who, what)));
+            }
         }
         if self.left.imports > 0 && self.instances.iter().all(|one| one.restored == (0, 0)) {
             moves.push(Move::Import);
@@ -345,7 +363,7 @@ impl World {
                 self.begin(who, self.greatest(), None);
             }
             Move::Answer(who) => {
-                let answer = self.ask(who);
+                let answer = if self.fails(who) { Answer::Unknown } else { self.ask(who) };
                 self.give(who, zero, Input::Answer(answer))?;
             }
             Move::Lose(who, done) => {
@@ -377,6 +395,10 @@ impl World {
             Move::Crash(who) => {
                 self.left.crashes -= 1;
                 self.leave(who);
+            }
+            Move::Refuse(who, what) => {
+                self.left.refusals -= 1;
+                self.refused = Some((who, what));
             }
             Move::Import => {
                 self.left.imports -= 1;
@@ -420,46 +442,6 @@ impl World {
         Ok(())
     }
 
-    /// Lets all instances go on at their own pace, without accidents, until one runs its app.
-    ///
-    /// # Errors
-    /// None ever does, although one lives that was not told to stop.
-    pub(super) fn ends_well(mut self) -> Result<(), String> {
-        self.left = Budget { crashes: 0, lost: 0, stops: 0, imports: 0, numbers: 12 };
-        let lives = |world: &World| world.instances.iter().any(|one| one.alive && !one.told_to_stop);
-        for round in 0..60 {
-            if !lives(&self) {
-                return Ok(());
-            }
-            for who in 0..3 {
-                let mut made = 0;
-                while let Some(step) = self.next_alone(who).filter(|_| made < 200) {
-                    self.make(step)?;
-                    made += 1;
-                }
-                // Living instances have answered each other when time goes on.
-                if self.instances[who].alive && self.may_look(who) {
-                    self.make(Move::Look(who, round % 6 == 5))?;
-                }
-            }
-            let rests = |who| self.next_alone(who).is_none_or(|step| matches!(step, Move::Answer(_)));
-            if self.runs_as_current() && (0..3).all(rests) {
-                return Ok(());
-            }
-        }
-        Err("no app ever runs again, although an instance lives".to_owned())
-    }
-
-    fn next_alone(&self, who: usize) -> Option<Move> {
-        let instance = &self.instances[who];
-        match () {
-            () if !instance.alive => None,
-            () if !instance.begun => Some(Move::Begin(who)),
-            () if instance.state.asked.is_some() => Some(Move::Answer(who)),
-            () => instance.tasks.front().map(|_| Move::Task(who)),
-        }
-    }
-
     /// Says what a step is, in the world in which it is taken.
     pub(super) fn tell(&self, step: Move) -> String {
         let Some(who) = step.who() else { return format!("{step:?}") };
@@ -488,7 +470,7 @@ impl World {
 
 /// The first deadline that is still to come.
 fn deadline(state: &State) -> Option<Duration> {
-    let waits = state.waits.iter().map(|wait| wait.until);
+    let waits = state.waits.iter().filter(|wait| !wait.ended).map(|wait| wait.until);
     waits.chain(state.watched.iter().map(|watched| watched.until)).filter(|until| *until > Duration::ZERO).min()
 }
 

@@ -1,7 +1,7 @@
 //! The rules that the protocol needs: with one of them left out, the search finds what goes wrong. A mutant is made around
 //! the protocol's function, which stays as it is: its calls are answered as if the rule did not exist.
 
-use super::model::{Budget, Mutant, World};
+use super::model::{Budget, Mutant, NO_ACCIDENT, World};
 use super::walks::walk;
 use crate::epochs::protocol::{Answer, Call, EpochKey, Phase, Purpose};
 use crate::vault::epochs::EpochRecord;
@@ -40,7 +40,6 @@ impl World {
     }
 }
 
-const NO_ACCIDENT: Budget = Budget { crashes: 0, lost: 0, stops: 0, imports: 0, numbers: 3 };
 /// A seed with which all faults are found soon.
 const SEED: u64 = 6;
 
@@ -56,6 +55,7 @@ fn each_rule_that_is_left_out_is_found() {
     let stop = Budget { stops: 1, numbers: 4, ..NO_ACCIDENT };
     let import = Budget { imports: 1, numbers: 4, ..NO_ACCIDENT };
     let crash = Budget { crashes: 1, ..NO_ACCIDENT };
+    let refusal = Budget { refusals: 1, ..NO_ACCIDENT };
     for (mutant, runs, budget, expected) in [
         (Mutant::LabelsInsteadOfNumbers, true, NO_ACCIDENT, DATA),
         (Mutant::OnlyTheHolderEnds, true, NO_ACCIDENT, ANY),
@@ -69,6 +69,7 @@ fn each_rule_that_is_left_out_is_found() {
         (Mutant::NoLookAfterCommit, true, NO_ACCIDENT, &[LOST]),
         (Mutant::EndBeforeLastSnapshot, true, NO_ACCIDENT, DATA),
         (Mutant::NeverAsks, true, crash, &[NONE_RUNS]),
+        (Mutant::TellsUntilHeard, true, refusal, &["runs on for ever"]),
     ] {
         let start = World::new(budget, runs, [0, 0, 0], mutant);
         // The fault shows when a paused instance commits late.

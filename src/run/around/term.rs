@@ -383,7 +383,10 @@ impl Term {
                 if is_end {
                     return;
                 }
-                thread::sleep(TICK);
+                // The successor is told at once that this instance stops its app.
+                if !(is_news && matches!(event, Some(HoldEvent::Superseded { .. }))) {
+                    thread::sleep(TICK);
+                }
             }
         };
         thread::Builder::new().name("epoch".into()).spawn(work).doing(|| "start the thread that looks at the epoch")?;

@@ -63,6 +63,103 @@ fn a_vault_that_is_away_for_a_while_ends_no_epoch() {
 }
 
 #[test]
+fn a_holder_that_cannot_write_stops_its_app_as_soon_as_its_successor_shows_and_learns_of_its_end() {
+    for fault in [Fault::Away, Fault::Refused] {
+        let stage = Stage::new(1);
+        let (one, two) = (stage.one(1), stage.one(2));
+        stage.run(&one);
+        one.places[0].plan(move |verb, _| (verb == "create").then_some(fault));
+        let (held, ctx, mut told) = (one.clone(), stage.ctx(), Vec::new());
+        let seen: Arc<Mutex<Vec<Hold>>> = Arc::default();
+        let all = seen.clone();
+        stage.clock.meanwhile(move |_| {
+            told.extend(Some(held.driver.tick(&ctx)).filter(|hold| *hold != Hold::Held && !told.contains(hold)));
+            *all.lock().unwrap() = told.clone();
+        });
+        // It is not known to yield, so that it is given the time of a silent one.
+        assert_eq!(stage.run(&two), Begun { epoch: 2, forced: true }, "{fault:?}");
+        assert_eq!((stage.clock.now(), stage.epochs(0).contains(&"1.yields".to_owned())), (15 * SECOND, false));
+        assert_eq!(*seen.lock().unwrap(), [Hold::Superseded { by: 2 }], "{fault:?}");
+        // Nothing that it cannot write keeps it from asking.
+        assert_eq!(one.driver.before_commit(&stage.ctx()).unwrap(), Commit::Diverged { by: 2 }, "{fault:?}");
+        assert_eq!(one.driver.tick(&stage.ctx()), Hold::Ended { by: 2 }, "{fault:?}");
+        let warnings = stage.monitor.warnings();
+        assert!(
+            warnings.iter().filter(|what| what.contains("not told how this one stands")).count() == 1,
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn a_holder_whose_end_cannot_be_written_reads_that_it_was_ended() {
+    for fault in [Fault::Away, Fault::Refused] {
+        let stage = Stage::new(1);
+        let (one, two) = (stage.one(1), stage.one(2));
+        stage.run(&one);
+        one.places[0].plan(move |verb, _| (verb == "create").then_some(fault));
+        assert!(one.driver.end(None, &stage.ctx()).is_err(), "{fault:?}");
+        stage.run(&two);
+        assert_eq!(one.driver.tick(&stage.ctx()), Hold::Ended { by: 2 }, "{fault:?}");
+    }
+}
+
+#[test]
+fn an_instance_that_cannot_tell_that_its_app_runs_looks_and_commits_all_the_same_and_tells_it_later() {
+    let stage = Stage::new(1);
+    let one = stage.one(1);
+    begun(one.driver.begin(&stage.ctx()));
+    assert_eq!(one.driver.decided(None, &stage.ctx()).unwrap(), Go::Start);
+    one.places[0].plan(|verb, name| (verb == "create" && name.contains("runs")).then_some(Fault::Refused));
+    one.driver.running(None, &stage.ctx());
+    stage.clock.go_on(5 * SECOND);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Held);
+    assert_eq!(one.driver.before_commit(&stage.ctx()).unwrap(), Commit::Good);
+    assert_eq!(stage.epochs(0), ["1"]);
+    one.places[0].plan(|_, _| None);
+    stage.clock.go_on(5 * SECOND);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Held);
+    assert_eq!(stage.epochs(0), ["1", "1.runs"]);
+}
+
+#[test]
+fn a_successor_is_known_before_anybody_is_told_of_it() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    one.places[0].calls();
+    let (held, ctx) = (one.clone(), stage.ctx());
+    stage.clock.meanwhile(move |since| {
+        if since == 5 * SECOND {
+            assert_eq!(held.driver.tick(&ctx), Hold::Superseded { by: 2 });
+            // However long that creation takes, the app is being stopped.
+            assert_eq!(counted(&held.places[0].calls()), [("get", 3)].into());
+            assert_eq!(held.driver.tick(&ctx), Hold::Superseded { by: 2 });
+            assert_eq!(held.places[0].calls(), ["create epochs/1.yields.json"]);
+            held.driver.end(None, &ctx).unwrap();
+        }
+    });
+    assert_eq!(stage.run(&two), Begun { epoch: 2, forced: false });
+}
+
+#[test]
+fn a_holder_that_cannot_read_what_others_begin_learns_that_it_was_ended() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    one.places[0].plan(|verb, name| (verb == "get" && name == "epochs/2.json").then_some(Fault::Away));
+    stage.clock.go_on(5 * SECOND);
+    for since in [0, 1] {
+        let hold = one.driver.tick(&stage.ctx());
+        // Also between two looks it is not known.
+        assert!(matches!(&hold, Hold::Unknown { since: told, .. } if *told == since * SECOND), "{hold:?}");
+        stage.clock.go_on(SECOND);
+    }
+    stage.run(&two);
+    assert_eq!(one.driver.tick(&stage.ctx()), Hold::Ended { by: 2 });
+}
+
+#[test]
 fn an_instance_that_waits_goes_on_waiting_while_the_vault_is_away() {
     let stage = Stage::new(1);
     let (one, two) = (stage.one(1), stage.one(2));
