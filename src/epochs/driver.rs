@@ -363,11 +363,11 @@ impl EpochDriver {
     /// The errors of [`EpochDriver::begin`]; above all, being told to stop.
     pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
         let mut progress = self.lock(Patience::Poll);
-        let mut input = Input::Watch;
+        let (mut input, mut refused) = (Input::Watch, String::new());
         loop {
-            match self.drive(&mut progress, std::mem::replace(&mut input, Input::Look), ctx) {
+            match self.drive(&mut progress, input.clone(), ctx) {
                 Ok(actions) => {
-                    progress.failing = None;
+                    (progress.failing, input) = (None, Input::Look);
                     for action in actions {
                         let Action::Return { greatest, asks } = action else { continue };
                         progress.patience = Patience::Long;
@@ -387,12 +387,16 @@ impl EpochDriver {
                         match started {
                             Ok(Entered::Started(Start::Begun(begun))) => return Ok(begun),
                             Ok(_) => {}
+                            Err(why) if matches!(why.code(), Code::Stopped | Code::OtherWriter) => return Err(why),
                             // It does not run, and loses nothing by going on to wait.
-                            Err(why) if why.kind() == Kind::Unreachable => {
+                            Err(why) => {
                                 let what = one_line(&why.what(), SHOWN);
-                                ctx.monitor.warn(&format!("no epoch could be begun, and it is tried again: {what}"));
+                                if refused != what {
+                                    let what = format!("no epoch could be begun, and it is tried again: {what}");
+                                    ctx.monitor.warn(&what);
+                                }
+                                refused = what;
                             }
-                            Err(why) => return Err(why),
                         }
                         input = Input::Watch;
                     }

@@ -193,6 +193,27 @@ fn a_vault_that_refuses_is_not_asked_for_ever() {
 }
 
 #[test]
+fn an_instance_that_waits_is_not_ended_by_a_vault_that_refuses_for_a_while() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    stage.lives(&one);
+    stage.run(&two);
+    two.driver.end(None, &stage.ctx()).unwrap();
+    // The snapshots are listed only when an epoch is begun.
+    let mut refusals = 3;
+    one.places[0].plan(move |_, name| {
+        let refuses = refusals > 0 && name.starts_with("snapshots");
+        refusals -= i32::from(refuses);
+        refuses.then_some(Fault::Refused)
+    });
+    stage.clock.meanwhile(|_| {});
+    assert_eq!(one.driver.wait_for_return(&stage.ctx()).unwrap(), Begun { epoch: 3, forced: false });
+    let warnings = stage.monitor.warnings();
+    assert_eq!(warnings.iter().filter(|what| what.contains("it is tried again")).count(), 1, "{warnings:?}");
+}
+
+#[test]
 fn only_the_first_vault_must_answer() {
     let stage = Stage::new(2);
     let one = stage.one(1);
