@@ -1,13 +1,15 @@
 //! `lastgood run` whose vault fails in the middle of a start, after it has told that other data is newer or another instance runs.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::support::World;
 use crate::support::cloud::VAULT;
-use crate::support::cloud::server::{Fault, Server, When};
-use crate::support::counter::{Counters, WITHIN};
+use crate::support::cloud::server::{Fault, Point, Server, When};
+use crate::support::counter::{Counters, WITHIN, until, without_terminal};
+use crate::support::process::Running;
 use crate::support::requirements::Mounted;
 
 const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "200ms"];
@@ -65,4 +67,52 @@ fn no_app_is_started_beside_another_one_because_the_vault_cannot_be_written_to()
     assert_eq!(counters.begun_within("b", 1, &b, WITHIN).count, counters.stopped("a"), "{}", b.log());
     fs::remove_file(fill).unwrap();
     assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+}
+
+#[test]
+fn an_instance_that_comes_back_starts_no_app_on_what_it_had_before() {
+    let server = Server::start();
+    let world = World::new().on(&server.url(), VAULT);
+    world.run(["init"]).ended(0);
+    let counters = Counters::within(world);
+    let mut a = counters.started("a", "a", &[&OPTIONS[..], &["--store-timeout", "1s"]].concat());
+    let mut b = counters.started("b", "b", &OPTIONS);
+    a.log_with("this one waits until that has ended");
+    // The vault fails as soon as the epoch is taken.
+    server.script(When::create("epochs/3.json"), Fault::Stall(Point::Answer, Duration::from_secs(1)));
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+    let last = counters.stopped("b");
+    let taken = || server.names().iter().any(|name| name.ends_with("epochs/3.json")).then_some(());
+    until("epoch 3", WITHIN, || a.log(), taken);
+    server.script(When::list("snapshots/").always(), Fault::status(503));
+    a.log_with("the app could not be started, and that is tried again");
+    assert_eq!(counters.starts("a"), 1, "{}", a.log());
+    server.heal();
+    assert_eq!(counters.begun("a", 2, &a).count, last, "{}", a.log());
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+}
+
+#[test]
+fn an_app_is_not_started_again_after_a_pause_in_which_another_instance_began() {
+    let counters = Counters::new();
+    let world = &counters.world;
+    // It fails at its first start, and not within the time that counts as an orderly run.
+    let app = "mkdir -p \"$LASTGOOD_DATA\"; echo x >> starts; echo $$ > \"$LASTGOOD_DATA/n0\"; exit 3";
+    let options = ["run", "--init", "--every", "off", "--handover-poll", "200ms", "--restart", "on-failure"];
+    let mut command = world.command([&options[..], &["--", "sh", "-c", app]].concat());
+    command.env("LASTGOOD_DATA", world.path("a"));
+    let mut a = Running::start(without_terminal(&command), "");
+    // Each restart waits longer than the one before.
+    a.log_with("the app is started again (2)");
+    a.log_with_within("the app has failed", 3, WITHIN);
+    a.signal(Signal::STOP);
+    let starts = || fs::read_to_string(world.path("starts")).unwrap().lines().count();
+    let before = starts();
+    let mut b = counters.started("b", "b", &OPTIONS);
+    std::thread::sleep(Duration::from_secs(6));
+    a.signal(Signal::CONT);
+    a.log_with("another instance takes over");
+    assert_eq!(starts(), before, "{}", a.log());
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+    a.end(Signal::TERM);
 }

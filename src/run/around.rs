@@ -47,7 +47,7 @@ use super::output::Output;
 use super::settings::{OnSuperseded, RunSettings};
 use super::signals::SignalMeaning;
 use crate::children::{self, ProgramEnd};
-use crate::error::{Code, Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Kind, Result};
 use crate::monitor::{LogMonitor, system_random};
 use crate::replicas::pool::VaultPool;
 use crate::runner::beside::AppState;
@@ -58,6 +58,17 @@ const RUNNER_ENDS: Duration = Duration::from_secs(5);
 
 /// How long it is waited at the end until everybody is told of the last runs.
 const TOLD: Duration = Duration::from_secs(2);
+
+/// The longest time between two attempts to start the app of an instance that has waited.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The time between two looks at whether a pause is to end.
+const PAUSE_STEP: Duration = Duration::from_millis(50);
+
+/// Whether an error may pass by itself: a decision not to start the app does not.
+fn may_pass(why: &Error) -> bool {
+    let is_decided = matches!(why.code(), Code::NotStarted | Code::OtherWriter | Code::Stopped | Code::Internal);
+    matches!(why.kind(), Kind::Unreachable | Kind::Failed) && !is_decided
+}
 
 /// What happens while an app is run.
 enum RunEvent {
@@ -219,11 +230,26 @@ impl Around {
     /// Runs one term after the other.
     fn terms(self: &Arc<Self>) -> Result<u8> {
         let (mut returned, mut gives_way) = (None, false);
+        // Since it waited for its return: how often the app could not be started. `None` before.
+        let mut failures = None;
         loop {
-            let end = match self.begin(returned.take(), gives_way)? {
-                Begin::App(state) => self.serve(state)?,
-                Begin::Stopped => return Ok(0),
-                Begin::Superseded => TermEnd::Superseded,
+            let end = match self.begin(returned.take(), gives_way) {
+                Ok(Begin::App(state)) => {
+                    failures = None;
+                    self.serve(state)?
+                }
+                Ok(Begin::Stopped) => return Ok(0),
+                Ok(Begin::Superseded) => TermEnd::Superseded,
+                // It waits until it is told to stop, and no app runs meanwhile.
+                Err(why) if failures.is_some() && may_pass(&why) => {
+                    let failed: u32 = failures.unwrap_or_default();
+                    let wait = self.settings.handover_poll.saturating_mul(1 << failed.min(16)).min(LONGEST_WAIT);
+                    tracing::error!("the app could not be started, and that is tried again in {wait:.1?}: {why}");
+                    failures = Some(failed + 1);
+                    self.pause(wait);
+                    TermEnd::Superseded
+                }
+                Err(why) => return Err(why),
             };
             gives_way = matches!(end, TermEnd::Restored) && self.settings.on_superseded != OnSuperseded::Keep;
             match end {
@@ -244,7 +270,11 @@ impl Around {
                 TermEnd::Superseded => {}
             }
             let Some(driver) = self.term.driver() else { return Ok(0) };
-            tracing::info!("another instance runs the app: this one waits until that has ended (--on-superseded wait)");
+            if failures.is_none_or(|failed| failed == 0) {
+                tracing::info!(
+                    "another instance runs the app: this one waits until that has ended (--on-superseded wait)"
+                );
+            }
             self.be_idle();
             self.beside.set(AppState::Waiting);
             self.tell_restore();
@@ -253,10 +283,19 @@ impl Around {
                     tracing::warn!("this instance is needed again, in epoch {}", begun.epoch);
                     self.term.hold(driver, begun);
                     returned = Some(begun);
+                    failures.get_or_insert(0);
                 }
                 Err(_) if self.stop.load(Ordering::SeqCst) => return Ok(0),
                 Err(why) => return Err(why),
             }
+        }
+    }
+
+    /// Waits, unless the program is told to stop.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        while !self.stop.load(Ordering::SeqCst) && Instant::now() < until {
+            thread::sleep(PAUSE_STEP.min(until.saturating_duration_since(Instant::now())));
         }
     }
 

@@ -7,7 +7,7 @@ use super::backups::{BackupCause, SavedBackup};
 use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
-use crate::epochs::driver::Begun;
+use crate::epochs::driver::{Begun, Hold};
 use crate::error::Result;
 use crate::monitor::system_random;
 use crate::report::RunId;
@@ -22,6 +22,8 @@ use crate::runner::beside::AppState;
 pub(super) const OUTPUT: Duration = Duration::from_secs(2);
 /// An app that ends within this time after a signal of the terminal ends because of it.
 const TOLD: Duration = Duration::from_secs(10);
+/// How often the restart of an app is put off by one poll while it cannot be asked whether another instance has taken over.
+const PUT_OFF: u32 = 3;
 /// How far the time between two backups differs from what was asked for, at most, in parts of it: many instances that were started
 /// at once are not to ask one bucket at once for ever.
 const JITTER: f64 = 0.05;
@@ -85,6 +87,8 @@ struct Restart {
     /// The backup that is to be over first: the app might overwrite what explains the crash. `None`: none could be asked for, or it
     /// is over.
     after: Option<RunId>,
+    /// How often it was put off since it could not be asked whether another instance has taken over.
+    put_off: u32,
 }
 
 impl Around {
@@ -104,16 +108,10 @@ impl Around {
                 None => self.events.recv().ok(),
             };
             let now = Instant::now();
-            if again.is_some_and(|at| at <= now) {
-                tracing::warn!("the app is started again ({})", state.restarts);
-                state.again = None;
-                match self.start_app() {
-                    Ok(app) => {
-                        state.app = Some(app);
-                        state.watch.iter().for_each(|watch| watch.app_runs(true));
-                    }
-                    Err(why) => return Ok(self.not_again(&mut state, &why)),
-                }
+            if again.is_some_and(|at| at <= now)
+                && let Some(end) = self.restart_if_held(&mut state)
+            {
+                return Ok(end);
             }
             if state.due.is_some_and(|due| due <= now) {
                 // A backup that takes longer than the interval is not followed by all that were due meanwhile.
@@ -126,6 +124,38 @@ impl Around {
             if let Some(end) = self.take(event, &mut state)? {
                 return Ok(end);
             }
+        }
+    }
+
+    /// Starts the app again, unless another instance has taken over: this program may have been stopped for a while. Returns how the term
+    /// ended; `None` if it goes on.
+    fn restart_if_held(&self, state: &mut TermState) -> Option<TermEnd> {
+        let again = state.again.take()?;
+        let keeps = self.settings.on_superseded == OnSuperseded::Keep;
+        match self.term.driver().map(|driver| self.runner.context(|ctx| driver.look(ctx))) {
+            Some(Hold::Superseded { by }) if !keeps => return Some(self.hand_over(state, by)),
+            Some(Hold::Ended { by }) => {
+                self.lose(by);
+                if !keeps {
+                    return Some(self.hand_over(state, by));
+                }
+            }
+            // The app of one that has not been stopped would run on as well while its vault is away.
+            Some(Hold::Unknown { .. }) if again.put_off < PUT_OFF => {
+                let at = Instant::now() + self.settings.handover_poll;
+                state.again = Some(Restart { at, after: None, put_off: again.put_off + 1 });
+                return None;
+            }
+            Some(Hold::Held | Hold::Gap(_) | Hold::Superseded { .. } | Hold::Unknown { .. }) | None => {}
+        }
+        tracing::warn!("the app is started again ({})", state.restarts);
+        match self.start_app() {
+            Ok(app) => {
+                state.app = Some(app);
+                state.watch.iter().for_each(|watch| watch.app_runs(true));
+                None
+            }
+            Err(why) => Some(self.not_again(state, &why)),
         }
     }
 
@@ -268,7 +298,7 @@ impl Around {
                 tell_left(&app.stop(None, self.settings.stop_timeout).left);
                 (state.restarts, state.ended) = (restart, Some(end));
                 let after = self.back_up_data(BackupCause::Crash(format!("the app has failed: {end}")), state);
-                state.again = Some(Restart { at: Instant::now() + wait, after });
+                state.again = Some(Restart { at: Instant::now() + wait, after, put_off: 0 });
                 None
             }
         }
