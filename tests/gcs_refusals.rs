@@ -217,7 +217,8 @@ fn every_kind_of_credentials_opens_a_vault() {
             server.script(when, Fault::status(401));
         }
         world.write("more", "more");
-        let second = world.run(["backup", "--json"]);
+        // What is asked again is no warning.
+        let second = world.run(["backup", "--json", "--verbose"]);
         second.ended(0).says("401 Unauthorized");
         assert!(issued.is_empty() || server.tokens_issued().len() > before + 1);
         let second: Value = serde_json::from_slice(&second.stdout).unwrap();
@@ -240,7 +241,10 @@ fn tokens_that_run_out_or_are_taken_back_under_way_are_replaced() {
     server.forget();
     server.tokens_open(6);
     let before = server.tokens_issued().len();
-    world.run(["backup", "--checkpoint-every", "1ms", "--parallel", "2"]).ended(0).says("401 Unauthorized");
+    world
+        .run(["backup", "--checkpoint-every", "1ms", "--parallel", "2", "--verbose"])
+        .ended(0)
+        .says("401 Unauthorized");
     let refused = server.requests().iter().filter(|r| r.status == Some(401)).count();
     let issued = server.tokens_issued().len() - before;
     assert!(refused >= 5 && issued >= 5, "{refused} requests refused, {issued} tokens issued");

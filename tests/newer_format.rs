@@ -74,7 +74,7 @@ fn a_restore_does_not_go_back_behind_a_newer_format_unasked() {
         &["--dry-run"],
         &["--skip-damaged"],
         &["--snapshot", "latest"],
-        &["--snapshot", "2100-01-01"],
+        &["--snapshot", "2100-01-01T00:00:00Z"],
         &["--snapshot", id_of(&newer)],
     ] {
         let ran = world.run([&["restore"][..], more, &["target"]].concat());

@@ -298,7 +298,7 @@ fn a_snapshot_has_many_names() {
         (format!("{}Z", time(0)), 0),
         (time(1), 1),
         (format!("{}+00:00", time(2)), 2),
-        ("2999-01-01".to_owned(), 2),
+        ("2999-01-01T00:00:00Z".to_owned(), 2),
     ];
     for (n, (spec, expected)) in specs.iter().enumerate() {
         let report = world.restore_snapshot(spec, &format!("out{n}"));

@@ -68,7 +68,7 @@ fn who_tells_of_a_critical_error_does_not_wait_and_finds_what_came_of_it() {
     let kept = world.json(["runs", run], 0);
     assert_eq!((&kept["result"], &kept["events"][0]["message"]), (&json!("failed"), &json!("too late")));
     assert!(claims(&world).contains(&"1.failed.json".to_owned()), "{:?}", claims(&world));
-    assert!(service.log().contains("promised"), "{}", service.log());
+    assert!(service.log().contains("with the promise of the run"), "{}", service.log());
 }
 
 #[test]

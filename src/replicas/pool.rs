@@ -282,6 +282,10 @@ impl VaultPool {
     }
 
     fn was_away(&self, address: &Address) -> bool {
+        // Such a store is not asked again for a while anyway.
+        if self.awaiting.is_some() && self.are_several() {
+            return false;
+        }
         let away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
         away.get(address).is_some_and(|since| since.elapsed() < self.opener.patience())
     }

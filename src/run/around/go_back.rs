@@ -44,7 +44,9 @@ impl Around {
         ctx: &Context,
     ) -> Result<Prepared> {
         // The newest, and why it is not restored.
-        let mut first = self.damaged_root(&gathered);
+        // Without data, the restore itself goes on to an older one, and that is told and pinned where it ends.
+        let is_filled = gathered.facts.content == DirectoryContent::Filled;
+        let mut first = if is_filled { self.damaged_root(&gathered) } else { None };
         loop {
             let is_filled = gathered.facts.content == DirectoryContent::Filled;
             if let Some((newest, _)) = first.as_ref().filter(|_| is_filled) {
