@@ -47,11 +47,11 @@ fn what_snapshots_leave_out_comes_over_where_run_restores() {
 }
 
 #[test]
-fn what_an_older_snapshot_left_out_comes_over_where_other_options_say_so_now() {
-    for now in [&[][..], &["--exclude", "*.log"], &["--include", "n"]] {
+fn what_an_older_snapshot_left_out_is_saved_where_other_options_say_so_now() {
+    let poll = ["--every", "off", "--handover-poll", "100ms"];
+    let before = [&poll[..], &["--exclude", "uploads"]].concat();
+    for (now, is_saved) in [(&[][..], true), (&["--exclude", "*.log"], true), (&["--exclude", "uploads"], false)] {
         let counters = Counters::new();
-        let poll = ["--every", "off", "--handover-poll", "100ms"];
-        let before = [&poll[..], &["--exclude", "uploads"]].concat();
         fs::create_dir_all(counters.world.path("data/uploads")).unwrap();
         counters.world.write("uploads/photo", "photo");
         let mut run = counters.started("a", "data", &before);
@@ -62,8 +62,19 @@ fn what_an_older_snapshot_left_out_comes_over_where_other_options_say_so_now() {
         let mut run = counters.start("a", "data", &[&poll[..], now].concat());
         assert_eq!(counters.begun("a", 2, &run).count, counters.stopped("b"), "{}", run.log());
         assert!(run.log().contains(" is stale: "), "{}", run.log());
-        let photo = fs::read_to_string(counters.world.path("data/uploads/photo")).unwrap();
-        assert_eq!(photo, "photo", "{now:?}: {}", run.log());
+        let list = counters.snapshots();
+        let saved: Vec<_> = list.iter().filter(|snapshot| snapshot["state"] == "suspect").collect();
+        assert_eq!(saved.len(), usize::from(is_saved), "{list:?}");
+        match saved.first() {
+            Some(saved) => {
+                counters.world.restore_snapshot(saved["id"].as_str().unwrap(), "saved");
+                assert_eq!(fs::read_to_string(counters.world.path("saved/uploads/photo")).unwrap(), "photo");
+            }
+            None => {
+                let photo = fs::read_to_string(counters.world.path("data/uploads/photo"));
+                assert_eq!(photo.unwrap(), "photo", "it is carried over");
+            }
+        }
         assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     }
 }

@@ -110,7 +110,10 @@ fn the_progress_bar_fits_and_is_gone_at_the_end() {
         let ran = on_terminal(&world.command(args), width, &[]);
         let shown = ran.ended(0).text();
         let lines = lines(shown);
-        assert!(lines.iter().any(|line| line.contains("B of 128.00 MiB") || line.ends_with(" %")), "no bar: {lines:#?}");
+        assert!(
+            lines.iter().any(|line| line.contains("B of 128.00 MiB") || line.ends_with(" %")),
+            "no bar: {lines:#?}"
+        );
         // The report is for the eyes of a person who can make the window wider; the bar is drawn over and over.
         let drawn = lines.iter().filter(|line| line.contains(" [") || line.contains(" %") || line.contains("iB/s"));
         assert!(drawn.clone().all(|line| line.chars().count() <= width.into()), "{lines:#?}");

@@ -51,15 +51,15 @@ pub struct CarriedOver {
     pub stays: Vec<(EntryPath, String)>,
 }
 
-/// Moves back from `aside`, which was the content of `target`, what one of `selects` leaves out of snapshots. Each folder is told to
-/// `tell` before it is changed; `before` is the last one that a call told that was killed.
+/// Moves back from `aside`, which was the content of `target`, what `select` leaves out of snapshots. Each folder is told to `tell`
+/// before it is changed; `before` is the last one that a call told that was killed.
 ///
 /// # Errors
 /// One of the two directories cannot be opened. What is not moved is where it was.
 pub fn carry_over(
     aside: &Path,
     target: &Path,
-    selects: &[Select],
+    select: &Select,
     before: Option<&ChangedFolder>,
     tell: &mut dyn FnMut(&ChangedFolder),
 ) -> Result<CarriedOver> {
@@ -69,7 +69,7 @@ pub fn carry_over(
         before.recover(&aside, &target);
     }
     let done = CarriedOver::default();
-    let mut carrying = Carrying { aside, target, selects, before, tell, done, last: None, told: None };
+    let mut carrying = Carrying { aside, target, select, before, tell, done, last: None, told: None };
     let mut waiting = vec![Waiting { path: EntryPath::root(), left_out: false, blocked: None }];
     while let Some(next) = waiting.pop() {
         if let Err(why) = carrying.folder(&next, &mut waiting) {
@@ -99,7 +99,7 @@ struct OpenPair {
 struct Carrying<'c> {
     aside: Arc<Folder>,
     target: Arc<Folder>,
-    selects: &'c [Select],
+    select: &'c Select,
     before: Option<&'c ChangedFolder>,
     tell: &'c mut dyn FnMut(&ChangedFolder),
     done: CarriedOver,
@@ -119,7 +119,7 @@ impl Carrying<'_> {
         let mut names = pair.from.names()?;
         // Side files before their database: a program that is killed in between leaves none that has lost its log.
         names.sort_unstable_by(|a, b| b.cmp(a));
-        let walks = self.selects.iter().any(Select::leaves_out_by_pattern);
+        let walks = self.select.leaves_out_by_pattern();
         let mut moves = Vec::new();
         for name in names {
             if at.path.is_root() && (name == OWN_FOLDER || name == MARKER) {
@@ -136,7 +136,7 @@ impl Carrying<'_> {
                 }
             };
             let left_out = at.left_out
-                || !self.is_selected(&child, kind(&stat))
+                || !self.select.selects_path(&child, kind(&stat))
                 || is_file(&stat) && self.is_side_of_left_out(&pair, &name, &at.path);
             if is_folder(&stat) && (!left_out || there.as_ref().is_some_and(is_folder)) {
                 let is_blocked = there.as_ref().is_some_and(|there| !is_folder(there));
@@ -220,7 +220,7 @@ impl Carrying<'_> {
             if pair.to.as_ref().is_some_and(|to| is_in(to)) {
                 return Some(format!("by its name it belongs to {shown}, which the snapshot has brought"));
             }
-            let is_data = !at.left_out && self.is_selected(&at.path.join(base), EntryKind::File);
+            let is_data = !at.left_out && self.select.selects_path(&at.path.join(base), EntryKind::File);
             if is_data && is_in(&pair.from) {
                 return Some(format!("by its name it belongs to {shown}, which is data and stays there"));
             }
@@ -376,11 +376,6 @@ impl Carrying<'_> {
         done
     }
 
-    /// Whether none leaves an entry out.
-    fn is_selected(&self, path: &EntryPath, kind: EntryKind) -> bool {
-        self.selects.iter().all(|select| select.selects_path(path, kind))
-    }
-
     /// Side files in a folder that a killed call had moved before their database.
     fn sides_before(&self, path: &EntryPath) -> &[EscapedBytes] {
         self.before.filter(|before| before.path.0 == path.bytes()).map_or(&[], |before| &before.sides)
@@ -390,21 +385,18 @@ impl Carrying<'_> {
     fn is_side_of_left_out(&self, pair: &OpenPair, name: &OsStr, above: &EntryPath) -> bool {
         let Some(base) = base_of(name) else { return false };
         let is_in = |folder: &Folder| matches!(folder.look(OsStr::from_bytes(base)), Ok(found) if found.as_ref().is_some_and(is_file));
-        !self.is_selected(&above.join(base), EntryKind::File)
+        !self.select.selects_path(&above.join(base), EntryKind::File)
             && (is_in(&pair.from) || pair.to.as_ref().is_some_and(|to| is_in(to)))
     }
 
     /// Whether the snapshot may have brought a log that a database would take for its own. Where databases are told from other files,
     /// no snapshot has the log of one that is left out.
     fn meets_a_log(&self, pair: &OpenPair, name: &OsStr, above: &EntryPath) -> bool {
-        let Some(to) = pair.to.as_ref().filter(|_| !self.selects.iter().all(|select| select.sqlite)) else {
-            return false;
-        };
+        let Some(to) = pair.to.as_ref().filter(|_| !self.select.sqlite) else { return false };
         SUFFIXES.iter().any(|side| {
             let beside = [name.as_bytes(), side.as_bytes()].concat();
-            let may_be = |select: &Select| select.selects_path(&above.join(&beside), EntryKind::File);
-            let is_brought =
-                self.selects.iter().any(may_be) && !matches!(to.look(OsStr::from_bytes(&beside)), Ok(None));
+            let is_brought = self.select.selects_path(&above.join(&beside), EntryKind::File)
+                && !matches!(to.look(OsStr::from_bytes(&beside)), Ok(None));
             is_brought && !self.sides_before(above).contains(&EscapedBytes(beside))
         })
     }

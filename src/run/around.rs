@@ -67,7 +67,8 @@ const PAUSE_STEP: Duration = Duration::from_millis(50);
 /// Whether an error may pass by itself: a decision not to start the app does not.
 fn may_pass(why: &Error) -> bool {
     let is_decided = matches!(why.code(), Code::NotStarted | Code::OtherWriter | Code::Stopped | Code::Internal);
-    matches!(why.kind(), Kind::Unreachable | Kind::Failed) && !is_decided
+    // A damaged snapshot may be whole in a vault that was not heard.
+    (matches!(why.kind(), Kind::Unreachable | Kind::Failed) || why.code() == Code::Unreachable) && !is_decided
 }
 
 /// What happens while an app is run.

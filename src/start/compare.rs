@@ -304,13 +304,16 @@ impl<'a> SideBySide<'a> {
             EntryKind::Symlink => return Some(self.target(found).is_some_and(|now| Some(now) == entry.target)),
             EntryKind::File => {}
         }
-        let logged = match found.role {
+        let (has_wal, has_journal) = match &found.role {
             Role::Database { wal, journal, .. } => {
-                [wal, journal].into_iter().flatten().any(|beside| beside.side.size > 0)
+                (wal.is_some_and(|wal| wal.side.size > 0), journal.is_some_and(|journal| journal.side.size > 0))
             }
-            Role::Alone | Role::Side => false,
+            Role::Alone | Role::Side => (false, false),
         };
-        if let (true, true, Some(hash)) = (logged, entry.sides().is_empty(), entry.hash) {
+        let logged = has_wal || has_journal;
+        // Reading keeps an app from writing where there is a rollback journal.
+        let may_read = has_wal || logged && self.compared.strict;
+        if let (true, true, Some(hash)) = (may_read, entry.sides().is_empty(), entry.hash) {
             return match self.hash_with_log(found) {
                 Ok(now) => Some(now == hash),
                 Err(why) => {

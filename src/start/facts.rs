@@ -6,6 +6,7 @@ mod vaults;
 use std::path::PathBuf;
 
 use self::directory::Looked;
+pub use self::vaults::DamagedRoot;
 use self::vaults::{Newest, Opened};
 use super::compare::{Comparison, NAMED, Until};
 use super::databases::{self, DatabaseChecks};
@@ -18,7 +19,6 @@ use crate::lineage::{self, Lineage};
 use crate::monitor::Context;
 use crate::path::EntryPath;
 use crate::replicas::Site;
-use crate::restore::select::PassedOver;
 use crate::source::place::{self, Likeness as PlaceLikeness};
 use crate::source::select::Select;
 use crate::source::walk;
@@ -50,10 +50,11 @@ pub struct Gathered {
     pub facts: Facts,
     /// The directory's lineage, if it is about this vault.
     pub lineage: Option<Lineage>,
-    /// The filters of the older snapshot that the lineage names, if the directory was compared with that.
+    /// The filters of the snapshot that the directory comes from, as far as it was compared with that: what they leave out is not known
+    /// to be in any snapshot.
     pub saved_by: Option<Filters>,
-    /// The damaged snapshot that is newer than all good ones, and why it counts as damaged, if there is one.
-    pub damaged: Option<PassedOver>,
+    /// The snapshot whose root is damaged, and that is newer than all good ones, if there is one.
+    pub damaged: Option<DamagedRoot>,
     /// What should be told, although it decides nothing.
     pub warnings: Vec<String>,
 }
@@ -115,7 +116,7 @@ pub fn gather_below(
         gathering.filled(root)?;
     }
     let Gathering { facts, lineage, saved_by, .. } = gathering;
-    Ok(Gathered { facts, lineage, saved_by, damaged: vaults.damaged().cloned(), warnings: vaults.warnings() })
+    Ok(Gathered { facts, lineage, saved_by, damaged: vaults.damaged_root(), warnings: vaults.warnings() })
 }
 
 /// Whether a data directory holds data, by the rule that tells a directory that is [empty](DirectoryContent::Empty) from one that is
@@ -227,6 +228,7 @@ impl Gathering<'_> {
         self.facts.changed = result.as_ref().and_then(Comparison::changed);
         self.facts.put_back = result.and_then(|result| result.put_back);
         if self.facts.likeness != Likeness::No {
+            self.saved_by = Some(newest.root.filters.clone());
             return Ok(());
         }
         let Some(named) = names else {

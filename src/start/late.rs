@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::compare::{Change, Compared, MOST_READ, NAMED, Until};
+use super::compare::{Change, Compared, NAMED, Until};
 use super::facts::{StartOptions, directory};
 use crate::error::{Error, Result};
 use crate::monitor::Context;
@@ -29,7 +29,8 @@ pub fn written_since(
         numbered: place.numbered,
         not_walked: &options.not_walked,
         sqlite: options.sqlite,
-        most_read: MOST_READ,
+        // What cannot be told is saved, which reads all of it as well.
+        most_read: u64::MAX,
         strict: false,
         ctx,
     };

@@ -61,7 +61,7 @@ pub fn saved_before(
 
 /// Whether a snapshot with the filters `theirs` leaves out nothing that one with `ours` would hold: they are the same, or more is excluded
 /// now. It is compared with the directory by its own filters, so it holds what they leave in.
-fn holds_all(theirs: &Filters, ours: &Filters) -> bool {
+pub fn holds_all(theirs: &Filters, ours: &Filters) -> bool {
     theirs.include == ours.include
         && (ours.one_file_system || !theirs.one_file_system)
         && theirs.exclude.iter().all(|pattern| ours.exclude.contains(pattern))

@@ -64,7 +64,7 @@ impl Directories {
         let [include, exclude] =
             [include, exclude].map(|all| all.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
         let select = Select::new(&self.at("data"), &include, &exclude, &[], sqlite).unwrap();
-        carry_over(&self.at("aside"), &self.at("data"), std::slice::from_ref(&select), None, &mut |_| ()).unwrap()
+        carry_over(&self.at("aside"), &self.at("data"), &select, None, &mut |_| ()).unwrap()
     }
 
     /// Whether a file lies 1,000 levels deep in the restored directory.
@@ -176,7 +176,7 @@ fn a_planted_link_leads_nowhere() {
     assert_eq!((all.files("far"), all.files("aside")), (Vec::new(), vec!["logs/app.tmp".to_owned()]));
     symlink(all.at("aside"), all.at("elsewhere")).unwrap();
     let select = Select::new(&all.at("data"), &[], &[], &[], true).unwrap();
-    carry_over(&all.at("elsewhere"), &all.at("data"), std::slice::from_ref(&select), None, &mut |_| ()).unwrap_err();
+    carry_over(&all.at("elsewhere"), &all.at("data"), &select, None, &mut |_| ()).unwrap_err();
 }
 
 #[test]
@@ -232,22 +232,19 @@ fn what_a_killed_call_had_opened_gets_its_mode_and_times_back() {
     let select = Select::new(&all.at("data"), &[], &["*.tmp".into()], &[], true).unwrap();
     let mut told = Vec::new();
     let mut tell = |changed: &ChangedFolder| told.push(changed.clone());
-    assert_eq!(
-        carry_over(&all.at("aside"), &all.at("data"), std::slice::from_ref(&select), None, &mut tell).unwrap().moved,
-        1
-    );
+    assert_eq!(carry_over(&all.at("aside"), &all.at("data"), &select, None, &mut tell).unwrap().moved, 1);
     assert_eq!((of("aside/shut"), of("data/shut")), before);
     // As if it had been killed within that folder, and a folder had been about to be made in it.
     ["aside/shut", "data/shut"].iter().for_each(|path| mode(path, 0o700));
     fs::create_dir(all.at("data/shut").join(MAKING)).unwrap();
     let text = serde_json::to_string(told.last().unwrap()).unwrap();
     let read: ChangedFolder = serde_json::from_str(&text).unwrap();
-    carry_over(&all.at("aside"), &all.at("data"), std::slice::from_ref(&select), Some(&read), &mut |_| ()).unwrap();
+    carry_over(&all.at("aside"), &all.at("data"), &select, Some(&read), &mut |_| ()).unwrap();
     assert_eq!((of("aside/shut"), of("data/shut")), before);
     assert!(!all.at("data/shut").join(MAKING).exists());
     // A mode that somebody has given it since stays.
     mode("data/shut", 0o755);
-    carry_over(&all.at("aside"), &all.at("data"), std::slice::from_ref(&select), Some(&read), &mut |_| ()).unwrap();
+    carry_over(&all.at("aside"), &all.at("data"), &select, Some(&read), &mut |_| ()).unwrap();
     assert_eq!(of("data/shut").0, 0o755);
 }
 
@@ -256,7 +253,6 @@ fn a_database_whose_log_a_killed_call_had_moved_comes_after_it() {
     let all = Directories::new(&["cache.db"], &["a", "cache.db-wal"]);
     let select = Select::new(&all.at("data"), &[], &["cache.db".into()], &[], false).unwrap();
     let before = ChangedFolder { sides: vec![EscapedBytes(b"cache.db-wal".to_vec())], ..ChangedFolder::default() };
-    let done = carry_over(&all.at("aside"), &all.at("data"), std::slice::from_ref(&select), Some(&before), &mut |_| ())
-        .unwrap();
+    let done = carry_over(&all.at("aside"), &all.at("data"), &select, Some(&before), &mut |_| ()).unwrap();
     assert_eq!((done.moved, done.stays), (1, Vec::new()));
 }

@@ -31,6 +31,7 @@ use crate::source::walk;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState, decide};
 use crate::start::facts::{self, Gathered, StartOptions};
 use crate::start::known::{DirectoryContent, VaultFacts};
+use crate::start::saved;
 use crate::vault::root::{BackupReason, SnapshotName};
 
 /// How the begin of a term ended.
@@ -301,9 +302,13 @@ impl Around {
                 Ok(Prepared { from: Some(saved), is_ours: true, save: false })
             }
             StartAction::Restore { snapshot, save_first, named } => {
-                let saved = match save_first {
-                    Some(reason) => Some(self.save_aside(*reason, &decision.why, ctx)?),
-                    None => None,
+                let saved = match (save_first, self.is_left_out(gathered)) {
+                    (Some(reason), _) => Some(self.save_aside(*reason, &decision.why, ctx)?),
+                    (None, true) => {
+                        let why = format!("{}; that snapshot left out what is to be saved now", decision.why);
+                        Some(self.save_aside(SaveReason::Diverged, &why, ctx)?)
+                    }
+                    (None, false) => None,
                 };
                 // Over data that is there, no other snapshot than the one that was decided upon will do.
                 let spec = if *named || here { snapshot.to_string() } else { "latest".into() };
@@ -314,7 +319,7 @@ impl Around {
                     Some(OnUnreachable::Start) => Unheard::Ignored,
                     Some(OnUnreachable::Fail) | None => Unheard::Awaited,
                 };
-                let exchange = self.prepare_exchange(&mut options, gathered.saved_by.clone())?;
+                let exchange = self.prepare_exchange(&mut options)?;
                 let done = self.restore_at_start(options, before, ctx)?;
                 self.end_exchange(&exchange);
                 self.save_late(saved, done.restored.moved_aside.as_deref(), &decision.why, ctx);
@@ -341,6 +346,12 @@ impl Around {
     pub(super) fn adopt(&self, ctx: &Context) -> Result<SnapshotName> {
         let options = BackupOptions { accept_shrink: true, ..self.backup_options() };
         self.save(options, "make the data the newest snapshot", |taken| taken.good, ctx)
+    }
+
+    /// Whether the snapshot that a directory comes from may have left out entries of it that are to be saved now: by other options.
+    fn is_left_out(&self, gathered: &Gathered) -> bool {
+        let now = self.settings.rules.backup.filters();
+        gathered.saved_by.as_ref().is_some_and(|saved| !saved::holds_all(saved, &now))
     }
 
     /// Saves what a restore is about to replace, as a diverged snapshot that is pinned. Returns that, or the one that holds it already.
@@ -437,7 +448,7 @@ impl Around {
         begun: Begun,
         ctx: &Context,
     ) -> Result<Option<SnapshotName>> {
-        let serial = lineage::new_serial(ctx)?;
+        let mut serial = lineage::new_serial(ctx)?;
         let write = |lineage: &Lineage| lineage::write(&self.settings.data, lineage);
         let is_full = |why: &Error| why.code() == Code::DiskFull;
         // An app that wants an empty directory finds one.
@@ -455,6 +466,11 @@ impl Around {
                         tracing::warn!("the app starts although its disk is full: {}", why.what());
                         return Ok(Some(from));
                     }
+                    // The snapshot is committed with the serial that is there: the directory comes from that one, too.
+                    Err(why) if is_full(&why) => match lineage::read(&self.settings.data) {
+                        Ok(Some(here)) => serial = here.serial,
+                        _ => return Err(why),
+                    },
                     written => written?,
                 }
                 let host = self.settings.rules.backup.host.clone();

@@ -26,7 +26,6 @@ use crate::restore::carried::{CarriedOver, ChangedFolder, carry_over};
 use crate::source::marker::Unfinished;
 use crate::source::select::{Select, is_ours};
 use crate::text::count_of;
-use crate::vault::root::Filters;
 
 /// The file in lastgood's own folder that says what is still to be carried over.
 const NOTE: &str = "carry.json";
@@ -45,21 +44,17 @@ pub(super) struct CarryNote {
     /// What snapshots hold.
     include: Vec<String>,
     exclude: Vec<String>,
-    /// What the snapshot held that the old content is known to equal, where nothing else saved it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    saved: Option<Filters>,
     sqlite: bool,
     /// The folder that is being changed, if one is.
     changed: Option<ChangedFolder>,
 }
 
 impl CarryNote {
-    /// Notes what backups leave out, and what the snapshot has left out, by these filters, that alone holds the old content.
-    pub(super) fn of(backup: &BackupOptions, saved: Option<Filters>) -> Self {
+    /// Notes what backups leave out.
+    pub(super) fn of(backup: &BackupOptions) -> Self {
         CarryNote {
             include: backup.include.clone(),
             exclude: backup.exclude.clone(),
-            saved,
             sqlite: backup.sqlite,
             ..CarryNote::default()
         }
@@ -182,10 +177,7 @@ fn carried(data: &Path, own: &Folder, note: &CarryNote) -> Result<(PathBuf, Carr
     let text = |why: &dyn std::fmt::Display| Some(why.to_string());
     let target = data.canonicalize().map_err(|why| text(&why))?;
     let Some(aside) = note.aside(&target) else { return Err(None) };
-    let today = Some((&note.include, &note.exclude));
-    let filters = today.into_iter().chain(note.saved.iter().map(|saved| (&saved.include, &saved.exclude)));
-    let selects = filters.map(|(include, exclude)| Select::new(&target, include, exclude, &[], note.sqlite));
-    let selects = selects.collect::<Result<Vec<_>, _>>().map_err(|why| text(&why))?;
+    let select = Select::new(&target, &note.include, &note.exclude, &[], note.sqlite).map_err(|why| text(&why))?;
     let mut tell = |changed: &ChangedFolder| {
         let note = CarryNote { changed: Some(changed.clone()), ..note.clone() };
         // Not to the disk each time: this is for a program that is killed.
@@ -194,7 +186,7 @@ fn carried(data: &Path, own: &Folder, note: &CarryNote) -> Result<(PathBuf, Carr
         }
     };
     let done =
-        carry_over(&aside, &target, &selects, note.changed.as_ref(), &mut tell).map_err(|why| text(&why.what()))?;
+        carry_over(&aside, &target, &select, note.changed.as_ref(), &mut tell).map_err(|why| text(&why.what()))?;
     Ok((aside, done))
 }
 

@@ -3,8 +3,7 @@
 //!
 //! `run` moves nothing aside that no snapshot holds, and what `--exclude` and `--include` leave out is in none. Saving it first would
 //! break what these options are for: it may be a cache larger than the data, or a secret that must not leave the machine. So it is
-//! carried over after the exchange ([`carry`](super::carry)). A stale directory is not saved first, as an older snapshot holds it: what
-//! that one left out, by options that may have changed since, is carried over as well.
+//! carried over after the exchange ([`carry`](super::carry)).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +14,6 @@ use crate::fs::Folder;
 use crate::restore::before_exchange::BeforeExchange;
 use crate::restore::options::RestoreOptions;
 use crate::run::lock::RunLock;
-use crate::vault::root::Filters;
 
 /// A restore of the data directory that is under way.
 pub(super) struct Exchange {
@@ -24,11 +22,10 @@ pub(super) struct Exchange {
 }
 
 impl Around {
-    /// Prepares a restore: its new directory is to have a lock and a note from its first moment on. `saved` are the filters of the
-    /// snapshot that holds the old content, where that was not saved now.
-    pub(super) fn prepare_exchange(&self, options: &mut RestoreOptions, saved: Option<Filters>) -> Result<Exchange> {
+    /// Prepares a restore: its new directory is to have a lock and a note from its first moment on.
+    pub(super) fn prepare_exchange(&self, options: &mut RestoreOptions) -> Result<Exchange> {
         let backup = &self.settings.rules.backup;
-        let note = CarryNote::of(backup, saved);
+        let note = CarryNote::of(backup);
         let staged = Arc::new(Mutex::new(None));
         let (slot, host, target) = (staged.clone(), backup.host.clone(), self.settings.data.clone());
         let before = BeforeExchange::new(move |own| {

@@ -26,12 +26,11 @@
 use super::Around;
 use super::ahead::Beforehand;
 use super::begin::Prepared;
-use super::seek::is_decidable;
 use crate::epochs::driver::Begun;
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
-use crate::start::decide::{Decision, SaveReason, StartAction, StartState};
-use crate::start::facts::{self, Gathered};
+use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState};
+use crate::start::facts::{self, DamagedRoot, Gathered};
 use crate::start::known::{DirectoryContent, VaultFacts};
 use crate::vault::root::SnapshotName;
 
@@ -44,9 +43,9 @@ impl Around {
         ctx: &Context,
     ) -> Result<Prepared> {
         // The newest, and why it is not restored.
+        let mut first = self.damaged_root(&gathered)?;
         // Without data, the restore itself goes on to an older one, and that is told and pinned where it ends.
-        let is_filled = gathered.facts.content == DirectoryContent::Filled;
-        let mut first = if is_filled { self.damaged_root(&gathered) } else { None };
+        first = first.filter(|_| gathered.facts.content == DirectoryContent::Filled);
         loop {
             let is_filled = gathered.facts.content == DirectoryContent::Filled;
             if let Some((newest, _)) = first.as_ref().filter(|_| is_filled) {
@@ -90,15 +89,29 @@ impl Around {
         }
     }
 
-    /// The newest snapshot, if its root is damaged and all vaults were heard. It is told.
-    fn damaged_root(&self, gathered: &Gathered) -> Option<(SnapshotName, Error)> {
-        let damaged = gathered.damaged.as_ref()?;
-        if self.settings.start.snapshot.is_some() || !is_decidable(gathered) {
-            return None;
+    /// Returns the newest snapshot, if its root is damaged, and tells that.
+    ///
+    /// # Errors
+    /// A vault was not heard that may have it whole: an app that goes on from an older one would hide it for good.
+    pub(super) fn damaged_root(&self, gathered: &Gathered) -> Result<Option<(SnapshotName, Error)>> {
+        let Some(DamagedRoot { over, unheard }) = &gathered.damaged else { return Ok(None) };
+        let rules = &self.settings.start;
+        if rules.snapshot.is_some() {
+            return Ok(None);
         }
-        let why = Error::damage(format!("use the snapshot {}", damaged.snapshot), &damaged.why);
+        let doing = format!("start the app on {}", self.settings.data.display());
+        if let Some(unheard) = unheard.as_ref().filter(|_| rules.on_unreachable != Some(OnUnreachable::Start)) {
+            let why = format!(
+                "the snapshot {} is damaged: {}. Another vault could not be asked, and may have the snapshot whole: {unheard}",
+                over.snapshot, over.why
+            );
+            return Err(Error::damage(doing, why).with_code(Code::Unreachable).hint(
+                "Start it again when all vaults can be used. With `--on-unreachable start` it goes on from what is older.",
+            ));
+        }
+        let why = Error::damage(format!("use the snapshot {}", over.snapshot), &over.why);
         tracing::error!("the newest snapshot is damaged, and it is decided without it: {}", why.what());
-        Some((damaged.snapshot, why))
+        Ok(Some((over.snapshot, why)))
     }
 
     /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest.

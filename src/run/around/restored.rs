@@ -371,7 +371,7 @@ impl Around {
         let mut options = RestoreOptions { snapshot: name.to_string(), ..options.clone() };
         // A mount point cannot be renamed.
         options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
-        let exchange = self.prepare_exchange(&mut options, None)?;
+        let exchange = self.prepare_exchange(&mut options)?;
         let restored = replicas::restore::restore(self.vaults.sites(false)?, &options, ctx);
         if restored.is_ok() || is_unfinished(&options.target) {
             progress.reach(Stage::Exchanged);

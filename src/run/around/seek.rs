@@ -168,7 +168,7 @@ impl Around {
         }
         // An epoch in which nothing could be decided would be of no use.
         let (decision, gathered) = self.look_beforehand(ctx)?;
-        if !is_decidable(&gathered) {
+        if !is_decidable(&gathered) || gathered.damaged.as_ref().is_some_and(|damaged| damaged.unheard.is_some()) {
             return Ok(None);
         }
         if matches!(decision.action, StartAction::Refuse { .. }) {

@@ -36,6 +36,15 @@ enum Listed {
     Good(Box<Choice>),
 }
 
+/// A snapshot whose root is damaged, and that is newer than all good ones.
+#[derive(Debug, Clone)]
+pub struct DamagedRoot {
+    /// The snapshot, and why it counts as damaged.
+    pub over: PassedOver,
+    /// Why a vault was not heard that may have it whole. `None` if all were heard.
+    pub unheard: Option<String>,
+}
+
 /// A snapshot that the directory is compared with, and the vault that has it.
 pub struct Newest<'a> {
     pub name: SnapshotName,
@@ -125,17 +134,6 @@ impl Opened {
             let why = format!("{}, although {other} has it", why.what());
             return VaultFacts::Unreachable { why, good };
         }
-        // Whoever has not been heard may have it whole.
-        let unheard = || self.away.first().map(|(_, why)| why).or(self.missing.first());
-        if let Some((damaged, unheard)) = self.damaged().zip(unheard()) {
-            let why = format!(
-                "the snapshot {} is damaged ({}), and not all vaults were heard: {}",
-                damaged.snapshot,
-                damaged.why,
-                unheard.what()
-            );
-            return VaultFacts::Unreachable { why, good };
-        }
         let mut none_good: Vec<_> = self.none_good().map(|(_, newest, _)| newest).collect();
         none_good.sort_by_key(|newest| newest.snapshot);
         match (away, good, none_good.last()) {
@@ -158,8 +156,13 @@ impl Opened {
         good.rev().max_by_key(|(_, choice)| choice.name)
     }
 
-    /// The damaged snapshot that is newer than all good ones: it might have been chosen, and what it holds is not known.
-    pub fn damaged(&self) -> Option<&PassedOver> {
+    /// Returns the damaged snapshot that is newer than all good ones, if there is one: it might have been chosen.
+    pub fn damaged_root(&self) -> Option<DamagedRoot> {
+        let unheard = self.away.first().map(|(_, why)| why).or(self.missing.first());
+        Some(DamagedRoot { over: self.damaged()?.clone(), unheard: unheard.map(Error::what) })
+    }
+
+    fn damaged(&self) -> Option<&PassedOver> {
         let (_, good) = self.good()?;
         let over = self.vaults.iter().flat_map(|(_, _, listed)| match listed {
             Listed::Good(choice) => &choice.passed_over[..],
