@@ -54,6 +54,7 @@ fn what_an_older_snapshot_left_out_is_saved_where_other_options_say_so_now() {
         let counters = Counters::new();
         fs::create_dir_all(counters.world.path("data/uploads")).unwrap();
         counters.world.write("uploads/photo", "photo");
+        counters.world.write("kept", "kept");
         let mut run = counters.started("a", "data", &before);
         assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
         let mut run = counters.started("b", "elsewhere", &before);
