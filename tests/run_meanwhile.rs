@@ -116,3 +116,34 @@ fn an_app_is_not_started_again_after_a_pause_in_which_another_instance_began() {
     assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
     a.end(Signal::TERM);
 }
+
+#[test]
+fn an_instance_that_is_told_to_stop_before_its_app_runs_tells_the_end_of_its_epoch() {
+    for at_restore in [true, false] {
+        let server = Server::start();
+        let world = World::new().on(&server.url(), VAULT);
+        world.run(["init"]).ended(0);
+        let counters = Counters::within(world);
+        let mut a = counters.started_and_saved("a", "a", &OPTIONS);
+        if at_restore {
+            server.script(When::read("packs/").always(), Fault::Stall(Point::Head, Duration::from_secs(8)));
+        } else {
+            a.signal(Signal::STOP);
+        }
+        let mut b = counters.start("b", "b", &OPTIONS);
+        b.log_with(if at_restore { "this instance is of epoch 2" } else { "waiting for the end of epoch 1" });
+        std::thread::sleep(Duration::from_millis(300));
+        let (code, took) = b.end(Signal::TERM);
+        assert_eq!(code, Some(0), "{}", b.log());
+        assert!(took < Duration::from_secs(6), "{took:?}: {}", b.log());
+        assert!(server.names().iter().any(|name| name.ends_with("epochs/2.end.json")), "{}", b.log());
+        server.heal();
+        if at_restore {
+            counters.begun("a", 2, &a);
+        } else {
+            a.signal(Signal::CONT);
+        }
+        assert_eq!(counters.starts("b"), 0);
+        assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+    }
+}

@@ -9,7 +9,7 @@ mod looks;
 mod words;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::admission::{Admission, Newcomer, admit};
@@ -38,6 +38,8 @@ pub struct EpochDriver {
     options: EpochOptions,
     clock: Arc<dyn Clock>,
     progress: Mutex<Progress>,
+    /// The first vault's store for last words, once the program is told to stop.
+    last_words: OnceLock<Arc<dyn Store>>,
 }
 
 /// The part that changes.
@@ -62,6 +64,8 @@ struct Progress {
     reported: Vec<String>,
     /// How long the calls may take.
     patience: Patience,
+    /// Whether nothing was done for a while, and no look has succeeded since: another instance may have begun meanwhile.
+    is_doubtful: bool,
     /// The epoch of another instance that ran when that was looked at last, before this one's epoch.
     live: Option<u32>,
     /// Numbers that were ignored and reported.
@@ -103,12 +107,13 @@ impl EpochDriver {
             failing: None,
             reported: Vec::new(),
             patience: Patience::Long,
+            is_doubtful: false,
             live: None,
             ignored: Vec::new(),
             surveyed: None,
         };
         let sites = sites.into_iter().map(EpochSite::new).collect();
-        EpochDriver { sites, options, clock, progress: Mutex::new(progress) }
+        EpochDriver { sites, options, clock, progress: Mutex::new(progress), last_words: OnceLock::new() }
     }
 
     /// Returns the same driver, which looks at an epoch that is held by these stores, one for each vault. Each of their calls ends
@@ -131,6 +136,12 @@ impl EpochDriver {
     pub fn epoch(&self) -> Option<u32> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.state.epoch().map(|key| key.number)
+    }
+
+    /// Whether an epoch is held, or being taken, that has not ended.
+    pub fn is_begun(&self) -> bool {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.state.epoch().is_some() && progress.state.phase() != Phase::Over
     }
 
     /// Returns the epoch of another instance that ran when that was looked at last, if one did.
@@ -356,6 +367,17 @@ impl EpochDriver {
         Ok(progress.state.ended_by().map_or(Commit::Good, |by| Commit::Diverged { by }))
     }
 
+    /// Ends an epoch in which no app ran, through this store of the first vault: other stores give up once the program is told to stop.
+    ///
+    /// # Errors
+    /// The vault does not answer.
+    pub fn end_through(&self, store: Arc<dyn Store>, ctx: &Context) -> Result<()> {
+        _ = self.last_words.set(store);
+        let mut progress = self.lock(Patience::LastWords);
+        progress.last = None;
+        self.drive(&mut progress, Input::Saved, ctx).map(drop)
+    }
+
     /// Waits, without an app, until this instance is needed again, and begins an epoch then: when all other epochs have
     /// ended, when a successor does not start its app in time, or when the one that runs does not answer.
     ///
@@ -363,7 +385,7 @@ impl EpochDriver {
     /// The errors of [`EpochDriver::begin`]; above all, being told to stop.
     pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
         let mut progress = self.lock(Patience::Poll);
-        let (mut input, mut refused) = (Input::Watch, String::new());
+        let (mut input, mut refused, mut failed) = (Input::Watch, String::new(), 0);
         loop {
             match self.drive(&mut progress, input.clone(), ctx) {
                 Ok(actions) => {
@@ -386,7 +408,7 @@ impl EpochDriver {
                         progress.patience = Patience::Poll;
                         match started {
                             Ok(Entered::Started(Start::Begun(begun))) => return Ok(begun),
-                            Ok(_) => {}
+                            Ok(_) => failed = 0,
                             Err(why) if matches!(why.code(), Code::Stopped | Code::OtherWriter) => return Err(why),
                             // It does not run, and loses nothing by going on to wait.
                             Err(why) => {
@@ -396,6 +418,7 @@ impl EpochDriver {
                                     ctx.monitor.warn(&what);
                                 }
                                 refused = what;
+                                failed += 1;
                             }
                         }
                         input = Input::Watch;
@@ -409,7 +432,10 @@ impl EpochDriver {
                     progress.failing = Some((self.clock.now(), what));
                 }
             }
-            self.pause(self.options.poll, ctx)?;
+            self.pause(
+                self.options.poll.saturating_mul(1 << failed.min(16)).min(LONGEST_POLL.max(self.options.poll)),
+                ctx,
+            )?;
         }
     }
 

@@ -257,6 +257,7 @@ impl Around {
                 TermEnd::Exit(code) => return Ok(code),
                 TermEnd::Anew(begun) => {
                     returned = Some(begun);
+                    failures.get_or_insert(0);
                     continue;
                 }
                 TermEnd::Restored | TermEnd::Again => {

@@ -35,6 +35,8 @@ pub(super) enum Patience {
     Long,
     /// As long as a poll. A successor waits for two of them, and then takes the holder for dead.
     Poll,
+    /// As long as last words may take, once the program is told to stop.
+    LastWords,
 }
 
 impl EpochSite {
@@ -69,10 +71,12 @@ impl EpochDriver {
 
     fn store(&self, site: usize, patience: Patience) -> Result<&dyn Store> {
         let vault = self.vault(site)?;
-        Ok(match &self.sites[site].quick {
-            Some(quick) if patience == Patience::Poll => &**quick,
-            _ => &*vault.store,
-        })
+        let other = match patience {
+            Patience::Long => None,
+            Patience::Poll => self.sites[site].quick.as_ref(),
+            Patience::LastWords => self.last_words.get().filter(|_| site == 0),
+        };
+        Ok(other.map_or(&*vault.store, |store| &**store))
     }
 
     /// Asks all vaults. One that does not answer is passed over, but for the first, in which epochs are made.

@@ -11,6 +11,7 @@
 //! - If the first call of a look is cut at its limit, that look still reads the own end, and the next one follows after 0.5 s: the limit,
 //!   L and 0.5 s are lost. The holder is in time if L is at most 1.3 s with a P of 2.5 s or more, and 0.5 s with shorter ones.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::{EpochDriver, Hold, Progress, SHOWN};
@@ -34,6 +35,7 @@ impl EpochDriver {
     fn tick_held(&self, progress: &mut Progress, called: Duration, ctx: &Context) -> Hold {
         let (now, gap) = (self.clock.now(), called.saturating_sub(progress.ticked));
         let slept = gap > 3 * self.options.poll;
+        progress.is_doubtful |= slept;
         let is_due = slept || now >= progress.looked + self.options.poll;
         if progress.state.phase() != Phase::Over {
             let input = is_due.then_some(Input::Look);
@@ -41,7 +43,7 @@ impl EpochDriver {
                 progress.looked = now;
             }
             match self.drive_to_news(progress, input, ctx) {
-                Ok(()) if is_due => progress.failing = None,
+                Ok(()) if is_due => (progress.failing, progress.is_doubtful) = (None, false),
                 Ok(()) => {}
                 Err(why) => {
                     let since = progress.failing.take().map_or(now, |(since, _)| since);
@@ -61,6 +63,12 @@ impl EpochDriver {
                 None => Hold::Held,
             },
         }
+    }
+
+    /// Whether this instance did nothing for a while, as one that is stopped or has no processor, and has not seen the vault since: another
+    /// one may have taken over.
+    pub fn is_doubtful(&self) -> bool {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).is_doubtful
     }
 
     /// Looks at the epoch now, whether that is due or not.

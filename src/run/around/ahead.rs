@@ -128,6 +128,11 @@ impl Around {
                 Ok(Some(start))
             }
             Err(why) => {
+                // It may have been taken all the same, and is ended then.
+                if why.code() == Code::Stopped {
+                    let epoch = driver.epoch().unwrap_or_default();
+                    self.term.hold(driver.clone(), Begun { epoch, forced: false });
+                }
                 if let Some(live) = driver.saw_live() {
                     before.told = Some(format!("the instance of epoch {live} ran a moment ago"));
                 }

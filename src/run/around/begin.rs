@@ -97,16 +97,6 @@ impl Around {
         *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 
-    /// Ends an epoch in which no app ran: who comes next need not wait for it.
-    fn end_unused_epoch(&self) {
-        self.term.unwatch();
-        self.term.leave_directory();
-        let Some(driver) = self.term.driver() else { return };
-        if let Err(why) = self.runner.context(|ctx| driver.end(None, ctx)) {
-            tracing::debug!("the end of the epoch was not told: {why}");
-        }
-    }
-
     fn begin_within(self: &Arc<Self>, returned: Option<Begun>, mut gives_way: bool) -> Result<Begin> {
         let settings = &self.settings;
         // A typing error in its name takes over from no other instance.

@@ -1,7 +1,7 @@
 //! The end of a term: the app is stopped, what it leaves is saved, and the epoch is ended.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
 use crate::epochs::driver::EpochDriver;
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::monitor::Context;
 use crate::run::app::App;
 use crate::run::fit::LAST;
 use crate::run::settings::OnSuperseded;
@@ -228,6 +229,29 @@ impl Around {
     /// Whether what is saved now is beside the line of snapshots, and never restored by itself.
     fn is_beside(&self) -> bool {
         self.term.is_lost() || self.term.is_without_epoch()
+    }
+
+    /// Ends an epoch in which no app ran: who comes next need not wait for it.
+    pub(super) fn end_unused_epoch(&self) {
+        self.term.unwatch();
+        self.term.leave_directory();
+        let Some(driver) = self.term.driver() else { return };
+        let ended = match self.stop.load(Ordering::SeqCst) {
+            true => self.end_at_last(&driver),
+            false => self.runner.context(|ctx| driver.end(None, ctx)).map(drop),
+        };
+        if let Err(why) = ended {
+            tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what());
+        }
+    }
+
+    /// Ends the epoch once the program is told to stop: the vaults' own stores give up then, and an instance that waits comes back only
+    /// when the end is told.
+    fn end_at_last(&self, driver: &EpochDriver) -> Result<()> {
+        let Some(first) = self.vaults.addresses().first().filter(|_| driver.is_begun()) else { return Ok(()) };
+        let store = self.vaults.store_for_last_words(first)?.into();
+        let stop = AtomicBool::new(false);
+        self.runner.context(|ctx| driver.end_through(store, &Context { stop: &stop, ..*ctx }))
     }
 
     pub(super) fn end_epoch(&self, driver: &Arc<EpochDriver>, last: Option<SnapshotName>) {

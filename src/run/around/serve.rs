@@ -127,6 +127,11 @@ impl Around {
         }
     }
 
+    /// Whether another instance may have taken over while this one was stopped.
+    fn is_doubtful(&self) -> bool {
+        self.term.driver().is_some_and(|driver| driver.is_doubtful())
+    }
+
     /// Starts the app again, unless another instance has taken over: this program may have been stopped for a while. Returns how the term
     /// ended; `None` if it goes on.
     fn restart_if_held(&self, state: &mut TermState) -> Option<TermEnd> {
@@ -140,10 +145,15 @@ impl Around {
                     return Some(self.hand_over(state, by));
                 }
             }
-            // The app of one that has not been stopped would run on as well while its vault is away.
-            Some(Hold::Unknown { .. }) if again.put_off < PUT_OFF => {
+            // The app of one that has not been stopped itself would run on as well while its vault is away.
+            Some(Hold::Unknown { .. }) if again.put_off < PUT_OFF || self.is_doubtful() => {
+                if again.put_off == PUT_OFF {
+                    tracing::warn!(
+                        "the app is not started again until the vault tells whether another instance runs: this one was stopped for a while"
+                    );
+                }
                 let at = Instant::now() + self.settings.handover_poll;
-                state.again = Some(Restart { at, after: None, put_off: again.put_off + 1 });
+                state.again = Some(Restart { at, after: None, put_off: again.put_off.saturating_add(1) });
                 return None;
             }
             Some(Hold::Held | Hold::Gap(_) | Hold::Superseded { .. } | Hold::Unknown { .. }) | None => {}

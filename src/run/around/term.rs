@@ -239,6 +239,8 @@ impl Term {
         match within(|ctx| driver.after_commit(ctx)) {
             // The epoch holds, and all that was committed in it.
             Ok(Commit::Good) => self.state().unasked.clear(),
+            // This instance has ended it itself meanwhile.
+            Ok(Commit::Diverged { by }) if self.epoch() == Some(by) => {}
             Ok(Commit::Diverged { by }) => self.lose_and_tell(by),
             Err(why) => tracing::warn!("whether the snapshot counts could not be asked: {}", why.what()),
         }
