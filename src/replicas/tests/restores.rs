@@ -27,7 +27,7 @@ fn a_restore_takes_the_newest_that_any_vault_has() {
     let report = world.restore(&world.options(&second.id.to_string())).unwrap();
     assert_eq!((report.vault.as_str(), report.restored.snapshot), ("two", second));
 
-    let why = world.restore(&world.options("2001-01-01")).unwrap_err();
+    let why = world.restore(&world.options("2001-01-01T00:00:00Z")).unwrap_err();
     assert_eq!((why.kind(), why.word()), (Kind::Usage, "unknown-snapshot"));
     says(&why, &["one: ", "two: ", "not after 2001"]);
     one.away(true);
