@@ -139,4 +139,19 @@ fn nothing_older_is_started_where_the_root_of_the_newest_is_damaged_either() {
     let refused = start(&world, &[], "cat data/a");
     refused.ended(4).says("its root is damaged").says("may have the snapshot whole").says("[unreachable]");
     assert!(!world.data().exists());
+    // Over data, too, and nobody takes an epoch for that.
+    fs::create_dir(world.data()).unwrap();
+    world.write("mine", "m");
+    let refused = start(&world, &[], "cat data/a");
+    refused.ended(4).says("may have the snapshot whole").says("[unreachable]");
+    assert!(!refused.stderr.contains("this instance is of epoch"), "{refused:?}");
+    // With a choice, it goes on in an epoch as ever, and the damaged one is kept.
+    fs::remove_dir_all(world.data()).unwrap();
+    let ran = start(&world, &["--on-unreachable", "start"], "cat data/a; echo more >> data/a");
+    assert_eq!(ran.ended(0).text(), "v1", "{ran:?}");
+    ran.says("this instance is of epoch");
+    assert_eq!(pinned(&world, "first"), 1, "{ran:?}");
+    fs::remove_dir_all(world.data()).unwrap();
+    let ran = start(&world, &["--on-unreachable", "start"], "cat data/a");
+    assert_eq!(ran.ended(0).text(), "v1more\n", "{ran:?}");
 }
