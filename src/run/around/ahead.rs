@@ -70,7 +70,7 @@ impl Around {
     /// another instance's app in vain. All is decided once more when the epoch is held.
     pub(super) fn refuse_beforehand(&self, ctx: &Context) -> Result<Beforehand> {
         let (decision, gathered) = self.look_beforehand(ctx)?;
-        self.damaged_root(&gathered)?;
+        self.heard_of_damage(&gathered)?;
         let fails = self.settings.start.on_unreachable == Some(OnUnreachable::Fail);
         let mut before = Beforehand::default();
         match (&decision.action, gathered.facts.vault) {

@@ -90,15 +90,21 @@ impl Around {
     }
 
     /// Returns the newest snapshot, if its root is damaged, and tells that.
+    fn damaged_root(&self, gathered: &Gathered) -> Result<Option<(SnapshotName, Error)>> {
+        let Some(DamagedRoot { over, .. }) = self.heard_of_damage(gathered)? else { return Ok(None) };
+        let why = Error::damage(format!("use the snapshot {}", over.snapshot), &over.why);
+        tracing::error!("the newest snapshot is damaged, and it is decided without it: {}", why.what());
+        Ok(Some((over.snapshot, why)))
+    }
+
+    /// Returns the newest snapshot, if its root is damaged. `None` also where another snapshot is named.
     ///
     /// # Errors
     /// A vault was not heard that may have it whole: an app that goes on from an older one would hide it for good.
-    pub(super) fn damaged_root(&self, gathered: &Gathered) -> Result<Option<(SnapshotName, Error)>> {
-        let Some(DamagedRoot { over, unheard }) = &gathered.damaged else { return Ok(None) };
+    pub(super) fn heard_of_damage<'a>(&self, gathered: &'a Gathered) -> Result<Option<&'a DamagedRoot>> {
         let rules = &self.settings.start;
-        if rules.snapshot.is_some() {
-            return Ok(None);
-        }
+        let Some(damaged) = gathered.damaged.as_ref().filter(|_| rules.snapshot.is_none()) else { return Ok(None) };
+        let DamagedRoot { over, unheard } = damaged;
         let doing = format!("start the app on {}", self.settings.data.display());
         if let Some(unheard) = unheard.as_ref().filter(|_| rules.on_unreachable != Some(OnUnreachable::Start)) {
             let why = format!(
@@ -109,9 +115,7 @@ impl Around {
                 "Start it again when all vaults can be used. With `--on-unreachable start` it goes on from what is older.",
             ));
         }
-        let why = Error::damage(format!("use the snapshot {}", over.snapshot), &over.why);
-        tracing::error!("the newest snapshot is damaged, and it is decided without it: {}", why.what());
-        Ok(Some((over.snapshot, why)))
+        Ok(Some(damaged))
     }
 
     /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest.
