@@ -14,13 +14,18 @@ use crate::support::requirements::Mounted;
 
 const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "200ms"];
 
+/// A bucket with a vault.
+fn bucket() -> (Server, Counters) {
+    let server = Server::start();
+    let world = World::new().on(&server.url(), VAULT);
+    world.run(["init"]).ended(0);
+    (server, Counters::within(world))
+}
+
 #[test]
 fn no_app_is_started_on_older_data_whose_vault_fails_after_it_has_told_that() {
     for explicit in [false, true] {
-        let server = Server::start();
-        let world = World::new().on(&server.url(), VAULT);
-        world.run(["init"]).ended(0);
-        let counters = Counters::within(world);
+        let (server, counters) = bucket();
         let mut b = counters.started("b", "b", &OPTIONS);
         assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
         let mut a = counters.started_and_saved("a", "a", &OPTIONS);
@@ -71,10 +76,7 @@ fn no_app_is_started_beside_another_one_because_the_vault_cannot_be_written_to()
 
 #[test]
 fn an_instance_that_comes_back_starts_no_app_on_what_it_had_before() {
-    let server = Server::start();
-    let world = World::new().on(&server.url(), VAULT);
-    world.run(["init"]).ended(0);
-    let counters = Counters::within(world);
+    let (server, counters) = bucket();
     let mut a = counters.started("a", "a", &[&OPTIONS[..], &["--store-timeout", "1s"]].concat());
     let mut b = counters.started("b", "b", &OPTIONS);
     a.log_with("this one waits until that has ended");
@@ -120,10 +122,7 @@ fn an_app_is_not_started_again_after_a_pause_in_which_another_instance_began() {
 #[test]
 fn an_instance_that_is_told_to_stop_before_its_app_runs_tells_the_end_of_its_epoch() {
     for at_restore in [true, false] {
-        let server = Server::start();
-        let world = World::new().on(&server.url(), VAULT);
-        world.run(["init"]).ended(0);
-        let counters = Counters::within(world);
+        let (server, counters) = bucket();
         let mut a = counters.started_and_saved("a", "a", &OPTIONS);
         if at_restore {
             server.script(When::read("packs/").always(), Fault::Stall(Point::Head, Duration::from_secs(8)));

@@ -61,8 +61,6 @@ const TOLD: Duration = Duration::from_secs(2);
 
 /// The longest time between two attempts to start the app of an instance that has waited.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// The time between two looks at whether a pause is to end.
-const PAUSE_STEP: Duration = Duration::from_millis(50);
 
 /// Whether an error may pass by itself: a decision not to start the app does not.
 fn may_pass(why: &Error) -> bool {
@@ -247,7 +245,7 @@ impl Around {
                     let wait = self.settings.handover_poll.saturating_mul(1 << failed.min(16)).min(LONGEST_WAIT);
                     tracing::error!("the app could not be started, and that is tried again in {wait:.1?}: {why}");
                     failures = Some(failed + 1);
-                    self.pause(wait);
+                    seek::pause(wait, &self.stop);
                     TermEnd::Superseded
                 }
                 Err(why) => return Err(why),
@@ -290,14 +288,6 @@ impl Around {
                 Err(_) if self.stop.load(Ordering::SeqCst) => return Ok(0),
                 Err(why) => return Err(why),
             }
-        }
-    }
-
-    /// Waits, unless the program is told to stop.
-    fn pause(&self, time: Duration) {
-        let until = Instant::now() + time;
-        while !self.stop.load(Ordering::SeqCst) && Instant::now() < until {
-            thread::sleep(PAUSE_STEP.min(until.saturating_duration_since(Instant::now())));
         }
     }
 

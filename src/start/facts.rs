@@ -191,16 +191,7 @@ impl Gathering<'_> {
     /// Compares the directory with the newest good snapshot, and with the one that its lineage names.
     fn compare(&mut self, root: &Directory, newest: &Newest) -> Result<()> {
         let place = directory::place(&self.options.data, &self.options.boot, root)?;
-        let compared = compare::Compared {
-            root,
-            place: &place.identity,
-            numbered: place.numbered,
-            not_walked: &self.options.not_walked,
-            sqlite: self.options.sqlite,
-            most_read: compare::MOST_READ,
-            strict: false,
-            ctx: self.ctx,
-        };
+        let compared = place.compared(root, self.options, self.ctx);
         let with = |newest: &Newest, until| match compared.with(newest.vault, &newest.root, until) {
             Ok(comparison) => Ok(Ok(comparison)),
             Err(why) if why.kind() == Kind::Damage || why.kind() == Kind::Unreachable => Ok(Err(why.what())),

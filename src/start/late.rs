@@ -23,17 +23,8 @@ pub fn written_since(
 ) -> Result<Vec<String>> {
     let root = walk::open(aside)?;
     let place = directory::place(aside, &options.boot, &root)?;
-    let compared = Compared {
-        root: &root,
-        place: &place.identity,
-        numbered: place.numbered,
-        not_walked: &options.not_walked,
-        sqlite: options.sqlite,
-        // What cannot be told is saved, which reads all of it as well.
-        most_read: u64::MAX,
-        strict: false,
-        ctx,
-    };
+    // What cannot be told is saved, which reads all of it as well.
+    let compared = Compared { most_read: u64::MAX, ..place.compared(&root, options, ctx) };
     let mut failure = None;
     for site in sites {
         let SiteState::Vault(vault) = &site.found else { continue };

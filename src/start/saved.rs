@@ -26,17 +26,8 @@ pub fn saved_before(
 ) -> Result<Option<SnapshotName>> {
     let root = walk::open(&options.data)?;
     let place = directory::place(&options.data, &options.boot, &root)?;
-    let compared = Compared {
-        root: &root,
-        place: &place.identity,
-        numbered: place.numbered,
-        not_walked: &options.not_walked,
-        sqlite: options.sqlite,
-        // It decides that something is replaced without being saved. A backup, which follows otherwise, would read all of it as well.
-        most_read: u64::MAX,
-        strict: true,
-        ctx,
-    };
+    // It decides that something is replaced without being saved. A backup, which follows otherwise, would read all of it as well.
+    let compared = Compared { most_read: u64::MAX, strict: true, ..place.compared(&root, options, ctx) };
     let vaults = sites.iter().filter_map(|site| match &site.found {
         SiteState::Vault(vault) => Some(vault),
         SiteState::Nothing(_) | SiteState::Failed(_) => None,

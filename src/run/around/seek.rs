@@ -84,19 +84,19 @@ impl Seek {
         // Nothing panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Waits. Returns whether the attempts go on.
-    fn pause(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
-        while !self.stop.load(Ordering::SeqCst) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            thread::sleep(left.min(STEP));
+/// Waits, until `stop` is set at most. Returns whether it was not.
+pub(super) fn pause(time: Duration, stop: &AtomicBool) -> bool {
+    let until = Instant::now() + time;
+    while !stop.load(Ordering::SeqCst) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
         }
-        false
+        thread::sleep(left.min(STEP));
     }
+    false
 }
 
 /// Whether all vaults answer that count.
@@ -143,7 +143,7 @@ impl Around {
 
     fn until_found(&self, seek: &Seek) -> Option<Found> {
         let (mut wait, mut told) = (self.settings.handover_poll, String::new());
-        while seek.pause(wait) {
+        while pause(wait, &seek.stop) {
             let tried = self.runner.context(|ctx| self.try_epoch(&Context { stop: &seek.stop, ..*ctx }));
             match tried {
                 Ok(Some(found)) => return Some(found),

@@ -13,6 +13,7 @@ use crate::source::marker::Unfinished;
 use crate::source::place;
 use crate::source::select::Select;
 use crate::source::walk::{self, Met, Walker};
+use crate::start::compare::{Compared, MOST_READ};
 use crate::start::known::DirectoryContent;
 use crate::vault::entry::EntryKind;
 use crate::vault::root::SourceIdentity;
@@ -99,6 +100,22 @@ pub fn has_data(root: &Directory, options: &StartOptions, ctx: &Context) -> Resu
 pub struct Place {
     pub identity: SourceIdentity,
     pub numbered: bool,
+}
+
+impl Place {
+    /// Returns the directory that is here for comparisons, in which little is read, and only where times do not tell.
+    pub fn compared<'a>(&'a self, root: &'a Directory, options: &'a StartOptions, ctx: &'a Context) -> Compared<'a> {
+        Compared {
+            root,
+            place: &self.identity,
+            numbered: self.numbered,
+            not_walked: &options.not_walked,
+            sqlite: options.sqlite,
+            most_read: MOST_READ,
+            strict: false,
+            ctx,
+        }
+    }
 }
 
 /// Finds out where a directory is.
