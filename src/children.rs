@@ -217,14 +217,18 @@ impl Program {
     /// Returns the processes that it has started and that are alive, and those that these have started, also where it has ended
     /// itself. It is not among them. Without [`adopt_orphans`], and where `/proc` is not there, processes are missing whose parents
     /// have ended.
-    pub fn left(&self) -> Vec<Pid> {
+    ///
+    /// Process 1 gets the orphans of others, too: of what `docker exec` starts in its container. `is_foreign` says that one that was left to
+    /// this program is none of its own, and is asked only there.
+    pub fn left(&self, is_foreign: impl Fn(Pid) -> bool) -> Vec<Pid> {
         let others = STARTED.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let adopted = match (orphans::are_adopted(), self.group) {
             (false, _) => Adopted::None,
             (true, Group::Shared) => Adopted::All,
             (true, Group::Own | Group::OwnAndKilled) => Adopted::OfOtherGroups,
         };
-        family::of(self.pid, &others, adopted, &family::processes())
+        let gets_others = getpid().is_init();
+        family::of(self.pid, &others, adopted, |pid| gets_others && is_foreign(pid), &family::processes())
     }
 }
 

@@ -85,6 +85,50 @@ fn an_instance_ends_when_it_is_superseded_where_that_is_asked_for() {
 }
 
 #[test]
+fn an_instance_that_goes_on_gives_what_it_has_and_lets_the_other_begin() {
+    let counters = Counters::new();
+    let options = [&POLL[..], &["--handover", "100s", "--on-superseded", "keep"]].concat();
+    let mut a = first(&counters, &options);
+    let before = counters.count("a");
+    let mut b = counters.start("b", "b", &POLL);
+    // Far sooner than it would end the other's epoch by force.
+    let begun = counters.begun("b", 1, &b);
+    assert!(begun.count > before, "{begun:?} after {before}: {}", a.log());
+    let handed = a.log_with("it gets what is saved now");
+    assert!(!handed.contains("taken over without waiting"), "{handed}");
+    counters.counted_beyond("a", begun.count + 20, &a);
+    counters.counted_beyond("b", begun.count + 20, &b);
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+    assert_eq!((counters.starts("a"), counters.starts("b")), (1, 1));
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+    // What the first one wrote after that is beside the line, and the second one's is the newest.
+    let snapshots = counters.snapshots();
+    let apart = snapshots.iter().find(|snapshot| snapshot["good"] == false).expect("none is apart");
+    assert_eq!(counters.saved_in(apart["id"].as_str().unwrap()), counters.stopped("a"), "{snapshots:?}");
+    assert_eq!(counters.saved(), counters.stopped("b"));
+}
+
+#[test]
+fn a_lock_that_the_app_removes_is_made_again() {
+    let counters = Counters::new();
+    let mut a = first(&counters, &POLL);
+    let own = counters.world.path("a/.lastgood");
+    let is_locked = || {
+        let lock = fs::File::open(own.join("run.lock")).ok()?;
+        lock.try_lock().is_err().then_some(())
+    };
+    // The directory was empty.
+    until("lock", WITHIN, || a.log(), is_locked);
+    fs::remove_dir_all(&own).unwrap();
+    until("new lock", WITHIN, || a.log(), is_locked);
+    // It is of this instance, which goes on.
+    counters.counted_beyond("a", counters.count("a") + 5, &a);
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+    assert!(fs::File::open(own.join("run.lock")).unwrap().try_lock().is_ok());
+    assert_eq!(counters.saved(), counters.stopped("a"));
+}
+
+#[test]
 fn an_instance_that_was_killed_is_followed_from_its_last_snapshot() {
     let counters = Counters::new();
     let mut a = first(&counters, &POLL);

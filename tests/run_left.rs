@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
-use rustix::process::{Pid, Signal, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::{Value, json};
 
 use crate::support::counter::{WITHIN, gone, until, without_terminal};
@@ -233,4 +233,58 @@ fn an_orderly_end_leaves_no_record() {
     let ran = Ran::of(by(&[], &run(&world, &["sh", "-c", "echo $$ > app; exit 7"])));
     ran.ended(7);
     assert!(records(&format!(r#""pid":{},"#, read(&world, "app").unwrap())).is_empty());
+}
+
+/// The process numbers of the children of a process, as they are seen here.
+fn children(of: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn as_process_1_only_what_the_app_has_left_is_ended() {
+    let alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let probed = Command::new(alone[0]).args(&alone[1..]).arg("true").output();
+    if !probed.as_ref().is_ok_and(|done| done.status.success()) {
+        return skipped("root", &format!("no namespace of processes can be had: {probed:?}"));
+    }
+    let world = World::new();
+    // A daemon with the app's environment, and one with another, which `run` has seen with its parent.
+    let app = "echo >> started; setsid sleep 1001 & (env -i PATH=/usr/bin:/bin setsid sleep 1002 & sleep 3) & \
+               until [ -e fail ]; do sleep 0.1; done; rm fail; exit 1";
+    let options = ["run", "--init", "--every", "off", "--restart", "on-failure", "--stop-timeout", "1s", "--"];
+    let command = world.command([&options[..], &["sh", "-c", app]].concat());
+    let running = Running::start(by(&alone, &command), "");
+    let starts = |times: usize| {
+        let started = || (fs::read(world.path("started")).ok()?.len() == times).then_some(());
+        until(&format!("start {times}"), WITHIN, || running.log(), started);
+    };
+    starts(1);
+    let init = until(
+        "process 1",
+        WITHIN,
+        || running.log(),
+        || {
+            let found = children(running.pid()).first().copied()?;
+            fs::read(format!("/proc/{found}/cmdline")).ok()?.windows(3).any(|part| part == b"run").then_some(found)
+        },
+    );
+    // What `docker exec` does: its shell ends, and what that has started is process 1's.
+    let within = ["--target", &init.to_string(), "--pid", "--mount", "sh", "-c", "setsid sleep 1003 & sleep 0.2"];
+    assert!(Command::new("nsenter").args(within).status().unwrap().success());
+    let sleeper = |time: &str| {
+        children(init).into_iter().find(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == format!("sleep\0{time}\0").as_bytes())
+        })
+    };
+    let foreign = until("foreign process", WITHIN, || running.log(), || sleeper("1003"));
+    // Adopted once its parent has ended; it was seen before.
+    let cleared = until("daemon", WITHIN, || running.log(), || sleeper("1002"));
+    fs::write(world.path("fail"), "").unwrap();
+    starts(2);
+    gone(cleared);
+    lives(foreign);
+    kill_process(Pid::from_raw(init.cast_signed()).unwrap(), Signal::TERM).unwrap();
+    running.log_with("the app has made no data directory");
+    gone(foreign);
 }

@@ -53,8 +53,14 @@ pub enum Adopted {
 }
 
 /// Returns the living processes that descend from `program`, are in its process group, or were left to this program, except for
-/// what descends from another program that was `started` here.
-pub fn of(program: Pid, started: &[Pid], adopted: Adopted, processes: &[Process]) -> Vec<Pid> {
+/// what descends from another program that was `started` here, or from one that was left to this program and `is_foreign`.
+pub fn of(
+    program: Pid,
+    started: &[Pid],
+    adopted: Adopted,
+    is_foreign: impl Fn(Pid) -> bool,
+    processes: &[Process],
+) -> Vec<Pid> {
     let this = getpid();
     // `None` where its group is one of another namespace.
     let group = processes.iter().find(|found| found.pid == this).and_then(|found| found.group);
@@ -64,8 +70,8 @@ pub fn of(program: Pid, started: &[Pid], adopted: Adopted, processes: &[Process]
         Adopted::All => true,
     };
     let is_root = |found: &&Process| {
-        let adopted = found.parent == Some(this) && !started.contains(&found.pid) && was_left(found);
-        found.pid == program || adopted || found.group == Some(program)
+        let is_adopted = || found.parent == Some(this) && !started.contains(&found.pid) && was_left(found);
+        found.pid == program || found.group == Some(program) || is_adopted() && !is_foreign(found.pid)
     };
     let mut known: HashSet<Pid> = processes.iter().filter(is_root).map(|found| found.pid).collect();
     known.insert(program);
@@ -134,12 +140,22 @@ mod tests {
             Process { group: Some(this), ..process(2_000_000_021, this, APP) },
         ];
         let started = [pid(APP), pid(HOOK)];
-        let of = |program, started: &[Pid], all: &[Process]| of(program, started, Adopted::OfOtherGroups, all);
+        let nobody = |_| false;
+        let of = |program, started: &[Pid], all: &[Process]| of(program, started, Adopted::OfOtherGroups, nobody, all);
         let numbers = |found: Vec<Pid>| found.iter().map(|pid| pid.as_raw_nonzero().get()).collect::<Vec<_>>();
         let left = [APP + 1, APP + 2, 2_000_000_010, 2_000_000_011];
         assert_eq!(numbers(of(pid(APP), &started, &all)), left);
-        assert_eq!(numbers(super::of(pid(APP), &started, Adopted::None, &all)), [APP + 1, APP + 2, 2_000_000_011]);
-        assert_eq!(super::of(pid(APP), &started, Adopted::All, &all).len(), 5);
+        assert_eq!(
+            numbers(super::of(pid(APP), &started, Adopted::None, nobody, &all)),
+            [APP + 1, APP + 2, 2_000_000_011]
+        );
+        assert_eq!(super::of(pid(APP), &started, Adopted::All, nobody, &all).len(), 5);
+        // One that was left by somebody else, as process 1 gets them. A descendant of the app is never asked about.
+        let foreign = |found| found != pid(2_000_000_021);
+        assert_eq!(
+            numbers(super::of(pid(APP), &started, Adopted::All, foreign, &all)),
+            [APP + 1, APP + 2, 2_000_000_011, 2_000_000_021]
+        );
         // The app has ended, and its status is taken.
         let without: Vec<_> = all.into_iter().filter(|found| found.pid != pid(APP)).collect();
         let adopted: Vec<_> = without

@@ -27,7 +27,7 @@ pub use words::{Begun, Commit, EpochOptions, Go, Hold, Start};
 
 /// How often an instance that waits for its predecessors looks at them.
 const LOOK: Duration = Duration::from_secs(1);
-/// For how long it is asked again whether a snapshot may be committed, or counts.
+/// For how long it is asked again whether the app may be started, or a snapshot may be committed, or counts.
 const ASKED: Duration = Duration::from_secs(30);
 /// The most bytes of an error that a warning shows.
 const SHOWN: usize = 500;
@@ -267,14 +267,24 @@ impl EpochDriver {
     /// Asks whether the app may be started, now that the directory is as it is to be. `newest` is the newest snapshot that
     /// was listed for that decision.
     ///
+    /// An answer that was long under way says too little: a successor may have ended this epoch since. So the calls are cut as those of
+    /// a look are, and are made again for a while.
+    ///
     /// # Errors
     /// The vault does not answer.
     pub fn decided(&self, newest: Option<SnapshotName>, ctx: &Context) -> Result<Go> {
-        let mut progress = self.lock(Patience::Long);
+        let mut progress = self.lock(Patience::Poll);
         progress.touch(self.clock.now());
         let newest = newest.map_or(0, of_snapshot);
         progress.newest = progress.newest.max(newest);
-        let actions = self.drive(&mut progress, Input::Decided { newest }, ctx)?;
+        let until = self.clock.now() + ASKED;
+        let actions = loop {
+            match self.drive(&mut progress, Input::Decided { newest }, ctx) {
+                // The lock stays held: another call would take what is told for its own.
+                Err(why) if why.kind() == Kind::Unreachable && self.clock.now() < until => self.pause(LOOK, ctx)?,
+                answer => break answer?,
+            }
+        };
         // A look meanwhile may have told it already.
         if let Some(by) = progress.state.ended_by().or(progress.superseded) {
             self.abandon(&mut progress, ctx);

@@ -13,9 +13,10 @@
 
 mod pipes;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -27,9 +28,9 @@ use self::pipes::Pipes;
 use super::command::AppCommand;
 use super::left;
 use super::lock::RunLock;
-use super::mark::{MARK, mark};
+use super::mark::{MARK, is_plainly_unmarked, mark};
 use super::output::{Output, OutputMatch};
-use super::process::ProcessIdentity;
+use super::process::{Process, ProcessIdentity, still_runs};
 use crate::children::{Group, Program, ProgramEnd};
 use crate::error::{Doing, Result};
 
@@ -83,6 +84,7 @@ pub struct StoppedApp {
 #[derive(Debug)]
 pub struct App {
     program: Program,
+    family: Arc<AppFamily>,
     started: Instant,
     pipes: Pipes,
 }
@@ -102,17 +104,18 @@ impl App {
             Err(why) => return Err(options.command.not_started(&why)),
             Ok(started) => started,
         };
-        let pid = program.pid().as_raw_nonzero().get();
+        let pid = number(program.pid());
         if let Some(lock) = &options.lock {
-            lock.note_app(pid.cast_unsigned());
+            lock.note_app(pid);
         }
         tracing::info!("the app has started: {} is process {pid}", options.command.name());
-        Ok(App { program, started: Instant::now(), pipes })
+        let family = Arc::new(AppFamily { program: program.clone(), seen: Mutex::default() });
+        Ok(App { program, family, started: Instant::now(), pipes })
     }
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.program.pid().as_raw_nonzero().get().cast_unsigned()
+        number(self.program.pid())
     }
 
     /// How long ago it was started.
@@ -148,7 +151,7 @@ impl App {
         let mut told = false;
         while Instant::now() < until {
             let Some(end) = self.wait_for(until.saturating_duration_since(Instant::now())) else { break };
-            let left = self.program.left();
+            let left = self.family.left();
             if left.is_empty() {
                 return StoppedApp { end: Some(end), killed: false, left: Vec::new() };
             }
@@ -163,11 +166,11 @@ impl App {
         loop {
             self.signal(Signal::KILL);
             // Whatever they start meanwhile is found the next time.
-            let left = self.program.left();
+            let left = self.family.left();
             send(&left, Signal::KILL);
             let end = self.wait_for(STEP);
             if end.is_some() && left.is_empty() || Instant::now() >= until {
-                let left = left.iter().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()).collect();
+                let left = left.into_iter().map(number).collect();
                 return StoppedApp { end, killed: true, left };
             }
         }
@@ -178,15 +181,14 @@ impl App {
     /// # Errors
     /// The system gives no thread.
     pub fn watch_unmarked(&self, note: impl Fn(&[ProcessIdentity]) + Send + 'static) -> Result<()> {
-        let program = self.program.clone();
-        let family = move |program: &Program| -> Vec<u32> {
-            program.left().into_iter().map(|pid| pid.as_raw_nonzero().get().cast_unsigned()).collect()
-        };
+        let family = self.family.clone();
         let work = move || {
             let mut pause = LOOK;
-            while program.wait_for(pause).is_none() {
+            while family.program.wait_for(pause).is_none() {
                 let began = Instant::now();
-                note(&left::unmarked(|| family(&program)));
+                let found = left::unmarked(|| family.left().into_iter().map(number).collect());
+                family.see(&found);
+                note(&found);
                 pause = LOOK.max(began.elapsed() * PAUSES);
             }
         };
@@ -202,6 +204,40 @@ impl App {
     pub fn finish_output(&self, time: Duration) -> bool {
         self.pipes.finish(time)
     }
+}
+
+/// What an app has started.
+#[derive(Debug)]
+struct AppFamily {
+    program: Program,
+    /// Those without the mark that were seen while the app was alive: descendants of it.
+    seen: Mutex<HashSet<ProcessIdentity>>,
+}
+
+impl AppFamily {
+    /// Returns those that are there, except for the app. What somebody else has started in a container of which this is process 1 is not the
+    /// app's: it has no mark, and was never seen to descend from the app.
+    fn left(&self) -> Vec<Pid> {
+        self.program.left(|pid| {
+            let pid = number(pid);
+            is_plainly_unmarked(pid) && Process::look(pid).is_none_or(|found| !self.seen().contains(&found.identity))
+        })
+    }
+
+    fn see(&self, found: &[ProcessIdentity]) {
+        let mut seen = self.seen();
+        seen.retain(|found| still_runs(*found));
+        seen.extend(found);
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashSet<ProcessIdentity>> {
+        // Nothing panics while it holds the lock.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().cast_unsigned()
 }
 
 /// Starts the app by a command.
@@ -226,7 +262,7 @@ fn start(options: &AppOptions, mut command: Command) -> std::io::Result<(Program
         let _ = events.send(AppEvent::Exited { pid, end });
     };
     let program = Program::start(command, keep, group, Box::new(on_end))?;
-    let _ = pid.send(program.pid().as_raw_nonzero().get().cast_unsigned());
+    let _ = pid.send(number(program.pid()));
     Ok((program, pipes))
 }
 

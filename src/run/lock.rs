@@ -70,6 +70,8 @@ pub struct RunLock {
     /// `None` if the filesystem has no locks.
     file: Option<File>,
     path: PathBuf,
+    /// Whether the file was not there before.
+    is_new: bool,
     /// Held while the file is read and written anew.
     writing: Mutex<()>,
 }
@@ -103,7 +105,7 @@ impl RunLock {
             // A restore may exchange the directory while its lock is waited for, and the new one has another lock.
             let directory = Folder::open(directory.path()).doing(doing)?;
             let folder = own_folder(&directory).map_err(|why| why.within(doing()))?;
-            let file = open(&folder).map_err(|why| not_opened(&path, &why))?;
+            let (file, is_new) = open(&folder).map_err(|why| not_opened(&path, &why))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed the file, and another process locked the next one.
                 Ok(()) if is_there(&folder, &file) && is_in_place(&directory) => {
@@ -113,7 +115,7 @@ impl RunLock {
                         continue;
                     }
                     end_left(&file, &path, wait).map_err(|why| why.into_error(doing()))?;
-                    let lock = RunLock { file: Some(file), path, writing: Mutex::default() };
+                    let lock = RunLock { file: Some(file), path, is_new, writing: Mutex::default() };
                     lock.note(wait.host);
                     return Ok(lock);
                 }
@@ -129,7 +131,7 @@ impl RunLock {
                 Err(why) => {
                     let what = "nothing keeps two `lastgood run` from running on it at the same time";
                     tracing::warn!("{} cannot be locked ({why}): {what}", path.display());
-                    return Ok(RunLock { file: None, path, writing: Mutex::default() });
+                    return Ok(RunLock { file: None, path, is_new, writing: Mutex::default() });
                 }
             }
             if wait.stop.load(Ordering::Relaxed) {
@@ -161,9 +163,9 @@ impl RunLock {
     /// The file cannot be made.
     pub fn take_staged(own: &Folder, target: &Path, host: &str) -> Result<RunLock> {
         let path = target.join(OWN_FOLDER).join(RUN_LOCK);
-        let file = open(own).map_err(|why| not_opened(&own.path().join(RUN_LOCK), &why))?;
+        let (file, is_new) = open(own).map_err(|why| not_opened(&own.path().join(RUN_LOCK), &why))?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        let lock = RunLock { file: locked.is_ok().then_some(file), path, writing: Mutex::default() };
+        let lock = RunLock { file: locked.is_ok().then_some(file), path, is_new, writing: Mutex::default() };
         lock.note(host);
         Ok(lock)
     }
@@ -173,6 +175,12 @@ impl RunLock {
     pub fn is_of(&self, directory: &Folder) -> bool {
         let own = directory.enter(OWN_FOLDER);
         self.file.as_ref().is_none_or(|file| own.is_ok_and(|own| is_there(&own, file)))
+    }
+
+    /// Whether this process has made the file. Then the lock says nothing of those who ran on the directory before: an app may have removed
+    /// `.lastgood`, and its `run` hold a lock that has no name any more.
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// The locked file, which the app inherits. `None` if the filesystem has no locks.
@@ -296,14 +304,28 @@ fn noted(file: &File) -> Option<LockHolder> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Opens the file; makes it if it is not there.
-fn open(folder: &Folder) -> io::Result<File> {
+/// Opens the file; makes it if it is not there. Returns whether it was made.
+fn open(folder: &Folder) -> io::Result<(File, bool)> {
     // A fifo does not block it.
-    let flags = SAFE | OFlags::CREATE | OFlags::RDWR | OFlags::NONBLOCK;
-    let file: File = openat(folder, RUN_LOCK, flags, Mode::RUSR | Mode::WUSR)?.into();
+    let flags = SAFE | OFlags::RDWR | OFlags::NONBLOCK;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let (file, is_new) = loop {
+        match openat(folder, RUN_LOCK, flags, mode) {
+            Ok(file) => break (file, false),
+            Err(Errno::NOENT) => {}
+            Err(why) => return Err(why.into()),
+        }
+        match openat(folder, RUN_LOCK, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+            Ok(file) => break (file, true),
+            // Another process was faster.
+            Err(Errno::EXIST) => {}
+            Err(why) => return Err(why.into()),
+        }
+    };
+    let file = File::from(file);
     let stat = fstat(&file)?;
     match is_file(&stat) {
-        true => Ok(file),
+        true => Ok((file, is_new)),
         false => Err(io::Error::other(format!("it is {}", what(&stat)))),
     }
 }
@@ -400,13 +422,14 @@ mod tests {
             drop(lock);
             waiting.join().unwrap()
         });
-        // The file that is locked has been removed: the next one is another.
+        // The file that is locked has been removed: the next one is another, and says nothing of who holds the first.
         fs::remove_file(data.path().join(".lastgood/run.lock")).unwrap();
         let next = take(data.path(), 0, false).unwrap();
+        assert!(next.is_new());
         drop(waiting);
         assert!(take(data.path(), 0, false).is_err());
         drop(next);
-        take(data.path(), 0, false).unwrap();
+        assert!(!take(data.path(), 0, false).unwrap().is_new());
     }
 
     #[test]

@@ -84,12 +84,23 @@ pub fn mark() -> Result<&'static str> {
 /// Returns the marks in the environment of a process. None if this process may not read it, as root may not without `CAP_SYS_PTRACE` if the
 /// process is of another user.
 pub fn marks_of(pid: u32) -> Vec<String> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let value = |variable: &[u8]| {
         let value = variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
         Some(String::from_utf8_lossy(value).into_owned())
     };
-    environment.split(|&byte| byte == 0).filter_map(value).collect()
+    environment(pid).split(|&byte| byte == 0).filter_map(value).collect()
+}
+
+/// Whether a process has an environment, and no mark in it. `false` where it cannot be read, was emptied, or does not look like one: a program
+/// may write its title over it.
+pub fn is_plainly_unmarked(pid: u32) -> bool {
+    let environment = environment(pid);
+    let mut names = environment.split(|&byte| byte == 0).map(|variable| variable.split(|&byte| byte == b'=').next());
+    names.any(|name| name == Some(b"PATH")) && marks_of(pid).is_empty()
+}
+
+fn environment(pid: u32) -> Vec<u8> {
+    fs::read(format!("/proc/{pid}/environ")).unwrap_or_default()
 }
 
 /// The key of a data directory, which need not exist: of its path, and of the mounts that this process sees, since one path may be two

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const START: usize = 19;
 
 /// A process, told from all others that have its number at another time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// Its number.
     pub pid: u32,

@@ -41,6 +41,11 @@ impl Running {
         running
     }
 
+    /// Returns the number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
@@ -78,14 +83,14 @@ impl Running {
     }
 
     fn status(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// Threads.
     pub fn threads(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+        fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
     }
 
     /// Sends a signal and waits for the end; the exit code and how long it took.
@@ -120,7 +125,7 @@ impl Drop for Running {
         let told = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
             if told.elapsed() > Duration::from_secs(30) {
-                eprintln!("process {} was killed, and does not end", self.child.id());
+                eprintln!("process {} was killed, and does not end", self.pid());
                 break;
             }
             thread::sleep(Duration::from_millis(2));

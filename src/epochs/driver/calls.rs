@@ -145,7 +145,7 @@ impl EpochDriver {
     /// Whether the holder of an epoch is known to have died: it ran on this directory of this machine, and this process
     /// holds the directory's lock. A restore may have replaced the directory between the epoch's beginning and its app's.
     fn is_dead(&self, key: EpochKey, document: &EpochDocument, patience: Patience) -> Result<bool> {
-        let Some(here) = &self.options.locked else { return Ok(false) };
+        let Some(here) = self.options.locked.as_ref().filter(|_| !self.options.lock_is_new) else { return Ok(false) };
         let is_here = |place: &SourceIdentity| place == here;
         let is_certain = here.source.is_none() && here.born.is_some() && !here.boot.is_empty();
         if !is_certain || document.host != self.options.host || document.run.is_none() {

@@ -166,6 +166,7 @@ impl Stage {
             revision: Some(format!("revision-{run}")),
             host: format!("host-{run}"),
             locked: None,
+            lock_is_new: false,
             on_terminal: false,
             take_over: false,
             is_rollback: false,

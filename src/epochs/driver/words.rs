@@ -23,6 +23,8 @@ pub struct EpochOptions {
     /// The data directory, where it is on a filesystem of this machine and this process holds its lock: whoever ran on it
     /// before has died, and its app with it.
     pub locked: Option<SourceIdentity>,
+    /// Whether that lock says nothing of who ran on the directory before, since this process has made its file.
+    pub lock_is_new: bool,
     /// Whether `run` was started on a terminal.
     pub on_terminal: bool,
     /// Whether it takes over whoever runs.

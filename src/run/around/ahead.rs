@@ -14,11 +14,10 @@ use std::time::Instant;
 use indicatif::BinaryBytes;
 
 use super::Around;
-use super::term::epoch_options;
 use crate::epochs::driver::{Begun, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
-use crate::job::{self, Job};
+use crate::job::Job;
 use crate::lineage;
 use crate::monitor::Context;
 use crate::replicas;
@@ -97,7 +96,7 @@ impl Around {
     /// runs. One that was begun here would stop it. `false` if that cannot be told: it shows when an epoch is taken.
     pub(super) fn is_followed(&self, ctx: &Context) -> bool {
         let look = || -> Result<bool> {
-            let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, self.try_to_lock()?);
+            let options = self.epoch_options(self.try_to_lock()?, ctx)?;
             self.epoch_driver(self.vaults.sites(false)?, options).would_wait(ctx)
         };
         look().unwrap_or(false)
@@ -106,8 +105,7 @@ impl Around {
     /// Takes an epoch, and waits until all before it have ended. `None` if the vault does not answer, and that may be so.
     pub(super) fn take_epoch(&self, before: &mut Beforehand, ctx: &Context) -> Result<Option<Start>> {
         // If the lock is free, whoever ran here is gone, and its app, which had inherited it.
-        let locked = self.try_to_lock()?;
-        let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, locked);
+        let options = self.epoch_options(self.try_to_lock()?, ctx)?;
         let driver = Arc::new(self.epoch_driver(self.vaults.sites(false)?, options));
         // If the vault does not answer, that shows below.
         if before.restores && before.ahead.is_none() && driver.would_wait(ctx).unwrap_or(false) {

@@ -33,7 +33,7 @@ pub enum BackupCause {
     Output(String),
     /// The app has stopped writing, or a critical file is gone.
     Stale(String),
-    /// The end of the app, of this program or of the term.
+    /// The end of the app, of this program, of the term or of its epoch.
     Shutdown,
     /// Somebody else, by a request or a message. The runner has it from there.
     Request,

@@ -175,7 +175,7 @@ impl Around {
                 let place = self.locked_place()?;
                 // Only now: what a restore puts into place is locked before.
                 self.note_run()?;
-                self.lock_later()?;
+                self.keep_locked()?;
                 let was_empty = !self.has_data();
                 // From here on a signal stops the app, and not the program; and nothing ends the term without saving.
                 self.be_busy();

@@ -1,5 +1,6 @@
 //! The data directory of a term: its lineage and its lock.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::vault::root::{SnapshotName, SourceIdentity};
 
 /// How often it is looked whether an app has begun to write to a directory that was empty.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often it is looked whether a lock that is held still has its name.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Around {
     /// Whether the data directory has data. One that cannot be read may have some.
@@ -144,36 +147,49 @@ impl Around {
         }
     }
 
-    /// Where there is no data when the app is started, locks the directory as soon as the app, or anything else, has made something in
-    /// it: some apps insist on an empty directory. The app does not inherit that lock, but the [`RunRecord`] tells of it all the same.
-    pub(super) fn lock_later(&self) -> Result<()> {
-        if self.term.lock().is_some() {
-            return Ok(());
-        }
-        let (term, stop, changes) = (self.term.clone(), self.stop.clone(), self.term.lock_changes());
+    /// Locks the directory once more whenever its lock is gone, until the lock is set by somebody else. Where there is no data when the app
+    /// is started, there is none yet, as some apps insist on an empty directory: it comes as soon as the app, or anything else, has made
+    /// something. An app may also remove `.lastgood`, as `git clean -fdx` does, and another `run` would take the directory for free. The app
+    /// does not inherit such a lock, but the [`RunRecord`] tells of it all the same.
+    pub(super) fn keep_locked(&self) -> Result<()> {
+        let (term, stop, mut changes) = (self.term.clone(), self.stop.clone(), self.term.lock_changes());
         let (runner, look) = (self.runner.clone(), self.settings.look.clone());
         let (data, host) = (self.settings.data.clone(), self.settings.rules.backup.host.clone());
         let stop_timeout = self.settings.stop_timeout;
         let work = move || {
             let mut told = false;
             while term.lock_changes() == changes {
-                if runner.context(|ctx| facts::has_data(&look, ctx)).unwrap_or(true) {
+                let held = term.lock();
+                if lacks_lock(&data, held.as_deref())
+                    && runner.context(|ctx| facts::has_data(&look, ctx)).unwrap_or(true)
+                {
                     let wait = LockWait { host: &host, patience: Duration::ZERO, stop_timeout, stop: &stop };
                     let taken = Folder::open(&data).doing(|| format!("open {}", data.display()));
                     match taken.and_then(|directory| RunLock::take(&directory, &wait)) {
-                        Ok(lock) => return term.set_lock_after(changes, Arc::new(lock)),
+                        Ok(lock) => {
+                            if !term.set_lock_after(changes, Arc::new(lock)) {
+                                return;
+                            }
+                            (changes, told) = (changes + 1, false);
+                        }
                         Err(why) if !std::mem::replace(&mut told, true) => {
                             tracing::error!("the data directory is not locked against another `lastgood run`: {why}");
                         }
                         Err(_) => {}
                     }
                 }
-                thread::sleep(LOOK);
+                thread::sleep(if held.is_some() { LOOK_AGAIN } else { LOOK });
             }
         };
         thread::Builder::new().name("lock".into()).spawn(work).doing(|| "start the thread that locks the directory")?;
         Ok(())
     }
+}
+
+/// Whether a directory is there whose lock this is not.
+fn lacks_lock(data: &Path, held: Option<&RunLock>) -> bool {
+    let Some(held) = held else { return true };
+    Folder::open(data).is_ok_and(|directory| !held.is_of(&directory))
 }
 
 /// Whether there is a file of the lock in a directory.

@@ -18,12 +18,10 @@ use rustix::process::Signal;
 use super::backups::{BackupCause, SavedBackup};
 use super::end;
 use super::serve::{TermEnd, TermState};
-use super::term::epoch_options;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
 use crate::error::{Code, Kind, Result};
-use crate::job;
 use crate::monitor::Context;
 use crate::replicas::SiteState;
 use crate::run::settings::OnSuperseded;
@@ -176,8 +174,7 @@ impl Around {
         }
         // Locked since its app was started, or to be locked as soon as there is data: both go on. If the lock is this instance's,
         // whoever ran here before is gone.
-        let locked = self.locked_place()?;
-        let options = epoch_options(&self.settings, job::new_run(ctx)?, self.has_terminal, locked);
+        let options = self.epoch_options(self.locked_place()?, ctx)?;
         let driver = Arc::new(self.epoch_driver(sites, options));
         let begun = match driver.begin(ctx)? {
             Start::Begun(begun) => begun,

@@ -17,6 +17,7 @@ use crate::run::restart::RestartDecision;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
+use crate::vault::root::SnapshotName;
 
 /// How long it is waited for the rest of the app's output after its end.
 pub(super) const OUTPUT: Duration = Duration::from_secs(2);
@@ -57,6 +58,8 @@ pub struct TermState {
     restarts: u32,
     /// The restart that waits.
     again: Option<Restart>,
+    /// The instance that takes over while the app goes on, and the backup of which it is told as the last one.
+    parts: Option<(u32, RunId)>,
     /// When the terminal sent the app a signal.
     told: Option<Instant>,
     /// How the app ended last, before a restart that waits.
@@ -205,8 +208,14 @@ impl Around {
             ),
             RunEvent::Hold(HoldEvent::Superseded { by }) if self.settings.on_superseded == OnSuperseded::Keep => {
                 tracing::error!(
-                    "another instance takes over (epoch {by}), and this one goes on (--on-superseded keep)"
+                    "another instance takes over (epoch {by}), and this one goes on (--on-superseded keep): it gets what is saved now, and \
+                     what is saved here after that is diverged"
                 );
+                let last = self.back_up_data(BackupCause::Shutdown, state);
+                state.parts = last.map(|run| (by, run));
+                if last.is_none() {
+                    self.part(by, None);
+                }
             }
             RunEvent::Hold(HoldEvent::Superseded { by }) => return Ok(Some(self.hand_over(state, by))),
             RunEvent::Hold(HoldEvent::Ended { by }) => {
@@ -223,6 +232,19 @@ impl Around {
     pub(super) fn lose(&self, by: u32) {
         self.term.lose_and_tell(by);
         self.pin_unasked_beside(by);
+    }
+
+    /// Ends the epoch of an app that goes on although another instance takes over: that one need not wait. On a thread of its own: a vault
+    /// that hangs must not keep the app's end from being seen.
+    fn part(&self, by: u32, last: Option<SnapshotName>) {
+        let (Some(around), Some(driver)) = (self.me.upgrade(), self.term.driver()) else { return };
+        if !self.term.lose(by) {
+            return;
+        }
+        let work = move || around.end_epoch(&driver, last);
+        if let Err(why) = thread::Builder::new().name("part".into()).spawn(work) {
+            tracing::warn!("the end of the epoch is not told, since there is no thread for it: {why}");
+        }
     }
 
     /// Pins the same as [`Around::pin_unasked`] on a thread of its own, where the app goes on. Elsewhere the app is stopped first, and not
@@ -265,6 +287,11 @@ impl Around {
         }
         if let Some(again) = state.again.as_mut().filter(|again| again.after == Some(saved.run)) {
             again.after = None;
+        }
+        if let Some((by, _)) = state.parts.take_if(|(_, run)| *run == saved.run)
+            && saved.is_committed()
+        {
+            self.part(by, saved.snapshot());
         }
         if saved.is_committed() {
             state.is_empty &= saved.good_snapshot().is_none() && !self.has_data();

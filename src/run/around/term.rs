@@ -12,6 +12,7 @@ use crate::backup::options::{AfterCommit, BackupOptions, BeforeCommit};
 use crate::epochs::clock::SystemClock;
 use crate::epochs::driver::{Begun, Commit, EpochDriver, EpochOptions, Hold};
 use crate::error::{Code, Doing, Error, Result};
+use crate::job;
 use crate::monitor::{Context, LogMonitor, system_random};
 use crate::replicas::Site;
 use crate::report::RunId;
@@ -319,15 +320,19 @@ impl Term {
         self.state().lock_changes
     }
 
-    /// Keeps a lock, unless that was set since it had been set this often: it is let go then.
-    pub fn set_lock_after(&self, changes: u64, lock: Arc<RunLock>) {
+    /// Keeps a lock, unless that was set since it had been set this often: it is let go then. Returns whether it is kept.
+    pub fn set_lock_after(&self, changes: u64, lock: Arc<RunLock>) -> bool {
         let mut state = self.state();
-        if state.lock_changes == changes {
-            (state.lock, state.lock_changes) = (Some(lock.clone()), changes + 1);
-            let app = state.app;
-            drop(state);
-            app.into_iter().for_each(|app| lock.note_app(app));
+        if state.lock_changes != changes {
+            return false;
         }
+        let before = state.lock.replace(lock.clone());
+        state.lock_changes = changes + 1;
+        let app = state.app;
+        drop(state);
+        drop(before);
+        app.into_iter().for_each(|app| lock.note_app(app));
+        true
     }
 
     /// The lock of the directory.
@@ -413,30 +418,27 @@ fn lost(epoch: Option<u32>, by: u32) -> String {
 }
 
 impl Around {
+    /// Returns the options by which this instance takes epochs; `locked` is the directory whose lock it holds.
+    pub(super) fn epoch_options(&self, locked: Option<SourceIdentity>, ctx: &Context) -> Result<EpochOptions> {
+        let settings = &self.settings;
+        Ok(EpochOptions {
+            handover: settings.handover,
+            poll: settings.handover_poll,
+            service: settings.rules.backup.service.clone(),
+            revision: settings.rules.place.revision.clone(),
+            host: settings.rules.backup.host.clone(),
+            locked,
+            lock_is_new: self.term.lock().is_some_and(|lock| lock.is_new()),
+            on_terminal: self.has_terminal,
+            take_over: settings.take_over,
+            is_rollback: false,
+            run: job::new_run(ctx)?,
+        })
+    }
+
     /// Returns what takes epochs in these vaults, and looks at the one that is held so that a successor may count on it.
     pub(super) fn epoch_driver(&self, sites: Vec<Site>, options: EpochOptions) -> EpochDriver {
         EpochDriver::new(sites, options, Arc::new(SystemClock)).with_quick_looks(self.vaults.for_quick_looks())
-    }
-}
-
-/// The options by which an instance takes epochs.
-pub(super) fn epoch_options(
-    settings: &crate::run::settings::RunSettings,
-    run: crate::report::RunId,
-    on_terminal: bool,
-    locked: Option<SourceIdentity>,
-) -> EpochOptions {
-    EpochOptions {
-        handover: settings.handover,
-        poll: settings.handover_poll,
-        service: settings.rules.backup.service.clone(),
-        revision: settings.rules.place.revision.clone(),
-        host: settings.rules.backup.host.clone(),
-        locked,
-        on_terminal,
-        take_over: settings.take_over,
-        is_rollback: false,
-        run,
     }
 }
 

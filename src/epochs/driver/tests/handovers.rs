@@ -173,6 +173,7 @@ fn whoever_ran_on_the_same_directory_is_not_waited_for() {
     // Another directory, another boot, another host, a filesystem without times of birth: it may live.
     let elsewhere = [
         EpochOptions { locked: None, ..options(4, 9) },
+        EpochOptions { lock_is_new: true, ..options(4, 9) },
         options(4, 7),
         EpochOptions { host: "other".into(), ..options(4, 9) },
         EpochOptions { locked: Some(SourceIdentity { boot: "c".into(), inode: 9, ..place.clone() }), ..options(4, 9) },
