@@ -79,6 +79,7 @@ mod run_meanwhile;
 mod run_messages;
 mod run_older_readers;
 mod run_refused;
+mod run_replicas;
 mod run_rollback;
 mod run_terminal;
 mod run_unheard;

@@ -47,6 +47,26 @@ fn no_app_is_started_on_older_data_whose_vault_fails_after_it_has_told_that() {
 }
 
 #[test]
+fn no_app_is_started_beside_one_that_ran_whose_vault_fails_once_the_epoch_is_taken() {
+    let (server, counters) = bucket();
+    // A first deploy: the vault has no snapshot.
+    let mut a = counters.started("a", "a", &OPTIONS);
+    fs::create_dir(counters.world.path("b")).unwrap();
+    fs::write(counters.world.path("b/n"), "1000000").unwrap();
+    server.script(When::create("epochs/2.json"), Fault::Stall(Point::Answer, Duration::from_secs(1)));
+    let mut b = counters.start("b", "b", &[&OPTIONS[..], &["--store-timeout", "1s", "--handover", "3s"]].concat());
+    let taken = || server.names().iter().any(|name| name.ends_with("epochs/2.json")).then_some(());
+    until("epoch 2", WITHIN, || b.log(), taken);
+    server.script(When::list("snapshots/").always(), Fault::status(503));
+    assert_eq!(b.wait().0, Some(1), "{}", b.log());
+    assert_eq!(counters.starts("b"), 0, "{}", b.log());
+    b.log_with("the instance of epoch 1 had not told its end");
+    server.heal();
+    counters.begun("a", 2, &a);
+    assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+}
+
+#[test]
 fn no_app_is_started_beside_another_one_because_the_vault_cannot_be_written_to() {
     let world = World::new();
     let Some(mounted) = Mounted::new(world.path("small"), "4m") else { return };
@@ -59,7 +79,7 @@ fn no_app_is_started_beside_another_one_because_the_vault_cannot_be_written_to()
     let mut b = counters.start("b", "b", &OPTIONS);
     assert_eq!(b.wait().0, Some(1), "{}", b.log());
     assert_eq!(counters.starts("b"), 0, "{}", b.log());
-    b.log_with("the instance of epoch 1 ran a moment ago");
+    b.log_with("the instance of epoch 1 had not told its end");
     mounted.remount("rw");
     assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
     // Where nobody runs, the app is started on the newest snapshot.

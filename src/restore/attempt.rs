@@ -153,7 +153,7 @@ pub(crate) fn attempt(
             snapshot: Some(name),
             epoch: seq::epoch(name.seq),
             serial: lineage::new_serial(ctx)?,
-            chosen: options.snapshot != LATEST,
+            chosen: options.snapshot != LATEST && !options.unasked,
             written: now,
         });
     }

@@ -14,6 +14,9 @@ use crate::path::EntryPath;
 pub struct RestoreOptions {
     /// Which snapshot: `latest`, an id or the beginning of one, or a time.
     pub snapshot: String,
+    /// Whether nobody chose that snapshot: it is the newest good one that a program knows, by its name. The directory does not say then that
+    /// it was chosen.
+    pub unasked: bool,
     /// The folder that becomes what the data directory was.
     pub target: PathBuf,
     /// Only these entries and what is in them, and the side files of raw databases; empty for all.
@@ -49,6 +52,7 @@ impl RestoreOptions {
     pub fn latest(target: PathBuf) -> Self {
         RestoreOptions {
             snapshot: "latest".into(),
+            unasked: false,
             target,
             paths: Vec::new(),
             in_place: false,

@@ -14,7 +14,7 @@ use std::time::Instant;
 use indicatif::BinaryBytes;
 
 use super::Around;
-use crate::epochs::driver::{Begun, Start};
+use crate::epochs::driver::{Begun, EpochDriver, Start};
 use crate::error::{Code, Error, Kind, Result};
 use crate::fs::filesystem;
 use crate::job::Job;
@@ -47,6 +47,13 @@ impl Beforehand {
     /// What is known where the epoch is held already.
     pub fn of_returned() -> Self {
         Beforehand { told: Some("another instance may have gone on since".into()), ..Beforehand::default() }
+    }
+
+    /// Notes that another instance may run, by what was seen when this one asked for an epoch.
+    fn note_live(&mut self, driver: &EpochDriver) {
+        if let Some(live) = driver.saw_live() {
+            self.told = Some(format!("the instance of epoch {live} had not told its end"));
+        }
     }
 
     /// Removes what is left over of the files, and what killed restores of the directory have left, in a thread of its own: nothing is to
@@ -122,6 +129,8 @@ impl Around {
                     // It is kept all the same: by it, this instance sees when it is needed again.
                     Start::Superseded { .. } => Begun { epoch: driver.epoch().unwrap_or_default(), forced: false },
                 };
+                // The vault may still fail before the directory is decided about.
+                before.note_live(&driver);
                 self.term.hold(driver, begun);
                 Ok(Some(start))
             }
@@ -131,9 +140,7 @@ impl Around {
                     let epoch = driver.epoch().unwrap_or_default();
                     self.term.hold(driver.clone(), Begun { epoch, forced: false });
                 }
-                if let Some(live) = driver.saw_live() {
-                    before.told = Some(format!("the instance of epoch {live} ran a moment ago"));
-                }
+                before.note_live(&driver);
                 let is_away = why.kind() == Kind::Unreachable || why.code() == Code::NoVault;
                 let cannot_write = matches!(why.code(), Code::DiskFull | Code::ReadOnly);
                 // One that cannot be written to has told all, and what it has can be restored.

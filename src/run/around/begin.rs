@@ -148,6 +148,9 @@ impl Around {
                     if let Some(told) = before.told.as_ref().filter(|_| !may_start) {
                         return Err(self.gone_meanwhile(told, &decision.why));
                     }
+                    if self.term.successor().is_some() {
+                        return Ok(Begin::Superseded);
+                    }
                     // The vault is away again, and what it has is not known: the epoch does not count.
                     self.end_unused_epoch();
                     self.term.hold_none();
@@ -302,7 +305,8 @@ impl Around {
                 };
                 // Over data that is there, no other snapshot than the one that was decided upon will do.
                 let spec = if *named || here { snapshot.to_string() } else { "latest".into() };
-                let mut options = RestoreOptions { snapshot: spec, ..self.settings.rules.restore.clone() };
+                let unasked = !*named;
+                let mut options = RestoreOptions { snapshot: spec, unasked, ..self.settings.rules.restore.clone() };
                 // A mount point cannot be renamed: a volume of a container is one.
                 options.in_place |= filesystem::is_mount(&options.target).unwrap_or(false);
                 options.unheard = match self.settings.start.on_unreachable {

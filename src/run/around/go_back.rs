@@ -20,18 +20,21 @@
 //!
 //! It is the same if the root of the newest snapshot is damaged, which is known before anything is decided.
 //!
-//! Nothing of this holds for a snapshot that `--snapshot` names, nor while a vault that may have the newest one whole does not answer, nor
+//! Nothing of this holds for a snapshot that `--snapshot` names and that is not older than the damaged one, nor while a vault that may have the newest one whole does not answer, nor
 //! where no older good snapshot is left: the app is not started then, and the error says what is wrong with the newest.
+
+use std::cell::Cell;
 
 use super::Around;
 use super::ahead::Beforehand;
 use super::begin::Prepared;
+use crate::backup::BackupReport;
 use crate::epochs::driver::Begun;
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState};
 use crate::start::facts::{self, DamagedRoot, Gathered};
-use crate::start::known::{DirectoryContent, VaultFacts};
+use crate::start::known::{DirectoryContent, NamedSnapshot, VaultFacts};
 use crate::vault::root::SnapshotName;
 
 impl Around {
@@ -44,13 +47,15 @@ impl Around {
     ) -> Result<Prepared> {
         // The newest, and why it is not restored.
         let mut first = self.damaged_root(&gathered)?;
-        // Without data, the restore itself goes on to an older one, and that is told and pinned where it ends.
-        first = first.filter(|_| gathered.facts.content == DirectoryContent::Filled);
+        // Without data, the restore itself goes on to an older one, and that is told and pinned where it ends. One that is named it takes as
+        // it is.
+        let goes_on = matches!(decision.action, StartAction::Restore { named: false, .. });
+        first = first.filter(|_| gathered.facts.content == DirectoryContent::Filled || !goes_on);
         loop {
             let is_filled = gathered.facts.content == DirectoryContent::Filled;
             if let Some((newest, _)) = first.as_ref().filter(|_| is_filled) {
                 match &mut decision.action {
-                    StartAction::Start { .. } => return self.go_on_here(*newest, &decision.why, begun, ctx),
+                    StartAction::Start { .. } => return self.go_on_here(*newest, (&decision, &gathered), begun, ctx),
                     StartAction::Restore { save_first: save @ None, named: false, .. }
                         if decision.state == StartState::Stale && !self.settings.detached =>
                     {
@@ -65,7 +70,7 @@ impl Around {
                 }
                 (done, _) => {
                     let done = done?;
-                    if let (Some((newest, _)), Some(from)) = (first, done.from) {
+                    if let (Some((newest, _)), Some(from)) = (first, restored(&decision).or(done.from)) {
                         tracing::error!(
                             "the app starts with the snapshot {from}, which is older than {newest}: that one is damaged"
                         );
@@ -90,20 +95,25 @@ impl Around {
     }
 
     /// Returns the newest snapshot, if its root is damaged, and tells that.
-    fn damaged_root(&self, gathered: &Gathered) -> Result<Option<(SnapshotName, Error)>> {
+    pub(super) fn damaged_root(&self, gathered: &Gathered) -> Result<Option<(SnapshotName, Error)>> {
         let Some(DamagedRoot { over, .. }) = self.heard_of_damage(gathered)? else { return Ok(None) };
         let why = Error::damage(format!("use the snapshot {}", over.snapshot), &over.why);
         tracing::error!("the newest snapshot is damaged, and it is decided without it: {}", why.what());
         Ok(Some((over.snapshot, why)))
     }
 
-    /// Returns the newest snapshot, if its root is damaged. `None` also where another snapshot is named.
+    /// Returns the newest snapshot, if its root is damaged. `None` also where that one or a newer one is named: a name that is left in a
+    /// command does not undo what was saved since.
     ///
     /// # Errors
     /// A vault was not heard that may have it whole: an app that goes on from an older one would hide it for good.
     pub(super) fn heard_of_damage<'a>(&self, gathered: &'a Gathered) -> Result<Option<&'a DamagedRoot>> {
         let rules = &self.settings.start;
-        let Some(damaged) = gathered.damaged.as_ref().filter(|_| rules.snapshot.is_none()) else { return Ok(None) };
+        let is_named = |damaged: &DamagedRoot| match gathered.facts.named {
+            Some(NamedSnapshot::Found(named)) => named >= damaged.over.snapshot,
+            Some(NamedSnapshot::NotFound(_)) | None => false,
+        };
+        let Some(damaged) = gathered.damaged.as_ref().filter(|damaged| !is_named(damaged)) else { return Ok(None) };
         let DamagedRoot { over, unheard } = damaged;
         let doing = format!("start the app on {}", self.settings.data.display());
         if let Some(unheard) = unheard.as_ref().filter(|_| rules.on_unreachable != Some(OnUnreachable::Start)) {
@@ -118,18 +128,36 @@ impl Around {
         Ok(Some(damaged))
     }
 
-    /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest.
-    fn go_on_here(&self, damaged: SnapshotName, why: &str, begun: Option<Begun>, ctx: &Context) -> Result<Prepared> {
+    /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest, unless it has lost so much
+    /// that nobody would restore it unasked. Whether the damaged snapshot was accepted like that is not known.
+    fn go_on_here(
+        &self,
+        damaged: SnapshotName,
+        (decision, gathered): (&Decision, &Gathered),
+        begun: Option<Begun>,
+        ctx: &Context,
+    ) -> Result<Prepared> {
         tracing::error!(
             "the app starts on the data in {}: the snapshot {damaged}, which is newer, is damaged, and no other one that is newer than \
-             this data is whole ({why})",
-            self.settings.data.display()
+             this data is whole ({})",
+            self.settings.data.display(),
+            decision.why
         );
         if self.settings.detached || begun.is_none() {
             return Ok(Prepared { from: None, is_ours: false, save: false });
         }
         self.pin_damaged(damaged, begun, ctx)?;
-        Ok(Prepared { from: Some(self.adopt(ctx)?), is_ours: true, save: false })
+        let is_good = Cell::new(false);
+        let take = |taken: &BackupReport| {
+            is_good.set(taken.good);
+            taken.good || taken.suspect.is_some()
+        };
+        let saved = self.save(self.backup_options(), "save the data that the app starts on", take, ctx)?;
+        let from = match gathered.facts.vault {
+            VaultFacts::Good(good) if !is_good.get() => Some(good),
+            _ => Some(saved),
+        };
+        Ok(Prepared { from, is_ours: is_good.get(), save: false })
     }
 
     /// Keeps a damaged snapshot for as long as what it replaced is kept.
@@ -138,6 +166,14 @@ impl Around {
             return Ok(());
         }
         self.pin(damaged, "it was the newest, and is damaged: what can be read of it may still be wanted", ctx)
+    }
+}
+
+/// The snapshot that is restored by a decision.
+fn restored(decision: &Decision) -> Option<SnapshotName> {
+    match decision.action {
+        StartAction::Restore { snapshot, .. } => Some(snapshot),
+        _ => None,
     }
 }
 

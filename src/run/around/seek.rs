@@ -216,6 +216,9 @@ impl Around {
             VaultFacts::Good(name) => Some(name),
             _ => None,
         };
+        if let Some((damaged, _)) = self.damaged_root(&gathered)? {
+            self.pin_damaged(damaged, Some(begun), ctx)?;
+        }
         let newest = self.commit_anew(driver, (newest, true), begun, ctx)?;
         match driver.decided(newest, ctx)? {
             Go::Start => {

@@ -331,6 +331,7 @@ fn a_vault_that_is_away_or_missing_is_no_first_start() {
     // Another vault has no snapshot yet; the one that is away may have some.
     let empty = World::new();
     assert_eq!(refused(world.decide_of(vec![empty.site(), away("/b")])), StartState::Unreachable);
+    assert_eq!(refused(world.decide_of(vec![empty.site(), nowhere("/b")])), StartState::Unreachable);
     let start = StartRules { on_unreachable: Some(OnUnreachable::Start), ..StartRules::default() };
     let replica = world.gather_of(vec![away("/a"), world.site()], None, &start);
     assert_restores(&decide(&replica.facts, &start), StartState::Unreachable, None, second);

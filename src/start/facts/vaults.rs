@@ -128,10 +128,12 @@ impl Opened {
     pub fn facts(&self) -> VaultFacts {
         let good = self.good().map(|(_, choice)| choice.name);
         let away = self.away.first().map(|(url, why)| format!("the vault {url} cannot be used: {}", why.what()));
-        // A volume that is not mounted, most often: the vault on it may know more than the others do.
-        let lost = self.missing.first().zip(self.vaults.first()).filter(|_| self.first_is_missing);
+        // A volume that is not mounted, most often: the vault on it may know more than the others do. If that is not the first one, it matters
+        // where the others know of no good snapshot.
+        let matters = self.first_is_missing || good.is_none();
+        let lost = self.missing.first().zip(self.vaults.first()).filter(|_| matters);
         if let Some((why, (other, ..))) = lost {
-            let why = format!("{}, although {other} has it", why.what());
+            let why = format!("{}, although there is one at {other}", why.what());
             return VaultFacts::Unreachable { why, good };
         }
         let mut none_good: Vec<_> = self.none_good().map(|(_, newest, _)| newest).collect();
@@ -169,7 +171,10 @@ impl Opened {
             Listed::NoneGood(newest, _) => std::slice::from_ref(newest),
             Listed::Nothing => &[],
         });
-        over.filter(|over| over.damaged && over.snapshot > good.name).max_by_key(|over| over.snapshot)
+        // If one vault knows that a snapshot is not good, nothing is lost with another one's copy.
+        let is_known = |at: SnapshotName| over.clone().any(|over| over.snapshot == at && !over.damaged);
+        let damaged = over.clone().filter(|over| over.damaged && over.snapshot > good.name && !is_known(over.snapshot));
+        damaged.max_by_key(|over| over.snapshot)
     }
 
     fn none_good(&self) -> impl Iterator<Item = (&Vault, &PassedOver, Option<&Root>)> {
