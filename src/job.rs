@@ -241,7 +241,7 @@ fn reported(
             let what = format!("the report of the run is not stored: {}", why.what_with_code());
             // The run's own error tells of it, too: there is no vault, or it does not answer.
             match error.as_ref().is_some_and(|error| error.code() == why.code() && !why.code().is_general()) {
-                true => tracing::info!("{}", printable(&what)),
+                true => tracing::debug!("{}", printable(&what)),
                 false => ctx.monitor.warn(&what),
             }
         })

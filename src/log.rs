@@ -25,8 +25,9 @@ use serde_json::{Map, Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::field::{MakeVisitor, VisitFmt, VisitOutput};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{DefaultFields, DefaultVisitor, Writer};
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
@@ -49,6 +50,47 @@ impl LogTime {
 impl FormatTime for LogTime {
     fn format_time(&self, line: &mut Writer<'_>) -> fmt::Result {
         line.write_str(&LogTime::now())
+    }
+}
+
+/// Writes the fields of a line of text, but for `error`: why a run failed is told where its failure is, and once. The line that every
+/// run has says with which code it ended.
+#[derive(Default)]
+pub struct TextFields(DefaultFields);
+
+/// Passes on all fields that are written.
+pub struct TextVisitor<'w>(DefaultVisitor<'w>);
+
+impl<'w> MakeVisitor<Writer<'w>> for TextFields {
+    type Visitor = TextVisitor<'w>;
+
+    fn make_visitor(&self, line: Writer<'w>) -> TextVisitor<'w> {
+        TextVisitor(self.0.make_visitor(line))
+    }
+}
+
+impl Visit for TextVisitor<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() != "error" {
+            self.0.record_debug(field, value);
+        }
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() != "error" {
+            self.0.record_str(field, value);
+        }
+    }
+}
+
+impl VisitOutput<fmt::Result> for TextVisitor<'_> {
+    fn finish(self) -> fmt::Result {
+        self.0.finish()
+    }
+}
+
+impl VisitFmt for TextVisitor<'_> {
+    fn writer(&mut self) -> &mut dyn fmt::Write {
+        self.0.writer()
     }
 }
 

@@ -43,7 +43,7 @@ use self::commands::{config as settings, doctor, export, look, manual, publish, 
 use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
-use self::log::{CloudLog, LogTime};
+use self::log::{CloudLog, LogTime, TextFields};
 use self::stdout::Stdout;
 use self::terminal::Terminal;
 
@@ -352,6 +352,7 @@ fn start_log(terminal: &Terminal, output: OutputOptions, env: &dyn Fn(&str) -> O
         return;
     }
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal.stderr()).with_target(false);
+    let lines = lines.fmt_fields(TextFields::default());
     match io::stderr().is_terminal() {
         true => lines.with_ansi(true).without_time().init(),
         false => lines.with_ansi(false).with_timer(LogTime).init(),

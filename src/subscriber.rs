@@ -310,7 +310,8 @@ impl Puller {
                 let attempt = attempt.map(|attempt| format!(" (delivery {attempt})")).unwrap_or_default();
                 // The message did not fail if it was the program that was told to stop.
                 match failed && !self.shutdown.stop().load(Ordering::Relaxed) {
-                    true => tracing::error!("a message is not served{attempt}, and given back: {why}"),
+                    // The run that failed is the error, and was told.
+                    true => tracing::warn!("a message is not served{attempt}, and given back: {why}"),
                     false => tracing::warn!("a message is not served yet{attempt}, and given back: {why}"),
                 }
                 tokio::select! {
@@ -384,13 +385,13 @@ impl Disposition {
     fn of(answer: &Answer, hold: Duration) -> Self {
         match answer {
             Answer::Done { outcome, retry, report } => {
-                let error = report.error().unwrap_or("its report says why");
                 match outcome {
                     _ if *retry => {
-                        Disposition::Again { why: format!("its run failed: {error}"), after: hold, failed: true }
+                        // The runner has told why.
+                        Disposition::Again { why: "its run failed".into(), after: hold, failed: true }
                     }
                     Outcome::Refused | Outcome::Damaged if report.error().is_some() => {
-                        Disposition::Hopeless(format!("its run ended as {outcome}: {error}"))
+                        Disposition::Hopeless(format!("its run ended as {outcome}"))
                     }
                     _ => Disposition::Done("its run is over"),
                 }

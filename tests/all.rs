@@ -113,6 +113,7 @@ mod store_latency;
 mod support;
 mod suspect_snapshots;
 mod terminal;
+mod told_once;
 mod unreadable_entries;
 mod vault_permissions;
 mod vault_places;

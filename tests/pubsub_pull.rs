@@ -140,7 +140,9 @@ fn a_run_that_failed_is_tried_again_and_makes_one_snapshot() {
     let listener = listen(&world, &subscription, &[]);
     pubsub.publish(&topic, b"{}", cloud_event(BACKUP, "1"));
     let log = listener.log_with_within("a message is not served", 1, SOON);
-    assert!(log.contains("ERROR") && log.contains("it does not exist"), "{log}");
+    assert!(log.contains("ERROR") && log.contains(" ended as failed: "), "{log}");
+    // Each delivery has a run of its own, whose failure is told once.
+    assert_eq!(log.matches("it does not exist").count(), log.matches(" ended as failed: ").count(), "{log}");
     fs::rename(world.path("gone"), world.data()).unwrap();
     listener.log_with_within("acknowledged: its run is over", 1, SOON);
     assert_eq!(world.snapshots_once(1, SOON).len(), 1);

@@ -21,7 +21,7 @@ struct StateReport<'a> {
     data: &'a Path,
     #[serde(flatten)]
     decision: &'a Decision,
-    warnings: &'a [String],
+    warnings: Vec<&'a String>,
 }
 
 /// Tells what a data directory is, and what `run` would do.
@@ -30,9 +30,12 @@ struct StateReport<'a> {
 /// A directory that cannot be read; vaults that are not replicas of each other; an output that cannot be written.
 pub fn state(config: &StartConfig, vaults: &VaultPool, console: &mut Console, ctx: &Context) -> Result<ProgramOutcome> {
     let gathered = facts::gather(|| vaults.sites(false), &config.options, &config.rules, ctx)?;
-    gathered.warnings.iter().for_each(|what| tracing::warn!("{}", printable(what)));
     let decision = decide(&gathered.facts, &config.rules);
-    let (data, warnings) = (&*config.options.data, &*gathered.warnings);
+    // The report says why, of a vault that decides.
+    let untold = gathered.away.iter().filter(|away| !away.is_named_in(&decision.why)).map(|away| &away.told);
+    untold.chain(&gathered.warnings).for_each(|what| tracing::warn!("{}", printable(what)));
+    let warnings: Vec<_> = gathered.away.iter().map(|away| &away.told).chain(&gathered.warnings).collect();
+    let data = &*config.options.data;
     let report = StateReport { data, decision: &decision, warnings };
     console.answer(&report, || view::state(&decision, data))?;
     Ok(match (decision.state, &decision.action) {

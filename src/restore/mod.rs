@@ -87,12 +87,15 @@ fn restore_within(
     tell_of_newer(&choice.passed_over, |what| ctx.monitor.warn(&what));
     let mut instead_of = select::newest_damaged(&choice.passed_over);
     let (mut first, mut first_untried) = (None, None);
+    // Told when something older is restored: otherwise the error says it.
+    let mut untold = None;
     loop {
         let (name, named) = (choice.name, choice.named || options.skip_damaged);
         passed_over.append(&mut choice.passed_over);
         let tested = Damaged::PassedOver;
         let failure = match attempt(vault, options, choice, (&mut doubts, tested), limits, ctx) {
             Ok(report) => {
+                untold.iter().for_each(|what: &String| ctx.monitor.warn(what));
                 if instead_of.is_some() {
                     ctx.monitor.warn(&format!("the snapshot {name}, which is older, is restored in its place"));
                 }
@@ -119,8 +122,11 @@ fn restore_within(
             // If several are damaged, the newest is the one that was asked for. The parts of its packs that it needs
             // may be sound.
             if untried {
-                ctx.monitor.warn(&format!("{}; it is read anyway, because nothing else is left to try", why.what()));
+                let what = format!("{}; it was read anyway, because nothing else was left to try", why.what());
                 let anyway = attempt(vault, options, newest, (&mut doubts, Damaged::Read), limits, ctx);
+                if anyway.is_ok() {
+                    ctx.monitor.warn(&what);
+                }
                 return anyway.map_err(|RestoreFailure { why, .. }| match first {
                     Some(first) if why.kind() != Kind::Unneeded => first,
                     _ => why,
@@ -130,7 +136,8 @@ fn restore_within(
         };
         // Only the first is warned of here; the report lists the others.
         if instead_of.is_none() {
-            ctx.monitor.warn(&format!("the snapshot {name} is passed over, an older one is looked for: {}", over.why));
+            tracing::info!("the snapshot {name} is damaged, and an older one is looked for");
+            untold = Some(format!("the snapshot {name} is passed over: {}", over.why));
         }
         passed_over.push(over);
         instead_of.get_or_insert(name);

@@ -6,7 +6,7 @@ mod vaults;
 use std::path::PathBuf;
 
 use self::directory::Looked;
-pub use self::vaults::DamagedRoot;
+pub use self::vaults::{AwayVault, DamagedRoot};
 use self::vaults::{Newest, Opened};
 use super::compare::{Comparison, NAMED, Until};
 use super::databases::{self, DatabaseChecks};
@@ -55,7 +55,9 @@ pub struct Gathered {
     pub saved_by: Option<Filters>,
     /// The snapshot whose root is damaged, and that is newer than all good ones, if there is one.
     pub damaged: Option<DamagedRoot>,
-    /// What should be told, although it decides nothing.
+    /// The vaults that did not answer.
+    pub away: Vec<AwayVault>,
+    /// What else should be told, although it decides nothing.
     pub warnings: Vec<String>,
 }
 
@@ -100,7 +102,14 @@ pub fn gather_below(
     let looked = directory::look(options, rules.require_mount, ctx)?;
     facts.content = looked.content.clone();
     if matches!(looked.content, DirectoryContent::NotMounted | DirectoryContent::Unfinished { .. }) {
-        return Ok(Gathered { facts, lineage: None, saved_by: None, damaged: None, warnings: Vec::new() });
+        return Ok(Gathered {
+            facts,
+            lineage: None,
+            saved_by: None,
+            damaged: None,
+            away: Vec::new(),
+            warnings: Vec::new(),
+        });
     }
     let vaults = vaults::open(sites()?, below)?;
     facts.vault = vaults.facts();
@@ -116,7 +125,8 @@ pub fn gather_below(
         gathering.filled(root)?;
     }
     let Gathering { facts, lineage, saved_by, .. } = gathering;
-    Ok(Gathered { facts, lineage, saved_by, damaged: vaults.damaged_root(), warnings: vaults.warnings() })
+    let (away, warnings) = (vaults.away(), vaults.warnings());
+    Ok(Gathered { facts, lineage, saved_by, damaged: vaults.damaged_root(), away, warnings })
 }
 
 /// Whether a data directory holds data, by the rule that tells a directory that is [empty](DirectoryContent::Empty) from one that is
@@ -256,7 +266,7 @@ impl Gathering<'_> {
     }
 }
 
-/// Whether a root is that of a snapshot which was committed anew, and holds nothing else. `run` gives the directory the serial of such a
+/// Whether a root is that of a snapshot which was committed anew, and holds nothing else than the one that is named. `run` gives the directory the serial of such a
 /// root first: one that was killed before it wrote the new name there, too, leaves a lineage that names the old one.
 fn is_anew(root: &Root, named: Option<SnapshotName>) -> bool {
     named.is_some() && root.parent == named && root.totals.new_packs == 0 && root.totals.uploaded_bytes == 0

@@ -109,7 +109,11 @@ impl Around {
             if settings.rules.init {
                 match replicas::backup::make(self.vaults.sites(true)?, ctx) {
                     // The look that follows decides without it.
-                    Err(why) if why.kind() == Kind::Unreachable => tracing::warn!("no vault is made: {}", why.what()),
+                    Err(why) if why.kind() == Kind::Unreachable => {
+                        // What is told when no epoch can be taken, or in the end, says why.
+                        tracing::warn!("no vault is made: it is not known whether there is one");
+                        tracing::debug!("no vault is made: {}", why.what());
+                    }
                     made => _ = made?,
                 }
             }
@@ -248,16 +252,6 @@ impl Around {
             gathered = gather()?;
         }
         self.decide_upon(gathered)
-    }
-
-    /// Decides by what is known; tells what.
-    pub(super) fn decide_upon(&self, gathered: Gathered) -> Result<(Decision, Gathered)> {
-        let settings = &self.settings;
-        gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let decision = decide(&gathered.facts, &settings.start);
-        tracing::info!("the data in {} is {}: {}", settings.data.display(), decision.state, decision.why);
-        decision.compared.iter().for_each(|line| tracing::info!("compared: {line}"));
-        Ok((decision, gathered))
     }
 
     /// Does what was decided.

@@ -32,7 +32,7 @@ use crate::backup::BackupReport;
 use crate::epochs::driver::Begun;
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
-use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState};
+use crate::start::decide::{Decision, OnUnreachable, SaveReason, StartAction, StartState, decide};
 use crate::start::facts::{self, DamagedRoot, Gathered};
 use crate::start::known::{DirectoryContent, NamedSnapshot, VaultFacts};
 use crate::vault::root::SnapshotName;
@@ -79,19 +79,37 @@ impl Around {
                     return Ok(done);
                 }
             };
-            tracing::error!(
-                "the snapshot {damaged} is damaged, and it is decided once more without it: {}",
-                why.what()
-            );
-            let (newest, why) = first.take().unwrap_or((damaged, why));
             let (look, rules) = (&self.settings.look, &self.settings.start);
             let older = facts::gather_below(|| self.vaults.sites(false), look, rules, Some(damaged), ctx)?;
             if !matches!(older.facts.vault, VaultFacts::Good(_) | VaultFacts::Unreachable { good: Some(_), .. }) {
                 return Err(why);
             }
-            first = Some((newest, why));
+            tracing::error!(
+                "the snapshot {damaged} is damaged, and it is decided once more without it: {}",
+                why.what()
+            );
+            first = first.or(Some((damaged, why)));
             (decision, gathered) = self.decide_upon(older)?;
         }
+    }
+
+    /// Decides by what is known; tells what.
+    pub(super) fn decide_upon(&self, gathered: Gathered) -> Result<(Decision, Gathered)> {
+        let settings = &self.settings;
+        let decision = decide(&gathered.facts, &settings.start);
+        // A refusal is the error at the end, and says why; that no epoch can be taken was told with the reason.
+        let is_refused = matches!(decision.action, StartAction::Refuse { .. });
+        let is_told = is_refused || decision.state == StartState::Unreachable && self.term.is_without_epoch();
+        let untold = gathered.away.iter().filter(|away| !is_told || !away.is_named_in(&decision.why));
+        untold.for_each(|away| tracing::warn!("{}", away.told));
+        gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let (data, state) = (settings.data.display(), decision.state);
+        match is_told {
+            true => tracing::info!("the data in {data} is {state}"),
+            false => tracing::info!("the data in {data} is {state}: {}", decision.why),
+        }
+        decision.compared.iter().for_each(|line| tracing::info!("compared: {line}"));
+        Ok((decision, gathered))
     }
 
     /// Returns the newest snapshot, if its root is damaged, and tells that.

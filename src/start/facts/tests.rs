@@ -319,7 +319,7 @@ fn a_vault_that_is_away_or_missing_is_no_first_start() {
     assert!(there.why.contains("it timed out"), "{there:?}");
     // Only the first vault is needed; the others are told of.
     let gathered = world.gather_of(vec![world.site(), away("/b")], None, &StartRules::default());
-    assert!(gathered.facts.vault == VaultFacts::Good(second) && gathered.warnings[0].contains("/b"), "{gathered:?}");
+    assert!(gathered.facts.vault == VaultFacts::Good(second) && gathered.away[0].told.contains("/b"), "{gathered:?}");
     fs::remove_dir_all(&world.data).unwrap();
     let refused = |decision: Decision| match decision.action {
         StartAction::Refuse { .. } => decision.state,

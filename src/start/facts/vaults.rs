@@ -45,6 +45,22 @@ pub struct DamagedRoot {
     pub unheard: Option<String>,
 }
 
+/// A vault that did not answer.
+#[derive(Debug, Clone)]
+pub struct AwayVault {
+    /// Its address.
+    url: String,
+    /// What should be told of it.
+    pub told: String,
+}
+
+impl AwayVault {
+    /// Whether a text, such as the reason of a decision, tells of this vault.
+    pub fn is_named_in(&self, why: &str) -> bool {
+        why.contains(&format!("the vault {} cannot be used: ", self.url))
+    }
+}
+
 /// A snapshot that the directory is compared with, and the vault that has it.
 pub struct Newest<'a> {
     pub name: SnapshotName,
@@ -262,13 +278,16 @@ impl Opened {
         vaults.chain(self.missing.iter().map(Error::what)).collect()
     }
 
-    /// What should be told although it decides nothing: vaults that did not answer, and snapshots that are damaged.
+    /// The vaults that did not answer.
+    pub fn away(&self) -> Vec<AwayVault> {
+        let told = |url: &String, why: &Error| format!("the vault {url} is passed over: {}", why.what_with_code());
+        self.away.iter().map(|(url, why)| AwayVault { url: url.clone(), told: told(url, why) }).collect()
+    }
+
+    /// What should be told although it decides nothing: snapshots that are damaged.
     pub fn warnings(&self) -> Vec<String> {
-        let away =
-            self.away.iter().map(|(url, why)| format!("the vault {url} is passed over: {}", why.what_with_code()));
         let damaged = self.good().into_iter().flat_map(|(_, choice)| &choice.passed_over);
         let damaged = damaged.filter(|over| over.damaged);
-        let damaged = damaged.map(|over| format!("the snapshot {} is passed over: {}", over.snapshot, over.why));
-        away.chain(damaged).collect()
+        damaged.map(|over| format!("the snapshot {} is passed over: {}", over.snapshot, over.why)).collect()
     }
 }
