@@ -10,6 +10,7 @@ use crate::log::LogTime;
 use crate::stderr;
 use crate::stdout::{Items, Stdout, json};
 use crate::terminal::Terminal;
+use crate::wrap;
 use lastgood::text::printable;
 
 /// Standard output, and how the user wants the results.
@@ -97,7 +98,7 @@ impl<'t> Console<'t> {
                 None => format!("lastgood: {}", printable(&why.what_with_code())),
             };
             let time = if io::stderr().is_terminal() { String::new() } else { format!("{} ", LogTime::now()) };
-            stderr::write(format!("{time}{what}\n{advice}").as_bytes());
+            stderr::write(wrap::for_stderr(&format!("{time}{what}\n{advice}"), wrap::OF_ERROR).as_bytes());
         }
         if self.output.json && !self.out.used() {
             write_error(&mut self.out, why.kind(), why.word(), &why.what(), why.advice());

@@ -10,6 +10,7 @@ mod new_file;
 mod stderr;
 mod stdout;
 mod terminal;
+mod wrap;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::OsString;
@@ -114,6 +115,10 @@ fn main() -> ExitCode {
     let limited = flag::register(SIGXFSZ, Arc::default());
     let out = Stdout::new();
     let args: Vec<_> = std::env::args_os().collect();
+    let folder = std::env::current_dir().map(PathBuf::into_os_string).ok();
+    let settings = config::names_of_this_process().into_iter().filter(|name| name.starts_with("LASTGOOD_"));
+    let settings = settings.filter_map(|name| config::of_this_process(&name));
+    wrap::keep_whole(args.iter().cloned().chain(folder).chain(settings));
     let (cli, layers) = match layers::settle(&args, &config::of_this_process, &config::names_of_this_process()) {
         Ok(settled) => settled,
         Err(Unsettled::Arguments(why)) => return explain(&why, &args, out),
@@ -275,7 +280,11 @@ fn explain(why: &clap::Error, args: &[OsString], mut out: Stdout) -> ExitCode {
     // Help was asked for, so it has to be printed; an error in the arguments is printed as far as it can be.
     let instead = match wish {
         _ if args.len() == 1 => Some(cli::help::BEGIN.to_owned()),
-        Some(answer) => Some(format!("{message}\n\n{}", cli::help::wrapped("  ", answer))),
+        Some(answer) => {
+            Some(wrap::for_stderr(&format!("{message}\n\n{}", cli::help::wrapped("  ", answer)), wrap::OF_ERROR))
+        }
+        // What is wider than the terminal is wrapped. Help is no wider: clap wraps it.
+        None if why.use_stderr() => Some(wrap::for_stderr(&text, wrap::OF_ERROR)).filter(|wrapped| *wrapped != text),
         None => None,
     };
     let printed = match instead {
@@ -351,7 +360,7 @@ fn start_log(terminal: &Terminal, output: OutputOptions, env: &dyn Fn(&str) -> O
         tracing_subscriber::registry().with(layer.with_filter(filter)).init();
         return;
     }
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal.stderr()).with_target(false);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(terminal.lines()).with_target(false);
     let lines = lines.fmt_fields(TextFields::default());
     match io::stderr().is_terminal() {
         true => lines.with_ansi(true).without_time().init(),

@@ -16,6 +16,7 @@ use terminal_size::terminal_size_of;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::stderr;
+use crate::wrap;
 
 /// How often progress is logged if there is no bar.
 const LOG_EVERY: Duration = Duration::from_secs(15);
@@ -66,7 +67,12 @@ impl Terminal {
 
     /// Returns the writer for the log: stderr, above the bar.
     pub fn stderr(&self) -> Stderr {
-        Stderr { bar: self.bar.clone() }
+        Stderr { bar: self.bar.clone(), wraps: false }
+    }
+
+    /// Returns the writer for a log that people read: what is wider than the terminal is wrapped.
+    pub fn lines(&self) -> Stderr {
+        Stderr { wraps: true, ..self.stderr() }
     }
 
     /// Removes the bar for good.
@@ -177,10 +183,18 @@ impl Monitor for Terminal {
 pub struct Stderr {
     bar: ProgressBar,
 }
+    wraps: bool,
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bar.suspend(|| stderr::write(bytes));
+        match std::str::from_utf8(bytes) {
+            // Each event of the log comes as a whole.
+            Ok(text) if self.wraps => {
+                let text = wrap::for_stderr(text, wrap::OF_LOG);
+                self.bar.suspend(|| stderr::write(text.as_bytes()));
+            }
+            _ => self.bar.suspend(|| stderr::write(bytes)),
+        }
         Ok(bytes.len())
     }
 

@@ -1,5 +1,7 @@
 //! What people see on a terminal of 80 columns; and that pipes and files get the same as ever.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::support::terminal::{lines, on_terminal};
@@ -124,6 +126,47 @@ fn the_progress_bar_fits_and_is_gone_at_the_end() {
     }
     world.run(["backup", "-v"]).ended(0).says(" INFO syncing");
     world.run(["restore", "out", "-v"]).ended(0).says(" INFO syncing");
+}
+
+#[test]
+fn errors_and_notices_are_wrapped_between_words() {
+    let world = World::new();
+    world.write("a", "a");
+    let vault = "a folder whose name has spaces/and is long";
+    let args = ["restore", "out", "--vault", vault];
+    let ran = on_terminal(&world.command(args), 80, &[]);
+    let shown = lines(ran.ended(1).text());
+    let whole = world.path(vault).display().to_string();
+    // Neither a path nor a command is broken, so that its line may be longer.
+    assert!(shown.iter().all(|line| line.chars().count() <= 80 || line.contains(&whole)), "{shown:#?}");
+    assert!(shown.len() > 2 && shown.iter().any(|line| line.contains(&whole)), "{shown:#?}");
+    let plain = world.run(args);
+    let text = plain.ended(1).stderr.split_once(' ').unwrap().1;
+    let joined = |lines: Vec<&str>| lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    assert_eq!(joined(shown.iter().map(String::as_str).collect()), joined(text.lines().collect()));
+    assert_eq!(plain.stderr.lines().count(), 2, "off a terminal, the error is one line and its advice another");
+    let json = on_terminal(&world.command([&args[..], &["--log-format", "json"]].concat()), 80, &[]);
+    let shown = lines(json.ended(1).text());
+    let events: Vec<_> = shown.iter().filter(|line| line.starts_with('{')).collect();
+    let is_whole = |line: &&String| serde_json::from_str::<Value>(line).is_ok();
+    assert!(!events.is_empty() && events.iter().all(is_whole), "{shown:#?}");
+    // Lines of the log, and what is said of arguments.
+    for _ in 0..2 {
+        world.backup();
+    }
+    fs::remove_file(world.data().join("a")).unwrap();
+    for args in [
+        &["backup"][..],
+        &["restore", "out", "--snapshots-that-there-are-none-of-with-a-long-name"],
+        &["backup", "--level", "200000000000000000000000000000000000000"],
+        &["backup", "--init", "data", "--exclude", "[a-very-long-pattern-that-is-none-since-no-bracket-ends-it"],
+    ] {
+        let ran = on_terminal(&world.command(args), 80, &[]);
+        let shown = lines(ran.text());
+        assert!(shown.iter().all(|line| line.chars().count() <= 80 || line.contains("/tmp/")), "{shown:#?}");
+        let long = world.run(args).stderr.lines().filter(|line| line.chars().count() > 80).count();
+        assert!(long > 0, "{args:?} has no long line");
+    }
 }
 
 #[test]
