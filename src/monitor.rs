@@ -39,8 +39,12 @@ pub trait Monitor: Send + Sync {
     fn total(&self, _bytes: u64) {}
     /// More bytes are done; their number is given.
     fn advance(&self, _bytes: u64) {}
+    /// All bytes are done, and something else takes the time: `what` is done now.
+    fn finishing(&self, _what: &str) {}
     /// All bytes are done; what is left is to have them written to disks and to commit the work.
-    fn syncing(&self) {}
+    fn syncing(&self) {
+        self.finishing("syncing");
+    }
     /// Warns the user of something that does not stop the work.
     fn warn(&self, _what: &str) {}
     /// The backup has reached a moment at a path. This is called from several threads; the work goes on when it returns.

@@ -29,9 +29,9 @@ const WIDE: u16 = 72;
 /// The lines: with a total, without one, and when all bytes are done.
 const WITH_TOTAL: &str = "{msg} [{wide_bar}] {binary_bytes} of {binary_total_bytes}{pace}";
 const WITHOUT_TOTAL: &str = "{msg} {spinner} {binary_bytes}, {binary_bytes_per_sec}, {elapsed}";
-const SYNCING: &str = "{msg} {spinner} {binary_bytes} done, syncing";
+const FINISHING: &str = "{msg} {spinner} {binary_bytes} done, {prefix}";
 /// The same for narrow terminals.
-const NARROW: [&str; 3] = ["{percent} %", "{binary_bytes}", "syncing"];
+const NARROW: [&str; 3] = ["{percent} %", "{binary_bytes}", "{prefix}"];
 
 /// A monitor that shows a bar on stderr, or logs.
 pub struct Terminal {
@@ -65,7 +65,7 @@ impl Terminal {
         }
     }
 
-    /// Returns the writer for the log: stderr, above the bar.
+    /// Returns the writer for a log that programs read: stderr, above the bar.
     pub fn stderr(&self) -> Stderr {
         Stderr { bar: self.bar.clone(), wraps: false }
     }
@@ -98,7 +98,7 @@ impl Terminal {
 /// The style of one of the lines: with a total, without one, when all bytes are done.
 fn style(which: usize) -> ProgressStyle {
     let width = terminal_size_of(io::stderr()).map_or(WIDTH, |(width, _)| width.0);
-    let template = if width < WIDE { NARROW[which] } else { [WITH_TOTAL, WITHOUT_TOTAL, SYNCING][which] };
+    let template = if width < WIDE { NARROW[which] } else { [WITH_TOTAL, WITHOUT_TOTAL, FINISHING][which] };
     // The templates are constants, and valid: a test builds them.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.progress_chars("=> ").with_key("pace", |state: &ProgressState, text: &mut dyn fmt::Write| {
@@ -149,9 +149,10 @@ impl Monitor for Terminal {
         }
     }
 
-    fn syncing(&self) {
-        tracing::info!("syncing");
+    fn finishing(&self, what: &str) {
+        tracing::info!("{what}");
         if self.shown {
+            self.bar.set_prefix(what.to_owned());
             self.bar.set_style(style(2));
         }
     }
@@ -182,8 +183,8 @@ impl Monitor for Terminal {
 #[derive(Clone)]
 pub struct Stderr {
     bar: ProgressBar,
-}
     wraps: bool,
+}
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -217,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_templates() {
-        for template in [WITH_TOTAL, WITHOUT_TOTAL, SYNCING].iter().chain(&NARROW) {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL, FINISHING].iter().chain(&NARROW) {
             ProgressStyle::with_template(template).unwrap();
         }
     }

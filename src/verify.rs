@@ -218,6 +218,7 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
     }
     state.settle_disputes()?;
     let (unused, unused_bytes) = state.objects()?;
+    ctx.monitor.finishing("checking the entries");
     let read = |(folder, name): &(&str, SnapshotName)| match known.contains_key(&(*folder, *name)) {
         true => None,
         false => Some(read_root(vault, folder, *name)),

@@ -126,6 +126,9 @@ fn the_progress_bar_fits_and_is_gone_at_the_end() {
     }
     world.run(["backup", "-v"]).ended(0).says(" INFO syncing");
     world.run(["restore", "out", "-v"]).ended(0).says(" INFO syncing");
+    world.run(["verify", "-v"]).ended(0).says(" INFO checking the entries");
+    let copy = ["copy", "--from", "backups", "--to", "other", "--init", "-v"];
+    world.run(copy).ended(0).says(" INFO committing the snapshots");
 }
 
 #[test]

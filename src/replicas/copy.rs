@@ -291,6 +291,9 @@ impl<'a> Copying<'a> {
         let missing: Vec<_> = std::mem::take(&mut self.missing).into_values().collect();
         self.missing_bytes = 0;
         self.send(&missing)?;
+        if !self.group.is_empty() {
+            self.ctx.monitor.finishing("committing the snapshots");
+        }
         let mut whole = Vec::new();
         for snapshot in std::mem::take(&mut self.group) {
             match snapshot.packs.iter().find_map(|pack| self.damaged.get(&pack.id)) {

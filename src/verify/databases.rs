@@ -81,6 +81,7 @@ fn get_out(vault: &Vault, snapshot: SnapshotName, path: &EntryPath, scratch: &Pa
 /// Returns the problem with a database, if there is one.
 fn look(file: &Path, ctx: &Context) -> Result<Option<String>> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    ctx.monitor.finishing("checking the database");
     // Called before the first connection of this process; what is done here is not affected by it.
     system_calls::replaced();
     let checked_file = Connection::open_with_flags(file, flags).and_then(|connection| {
