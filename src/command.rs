@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::fs::filesystem::{has_mounts, is_mount};
 use crate::path::EntryPath;
-use crate::shell::word;
+use crate::shell::{folder, word};
 use crate::store::address::argument;
 use crate::text::entry_name;
 
@@ -60,7 +60,7 @@ impl fmt::Display for RestoreCommand<'_> {
         if let Some(snapshot) = &self.snapshot {
             write!(f, " --snapshot {snapshot}")?;
         }
-        write!(f, " {}", word(&self.target))
+        write!(f, " {}", folder(&self.target))
     }
 }
 

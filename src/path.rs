@@ -31,6 +31,12 @@ pub fn escape(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Returns a path of the filesystem as messages show it: as it is, or escaped if it is not UTF-8.
+pub fn shown(path: impl AsRef<Path>) -> String {
+    let path = path.as_ref();
+    path.to_str().map_or_else(|| escape(path.as_os_str().as_bytes()).into_owned(), str::to_owned)
+}
+
 /// Returns the bytes that [`escape`] wrote as `text`.
 ///
 /// # Errors

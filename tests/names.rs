@@ -108,6 +108,7 @@ fn the_printed_restore_command_can_be_pasted() {
         ("\u{1b}[2J\tx", "v\u{202e}"),
         ("a,b", "c,d"),
         ("gs:", "file:"),
+        ("n\n", "v\n\n"),
     ] {
         let world = World::new();
         let at = world.path(data);
@@ -132,4 +133,28 @@ fn the_printed_command_restores_where_a_symlinked_data_folder_leads() {
     assert!(world.path("link").is_symlink() && !world.data().is_symlink());
     assert_eq!(fs::read(world.path("link/a")).unwrap(), b"first");
     assert_eq!(world.run(["backup", "link"]).ended(0).text().lines().count(), told.text().lines().count() - 1);
+}
+
+#[test]
+fn a_vault_whose_path_is_not_utf8_can_be_given_back() {
+    let world = World::with_files();
+    let vault = OsStr::from_bytes(b"v\xff \\x");
+    let told = world.run([OsStr::new("backup"), OsStr::new("--init"), OsStr::new("--vault"), vault]);
+    assert!(!told.ended(0).text().contains('\u{fffd}'), "{told:?}");
+    let report = world.json([OsStr::new("backup"), OsStr::new("--vault"), vault], 0);
+    let address = report["vault"].as_str().unwrap();
+    assert!(address.starts_with("file:///") && address.ends_with("/v%FF%20%5Cx"), "{address}");
+    assert_eq!(world.json(["list", "--vault", address], 0).as_array().unwrap().len(), 2);
+    world.write("a.txt", "later");
+    pasted(&world, &told).ended(0);
+    assert_eq!(fs::read(world.data().join("a.txt")).unwrap(), b"first\n");
+    // Messages name it so, and the objects in it as paths are spelled everywhere.
+    let missing = OsStr::from_bytes(b"none\xff");
+    let ran = world.run([OsStr::new("list"), OsStr::new("--vault"), missing]);
+    ran.ended(1).says("/none%FF: there is no vault").says("`lastgood init --vault file:///");
+    assert!(!ran.stderr.contains('\u{fffd}'), "{ran:?}");
+    fs::remove_dir_all(world.path(vault).join("packs")).unwrap();
+    fs::write(world.path(vault).join("packs"), "").unwrap();
+    let ran = world.run(["verify", "--vault", address]);
+    assert!(ran.stderr.contains("/v\\xff \\\\x") && !ran.stderr.contains('\u{fffd}'), "{ran:?}");
 }

@@ -9,7 +9,7 @@ use lastgood::error::{Code, Error, Result};
 use lastgood::fs::answer;
 use lastgood::fs::location::lies_in;
 use lastgood::source::select::Select;
-use lastgood::store::address::{Address, argument};
+use lastgood::store::address::{Address, argument, of_folder};
 use lastgood::vault::CONFIG;
 use lastgood::vault::entry::CheckKind;
 use lastgood::vault::root::BackupReason;
@@ -111,7 +111,7 @@ fn check_default(vault: &Path, vault_at: &Path, data_at: &Path) -> Result<()> {
         return Ok(());
     }
     let why = format!("it is in the data directory {}, and would be lost with it", data_at.display());
-    let beside = data_at.parent().map_or("URL".into(), |above| argument(&above.join("backups").to_string_lossy()));
+    let beside = data_at.parent().map_or("URL".into(), |above| argument(&of_folder(&above.join("backups"))));
     Err(Error::usage(format!("make a vault in {}", vault.display()), why)
         .hint(format!("Name another place: `--vault {beside} --init`. `--init` alone makes it there all the same.")))
 }

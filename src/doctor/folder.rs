@@ -12,7 +12,7 @@ use super::space::{existing, free, size, writable};
 use super::vault;
 use crate::fs::filesystem::remote_at;
 use crate::fs::{Folder, is_folder, what};
-use crate::shell::word;
+use crate::shell;
 use crate::store::local::{LocalStore, TMP};
 use crate::store::{Store, to_share};
 
@@ -101,7 +101,7 @@ fn open(mode: u32, folder: &Path) -> DoctorCheck {
              If others restore from it, share it with a group: {}. This closes it:",
             to_share(folder)
         ))
-        .run(format!("chmod go-rwx {}", word(folder)))
+        .run(format!("chmod go-rwx {}", shell::folder(folder)))
 }
 
 /// Says what is at the place of a backup's temporary files, if it is not a folder.

@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,8 +16,8 @@ use crate::backup::options::BackupOptions;
 use crate::backup::{self, newer_format};
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
-use crate::shell::word;
-use crate::store::address::argument;
+use crate::shell::folder;
+use crate::store::address::{argument, to_folder};
 use crate::store::{self, to_share};
 use crate::vault::doubt::{Doubts, Finding, in_all, told};
 use crate::vault::hex::PackId;
@@ -89,14 +88,14 @@ impl Replica {
             format!(
                 "everybody on this machine may look into the vault {url} (mode {mode:04o}), but what is stored from now on is closed to \
                  others: `chmod go-rwx {}` closes all; to share it with a group: {}",
-                word(url),
-                to_share(Path::new(url))
+                folder(&to_folder(url)),
+                to_share(&to_folder(url))
             )
         });
         let unshared = vault
             .store
             .unshared()
-            .map(|unshared| format!("the vault {url}: {}: {}", unshared.what(), unshared.commands(Path::new(url))));
+            .map(|unshared| format!("the vault {url}: {}: {}", unshared.what(), unshared.commands(&to_folder(url))));
         let fleeting = self.fleeting.then(|| {
             format!("the vault {url} is on the disk of a Cloud Run instance, and is lost with it: keep it in a bucket")
         });

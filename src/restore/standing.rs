@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, process};
 
 use crate::error::{Code, Error};
-use crate::shell::word;
+use crate::shell::folder;
 
 use serde::Serialize;
 
@@ -63,7 +63,7 @@ pub fn refusal(target: &Path, user: &FileUser) -> Error {
     Error::failed(format!("replace {}", target.display()), why).with_code(Code::InUse).hint(format!(
         "Run it from {} itself or from outside of it: `cd {}`, or the WORKDIR of the container.",
         target.display(),
-        word(target)
+        folder(target)
     ))
 }
 

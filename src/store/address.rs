@@ -20,21 +20,42 @@ const SCHEMES: [&str; 16] = [
 /// Returns a vault's address, in the form that people are shown, as a shell takes it after `--vault`.
 pub fn argument(address: &str) -> String {
     let is_itself = |parsed| matches!(parsed, Ok(Address::Folder(path)) if path == Path::new(address));
-    match !Path::new(address).is_absolute() || is_itself(Address::parse(OsStr::new(address))) {
+    let is_absolute = Path::new(address).is_absolute();
+    // Not every shell can be given a word that ends in a line end, in one line.
+    match !is_absolute || !address.ends_with('\n') && is_itself(Address::parse(OsStr::new(address))) {
         true => word(address),
-        false => word(file_url(address)),
+        false => word(file_url(Path::new(address))),
     }
 }
 
-/// Returns the `file://` URL of an absolute path.
-fn file_url(path: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte) || !byte.is_ascii();
-    let bytes = path.bytes().flat_map(|byte| match plain(&byte) {
-        true => vec![byte],
-        false => format!("%{byte:02X}").into_bytes(),
-    });
-    // Characters that are not ASCII stay as they were.
-    format!("file://{}", String::from_utf8_lossy(&bytes.collect::<Vec<_>>()))
+/// Returns the address of a folder, given by its absolute path, as people are shown it: the path itself, or a `file://` URL if the path is
+/// not UTF-8. Spelled with backslashes, as paths in snapshots are, it could not be given back: `--vault` takes a backslash as itself.
+pub fn of_folder(path: &Path) -> String {
+    path.to_str().map_or_else(|| file_url(path), str::to_owned)
+}
+
+/// Returns the folder of an address that [`of_folder`] has made.
+pub fn to_folder(address: &str) -> PathBuf {
+    match Address::parse(OsStr::new(address)) {
+        Ok(Address::Folder(path)) if address.starts_with("file://") => path,
+        _ => address.into(),
+    }
+}
+
+/// Returns the `file://` URL of an absolute path. Characters that are not ASCII stay as they are, bytes that are none are escaped.
+fn file_url(path: &Path) -> String {
+    let mut url = "file://".to_owned();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c) || !c.is_ascii();
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match plain(c) {
+                true => url.push(c),
+                false => url.push_str(&format!("%{:02X}", c as u32)),
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| url.push_str(&format!("%{byte:02X}")));
+    }
+    url
 }
 
 /// A vault's address.
@@ -55,6 +76,7 @@ pub enum Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Address::Folder(path) if path.to_str().is_none() => f.write_str(&self.absolute()),
             Address::Folder(path) => write!(f, "{}", path.display()),
             Address::Bucket { bucket, prefix } if prefix.is_empty() => write!(f, "gs://{bucket}"),
             Address::Bucket { bucket, prefix } => write!(f, "gs://{bucket}/{prefix}"),
@@ -83,7 +105,7 @@ impl Address {
         if bytes.contains(&b',') && !bytes.starts_with(b"./") && !bytes.windows(3).any(|part| part == b"://") {
             let several = "Several vaults are given as --vault A --vault B. A folder of this name is written as";
             let other = match bytes.starts_with(b"/") {
-                true => format!("`{}`", word(file_url(&name.to_string()))),
+                true => format!("`{}`", word(file_url(Path::new(address)))),
                 false => format!("`./{name}`, or as file:///…, with %2C for the comma"),
             };
             return Err(wrong("it has a comma").hint(format!("{several} {other}.")));
@@ -123,9 +145,7 @@ impl Address {
     /// Returns the address as people are shown it: for a folder, the absolute path.
     pub fn absolute(&self) -> String {
         match self {
-            Address::Folder(path) => {
-                std::path::absolute(path).unwrap_or_else(|_| path.clone()).to_string_lossy().into_owned()
-            }
+            Address::Folder(path) => of_folder(&std::path::absolute(path).unwrap_or_else(|_| path.clone())),
             bucket => bucket.to_string(),
         }
     }
@@ -211,12 +231,22 @@ mod tests {
             ("/my vault", "'/my vault'"),
             ("/Acme, Inc/é %41", "file:///Acme%2C%20Inc/é%20%2541"),
             ("/a,b", "file:///a%2Cb"),
+            ("/a\n", "file:///a%0A"),
         ] {
             let given = super::argument(address);
             assert!([argument.to_owned(), word(argument)].contains(&given), "{given}");
             let parsed = Address::parse(OsStr::new(given.trim_matches('\''))).unwrap();
             assert_eq!(parsed.absolute(), address);
         }
+        // What is not UTF-8 has an address, too, and it is read as the same folder.
+        let odd = Path::new(OsStr::from_bytes(b"/\xff \\%\xc3\xa9"));
+        let address = Address::Folder(odd.to_owned());
+        for shown in [address.absolute(), address.to_string(), of_folder(odd)] {
+            assert_eq!(shown, "file:///%FF%20%5C%25é");
+            assert_eq!(Address::parse(OsStr::new(&shown)).unwrap(), address);
+            assert_eq!((super::argument(&shown), to_folder(&shown)), (word(&shown), odd.to_owned()));
+        }
+        assert_eq!(to_folder("/a,b"), Path::new("/a,b"));
         let said = Address::parse(OsStr::new("/a,b")).unwrap_err();
         assert!(said.advice().unwrap().contains("`file:///a%2Cb`"), "{said:?}");
     }

@@ -37,6 +37,8 @@ use super::{CONFIG, FreeSpace, Meta, Result, Staging, Store, StoreError, Unshare
 use crate::error::Code;
 use crate::fs::rename::give_name;
 use crate::fs::{Folder, filesystem, is_folder, location};
+use crate::path::shown;
+use crate::store::address::of_folder;
 
 pub mod access;
 mod folders;
@@ -91,8 +93,8 @@ impl LocalStore {
         let at = location::resolve(&self.folder).unwrap_or_else(|_| self.folder.clone());
         let Some(other) = at.ancestors().skip(1).find(|folder| is_vault(folder)) else { return Ok(()) };
         Err(StoreError::Refused {
-            doing: format!("make a vault in {}", self.folder.display()),
-            why: format!("it lies in the vault {}", other.display()),
+            doing: format!("make a vault in {}", shown(&self.folder)),
+            why: format!("it lies in the vault {}", shown(other)),
             hint: "Name a folder of its own.".into(),
             code: Code::Failed,
         })
@@ -124,7 +126,7 @@ fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> StoreError {
 
 impl Store for LocalStore {
     fn url(&self) -> String {
-        self.folder.display().to_string()
+        of_folder(&self.folder)
     }
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
@@ -141,7 +143,7 @@ impl Store for LocalStore {
     fn prepare(&self) -> Result<()> {
         self.check_apart()?;
         let top = self.make_top()?;
-        let doing = || format!("look at the folder {}", self.folder.display());
+        let doing = || format!("look at the folder {}", shown(&self.folder));
         let mode = fstat(&top).map_err(failed(doing))?.st_mode & 0o7777;
         let closed = access::closed_mode(mode);
         // A folder that cannot be closed may be somebody else's, or on a filesystem without modes. That it is open is
@@ -149,7 +151,7 @@ impl Store for LocalStore {
         if mode != closed
             && let Err(why) = top.set_mode(closed)
         {
-            tracing::debug!("could not close {} to other users: {why}", self.folder.display());
+            tracing::debug!("could not close {} to other users: {why}", shown(&self.folder));
         }
         Ok(())
     }
@@ -199,7 +201,7 @@ impl Store for LocalStore {
         let free = filesystem::free(&self.folder).ok().flatten()?;
         let kept = self.keep(keep.min(free / 16));
         let kept =
-            kept.inspect_err(|why| tracing::debug!("no space is set aside in {}: {why}", self.folder.display())).ok();
+            kept.inspect_err(|why| tracing::debug!("no space is set aside in {}: {why}", shown(&self.folder))).ok();
         Some(FreeSpace { free, kept })
     }
 
@@ -227,7 +229,7 @@ impl Store for LocalStore {
         let mut found = Vec::new();
         let mut folders = vec![folder.to_owned()];
         while let Some(within) = folders.pop() {
-            let doing = || format!("list {}", self.folder.join(&within).display());
+            let doing = || format!("list {}", shown(self.folder.join(&within)));
             self.within(&within, |folder| {
                 let names = match folder.names() {
                     Err(Errno::ACCESS) => return Err(self.denied_to_us(&within)),
@@ -258,7 +260,7 @@ impl Store for LocalStore {
     }
 
     fn other_than(&self, known: &[&str]) -> Result<Option<String>> {
-        let doing = || format!("list {}", self.folder.display());
+        let doing = || format!("list {}", shown(&self.folder));
         self.within("", |top| {
             for name in top.names().map_err(failed(doing))? {
                 let folder = top.look(&name).is_ok_and(|stat| stat.is_some_and(|stat| is_folder(&stat)));

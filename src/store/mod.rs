@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::error::{self, Code};
-use crate::shell::word;
+use crate::shell;
 
 /// The object that every vault has, and without which there is no vault.
 pub const CONFIG: &str = "vault.json";
@@ -440,7 +440,7 @@ impl Unshared {
             Unshared::Owner { owner, .. } => {
                 format!(
                     "`chown -R {owner} {}`, and run backups as that user or as root who may give files away",
-                    word(folder)
+                    shell::folder(folder)
                 )
             }
         }
@@ -449,6 +449,6 @@ impl Unshared {
 
 /// Returns the commands that give all of a vault to a group.
 pub fn to_share(folder: &Path) -> String {
-    let folder = word(folder);
+    let folder = shell::folder(folder);
     format!("`chgrp -R GROUP {folder}` and `chmod -R u+rwX,g+rwX,o-rwx {folder}`")
 }

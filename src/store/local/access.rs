@@ -14,6 +14,7 @@ use rustix::fs::{Gid, Mode, RawMode, Stat, Uid, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
 use crate::fs::is_folder;
+use crate::path::shown;
 use crate::store::{StoreError, Unshared, to_share};
 
 /// The owner and group of something in a vault, and what its group may do.
@@ -105,7 +106,7 @@ pub fn denied(name: &str, folder: &Path, path: &Path) -> StoreError {
             let (what, mode) = (if there.is_dir() { "the folder" } else { "the file" }, there.mode() & 0o7777);
             format!(
                 "{what} {} belongs to the user {} and the group {} (mode {mode:04o})",
-                at.display(),
+                shown(at),
                 there.uid(),
                 there.gid()
             )

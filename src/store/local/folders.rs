@@ -14,13 +14,14 @@ use super::access::Ownership;
 use super::{CONFIG, LocalStore, Result, StoreError, failed};
 use crate::error::Code;
 use crate::fs::{Folder, is_folder, what};
+use crate::path::shown;
 
 impl LocalStore {
     /// Opens the folder of the vault. `None` if it does not exist.
     pub(super) fn top(&self) -> Result<Option<Folder>> {
         match Folder::open(&self.folder) {
             Err(Errno::NOENT) => Ok(None),
-            opened => opened.map(Some).map_err(failed(|| format!("open the folder {}", self.folder.display()))),
+            opened => opened.map(Some).map_err(failed(|| format!("open the folder {}", shown(&self.folder)))),
         }
     }
 
@@ -45,7 +46,7 @@ impl LocalStore {
         let folder = top.as_ref().map_or(Ok(None), |top| self.enter(top, name))?;
         let found = folder.as_ref().map_or(Ok(None), find)?;
         if found.is_none() {
-            self.check_there(top.as_ref(), || format!("read in the folder {}", self.folder.display()))?;
+            self.check_there(top.as_ref(), || format!("read in the folder {}", shown(&self.folder)))?;
         }
         Ok(found)
     }
@@ -64,11 +65,11 @@ impl LocalStore {
     /// Opens the folder of the vault. If it is missing and nothing has been read from it, makes it durably.
     pub(super) fn make_top(&self) -> Result<Folder> {
         let top = self.top()?;
-        self.check_there(top.as_ref(), || format!("write in the folder {}", self.folder.display()))?;
+        self.check_there(top.as_ref(), || format!("write in the folder {}", shown(&self.folder)))?;
         if let Some(top) = top {
             return Ok(top);
         }
-        let doing = || format!("create the folder {}", self.folder.display());
+        let doing = || format!("create the folder {}", shown(&self.folder));
         let missing = |at: &&Path| !at.as_os_str().is_empty() && at.try_exists().is_ok_and(|there| !there);
         let missing: Vec<&Path> = self.folder.ancestors().take_while(missing).collect();
         let failure = |source| StoreError::Failed { doing: doing(), source };
@@ -95,12 +96,12 @@ fn in_the_way(above: &Folder, name: &str, why: Errno) -> StoreError {
     let path = above.path().join(name);
     match above.look(name) {
         Ok(Some(there)) if !is_folder(&there) => not_followed(&path, &there, ", not a folder"),
-        _ => failed(|| format!("open the folder {}", path.display()))(why),
+        _ => failed(|| format!("open the folder {}", shown(path)))(why),
     }
 }
 
 pub(super) fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
-    let shown = path.display();
+    let shown = shown(path);
     let hint = match FileType::from_raw_mode(there.st_mode) {
         FileType::Symlink => format!(
             "Nothing in a vault is reached through links: others could have this program write or delete elsewhere by them. \
@@ -120,13 +121,13 @@ pub(super) fn not_followed(path: &Path, there: &Stat, not: &str) -> StoreError {
 pub(super) fn set_ownership(top: &Folder, path: &Path, made: rustix::io::Result<impl AsFd>) {
     let given = fstat(top).and_then(|top| Ownership::in_vault(&top).apply_to(made?));
     if let Err(why) = given {
-        tracing::debug!("could not give {} the owner and the permissions of its vault: {why}", path.display());
+        tracing::debug!("could not give {} the owner and the permissions of its vault: {why}", shown(path));
     }
 }
 
 /// Opens the same folder once more.
 fn reopen(top: &Folder) -> Result<Folder> {
-    top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", top.path().display())))
+    top.enter_all(Path::new("")).map_err(failed(|| format!("open the folder {}", shown(top.path()))))
 }
 
 /// Opens a folder of the vault, and makes it durably if it is missing.
@@ -137,7 +138,7 @@ pub(super) fn make(top: &Folder, name: &str) -> Result<Folder> {
             Err(Errno::NOENT) => {
                 let path = at.path().join(part);
                 let made = at.make_all(Path::new(part), 0o700);
-                let made = made.map_err(failed(|| format!("create the folder {}", path.display())))?;
+                let made = made.map_err(failed(|| format!("create the folder {}", shown(&path))))?;
                 set_ownership(top, &path, made.readable());
                 sync(&made)?;
                 sync(&at)?;
@@ -150,7 +151,7 @@ pub(super) fn make(top: &Folder, name: &str) -> Result<Folder> {
 }
 
 pub(super) fn sync(folder: &Folder) -> Result<()> {
-    folder.readable().and_then(fsync).map_err(failed(|| format!("fsync the folder {}", folder.path().display())))
+    folder.readable().and_then(fsync).map_err(failed(|| format!("fsync the folder {}", shown(folder.path()))))
 }
 
 /// Splits an object's name into its folder and its last name.

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::folders::{not_followed, split};
 use super::{CONFIG, LocalStore, Result, Store, StoreError, access, failed};
 use crate::fs::open_file;
+use crate::path::shown;
 
 impl LocalStore {
     /// Opens an object's file, as [`LocalStore::open_regular_file`] does. If other objects can be read, the error is about this
@@ -30,7 +31,7 @@ impl LocalStore {
     /// Opens an object's file, and nothing else that lies in its place.
     pub(super) fn open_regular_file(&self, name: &str) -> Result<(File, u64)> {
         let path = self.path(name);
-        let doing = || format!("open {}", path.display());
+        let doing = || format!("open {}", shown(&path));
         let (folder, last) = split(name)?;
         let is_file = |there: &Stat| FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
         let no_file = |there: &Stat| not_followed(&path, there, ", not a file");
@@ -72,10 +73,7 @@ impl LocalStore {
     }
 
     fn not_read(&self, name: &str, offset: u64, length: u64, source: io::Error) -> StoreError {
-        StoreError::Failed {
-            doing: format!("read {length} bytes at {offset} of {}", self.path(name).display()),
-            source,
-        }
+        StoreError::Failed { doing: format!("read {length} bytes at {offset} of {}", shown(self.path(name))), source }
     }
 
     /// Whether an object other than this one can be read: the one that every vault has, from the medium and not from

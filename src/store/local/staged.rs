@@ -10,6 +10,7 @@ use super::folders::{make, split, sync};
 use super::temporary::Temporary;
 use super::{LocalStore, Result, Staging, StoreError, TMP, failed};
 use crate::fs::open_file;
+use crate::path::shown;
 
 /// How often the waiting files get a new mtime, so that no other writer takes them for those of a killed one and sweeps
 /// them.
@@ -69,7 +70,7 @@ impl Staging for Staged<'_> {
         for name in &names {
             let Some(temporary) = self.waiting().files.remove(name) else { continue };
             let tmp = make(&top, TMP)?;
-            let doing = || format!("write {}", self.store.path(name).display());
+            let doing = || format!("write {}", shown(self.store.path(name)));
             let (file, _) = open_file(&tmp, temporary.as_ref()).map_err(failed(doing))?;
             let from = Temporary { tmp, name: temporary, file };
             let (folder, last) = split(name)?;

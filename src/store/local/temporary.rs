@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::folders::{make, set_ownership, split};
 use super::{LocalStore, Result, StoreError, TMP, failed};
 use crate::fs::{Folder, SAFE, filesystem};
+use crate::path::shown;
 
 /// The age at which a file in `tmp/` can no longer belong to a running write.
 pub(super) const STALE: Duration = Duration::from_secs(24 * 3600);
@@ -53,7 +54,7 @@ impl LocalStore {
     /// Writes the content of the future object `name` to a temporary file, durably.
     pub(super) fn write(&self, top: &Folder, name: &str, body: &[&[u8]]) -> Result<Temporary> {
         split(name)?;
-        let doing = || format!("write {}", self.path(name).display());
+        let doing = || format!("write {}", shown(self.path(name)));
         let mut temporary = self.temporary(top, doing)?;
         let written = body.iter().try_for_each(|chunk| temporary.file.write_all(chunk));
         match written.and_then(|()| temporary.file.sync_all()) {
@@ -72,13 +73,13 @@ impl LocalStore {
         if given != Ok(true) {
             from.remove();
         }
-        given.map_err(failed(|| format!("write {}", self.path(name).display())))
+        given.map_err(failed(|| format!("write {}", shown(self.path(name)))))
     }
 
     /// Sets bytes aside in a file that has no name, so that a killed process leaves nothing behind. Not done over a
     /// network, where each file costs requests, and where bytes are rarely set aside.
     pub(super) fn keep(&self, bytes: u64) -> Result<File> {
-        let doing = || format!("set {bytes} bytes aside in {}", self.folder.display());
+        let doing = || format!("set {bytes} bytes aside in {}", shown(&self.folder));
         let top = self.make_top()?;
         if filesystem::remote(&top).map_err(failed(doing))?.is_some() {
             return Err(failed(doing)(Errno::NOTSUP));
@@ -106,7 +107,7 @@ fn remove_stale(tmp: &Folder) {
             && age.is_some_and(|age| age > STALE)
             && let Err(why) = tmp.remove_file(&name)
         {
-            tracing::debug!("could not remove the old temporary file {}: {why}", tmp.path().join(&name).display());
+            tracing::debug!("could not remove the old temporary file {}: {why}", shown(tmp.path().join(&name)));
         }
     }
 }
