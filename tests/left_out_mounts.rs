@@ -2,9 +2,12 @@
 //! with `--one-file-system`.
 
 use std::fs;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::counter::without_terminal;
+use crate::support::process::Running;
 use crate::support::requirements::{Mounted, as_nobody};
 use crate::support::tree::set_mode;
 use crate::support::{World, id, paths};
@@ -167,4 +170,59 @@ fn what_a_snapshot_left_out_is_carried_over_from_an_older_one() {
     let report = backup(&[], 3).unwrap();
     assert_eq!((&report["stale"][0]["path"], &report["errors"]), (&json!("volume/kept"), &json!([])), "{report}");
     assert_eq!(world.run(["cat", "latest", "volume/kept"]).ended(0).text(), "kept");
+}
+
+#[test]
+fn what_is_mounted_below_a_pseudo_filesystem_is_left_out_with_it() {
+    let world = World::new();
+    world.write("a", "a");
+    let Some(_kernel) = Mounted::of("proc", world.data().join("kernel")) else { return };
+    // As a disk at `dev/shm/disk` is: the folder is one that the pseudo filesystem has.
+    fs::create_dir(world.path("disk")).unwrap();
+    fs::write(world.path("disk/kept"), "kept").unwrap();
+    let at = world.data().join("kernel/tty");
+    let Some(mounted) = Mounted::bind(&world.path("disk"), at.clone()) else { return };
+    assert!(at.join("kept").exists());
+    let (report, found) = backup(&world, &[]);
+    assert_eq!(found, ["a", "kernel"]);
+    let told = warnings(&report);
+    assert!(told.len() == 1 && told[0].starts_with("kernel: left out, since what is mounted there (proc)"), "{told:?}");
+    // It is held by no snapshot, and so missed by none.
+    assert_eq!(held(&world, &report), json!([]));
+    drop(mounted);
+    let (report, _) = backup(&world, &[]);
+    assert!(report["suspect"].is_null(), "{report}");
+}
+
+#[test]
+fn what_one_file_system_leaves_out_is_no_fresh_data_and_no_critical_file() {
+    let world = World::new();
+    world.write("a", "a");
+    let Some(_volume) = Mounted::new(world.data().join("volume"), "1m") else { return };
+    world.write("volume/critical.csv", "1");
+    let app = "n=0; while [ ! -e end ]; do n=$((n+1)); echo $n > data/volume/n; sleep 0.05; done";
+    let start = |more: &[&str]| {
+        let watch = ["--data-freshness", "1s", "--critical-file", "volume/critical.csv", "--critical-file", "**/*.csv"];
+        let args = [&["run", "--init", "--every", "off"], &watch[..], more, &["--", "sh", "-c", app]].concat();
+        Running::start(without_terminal(&world.command(args)), "the app has started")
+    };
+    let end = |mut run: Running| {
+        fs::write(world.path("end"), "").unwrap();
+        assert_eq!(run.wait().0, Some(0), "{}", run.log());
+        fs::remove_file(world.path("end")).unwrap();
+        run.log()
+    };
+    let run = start(&["--one-file-system"]);
+    run.log_with("nothing was written to the data directory for more than 1 s");
+    fs::remove_file(world.data().join("volume/critical.csv")).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let log = end(run);
+    assert!(!log.contains("the critical file"), "{log}");
+    world.write("volume/critical.csv", "1");
+    let run = start(&[]);
+    std::thread::sleep(Duration::from_secs(3));
+    fs::remove_file(world.data().join("volume/critical.csv")).unwrap();
+    run.log_with("the critical file volume/critical.csv is gone");
+    let log = end(run);
+    assert!(!log.contains("nothing was written"), "{log}");
 }

@@ -133,6 +133,7 @@ pub fn run(
         place: DataProbeSettings {
             data: data.clone(),
             not_walked: rules.backup.not_walked.clone(),
+            one_file_system: rules.backup.one_file_system,
             critical: critical_files(args.critical_files, env)?,
         },
         saves: args.critical_on_stale,

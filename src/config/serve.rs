@@ -128,6 +128,7 @@ pub(super) fn http(
         place: health::DataProbeSettings {
             data: rules.backup.data.clone(),
             not_walked: rules.backup.not_walked.clone(),
+            one_file_system: rules.backup.one_file_system,
             critical,
         },
     };

@@ -338,7 +338,7 @@ mod tests {
             max_age: Duration::MAX,
             freshness: Duration::MAX,
             backups_off: None,
-            place: health::DataProbeSettings { data, not_walked, critical },
+            place: health::DataProbeSettings { data, not_walked, one_file_system: false, critical },
         };
         let settings = ServerSettings {
             public_url: None,

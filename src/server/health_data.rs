@@ -12,8 +12,8 @@ use globset::GlobMatcher;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use crate::fs::pseudo;
 use crate::lineage::OWN_FOLDER;
+use crate::source::apart::ApartPaths;
 use crate::source::select::{NotWalked, is_ours};
 
 /// The time limit of a check.
@@ -26,6 +26,8 @@ pub struct DataProbeSettings {
     pub data: PathBuf,
     /// Folders that are not walked: vaults.
     pub not_walked: Vec<PathBuf>,
+    /// Whether backups leave out everything that is mounted below the directory.
+    pub one_file_system: bool,
     /// The critical files: patterns for paths below the directory, as they were given and as they are matched.
     pub critical: Vec<(String, GlobMatcher)>,
 }
@@ -54,9 +56,13 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
     let not_walked = NotWalked::new(&place.data, &place.not_walked);
     let (began, now) = (Instant::now(), Timestamp::now());
     // Whether each is there, and whether one of its name has any content.
-    let mut found: Vec<(bool, bool)> = place.critical.iter().map(|(name, _)| look(&place.data.join(name))).collect();
+    let apart = ApartPaths::new(&place.data, place.one_file_system);
+    let named = |name: &str| match apart.has_or_is_above(Path::new(name)) {
+        true => (false, false),
+        false => look(&place.data.join(name)),
+    };
+    let mut found: Vec<(bool, bool)> = place.critical.iter().map(|(name, _)| named(name)).collect();
     let mut seen = DataFindings { whole: true, ..DataFindings::default() };
-    let device = fs::metadata(&place.data).ok().map(|meta| meta.dev());
     let mut waiting = VecDeque::from([PathBuf::new()]);
     'walk: while let Some(below) = waiting.pop_front() {
         let listing = match fs::read_dir(place.data.join(&below)) {
@@ -77,7 +83,7 @@ pub fn probe_data(place: &DataProbeSettings, stop: &AtomicBool) -> DataFindings 
             if path == Path::new(OWN_FOLDER) {
                 continue;
             }
-            if Some(meta.dev()) != device && pseudo::at(&entry.path()).is_some() {
+            if apart.has(&path, meta.dev()) {
                 continue;
             }
             if meta.is_dir() {
@@ -155,7 +161,7 @@ mod tests {
         };
         let critical = ["*.csv", "*.db", "sub/*.db", "**/*.db", "x.log", "sub", "[a].txt"].map(pattern).to_vec();
         let not_walked = vec![at("vault").canonicalize().unwrap()];
-        let place = DataProbeSettings { data: folder.path().to_owned(), not_walked, critical };
+        let place = DataProbeSettings { data: folder.path().to_owned(), not_walked, one_file_system: false, critical };
         let seen = probe_data(&place, &AtomicBool::new(false));
         let present: Vec<_> = seen.critical.iter().map(|critical| critical.present).collect();
         assert_eq!(present, [true, false, true, true, false, true, false].map(Some));

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,13 +34,7 @@ pub struct Apart {
 impl Apart {
     /// Prepares a walk of a data directory.
     pub fn new(data: &Path, one_file_system: bool) -> Self {
-        let mut listed = BTreeSet::new();
-        if one_file_system {
-            let (at, mounted) = (data.canonicalize(), filesystem::mounted().unwrap_or_default());
-            let below =
-                |at: &Path, mount: &Path| EntryPath::new(mount.strip_prefix(at).ok()?.as_os_str().as_bytes()).ok();
-            listed.extend(at.iter().flat_map(|at| mounted.iter().filter_map(|mount| below(at, &mount.at))));
-        }
+        let listed = if one_file_system { listed_below(data) } else { BTreeSet::new() };
         Apart { one_file_system, listed, data: Mutex::default() }
     }
 
@@ -60,6 +55,49 @@ impl Apart {
             lock(&self.data).insert(found.device);
         }
         kind.map(Mounted::Pseudo)
+    }
+}
+
+/// Where something is mounted below a directory, as the system lists it.
+fn listed_below(data: &Path) -> BTreeSet<EntryPath> {
+    let (at, mounted) = (data.canonicalize(), filesystem::mounted().unwrap_or_default());
+    let below = |at: &Path, mount: &Path| EntryPath::new(mount.strip_prefix(at).ok()?.as_os_str().as_bytes()).ok();
+    at.iter().flat_map(|at| mounted.iter().filter_map(|mount| below(at, &mount.at))).collect()
+}
+
+/// Tells the same as [`Apart`] to a look that goes by path and holds no folder open.
+#[derive(Debug)]
+pub struct ApartPaths<'d> {
+    data: &'d Path,
+    device: Option<u64>,
+    /// Where something is mounted. `None` if only pseudo filesystems are left out.
+    listed: Option<BTreeSet<EntryPath>>,
+}
+
+impl<'d> ApartPaths<'d> {
+    /// Prepares a look at a data directory.
+    pub fn new(data: &'d Path, one_file_system: bool) -> Self {
+        let device = data.metadata().ok().map(|about| about.dev());
+        ApartPaths { data, device, listed: one_file_system.then(|| listed_below(data)) }
+    }
+
+    /// Whether something is mounted at a path below the data directory that no backup walks; `device` is what the path is on now.
+    pub fn has(&self, path: &Path, device: u64) -> bool {
+        let (at, crosses) = (self.data.join(path), self.device != Some(device));
+        match &self.listed {
+            Some(listed) => {
+                let is_listed = || EntryPath::new(path.as_os_str().as_bytes()).is_ok_and(|path| listed.contains(&path));
+                (crosses || is_listed()) && filesystem::is_mount(&at).unwrap_or(true)
+            }
+            None => crosses && pseudo::at(&at).is_some(),
+        }
+    }
+
+    /// Whether a path below the data directory lies in something that no backup walks, or is that.
+    pub fn has_or_is_above(&self, path: &Path) -> bool {
+        let above: Vec<_> = path.ancestors().filter(|above| !above.as_os_str().is_empty()).collect();
+        let device = |path: &Path| self.data.join(path).symlink_metadata().ok().map(|about| about.dev());
+        above.into_iter().rev().any(|above| device(above).is_some_and(|device| self.has(above, device)))
     }
 }
 
