@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::compare::assert_same;
+use crate::support::terminal::on_terminal;
 use crate::support::{World, id, number, paths, short, tree};
 
 #[test]
@@ -53,6 +54,27 @@ fn a_snapshot_is_named_by_id_prefix_or_time() {
     assert_eq!(read(list[1]["created"].as_str().unwrap()), "first\n");
     world.run(["cat", "no-such-id", "a.txt"]).ended(2);
     world.run(["cat", "1999-01-01T00:00:00Z", "a.txt"]).ended(2);
+}
+
+#[test]
+fn a_snapshot_that_is_committed_again_is_listed_as_what_it_is() {
+    let world = World::with_files();
+    let first = world.json(["backup", "--label", "message=old words"], 0);
+    world.run(["run", "--every", "off", "--", "true"]).ended(0);
+    let list = world.json(["list"], 0);
+    let again = &list[1];
+    assert_eq!(
+        (&again["origin"], &again["repeats"], &again["reason"]),
+        (&"start".into(), &first["snapshot"], &"manual".into())
+    );
+    assert!(list[0]["repeats"].is_null() && list[2]["origin"].is_null(), "{list}");
+    let short = short(&first);
+    let on_terminal = on_terminal(&world.command(["list"]), 80, &[]);
+    for text in [world.run(["list"]).ended(0).text(), on_terminal.ended(0).text()] {
+        let told: Vec<_> = text.lines().filter(|line| line.contains("  start     complete  ")).collect();
+        assert_eq!((told.len(), text.matches("old words").count()), (1, 1), "{text}");
+        assert_eq!(text.matches(&format!("as {short}")).count(), 1, "{text}");
+    }
 }
 
 #[test]

@@ -56,6 +56,12 @@ pub struct UnreadRoots {
 pub struct RootSummary {
     /// The reason for the backup: what started it.
     pub reason: BackupReason,
+    /// On which occasion it was taken, or committed again, beyond the reason: `start`, `restore` or `rollback`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// The snapshot that was committed again as this one, and from which the labels are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<SnapshotName>,
     /// How much of the data directory it holds.
     pub state: SnapshotState,
     /// Why its data has diverged from that of the newest good snapshot, if it has.
@@ -94,7 +100,9 @@ impl From<Root> for RootSummary {
         let (totals, uploaded_bytes, good, whole) = (root.totals, root.uploaded_bytes(), root.good(), root.whole());
         RootSummary {
             uploaded_bytes,
+            repeats: root.repeats(),
             reason: root.reason,
+            origin: root.origin,
             state: root.state,
             diverged: root.diverged,
             good,

@@ -84,6 +84,8 @@ pub fn schemas() -> Value {
             "damage": text(),
             "newer_format": text(),
             "reason": { "enum": ["manual", "schedule", "critical", "shutdown"] },
+            "origin": text(),
+            "repeats": text(),
             "state": { "enum": ["complete", "partial", "suspect"] },
             "diverged": text(),
             "good": yes_or_no(),

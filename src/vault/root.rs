@@ -307,6 +307,15 @@ impl Root {
         self.state == SnapshotState::Complete && self.covers.is_none() && self.failed_checks == 0
     }
 
+    /// Returns the snapshot whose content it is, if it was committed again as this one: nothing was captured, so that it began when it
+    /// ended.
+    pub fn repeats(&self) -> Option<SnapshotName> {
+        let is_again = self.origin.is_some()
+            && self.started == self.finished
+            && (self.totals.new_packs, self.totals.uploaded_bytes) == (0, 0);
+        self.parent.filter(|_| is_again)
+    }
+
     /// Whether it holds everything that was there: nothing is missing, carried over or torn. A snapshot may be good and
     /// not whole.
     pub fn whole(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::inspect::{Change, Difference, ListedSnapshot, RootSummary, Shown};
 use crate::report::RunSummary;
 use crate::text::{entry_name, printable};
 use crate::vault::entry::EntryKind;
-use crate::vault::root::SnapshotState;
+use crate::vault::root::{BackupReason, SnapshotState};
 
 /// Returns the header line of `runs`.
 pub fn runs_head() -> String {
@@ -41,12 +41,28 @@ pub fn listed(listed: &ListedSnapshot) -> String {
         };
         return format!("{:16}  {:20}  {:8}  {state}{}", listed.id.id, time(listed.created), "", printable(why));
     };
-    let (reason, state) = (root.reason.to_string(), state(root));
+    let (reason, state) = (reason(root), state(root));
     let (size, added) = (BinaryBytes(root.bytes).to_string(), BinaryBytes(root.uploaded_bytes).to_string());
     let entries = HumanCount(root.entries).to_string();
-    let labels: String = root.labels.iter().map(|(k, v)| format!("  {}={}", printable(k), printable(v))).collect();
+    let labels: String = labels(root).iter().map(|label| format!("  {label}")).collect();
     let created = time(listed.created);
     format!("{:16}  {created:20}  {reason:8}  {state:8}  {entries:>11}  {size:>11}  {added:>11}{labels}", listed.id.id)
+}
+
+/// Returns the word for why a snapshot was taken. One that `run` takes or commits by itself has the occasion for it.
+pub(super) fn reason(root: &RootSummary) -> String {
+    match (&root.origin, root.reason) {
+        (Some(origin), BackupReason::Manual) => printable(origin),
+        (_, reason) => reason.to_string(),
+    }
+}
+
+/// Returns the labels of a snapshot. One that was committed again names the one that it repeats: the labels are of that.
+pub(super) fn labels(root: &RootSummary) -> Vec<String> {
+    match root.repeats {
+        Some(repeated) => vec![format!("as {}", repeated.id)],
+        None => root.labels.iter().map(|(k, v)| format!("{}={}", printable(k), printable(v))).collect(),
+    }
 }
 
 /// Returns the word for what a snapshot is.

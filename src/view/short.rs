@@ -5,7 +5,7 @@
 use indicatif::{BinaryBytes, HumanCount};
 use jiff::Timestamp;
 
-use super::lists::state;
+use super::lists::{labels, reason, state};
 use super::{age, line};
 use crate::inspect::ListedSnapshot;
 use crate::report::RunSummary;
@@ -58,8 +58,8 @@ pub fn snapshots(listed: &[ListedSnapshot], digits: usize, now: Timestamp) -> St
             true => vec![size, printable(&root.data)],
             false => vec![HumanCount(root.entries).to_string(), size, BinaryBytes(root.uploaded_bytes).to_string()],
         };
-        table.row(start.into_iter().chain([root.reason.to_string(), state(root)]).chain(rest).collect());
-        let labels: Vec<_> = root.labels.iter().map(|(k, v)| format!("{}={}", printable(k), printable(v))).collect();
+        table.row(start.into_iter().chain([reason(root), state(root)]).chain(rest).collect());
+        let labels = labels(root);
         if !labels.is_empty() {
             table.text([String::new(), String::new()], &labels.join("  "));
         }
@@ -195,6 +195,8 @@ mod tests {
         let id: SnapshotName = serde_json::from_value(serde_json::Value::from(name)).unwrap();
         let root = RootSummary {
             reason: BackupReason::Schedule,
+            origin: None,
+            repeats: None,
             state: SnapshotState::Complete,
             diverged: None,
             good: true,
