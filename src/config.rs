@@ -298,7 +298,7 @@ impl Config {
                 }))
             }
             Command::State(args) => {
-                ConfiguredCommand::State(Box::new(start::start(data(args.data)?, &vaults, args.start, outside)))
+                ConfiguredCommand::State(Box::new(start::start(data(args.data)?, &vaults, args.start, outside)?))
             }
             Command::Seed(args) => ConfiguredCommand::Seed { data: data(Some(args.data))? },
             Command::Run(args) => {

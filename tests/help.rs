@@ -77,6 +77,9 @@ fn wishes_get_an_answer() {
         (&["backup", "--every", "1h"], "lastgood run --every 30m"),
         (&["backup", "--keep-daily=7"], "every snapshot stays"),
         (&["backup", "--dry-run"], "lastgood doctor"),
+        (&["tag"], "lastgood backup --label"),
+        (&["unlock"], "lastgood doctor"),
+        (&["version"], "--version"),
     ] {
         let ran = world.run(args);
         ran.ended(2).says("error: un").says(answer);

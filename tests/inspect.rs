@@ -57,6 +57,35 @@ fn a_snapshot_is_named_by_id_prefix_or_time() {
 }
 
 #[test]
+fn an_empty_name_is_no_snapshot() {
+    let world = World::with_files();
+    for some in [false, true] {
+        for args in [
+            &["restore", "out", "--snapshot", ""][..],
+            &["restore", "out", "--snapshot", " ", "--dry-run"],
+            &["ls", ""],
+            &["cat", "", "a.txt"],
+            &["export", "", "-o", "x"],
+            &["copy", "--from", "backups", "--to", "other", "--init", "--snapshot", ""],
+        ] {
+            let ran = world.run(args);
+            ran.says(if some { "is empty" } else { "could not" });
+            assert_eq!(ran.code, Some(if some { 2 } else { 1 }), "{ran:?}");
+            assert!(!some || ran.stderr.contains("Give `latest`, the beginning of an id"), "{ran:?}");
+        }
+        world.backup();
+    }
+    for args in [&["diff", "", "latest"][..], &["diff", "latest", ""]] {
+        world.run(args).ended(2).says("is empty");
+    }
+    // Also where no snapshot is needed.
+    world.run(["run", "--snapshot", "", "--", "touch", "ran"]).ended(2).says("is empty").says("Without --snapshot");
+    world.run(["state", "--snapshot", ""]).ended(2).says("is empty");
+    assert!(!world.path("ran").exists());
+    assert!(!world.path("out").exists() && !world.path("x").exists());
+}
+
+#[test]
 fn a_snapshot_that_is_committed_again_is_listed_as_what_it_is() {
     let world = World::with_files();
     let first = world.json(["backup", "--label", "message=old words"], 0);

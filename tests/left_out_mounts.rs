@@ -115,6 +115,10 @@ fn one_file_system_leaves_out_what_is_mounted_below() {
     fs::write(asked.path("lastgood.toml"), "[backup]\none-file-system = true\n").unwrap();
     assert_eq!(backup(&asked, &[]).1, ONE);
     fs::remove_file(asked.path("lastgood.toml")).unwrap();
+    // What it does not have cannot be restored from it.
+    let refused = asked.run(["restore", "--in-place"]);
+    refused.ended(2).says("the snapshot has nothing of what was mounted there (--one-file-system)");
+    assert!(!refused.stderr.contains("--path"), "{refused:?}");
     asked.restore("out");
     assert!(asked.path("out/sub/uploads").read_dir().unwrap().next().is_none());
     // A volume that the snapshot does not hold is not missed; one that it holds is.

@@ -20,8 +20,12 @@ const VAULT: &str = "The option is --vault: a folder, or gs://bucket/prefix.";
 const NOT_ENCRYPTED: &str = "lastgood does not encrypt: whoever reads the vault reads the data. Google encrypts buckets at rest; a \
                              folder can be on an encrypted disk.";
 
+/// What names a snapshot: nothing that is stored is changed afterwards.
+const LABEL: &str =
+    "`lastgood backup --label KEY=VALUE` keeps a label with a snapshot. One that is taken is not changed any more.";
+
 /// Words that are tried as commands, and what does what they are meant for.
-const COMMANDS: [(&[&str], &str); 17] = [
+const COMMANDS: [(&[&str], &str); 20] = [
     (&["prune", "forget", "cleanup", "clean", "expire", "gc", "purge", "rotate", "delete", "remove", "rm"], STAYS),
     (&["watch", "schedule", "cron", "auto", "every"], BY_TIME),
     (&["status", "info", "stats", "stat", "health"], STATUS),
@@ -57,6 +61,12 @@ const COMMANDS: [(&[&str], &str); 17] = [
         "`lastgood copy --from URL --to URL` copies snapshots; with --vault twice, `lastgood backup` \
       keeps both up to date.",
     ),
+    (&["tag", "tags", "label", "annotate", "rename"], LABEL),
+    (
+        &["unlock", "lock", "locks", "break-lock", "force-unlock"],
+        "A lock ends with the process that holds it, and there is none to break. `lastgood doctor` says what stands in the way.",
+    ),
+    (&["version", "about"], "The option --version prints it."),
     (&["compare"], "`lastgood diff A B` shows what differs between two snapshots."),
     (&["exec", "wrap", "supervise"], "`lastgood run -- APP` runs an app."),
     (&["settings", "env", "configure"], "`lastgood config` shows which settings hold, and where each comes from."),
@@ -76,11 +86,7 @@ const OPTIONS: [(&str, &[&str], &str); 10] = [
     ("", &["--daemon", "--background"], SERVE),
     ("", &["--repo", "--repository", "--bucket", "--dest", "--destination", "--output-dir"], VAULT),
     ("", &["--password", "--password-file", "--encrypt", "--key"], NOT_ENCRYPTED),
-    (
-        "",
-        &["--tag", "--tags", "--message", "--name"],
-        "`lastgood backup --label KEY=VALUE` keeps a label with a snapshot.",
-    ),
+    ("", &["--tag", "--tags", "--message", "--name"], LABEL),
     ("backup", &["--dry-run"], "A backup changes nothing in the data. `lastgood doctor` says whether it would work."),
     ("restore", &["--target", "--to", "--dest"], "The directory is the argument: `lastgood restore DIR`."),
 ];

@@ -143,7 +143,7 @@ pub fn run(
             .with_code(Code::BadSetting)
             .hint("Say what: --data-freshness 2h, or --critical-file prices.csv."));
     }
-    let start = start::start(data.clone(), vaults, args.start, outside);
+    let start = start::start(data.clone(), vaults, args.start, outside)?;
     Ok(RunSettings {
         data,
         command: args.command,

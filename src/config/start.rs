@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lastgood::error::{Code, Error, Result};
 use lastgood::start::databases::DatabaseChecks;
 use lastgood::start::decide::{OnOther, OnUnreachable, StartRules};
 use lastgood::start::facts::StartOptions;
@@ -25,7 +26,20 @@ pub struct StartConfig {
 }
 
 /// Returns the options and the rules.
-pub fn start(data: PathBuf, vaults: &[Address], flags: cli::StartFlags, outside: &HostEnvironment) -> StartConfig {
+///
+/// # Errors
+/// Usage: the name of a snapshot is empty, as that of a variable that is not set is.
+pub fn start(
+    data: PathBuf,
+    vaults: &[Address],
+    flags: cli::StartFlags,
+    outside: &HostEnvironment,
+) -> Result<StartConfig> {
+    if flags.snapshot.as_ref().is_some_and(|name| name.trim().is_empty()) {
+        return Err(Error::usage("use --snapshot", "the name that was given for it is empty")
+            .with_code(Code::BadSetting)
+            .hint("Is a variable unset? Without --snapshot the newest good one is restored where that is needed."));
+    }
     let other = |how| match how {
         cli::OnOther::Restore => OnOther::Restore,
         cli::OnOther::Keep => OnOther::Keep,
@@ -53,5 +67,5 @@ pub fn start(data: PathBuf, vaults: &[Address], flags: cli::StartFlags, outside:
         require_mount: flags.require_mount,
         snapshot: flags.snapshot,
     };
-    StartConfig { options, rules }
+    Ok(StartConfig { options, rules })
 }

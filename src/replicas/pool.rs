@@ -108,6 +108,11 @@ impl VaultPool {
         self.all_calls().for_each(|awaiting| awaiting.take_time());
     }
 
+    /// Whether a vault is being looked into and does not answer.
+    pub fn is_unanswered(&self) -> bool {
+        self.all_calls().any(|calls| calls.is_unanswered())
+    }
+
     fn all_calls(&self) -> impl Iterator<Item = &Arc<Awaiting>> {
         self.awaiting.iter().chain(self.quick.get().map(|quick| &quick.calls))
     }

@@ -63,7 +63,7 @@ pub(crate) fn attempt(
         let hint = "An older snapshot may have it all the same: `lastgood ls` and `lastgood cat` show what is in it.";
         return Err(error.with_code(Code::UnknownPath).hint(hint).into());
     }
-    let mut place = RestoreTarget::check(&options.target, options.how(), paths)?;
+    let mut place = RestoreTarget::check(&options.target, options.how(&root), paths)?;
     apart::check(&place.target, paths, &options.vaults)?;
     let from = vault.store.url();
     (place.snapshot, place.vault) = (Some(name), Some(from.clone()));

@@ -32,7 +32,7 @@ pub fn fill_ahead(
 ) -> Result<FilledAhead> {
     let Choice { name, root, .. } = choice;
     let doing = || format!("restore {name} beside {}", options.target.display());
-    let place = RestoreTarget::check(&options.target, options.how(), &[])?;
+    let place = RestoreTarget::check(&options.target, options.how(&root), &[])?;
     apart::check(&place.target, &[], &options.vaults)?;
     if place.keeps_target() {
         return Err(Error::unneeded(doing(), "the directory is filled in place"));

@@ -8,6 +8,7 @@ use super::ahead::FilledAhead;
 use super::before_exchange::BeforeExchange;
 use super::target::ReplaceMode;
 use crate::path::EntryPath;
+use crate::vault::root::Root;
 
 /// The options of a restore: what to restore, and where to.
 #[derive(Debug, Clone)]
@@ -44,8 +45,9 @@ pub struct RestoreOptions {
 
 impl RestoreOptions {
     /// How the target is replaced.
-    pub(super) fn how(&self) -> ReplaceMode {
-        ReplaceMode { in_place: self.in_place, around_mounts: self.around_mounts }
+    pub(super) fn how(&self, root: &Root) -> ReplaceMode {
+        let lacks_mounts = root.filters.one_file_system;
+        ReplaceMode { in_place: self.in_place, around_mounts: self.around_mounts, lacks_mounts }
     }
 
     /// Options for the newest good snapshot, whole, into `target`.

@@ -87,7 +87,7 @@ pub fn preview(vault: &Vault, options: &RestoreOptions, choice: Choice, ctx: &Co
     let Choice { name, root, passed_over, .. } = choice;
     let all = options.paths.is_empty() || options.paths.iter().any(EntryPath::is_root);
     let paths = if all { &[][..] } else { &options.paths };
-    let mut place = RestoreTarget::check(&options.target, options.how(), paths)?;
+    let mut place = RestoreTarget::check(&options.target, options.how(&root), paths)?;
     place.vault = Some(vault.store.url());
     apart::check(&place.target, paths, &options.vaults)?;
     let packs = PackReader::for_root(&*vault.store, &root)?;

@@ -13,6 +13,9 @@ use crate::vault::root::{Root, SnapshotName, SnapshotState};
 
 /// What stands for the newest good snapshot.
 pub const LATEST: &str = "latest";
+/// The hint on how a snapshot is named.
+const FORMS: &str =
+    "Give `latest`, the beginning of an id, a time such as 2026-11-21T10:00:00Z, or a day such as 2026-11-21.";
 /// The most snapshots that an error names.
 const CANDIDATES: usize = 5;
 
@@ -112,6 +115,10 @@ pub fn choose(vault: &Vault, spec: &str) -> Result<Choice> {
 /// # Errors
 /// As [`choose`].
 pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
+    if spec.trim().is_empty() {
+        let error = Error::usage("find the snapshot", "the name that was given for it is empty");
+        return Err(error.with_code(Code::UnknownSnapshot).hint(FORMS).into());
+    }
     let names = vault.snapshots()?;
     if spec == LATEST {
         return search_good(vault, &names, "the newest good snapshot");
@@ -141,7 +148,7 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
             .with_code(Code::UnknownSnapshot)
-            .hint("Give `latest`, the beginning of an id, a time such as 2026-11-21T10:00:00Z, or a day such as 2026-11-21.")
+            .hint(FORMS)
             .into());
     };
     if names.is_empty() {

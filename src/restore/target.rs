@@ -57,6 +57,8 @@ pub struct ReplaceMode {
     pub in_place: bool,
     /// Whatever is mounted in the target stays as it is, and everything around it is filled in place.
     pub around_mounts: bool,
+    /// The snapshot holds nothing of what was mounted below its directory (`--one-file-system`).
+    pub lacks_mounts: bool,
 }
 
 /// Where a restore goes.
@@ -201,6 +203,9 @@ impl RestoreTarget {
             };
             let why = format!("another filesystem is mounted in it, at {first}{more}, and would move away with it");
             let alone = match self.target.join(first.as_path()).is_dir() {
+                _ if how.lacks_mounts => {
+                    "the snapshot has nothing of what was mounted there (--one-file-system)".into()
+                }
                 true => format!("`{}` restores what is on it", path_option(first)),
                 // A mounted file cannot be replaced where it is.
                 false => {

@@ -37,6 +37,11 @@ impl FitWatch {
         ))
     }
 
+    /// Whether a backup of what is written in one interval takes no longer than `time`, as far as is known.
+    pub fn one_interval_fits(&self, time: Duration) -> bool {
+        self.last.is_none_or(|last| last <= time)
+    }
+
     /// Whether the times of earlier backups are wanted: once, unless one was taken here already.
     pub fn asks_for_earlier(&mut self) -> bool {
         !std::mem::replace(&mut self.asked_for_earlier, true) && self.last.is_none()
@@ -83,7 +88,9 @@ mod tests {
         let (mut fit, time) = (FitWatch::default(), 9 * SECOND);
         // The first one stores everything.
         assert_eq!(fit.backup_took(60 * SECOND, time), None);
+        assert!(!fit.one_interval_fits(time) && FitWatch::default().one_interval_fits(time));
         assert_eq!(fit.backup_took(2 * SECOND, time), None);
+        assert!(fit.one_interval_fits(time));
         assert_eq!(fit.backup_took(20 * SECOND, time), None);
         let told = fit.backup_took(15 * SECOND, time).unwrap();
         assert!(told.contains("20.0 s and 15.0 s") && told.contains("9.0 s for it"), "{told}");

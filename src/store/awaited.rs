@@ -63,6 +63,9 @@ enum Effort {
     Much,
 }
 
+/// How long a look is not answered until its store counts as silent: it takes much less where that answers.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// A call that is not answered.
 struct Pending {
     since: Instant,
@@ -183,6 +186,15 @@ impl Awaiting {
         state.hurry = None;
         state.haste.end();
         state.stores.iter_mut().for_each(|store| (store.left_out, store.failed) = (false, None));
+    }
+
+    /// Whether a look into one of the stores is not answered, for [`SILENT`] at least.
+    pub fn is_unanswered(&self) -> bool {
+        let (now, state) = (Instant::now(), self.state());
+        let waits = |call: &Pending| call.effort == Effort::Look && now.saturating_duration_since(call.since) >= SILENT;
+        let is_silent =
+            |store: &StoreCalls| state.within.is_some() && store.failed.is_some() || store.pending.values().any(waits);
+        state.stores.iter().any(is_silent)
     }
 
     /// Returns a store whose calls are awaited here; `ends` says that they end by themselves.

@@ -16,8 +16,11 @@ pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
     let name = "restore";
     let exists = input.at.is_dir();
     let mount = exists && is_mount(&input.at).unwrap_or(false);
-    let found =
-        target::RestoreTarget::check(&input.data, target::ReplaceMode { in_place: mount, around_mounts: true }, &[]);
+    let found = target::RestoreTarget::check(
+        &input.data,
+        target::ReplaceMode { in_place: mount, around_mounts: true, lacks_mounts: false },
+        &[],
+    );
     let found = match found {
         Ok(found) => found,
         Err(why) => return (DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),

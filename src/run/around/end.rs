@@ -1,7 +1,7 @@
 //! The end of a term: the app is stopped, what it leaves is saved, and the epoch is ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -188,9 +188,9 @@ impl Around {
                 saved.trouble().unwrap_or_default()
             ),
             None => tracing::error!(
-                "the last snapshot was not finished in time; what the app wrote since the one before is only in {}. A longer --grace, and \
-                 backups more often (--every), make it fit",
-                self.settings.data.display()
+                "the last snapshot was not finished in time; what the app wrote since the one before is only in {}{}",
+                self.settings.data.display(),
+                self.advice_on_time(until, state.stopping.is_some())
             ),
         }
         if let Some(snapshot) = saved.as_ref().and_then(SavedBackup::good_snapshot) {
@@ -223,6 +223,29 @@ impl Around {
             && (self.runner.running().is_none() || saved.as_ref().is_some_and(|saved| saved.unfinished.is_some()));
         if let Some(driver) = self.term.driver().filter(|_| is_over && !self.term.is_lost()) {
             self.end_epoch(&driver, saved.as_ref().and_then(SavedBackup::snapshot));
+        }
+    }
+
+    /// Returns what makes a last snapshot fit into its time; empty where it had no limit.
+    fn advice_on_time(&self, until: Option<Instant>, is_stopping: bool) -> String {
+        if self.term.is_without_epoch() || self.vaults.is_unanswered() {
+            return ". A vault does not answer: no time is long enough while that is so".into();
+        }
+        let longer = match (until, is_stopping) {
+            (None, _) => return String::new(),
+            (Some(_), true) => "--grace",
+            // The instance that takes over waits no longer than that.
+            (Some(_), false) => "--handover",
+        };
+        let time = self.settings.grace.saturating_sub(LAST);
+        let fits = self.fit.lock().unwrap_or_else(PoisonError::into_inner).one_interval_fits(time);
+        match (self.settings.every, fits) {
+            (None, _) => format!(". A longer {longer}, and backups while the app runs (--every), make it fit"),
+            (Some(_), true) => format!(". A longer {longer}, and backups more often (--every), make it fit"),
+            // What is written in one interval takes longer already, and may take as long in a shorter one.
+            (Some(_), false) => {
+                format!(". A longer {longer} makes it fit, or leaving out what need not be saved (--exclude)")
+            }
         }
     }
 
