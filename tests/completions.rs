@@ -38,6 +38,13 @@ fn bash_completes_commands_options_and_values() {
     assert_eq!(completed(&["backup", "--exc"]), ["--exclude"]);
     assert_eq!(completed(&["backup", "--reason", "sche"]), ["schedule"]);
     assert_eq!(completed(&["publish", "cri"]), ["critical"]);
+    // Commands alone, until a dash asks for options; options alone where there are no commands.
+    for words in [&[""][..], &["publish", ""]] {
+        let offered = completed(words);
+        assert!(offered.len() > 3 && !offered.iter().any(|word| word.starts_with('-')), "{offered:?}");
+    }
+    assert!(completed(&["-"]).iter().all(|word| word.starts_with('-')));
+    assert!(completed(&["--ver"]).contains(&"--version".to_owned()));
 }
 
 #[test]
@@ -82,6 +89,10 @@ fn each_command_has_a_manual_page() {
     let page = world.run(["man", "backup"]).ended(0).text().to_owned();
     for part in ["\\-\\-checkpoint\\-every", "lastgood backup \\-\\-exclude", "incomplete\\-copies"] {
         assert!(page.contains(part), "{part}: {page}");
+    }
+    let synopsis = page.split(".SH SYNOPSIS\n").nth(1).unwrap().lines().next().unwrap();
+    for part in ["[\\fB\\-\\-exclude\\fR \\fIGLOB\\fR]...", "[\\fB\\-q|\\-\\-quiet\\fR]", "[\\fIDATA\\fR]"] {
+        assert!(synopsis.contains(part), "{part}: {synopsis}");
     }
     world.run(["man", "bakcup"]).ended(2).says("there is no such command");
     if is_here("groff") {
