@@ -127,7 +127,7 @@ fn a_name_that_is_left_in_a_command_hides_no_damage() {
     for has_data in [true, false] {
         let refused = two.start("data", &["--snapshot", &old], "cat data/a");
         refused.ended(4).says("may have the snapshot whole");
-        assert_eq!((&*refused.text(), two.0.data().exists()), ("", has_data));
+        assert_eq!((refused.text(), two.0.data().exists()), ("", has_data));
         if has_data {
             fs::rename(two.0.data(), two.0.path("before")).unwrap();
         }
