@@ -146,8 +146,9 @@ impl Around {
         Ok(Some(damaged))
     }
 
-    /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest, unless it has lost so much
-    /// that nobody would restore it unasked. Whether the damaged snapshot was accepted like that is not known.
+    /// Starts on a directory that holds more than any snapshot that could be restored: it becomes the newest, unless its snapshot is one that
+    /// nobody would restore unasked, as it has lost so much or was not read to its end. Whether the damaged one was accepted like that is not
+    /// known.
     fn go_on_here(
         &self,
         damaged: SnapshotName,
@@ -168,7 +169,7 @@ impl Around {
         let is_good = Cell::new(false);
         let take = |taken: &BackupReport| {
             is_good.set(taken.good);
-            taken.good || taken.suspect.is_some()
+            true
         };
         let saved = self.save(self.backup_options(), "save the data that the app starts on", take, ctx)?;
         let from = match gathered.facts.vault {
