@@ -39,6 +39,7 @@ mod memory_maps;
 mod model;
 mod moved_data_directory;
 mod names;
+mod names_cut;
 mod newer_format;
 mod not_kept;
 mod notify;

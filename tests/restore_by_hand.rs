@@ -419,3 +419,39 @@ fn names_that_lead_out_are_refused() {
     // The same vault without a bad name is restored: it is the name that was refused.
     world.restore("target", None);
 }
+
+/// Returns an entry whose header in the vault has `stored` as its name.
+fn named(path: &str, stored: &str) -> (Entry, Vec<u8>) {
+    let found = entry(path, Some(path.as_bytes()));
+    let mut bytes = tar::header(&Entry { path: EntryPath::new(stored).unwrap(), ..found.clone() });
+    let header = bytes.len() as u64;
+    bytes.extend(path.as_bytes());
+    bytes.resize(bytes.len() + padding(found.size) as usize, 0);
+    (Entry { header, ..found }, bytes)
+}
+
+/// An older program stored names without `./` before a drive letter: the script gives them to tar with it.
+#[test]
+fn a_header_gets_the_name_that_tar_does_not_cut() {
+    let world = World::new();
+    let (short, long) = ("c:b", format!("d:{}", "long ".repeat(40)));
+    let mut entries = vec![(entry(".", None), tar_header())];
+    entries.extend([named(short, "an older name"), named(&long, &"another name ".repeat(12))]);
+    let content: Vec<u8> = entries.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+    let mut offset = 0;
+    let mut builder = hunk::HunkBuilder::default();
+    for (entry, bytes) in &mut entries {
+        let length = bytes.len() as u64;
+        entry.extents = vec![Extent { pack: Some(Hash::of(&content)), offset, length }];
+        offset += length;
+        assert!(builder.push(entry).unwrap().is_none());
+    }
+    let hunk = builder.finish().unwrap();
+    let pack = stored(&world, PackKind::Data, &content);
+    commit(&world, 1, &hunk.bytes, entries.len(), vec![pack], json!({}));
+    let target = world.restore("target", None);
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 2);
+    for name in [short, &long] {
+        assert_eq!(fs::read(target.join(name)).unwrap(), name.as_bytes());
+    }
+}

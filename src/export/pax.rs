@@ -3,7 +3,7 @@
 use super::acl;
 use super::holes::SparseMap;
 use crate::vault::entry::Entry;
-use crate::vault::tar::{Record, XATTR, time};
+use crate::vault::tar::{self, Record, XATTR, time};
 
 /// The attributes in which the kernel keeps ACLs, and the keywords of their text form.
 const ACLS: [(&[u8], &[u8]); 2] =
@@ -33,8 +33,8 @@ pub fn records(entry: &Entry) -> Vec<Record> {
 /// The name is among them only if it is ASCII: another one would be converted to the charset of whoever reads it, which fails where
 /// it is not UTF-8, and for bsdtar in the locale `C`. The header has it then.
 pub fn sparse_records(entry: &Entry, map: &SparseMap) -> Vec<Record> {
-    let name = Some(entry.path.bytes()).filter(|name| name.is_ascii());
-    let name = name.map(|name| (b"GNU.sparse.name".to_vec(), name.to_vec()));
+    let name = Some(tar::name(&entry.path)).filter(|name| name.is_ascii());
+    let name = name.map(|name| (b"GNU.sparse.name".to_vec(), name.into_owned()));
     let version = [(b"GNU.sparse.major".to_vec(), b"1".to_vec()), (b"GNU.sparse.minor".to_vec(), b"0".to_vec())];
     let size = (b"GNU.sparse.realsize".to_vec(), map.size().to_string().into_bytes());
     version.into_iter().chain(name).chain([size]).collect()

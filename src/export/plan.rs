@@ -1,7 +1,7 @@
 //! Plans the archive frame by frame: the entries' extents in order, cut where frames of packs begin and end.
 //!
 //! A header that says all that the entry does is taken from the vault, and so is a whole frame of small files. Other headers are
-//! made here.
+//! made here, and so are those of names that bsdtar would cut: vaults have them as older versions wrote them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl<'a> ExportPlanner<'a> {
             let records = [pax::sparse_records(&entry, map), records].concat();
             let member = Member::Sparse(text.len() as u64 + map.data());
             self.bytes([tar::member(&entry, member, &records), text].concat())?;
-        } else if records == stored {
+        } else if records == stored && !tar::is_cut_by_bsdtar(&entry.path) {
             for extent in entry.header_extents() {
                 self.extent(&extent, StreamMark::Other)?;
             }

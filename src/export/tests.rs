@@ -1,6 +1,7 @@
 //! Exports of sample vaults, and the bytes of the archives.
 
 use super::*;
+use crate::path::EntryPath;
 use crate::restore::sample::{SampleVault, context};
 use crate::vault::entry::Extent;
 use crate::vault::root::SnapshotState;
@@ -79,4 +80,17 @@ fn a_header_that_says_all_is_the_one_of_the_vault() {
     sample.with_headers();
     let (pax, plain) = streams(&mut sample);
     assert!(pax == plain);
+}
+
+/// An older version stored names as they are; bsdtar would extract this one in the place of `b`.
+#[test]
+fn a_header_of_a_name_that_bsdtar_cuts_is_made_anew() {
+    let mut sample = SampleVault::new();
+    sample.file("older name", b"content").mtime = 1_700_000_000_000_000_000;
+    sample.with_headers();
+    sample.entries.last_mut().unwrap().path = EntryPath::new("c:b").unwrap();
+    for format in [ArchiveFormat::Plain, ArchiveFormat::Pax] {
+        let stream = exported(&mut sample, format).1;
+        assert!(has(&stream, b"./c:b\0") && has(&stream, b"content\0") && !has(&stream, b"older name"));
+    }
 }

@@ -4,6 +4,8 @@
 //! of 8 GiB and more are base-256 numbers. Extended attributes, and times before 1970, need a PAX record. Times are in
 //! whole seconds only: their nanoseconds are in the entry, where they cost less. An export adds what is in the entry alone.
 
+use std::borrow::Cow;
+
 use tar::{EntryType, Header};
 
 use super::entry::{Entry, EntryKind, TAR_BLOCK, padding};
@@ -29,6 +31,23 @@ pub enum Member<'a> {
     Sparse(u64),
 }
 
+/// Returns the name of a path in an archive, without the `/` at a folder's end.
+///
+/// bsdtar takes a drive letter and backslashes off the beginning of a name, and would extract `c:b` in the place of `b`: `./`
+/// stands before such a name.
+pub fn name(path: &EntryPath) -> Cow<'_, [u8]> {
+    match path.bytes() {
+        [] => Cow::Borrowed(b"."),
+        name if is_cut_by_bsdtar(path) => Cow::Owned([b"./", name].concat()),
+        name => Cow::Borrowed(name),
+    }
+}
+
+/// Whether bsdtar would extract a member of this name in another place.
+pub fn is_cut_by_bsdtar(path: &EntryPath) -> bool {
+    matches!(path.bytes(), [b'\\', ..] | [b'a'..=b'z' | b'A'..=b'Z', b':', ..])
+}
+
 /// Returns the header blocks of an entry; for a member of a hard-link group, those of a file of its own.
 pub fn header(entry: &Entry) -> Vec<u8> {
     member(entry, Member::Whole, &records(entry))
@@ -36,19 +55,20 @@ pub fn header(entry: &Entry) -> Vec<u8> {
 
 /// Returns the header blocks of a member with these PAX records.
 pub fn member(entry: &Entry, member: Member, records: &[Record]) -> Vec<u8> {
-    let mut name = entry.path.bytes().to_vec();
+    let mut name = name(&entry.path).into_owned();
+    let link = match member {
+        Member::LinkTo(to) => Some(self::name(to)),
+        _ => None,
+    };
     let target = entry.target.as_ref().map(|target| target.0.as_slice());
     let (kind, size, target) = match (member, entry.kind) {
-        (Member::LinkTo(to), _) => (EntryType::Link, 0, Some(to.bytes())),
+        (Member::LinkTo(_), _) => (EntryType::Link, 0, link.as_deref()),
         (Member::Sparse(stored), _) => (EntryType::Regular, stored, None),
         (Member::Whole, EntryKind::File) => (EntryType::Regular, entry.size, None),
         (Member::Whole, EntryKind::Folder) => (EntryType::Directory, entry.size, None),
         (Member::Whole, EntryKind::Symlink) => (EntryType::Symlink, entry.size, target),
         (Member::Whole, EntryKind::Fifo) => (EntryType::Fifo, entry.size, None),
     };
-    if entry.path.is_root() {
-        name.push(b'.');
-    }
     if kind == EntryType::Directory {
         name.push(b'/');
     }
@@ -202,7 +222,7 @@ mod tests {
             let mut archive = tar::Archive::new(&stream[..]);
             let mut entries = archive.entries().unwrap();
             let mut read = entries.next().unwrap().unwrap();
-            let mut path = entry.path.bytes().to_vec();
+            let mut path = name(&entry.path).into_owned();
             if entry.kind == EntryKind::Folder { path.push(b'/'); }
             prop_assert_eq!(read.path_bytes().into_owned(), path);
             prop_assert_eq!(read.header().mode().unwrap(), entry.mode);
@@ -214,6 +234,25 @@ mod tests {
             prop_assert!(entries.next().is_none());
         }
     }
+
+    #[test]
+    fn names_that_bsdtar_would_cut_begin_with_a_dot() {
+        for (path, expected) in [
+            ("c:b", "./c:b"),
+            ("Z:", "./Z:"),
+            ("\\b/c", "./\\b/c"),
+            ("cc:b", "cc:b"),
+            ("1:b", "1:b"),
+            ("a/c:b", "a/c:b"),
+            ("a\\b", "a\\b"),
+        ] {
+            let path = EntryPath::new(path).unwrap();
+            assert_eq!(String::from_utf8_lossy(&name(&path)), expected);
+            assert_eq!(is_cut_by_bsdtar(&path), expected.starts_with('.'));
+        }
+        assert_eq!(*name(&EntryPath::root()), *b".");
+    }
+
     #[test]
     fn a_time_is_a_decimal_fraction() {
         let times = [0, 5_000_000_001, -1, -1_000_000_000, -1_750_000_000, i64::MIN, i64::MAX];
