@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::fs::filesystem::{has_mounts, is_mount};
+use crate::fs::volumes;
 use crate::path::EntryPath;
 use crate::shell::{folder, word};
 use crate::store::address::argument;
@@ -39,6 +40,25 @@ impl<'v> RestoreCommand<'v> {
     /// Creates a restore of all of the directory, around what is mounted in it now.
     pub fn of_all(vault: Option<&'v str>, target: &Path) -> Self {
         RestoreCommand { around_mounts: has_mounts(target), ..Self::new(vault, target.to_owned()) }
+    }
+
+    /// Creates the restores that bring all of the directory back, one after the other: the first one around what is mounted in it
+    /// now, and one for each volume that `holds` says is in the snapshot.
+    pub fn with_volumes(
+        vault: Option<&'v str>,
+        target: &Path,
+        snapshot: Option<String>,
+        holds: impl Fn(&EntryPath) -> bool,
+    ) -> Vec<Self> {
+        let all = RestoreCommand { snapshot, ..Self::of_all(vault, target) };
+        let volumes = if all.around_mounts { volumes::below(&all.target) } else { Vec::new() };
+        let of_volume = |volume: EntryPath| RestoreCommand {
+            around_mounts: has_mounts(&all.target.join(volume.as_path())),
+            paths: vec![volume],
+            ..all.clone()
+        };
+        let alone: Vec<_> = volumes.into_iter().filter(holds).map(of_volume).collect();
+        [all].into_iter().chain(alone).collect()
     }
 }
 

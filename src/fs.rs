@@ -15,6 +15,7 @@ pub mod lock;
 pub mod pseudo;
 pub mod rename;
 pub mod times;
+pub mod volumes;
 mod folder;
 
 use std::ffi::OsStr;

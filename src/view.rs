@@ -75,8 +75,10 @@ pub fn backup(report: &replicas::backup::ReplicatedBackupReport, data: &Path) ->
         line(&mut text, format_args!("  warnings {}", taken.warnings.len()));
     }
     let snapshot = Some(taken.snapshot.id.to_string());
-    let command = RestoreCommand { snapshot, ..RestoreCommand::of_all(Some(vault), data) };
-    line(&mut text, format_args!("  restore  {command}"));
+    let commands = RestoreCommand::with_volumes(Some(vault), data, snapshot, |volume| taken.mounts.contains(volume));
+    for (command, word) in commands.iter().zip(["restore"].into_iter().chain(std::iter::repeat("volume "))) {
+        line(&mut text, format_args!("  {word}  {command}"));
+    }
     text
 }
 

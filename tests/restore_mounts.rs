@@ -367,6 +367,63 @@ fn what_is_printed_of_a_mount_point_restores_it_wherever_it_is_pasted() {
     let Some(_in) = Mounted::new(data.join("uploads"), "16m") else { return };
     let made = run(&["backup"]);
     fs::write(data.join("a.txt"), "later").unwrap();
-    paste(&world, made.ended(0).text().lines().last().unwrap().trim_start().strip_prefix("restore ").unwrap());
+    restores(made.ended(0).text()).iter().for_each(|command| paste(&world, command));
     assert_eq!(text(&data.join("a.txt")), "a");
+}
+
+/// Returns the commands of a backup's report that bring everything back.
+fn restores(report: &str) -> Vec<&str> {
+    let of = |line: &'_ str| ["  restore  ", "  volume   "].iter().any(|word| line.starts_with(word));
+    report.lines().filter(|line| of(line)).map(|line| &line[11..]).collect()
+}
+
+#[test]
+fn what_is_printed_brings_back_what_is_on_volumes() {
+    let world = World::new();
+    for name in ["a", "b", "left out"] {
+        fs::create_dir_all(world.data().join(name)).unwrap();
+    }
+    let Some(_a) = Mounted::new(world.data().join("a"), "1m") else { return };
+    let Some(_b) = Mounted::new(world.data().join("b"), "1m") else { return };
+    let Some(_in) = Mounted::new(world.data().join("a/in it"), "1m") else { return };
+    let Some(_left_out) = Mounted::new(world.data().join("left out"), "1m") else { return };
+    let files = ["n", "a/n", "b/n", "a/in it/n"];
+    let fill = || files.iter().for_each(|file| world.write(file, file));
+    let emptied = || files.iter().for_each(|file| fs::remove_file(world.data().join(file)).unwrap());
+    let assert_back = |what: &str| {
+        files.iter().for_each(|file| assert_eq!(text(&world.data().join(file)), *file, "{what}"));
+        // What was there before is no part of it.
+        for folder in ["", "a", "b", "a/in it"] {
+            for name in names(&world.data().join(folder)).iter().filter(|name| name.contains(".replaced-")) {
+                fs::remove_dir_all(world.data().join(folder).join(name)).unwrap();
+            }
+        }
+    };
+    fill();
+    let made = world.run(["backup", "--exclude", "left out"]);
+    let told = restores(made.ended(0).text());
+    assert_eq!(told.len(), 4, "{made:?}");
+    assert!(told[1].contains("--around-mounts --path a ") && told[3].contains("--path b "), "{told:?}");
+    emptied();
+    told.iter().for_each(|command| paste(&world, command));
+    assert_back("the report");
+
+    let refused = world.run(["restore"]);
+    refused.ended(2).says("`--path a`, `--path 'a/in it'`, `--path b` and `--path 'left out'`");
+    let doctor = world.json(["doctor"], 0);
+    let checks = doctor["parts"].as_array().unwrap().iter().flat_map(|part| part["checks"].as_array().unwrap());
+    let check = checks.into_iter().find(|check| check["name"] == "restore").unwrap();
+    assert!(check["found"].as_str().unwrap().contains("at a and 3 more places"), "{check}");
+    emptied();
+    let commands: Vec<_> = check["commands"].as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+    let (left_out, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(|one| one.contains("left out"));
+    assert_eq!((left_out.len(), others.len()), (1, 4), "{check}");
+    others.iter().for_each(|command| paste(&world, command));
+    assert_back("doctor");
+
+    // A snapshot that has nothing of them is restored without.
+    let made = world.run(["backup", "--one-file-system"]);
+    assert_eq!(restores(made.ended(0).text()).len(), 1, "{made:?}");
+    let told = world.json(["doctor"], 0).to_string();
+    assert!(told.contains("--around-mounts") && !told.contains("--path"), "{told}");
 }

@@ -119,6 +119,9 @@ pub struct BackupReport {
     pub torn: Vec<Problem>,
     /// How each database was taken.
     pub databases: Vec<DatabaseRecord>,
+    /// Paths in the directory at which something was mounted and was read: a restore of all leaves them as they are then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<EntryPath>,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// Requests to the store since it was opened, if they are counted: they are for a bucket.
@@ -290,6 +293,7 @@ fn attempt(
         base.unmounted = measure.mounts.iter().filter(|was| !there(was)).map(|was| was.path.clone()).collect();
     }
     base.filters = options.filters();
+    let mounted: Vec<_> = mounts.iter().flatten().map(|mount| mount.path.clone()).collect();
     let staging = &*vault.store.staging();
     let mut reserved = vault.store.set_aside(rescue::KEPT);
     let free = reserved.as_ref().map(|reserved| reserved.free);
@@ -362,6 +366,7 @@ fn attempt(
         stale: some(assembled.stale),
         torn: some(assembled.torn),
         databases: assembled.databases,
+        mounts: mounted,
         seconds: clock.elapsed().as_secs_f64(),
         traffic: vault.store.traffic(),
     })))

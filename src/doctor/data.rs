@@ -91,6 +91,11 @@ impl DataCheckInput {
         RestoreCommand::of_all(self.vault(), &self.at)
     }
 
+    /// Whether a snapshot may hold what is on volumes in the directory.
+    fn holds_volumes(&self) -> bool {
+        self.good.as_ref().is_none_or(|(_, good)| !good.one_file_system)
+    }
+
     /// Returns the same, if there is a snapshot to bring back.
     fn restore(&self) -> Option<String> {
         self.vault().map(|_| self.command().to_string())
@@ -277,7 +282,8 @@ mod tests {
 
     fn about(at: &Path, good: Option<u64>) -> DataCheckInput {
         let name = SnapshotName { seq: 1, time: jiff::Timestamp::UNIX_EPOCH, id: Hex([1; 8]) };
-        let good = good.map(|bytes| ("gs://b-1/x".to_owned(), GoodSnapshot { name, bytes, uploaded: 1 }));
+        let good = good
+            .map(|bytes| ("gs://b-1/x".to_owned(), GoodSnapshot { name, bytes, uploaded: 1, one_file_system: false }));
         DataCheckInput {
             data: at.into(),
             at: at.into(),

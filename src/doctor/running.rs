@@ -43,6 +43,8 @@ pub struct GoodSnapshot {
     pub bytes: u64,
     /// Bytes of the objects that its backup created.
     pub uploaded: u64,
+    /// Whether its backup left out everything that was mounted below the directory.
+    pub one_file_system: bool,
 }
 
 /// The place where the checks put what they find.

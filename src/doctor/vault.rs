@@ -136,7 +136,12 @@ fn snapshots(vault: &Vault, input: &VaultCheckInput, recorder: &CheckRecorder) -
         unchosen.why
     });
     let Choice { name, root, passed_over, .. } = chosen?;
-    recorder.lock().good = Some(GoodSnapshot { name, bytes: root.totals.bytes, uploaded: root.uploaded_bytes() });
+    recorder.lock().good = Some(GoodSnapshot {
+        name,
+        bytes: root.totals.bytes,
+        uploaded: root.uploaded_bytes(),
+        one_file_system: root.filters.one_file_system,
+    });
     recorder.add(match passed_over.first() {
         None if !root.whole() => DoctorCheck::warning(
             "snapshots",

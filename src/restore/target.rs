@@ -23,7 +23,7 @@ use super::{mounts, standing};
 use crate::command::path_option;
 use crate::error::{Code, Doing, Error, Result};
 use crate::fs::filesystem::{self, is_mount};
-use crate::fs::{Folder, location};
+use crate::fs::{Folder, location, volumes};
 use crate::lineage::Lineage;
 use crate::path::EntryPath;
 use crate::source::marker::{MARKER, Unfinished};
@@ -202,18 +202,22 @@ impl RestoreTarget {
                 all => format!(" ({all} in all)"),
             };
             let why = format!("another filesystem is mounted in it, at {first}{more}, and would move away with it");
-            let alone = match self.target.join(first.as_path()).is_dir() {
+            let volumes = volumes::below(&self.target);
+            let options: Vec<_> = volumes.iter().filter(|at| inside.contains(at)).map(path_option).collect();
+            let alone = match &options[..] {
                 _ if how.lacks_mounts => {
-                    "the snapshot has nothing of what was mounted there (--one-file-system)".into()
+                    "; the snapshot has nothing of what was mounted there (--one-file-system)".to_owned()
                 }
-                true => format!("`{}` restores what is on it", path_option(first)),
+                [] if self.target.join(first.as_path()).is_dir() => String::new(),
                 // A mounted file cannot be replaced where it is.
-                false => {
-                    "what is mounted by itself can be restored to another folder, and copied from there".to_owned()
+                [] => "; what is mounted by itself can be restored to another folder, and copied from there".to_owned(),
+                [one] => format!("; `{one}` restores what is on it"),
+                [all @ .., last] => {
+                    format!("; `{}` and `{last}` restore what is on them, one after the other", all.join("`, `"))
                 }
             };
             return Err(Error::usage(format!("restore to {}", self.target.display()), why).with_code(Code::MountPoint).hint(format!(
-                "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is; {alone}."
+                "--around-mounts restores everything else, entry by entry, and leaves what is mounted as it is{alone}."
             )));
         }
         self.kept = mounts::kept(&self.target, &inside);

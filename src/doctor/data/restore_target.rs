@@ -10,6 +10,7 @@ use crate::doctor::space::{existing, free, size, writable};
 use crate::doctor::walk::WalkSummary;
 use crate::fs::filesystem::is_mount;
 use crate::restore::target::{self, is_exchangeable};
+use crate::text::count_of;
 
 /// Checks whether a restore can replace the directory; returns also where it would make the new one.
 pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
@@ -26,24 +27,26 @@ pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
         Err(why) => return (DoctorCheck::problem(name, why.what()).advice(why.advice().unwrap_or_default()), None),
     };
     if let Some(first) = found.kept().first() {
+        let commands = RestoreCommand::with_volumes(input.vault(), &input.at, None, |_| input.holds_volumes());
+        let more = match commands.len() {
+            0..=2 => String::new(),
+            all => format!(" and {} more", count_of(all as u64 - 2, "place")),
+        };
         let found = format!(
-            "something else is mounted in it, at {first}: a mount is never moved, so the directory cannot be \
+            "something else is mounted in it, at {first}{more}: a mount is never moved, so the directory cannot be \
              replaced as a whole"
         );
-        let check = DoctorCheck::warning(name, found);
-        let check = match input.at.join(first.as_path()).is_dir() {
-            true => {
-                let alone =
-                    RestoreCommand { paths: vec![first.clone()], around_mounts: false, ..input.command() }.to_string();
-                let advice = "The first of these fills everything around it, the second what is on it:";
-                check.advice(advice).run(input.command().to_string()).run(alone)
-            }
-            false => {
+        let advice = match commands.len() {
+            2 => "The first of these fills everything around it, the second what is on it:".to_owned(),
+            3.. => "The first of these fills everything around them, and each of the others what is on one:".to_owned(),
+            _ if input.at.join(first.as_path()).is_dir() => "This fills everything around it:".to_owned(),
+            _ => {
                 let alone = "What is mounted by itself is restored to another folder and copied from there.";
-                let advice = format!("{alone} This fills everything around it:");
-                check.advice(advice).run(input.command().to_string())
+                format!("{alone} This fills everything around it:")
             }
         };
+        let check = DoctorCheck::warning(name, found).advice(advice);
+        let check = commands.iter().fold(check, |check, command| check.run(command.to_string()));
         return (check, Some(input.at.clone()));
     }
     let parent = input.at.parent().unwrap_or(Path::new("/"));
