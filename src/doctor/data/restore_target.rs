@@ -10,7 +10,6 @@ use crate::doctor::space::{existing, free, size, writable};
 use crate::doctor::walk::WalkSummary;
 use crate::fs::filesystem::is_mount;
 use crate::restore::target::{self, is_exchangeable};
-use crate::text::count_of;
 
 /// Checks whether a restore can replace the directory; returns also where it would make the new one.
 pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
@@ -30,7 +29,7 @@ pub(super) fn target(input: &DataCheckInput) -> (DoctorCheck, Option<PathBuf>) {
         let commands = RestoreCommand::with_volumes(input.vault(), &input.at, None, |_| input.holds_volumes());
         let more = match commands.len() {
             0..=2 => String::new(),
-            all => format!(" and {} more", count_of(all as u64 - 2, "place")),
+            all => format!(" and {} more", all - 2),
         };
         let found = format!(
             "something else is mounted in it, at {first}{more}: a mount is never moved, so the directory cannot be \
