@@ -223,6 +223,10 @@ pub fn verify(vault: &Vault, options: &VerifyOptions, ctx: &Context) -> Result<V
         true => None,
         false => Some(read_root(vault, folder, *name)),
     };
+    if state.sample.selects_any() {
+        // How many bytes these files have shows only when their entries are read.
+        ctx.monitor.begin("reading files", None);
+    }
     map_ordered(&roots, ctx.parallel, read, |at, again| {
         ctx.check("verify the vault")?;
         match again {

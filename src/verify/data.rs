@@ -35,9 +35,16 @@ impl FileSampler {
         Ok(FileSampler { seed, share: (percent / 100.0 * 2f64.powi(32)) as u64 })
     }
 
+    /// Whether it chooses files at all.
+    pub fn selects_any(&self) -> bool {
+        self.share > 0
+    }
+
     /// Whether an entry is a file that is to be read.
     pub fn selects(&self, entry: &Entry) -> bool {
-        let Some(hash) = entry.hash.filter(|_| entry.kind == EntryKind::File && self.share > 0) else { return false };
+        let Some(hash) = entry.hash.filter(|_| entry.kind == EntryKind::File && self.selects_any()) else {
+            return false;
+        };
         let dice = blake3::Hasher::new_keyed(&self.seed).update(&hash.0).update(entry.path.bytes()).finalize();
         dice.as_bytes()[..4].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)) < self.share
     }

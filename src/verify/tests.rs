@@ -52,6 +52,34 @@ fn a_whole_vault_has_no_damage() {
     assert_eq!(wrong.unwrap_err().kind(), Kind::Usage);
 }
 
+/// Records the parts of the work: their names, their sizes, and the bytes that were done of them.
+#[derive(Default)]
+struct Parts(std::sync::Mutex<Vec<(String, Option<u64>, u64)>>);
+
+impl crate::monitor::Monitor for Parts {
+    fn begin(&self, what: &str, bytes: Option<u64>) {
+        self.0.lock().unwrap().push((what.to_owned(), bytes, 0));
+    }
+    fn advance(&self, bytes: u64) {
+        self.0.lock().unwrap().last_mut().unwrap().2 += bytes;
+    }
+}
+
+#[test]
+fn objects_and_files_are_parts_of_the_work_of_their_own() {
+    let (sample, ..) = two();
+    for (options, names) in
+        [(all(), &["verifying objects", "reading files"][..]), (VerifyOptions::default(), &["verifying objects"])]
+    {
+        let parts = Parts::default();
+        verify(&sample.vault, &options, &Context { monitor: &parts, ..context() }).unwrap();
+        let parts = parts.0.into_inner().unwrap();
+        assert_eq!(parts.iter().map(|(what, ..)| what.as_str()).collect::<Vec<_>>(), names);
+        assert_eq!(parts[0].1, Some(parts[0].2), "{parts:?}");
+        assert!(parts.iter().all(|(_, _, done)| *done > 0), "{parts:?}");
+    }
+}
+
 #[test]
 fn damage_is_named_with_the_snapshots_that_it_hurts() {
     for (how, damage) in damages() {
