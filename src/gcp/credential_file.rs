@@ -39,7 +39,11 @@ pub fn check(json: &Value, kind: &str) -> Result<(), String> {
             })
         }
         "external_account" => match json.get("credential_source") {
-            Some(Value::Object(_)) => Ok(()),
+            Some(Value::Object(source)) => match source.get("file") {
+                Some(Value::String(file)) => token_file(file),
+                Some(_) => Err("in its `credential_source`: its `file` is no text".into()),
+                None => Ok(()),
+            },
             Some(_) => Err("its `credential_source` is no object".into()),
             None => Err("it has no `credential_source`".into()),
         },
@@ -63,7 +67,16 @@ fn field<'j>(json: &'j Value, name: &str) -> Result<&'j str, String> {
     }
 }
 
-/// Whether a value stands for one that is to be filled in. None that Google makes begins so.
+/// Checks that the file with the token of another identity provider is there.
+fn token_file(file: &str) -> Result<(), String> {
+    match std::fs::metadata(file) {
+        Err(why) => Err(format!("in its `credential_source`: its `file` is {file:?}, which cannot be read: {why}")),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Whether a value stands for one that is to be filled in, or has a part that does, as in `projects/PROJECT_NUMBER/…`. None that
+/// Google makes does so.
 fn is_placeholder(value: &str) -> bool {
     let begins = [
         "YOUR_",
@@ -79,7 +92,12 @@ fn is_placeholder(value: &str) -> bool {
         "REPLACE",
         "xxxx",
     ];
-    begins.iter().any(|begin| value.starts_with(begin))
+    let is_name = |part: &str| {
+        part.contains('_')
+            && part.starts_with(|c: char| c.is_ascii_uppercase())
+            && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+    };
+    begins.iter().any(|begin| value.starts_with(begin)) || value.split(['/', ':', '@', '.']).any(is_name)
 }
 
 /// Checks a key as the library that signs with it reads it.
@@ -147,6 +165,32 @@ mod tests {
             assert!(!why.contains("AAAA"), "{why}");
         }
         assert_eq!(check(&person("1//0"), "authorized_user"), Ok(()));
+        let pool = "//iam.googleapis.com/projects/123/locations/global/workloadIdentityPools/POOL/providers/PROVIDER";
+        let token = tempfile::NamedTempFile::new().unwrap();
+        let external = |audience: &str, file: &str| json!({"audience": audience, "subject_token_type": "t", "token_url": "u", "credential_source": {"file": file}});
+        let there = token.path().to_str().unwrap();
+        let filled = pool.replace("POOL", "my-pool").replace("PROVIDER", "my-provider");
+        for (json, kind, said) in [
+            (external(&pool.replace("123", "PROJECT_NUMBER"), there), "external_account", "PROJECT_NUMBER"),
+            (external(&pool.replace("POOL", "POOL_ID"), there), "external_account", "in a sample"),
+            (external(&filled, "/path/to/token"), "external_account", "/path/to/token"),
+            (
+                json!({"service_account_impersonation_url": "https://i.example/v1/projects/-/serviceAccounts/SERVICE_ACCOUNT_EMAIL:generateAccessToken"}),
+                "impersonated_service_account",
+                "SERVICE_ACCOUNT_EMAIL",
+            ),
+        ] {
+            let why = check(&json, kind).unwrap_err();
+            assert!(why.contains(said), "{json}: {why}");
+        }
+        assert_eq!(check(&external(&filled, there), "external_account"), Ok(()));
+        assert_eq!(
+            check(
+                &json!({"audience": "a", "subject_token_type": "t", "token_url": "u", "credential_source": {"url": "http://x"}}),
+                "external_account"
+            ),
+            Ok(())
+        );
         assert_eq!(check(&json!({}), "of_tomorrow"), Ok(()));
     }
 }

@@ -83,7 +83,12 @@ fn full(kind: &str, name: &str, project: Option<&str>) -> Result<String, String>
     };
     // In old projects, the id has a domain before it: `example.com:shop`.
     let is_project = |id: &str| !id.is_empty() && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
+    // An id has no capitals.
+    let is_sample = |id: &str| !id.is_empty() && id.chars().all(|c| c.is_ascii_uppercase() || "-_".contains(c));
     match (name.split('/').collect::<Vec<_>>().as_slice(), project) {
+        (["projects", project, ..], _) if is_sample(project) => {
+            Err(format!("{project} stands for the id of a project: `gcloud projects list` shows those that there are"))
+        }
         (["projects", project, of, id], _) if is_project(project) && *of == kind && is_id(id) => Ok(name.to_owned()),
         ([id], Some(project)) if is_id(id) && is_project(project) => Ok(format!("projects/{project}/{kind}/{id}")),
         ([id], None) if is_id(id) => {
@@ -253,6 +258,8 @@ mod tests {
             ("projects//topics/backup", None),
             ("projects/p/topics/backup/more", None),
             ("topics/backup", Some("p")),
+            ("projects/PROJECT/topics/backup", None),
+            ("projects/YOUR-PROJECT_ID/topics/backup", None),
         ] {
             assert!(topic(name, project).is_err(), "{name}");
         }
