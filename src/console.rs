@@ -85,16 +85,18 @@ impl<'t> Console<'t> {
     /// Reports an error on stderr and, where JSON was asked for and nothing was written yet, on stdout.
     ///
     /// `stopped` says what is true after a signal has stopped the work and its error has no more to say than that; `None` for work
-    /// of which nothing is known then.
+    /// of which nothing is known then. An error that has more to say tells it itself.
     pub fn fail(&mut self, why: &Error, stopped: Option<&str>) {
         self.terminal.clear();
-        let stopped = stopped.filter(|_| why.code() == Code::Stopped && why.advice().is_none());
+        let is_stopped = why.code() == Code::Stopped;
+        let stopped = stopped.filter(|_| is_stopped && why.advice().is_none());
         if self.output.json_log {
             tracing::error!(code = why.word(), hint = why.advice().unwrap_or_default(), "{}", why.what());
         } else {
             let advice = why.advice().map(|advice| format!("  {}\n", printable(advice))).unwrap_or_default();
             let what = match stopped {
                 Some(stopped) => format!("Stopped. {stopped}"),
+                None if is_stopped => format!("Stopped: {}", printable(&why.what())),
                 None => format!("lastgood: {}", printable(&why.what_with_code())),
             };
             let time = if io::stderr().is_terminal() { String::new() } else { format!("{} ", LogTime::now()) };

@@ -164,6 +164,9 @@ fn main() -> ExitCode {
     let stopped = match &cli.command {
         cli::Command::Backup(_) => Some("No snapshot was made."),
         cli::Command::Restore(_) => Some("Nothing was restored: what was there is as it was."),
+        cli::Command::Export(_) => Some("No whole archive was made."),
+        cli::Command::Verify(_) => Some("What was not read yet is not verified."),
+        cli::Command::Copy(_) => Some("What was copied stays; the next copy goes on from there."),
         _ => None,
     };
     let done = match &cli.command {

@@ -3,6 +3,8 @@
 //! Warnings and the log go the same way in both cases, through `tracing`, whose writer ([`Stderr`]) lifts the bar for as
 //! long as it writes.
 
+mod screen;
+
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,17 +14,15 @@ use std::time::{Duration, Instant};
 use indicatif::{BinaryBytes, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use lastgood::monitor::Monitor;
 use lastgood::text::printable;
-use terminal_size::terminal_size_of;
 use tracing_subscriber::fmt::MakeWriter;
 
+use self::screen::Screen;
 use crate::stderr;
 use crate::wrap;
 
 /// How often progress is logged if there is no bar.
 const LOG_EVERY: Duration = Duration::from_secs(15);
 
-/// How wide a terminal is whose width is not known, in columns.
-const WIDTH: u16 = 80;
 /// The fewest columns in which the whole of a line fits; on a narrower terminal it is a shorter one.
 const WIDE: u16 = 72;
 
@@ -52,7 +52,11 @@ impl Terminal {
     /// Creates a monitor, with a bar if one is wanted and stderr is a terminal.
     pub fn new(wanted: bool) -> Self {
         let shown = wanted && io::stderr().is_terminal();
-        let target = if shown { ProgressDrawTarget::stderr_with_hz(5) } else { ProgressDrawTarget::hidden() };
+        let target = if shown {
+            ProgressDrawTarget::term_like_with_hz(Box::<Screen>::default(), 5)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let now = Instant::now();
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(style(1));
@@ -97,8 +101,7 @@ impl Terminal {
 
 /// The style of one of the lines: with a total, without one, when all bytes are done.
 fn style(which: usize) -> ProgressStyle {
-    let width = terminal_size_of(io::stderr()).map_or(WIDTH, |(width, _)| width.0);
-    let template = if width < WIDE { NARROW[which] } else { [WITH_TOTAL, WITHOUT_TOTAL, FINISHING][which] };
+    let template = if screen::width() < WIDE { NARROW[which] } else { [WITH_TOTAL, WITHOUT_TOTAL, FINISHING][which] };
     // The templates are constants, and valid: a test builds them.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.progress_chars("=> ").with_key("pace", |state: &ProgressState, text: &mut dyn fmt::Write| {
