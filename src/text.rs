@@ -1,6 +1,7 @@
 //! Makes text from outside fit to be shown, and numbers of things readable.
 
 use indicatif::HumanCount;
+use unicode_width::UnicodeWidthStr;
 
 use crate::path;
 use crate::shell::acts_on_a_terminal;
@@ -8,6 +9,11 @@ use crate::shell::acts_on_a_terminal;
 /// Returns a number of things as people read it: `1 snapshot`, `1,200 snapshots`.
 pub fn count_of(count: u64, what: &str) -> String {
     format!("{} {what}{}", HumanCount(count), if count == 1 { "" } else { "s" })
+}
+
+/// Returns how many columns of a terminal a text takes: a character of Chinese and an emoji take two, and an accent of its own none.
+pub fn columns(text: &str) -> usize {
+    text.width()
 }
 
 /// Puts text from outside on one line: control characters, line ends and characters that turn the direction of text are written

@@ -2,7 +2,7 @@
 
 use clap::ArgMatches;
 use lastgood::error::{Code, Error, Result};
-use lastgood::text::printable;
+use lastgood::text::{columns, printable};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -158,7 +158,7 @@ fn text(path: Option<&str>, all: &[Listed], one: bool, everywhere: usize) -> Str
         _ => listed.origin.to_owned(),
     };
     let rows: Vec<_> = all.iter().map(|listed| (&*listed.name, value(listed), from(listed), listed)).collect();
-    let wide = |text: &str| text.chars().count();
+    let wide = columns;
     let names = rows.iter().map(|(name, ..)| wide(name)).max().unwrap_or_default().max(4);
     let values = rows.iter().map(|(_, value, ..)| wide(value)).filter(|width| *width <= WIDEST).max();
     let values = values.unwrap_or_default().max(5);
@@ -168,7 +168,9 @@ fn text(path: Option<&str>, all: &[Listed], one: bool, everywhere: usize) -> Str
         return text + "Nothing is set.\n";
     }
     let mut add = |name: &str, value: &str, from: &str, commands: &str| {
-        let line = format!("{name:names$}  {value:values$}  {from:froms$}  {commands}");
+        let pad = |text: &str, width: usize| " ".repeat(width.saturating_sub(columns(text)));
+        let (value_pad, from_pad) = (pad(value, values), pad(from, froms));
+        let line = format!("{name:names$}  {value}{value_pad}  {from}{from_pad}  {commands}");
         text.push_str(line.trim_end());
         text.push('\n');
     };

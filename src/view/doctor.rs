@@ -4,7 +4,7 @@ use crate::doctor::check::{CheckStatus, DoctorCheck};
 use crate::doctor::{DoctorReport, DoctorSection, Subject};
 
 use super::line;
-use crate::text::{count_of, printable};
+use crate::text::{columns, count_of, printable};
 
 /// The width of a text that no terminal shows, in columns; commands are never broken.
 pub const WIDTH: usize = 100;
@@ -94,12 +94,12 @@ fn verdict(report: &DoctorReport) -> String {
     }
 }
 
-/// Wraps text into lines of at most `width` characters, unless a word is longer.
+/// Wraps text into lines of at most `width` columns, unless a word is longer.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+            Some(line) if columns(line) + 1 + columns(word) <= width => {
                 line.push(' ');
                 line.push_str(word);
             }

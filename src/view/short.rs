@@ -9,14 +9,14 @@ use super::lists::{labels, reason, state};
 use super::{age, line};
 use crate::inspect::ListedSnapshot;
 use crate::report::RunSummary;
-use crate::text::printable;
+use crate::text::{columns, printable};
 use crate::vault::root::SnapshotName;
 
-/// The width of a terminal, in characters.
+/// The width of a terminal, in columns.
 const WIDTH: usize = 80;
 /// The fewest characters of an id that are shown.
 const ID: usize = 8;
-/// The fewest characters that are left for a column that is cut.
+/// The fewest columns of the terminal that are left for one of the table that is cut.
 const LEAST: usize = 12;
 
 /// Returns how many characters of an id tell the snapshots apart, so that each can be given back.
@@ -108,22 +108,40 @@ fn ago(now: Timestamp, then: Timestamp) -> String {
     }
 }
 
-/// Cuts a text to a width, in characters; with `mark`, the end says that it was cut.
+/// Cuts a text to a width, in columns; with `mark`, the end says that it was cut.
 fn cut(text: &str, width: usize, mark: bool) -> String {
-    match text.chars().count() > width {
-        false => text.to_owned(),
-        true if mark => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        true => text.chars().take(width).collect(),
+    if columns(text) <= width {
+        return text.to_owned();
     }
+    let mut left = width.saturating_sub(mark.into());
+    let mut out: String = text.chars().take_while(|c| takes(&mut left, *c)).collect();
+    if mark {
+        out.push('…');
+    }
+    out
 }
 
-/// Cuts a path to a width, in characters: its end tells more than its beginning.
+/// Cuts a path to a width, in columns: its end tells more than its beginning.
 fn cut_path(path: &str, width: usize) -> String {
-    let length = path.chars().count();
-    if length <= width {
+    if columns(path) <= width {
         return path.to_owned();
     }
-    std::iter::once('…').chain(path.chars().skip(length - width.saturating_sub(1))).collect()
+    let mut left = width.saturating_sub(1);
+    let kept: usize = path.chars().rev().take_while(|c| takes(&mut left, *c)).map(char::len_utf8).sum();
+    format!("…{}", &path[path.len() - kept..])
+}
+
+/// Whether a character fits into the columns that are left, which it takes.
+fn takes(left: &mut usize, c: char) -> bool {
+    let after = left.checked_sub(columns(c.encode_utf8(&mut [0; 4])));
+    *left = after.unwrap_or(0);
+    after.is_some()
+}
+
+/// Returns a cell that is as wide as its column.
+fn padded(cell: &str, width: usize, right: bool) -> String {
+    let spaces = " ".repeat(width.saturating_sub(columns(cell)));
+    if right { format!("{spaces}{cell}  ") } else { format!("{cell}{spaces}  ") }
 }
 
 /// Rows of cells, and rows whose last cell is a text that takes the rest of the width.
@@ -151,7 +169,7 @@ impl Table {
         let names: Vec<_> = self.head.iter().map(|name| name.trim_start_matches('>').to_owned()).collect();
         let longest = |column: usize| {
             let cells = self.rows.iter().filter_map(|(cells, _)| cells.get(column)).chain(names.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            cells.map(|cell| columns(cell)).max().unwrap_or(0)
         };
         let widths: Vec<_> = (0..names.len()).map(longest).collect();
         let mut text = String::new();
@@ -161,16 +179,15 @@ impl Table {
             for (column, cell) in cells.iter().enumerate() {
                 let (width, right) = (widths[column], self.head[column].starts_with('>'));
                 let last = column + 1 == names.len() && !right;
-                let left = WIDTH.saturating_sub(row.chars().count()).max(LEAST);
+                let left = WIDTH.saturating_sub(columns(&row)).max(LEAST);
                 row += &match (last, right) {
                     (true, _) if path => cut_path(cell, left),
                     (true, _) => cut(cell, left, true),
-                    (false, true) => format!("{cell:>width$}  "),
-                    (false, false) => format!("{cell:width$}  "),
+                    (false, _) => padded(cell, width, right),
                 };
             }
             if let Some(rest) = rest {
-                let left = WIDTH.saturating_sub(row.chars().count()).max(LEAST);
+                let left = WIDTH.saturating_sub(columns(&row)).max(LEAST);
                 row += &cut(rest, left, true);
             }
             line(&mut text, format_args!("{}", row.trim_end()));
@@ -221,7 +238,7 @@ mod tests {
 
     #[track_caller]
     fn fits(text: &str) {
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH && !line.ends_with(' ')), "{text}");
+        assert!(text.lines().all(|line| columns(line) <= WIDTH && !line.ends_with(' ')), "{text}");
     }
 
     #[test]
@@ -251,6 +268,21 @@ mod tests {
             "{text}"
         );
         assert!(lines[2].ends_with("  /srv/b"), "{text}");
+    }
+
+    #[test]
+    fn characters_that_take_two_columns_count_twice() {
+        let long = format!("/srv/{}/資料", "備份".repeat(40));
+        let mut two = vec![listed(ONE, &long), listed(OTHER, "/srv/b")];
+        two[0].root.as_mut().unwrap().labels.insert("版本".into(), "🦀".repeat(60));
+        let text = snapshots(&two, ID, now());
+        fits(&text);
+        assert!(text.contains("  …") && text.contains("備份/資料\n"), "{text}");
+        two.iter_mut().for_each(|listed| listed.root.as_mut().unwrap().data = "/srv".into());
+        fits(&snapshots(&two, ID, now()));
+        assert_eq!((cut("備份x", 4, true), cut("備份x", 5, true)), ("備…".into(), "備份x".to_owned()));
+        assert_eq!((cut_path("x備份", 4), cut_path("x備份", 5)), ("…份".into(), "x備份".to_owned()));
+        assert_eq!((padded("備", 4, false), padded("備", 4, true)), ("備    ".into(), "  備  ".to_owned()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use indicatif::BinaryBytes;
 use super::{line, named, path};
 use crate::start::decide::{Decision, SaveReason, StartAction};
 use crate::start::seed::Seed;
-use crate::text::{count_of, printable};
+use crate::text::{columns, count_of, printable};
 
 /// The width of the text, in characters.
 const WIDTH: usize = 80;
@@ -56,7 +56,7 @@ pub(super) fn field(text: &mut String, word: &str, what: &str) {
     let mut row = format!("  {word:<width$}", width = INDENT - 2);
     let (mut has_words, what) = (false, printable(what));
     for next in what.split(' ') {
-        if has_words && row.chars().count() + 1 + next.chars().count() > WIDTH {
+        if has_words && columns(&row) + 1 + columns(next) > WIDTH {
             line(text, format_args!("{row}"));
             (row, has_words) = (" ".repeat(INDENT), false);
         }
