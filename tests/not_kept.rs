@@ -47,7 +47,7 @@ fn warnings(report: &Value) -> Vec<&str> {
 }
 
 const FLAGS: &str = "flags that a snapshot does not keep (chattr +i or +a)";
-const TIMES: &str = "a time of change before 1677 or after 2262: the snapshot has the nearest that it can hold";
+const TIMES: &str = "a time of change at or beyond the first (1677) or last (2262) one that a snapshot can hold: it has the nearest one";
 
 #[test]
 fn flags_are_told_by_the_backup_that_reads_them() {

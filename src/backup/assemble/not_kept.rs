@@ -35,7 +35,7 @@ impl NotKept {
             (&self.flagged, "flags that a snapshot does not keep (chattr +i or +a)"),
             (
                 &self.beyond_time,
-                "a time of change before 1677 or after 2262: the snapshot has the nearest that it can hold",
+                "a time of change at or beyond the first (1677) or last (2262) one that a snapshot can hold: it has the nearest one",
             ),
         ];
         let warning = |(paths, what): (&BTreeSet<EntryPath>, &str)| {
@@ -67,7 +67,7 @@ mod tests {
             not_kept.warnings(),
             [
                 "file 2 has flags that a snapshot does not keep (chattr +i or +a)",
-                "file 2 has a time of change before 1677 or after 2262: the snapshot has the nearest that it can hold",
+                "file 2 has a time of change at or beyond the first (1677) or last (2262) one that a snapshot can hold: it has the nearest one",
             ]
         );
         not_kept.look(&path(3), append_only, i64::MAX - 1);
