@@ -31,7 +31,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::Serialize;
 
 use self::plan::{ExportPlanner, FrameJob, FrameTask, PartOfFrame, StreamMark, StreamPiece};
-use crate::error::{Code, Doing, Error, Result};
+use crate::error::{Code, Doing, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::panics;
 use crate::parallel::ordered::map_ordered;
@@ -57,6 +57,8 @@ const READS: usize = 2;
 const HASHED_HOLES: u64 = 1 << 30;
 
 const DOING: &str = "export a snapshot";
+/// The advice if it is damaged.
+const SAVES: &str = "`lastgood restore --skip-damaged` restores what can be read; `lastgood verify` lists all damage.";
 
 /// How an archive says what a tar header cannot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,7 +113,9 @@ pub fn export(
     out: &mut dyn Write,
     ctx: &Context,
 ) -> Result<ExportReport> {
-    let doing = || format!("export snapshot number {} of {}", root.seq, vault.store.url());
+    let doing = || {
+        format!("export the snapshot of {} from {}", root.started.strftime("%Y-%m-%d %H:%M:%S UTC"), vault.store.url())
+    };
     let packs = PackReader::for_root(&*vault.store, root).map_err(|e| e.within(doing()))?;
     ctx.monitor.begin("export", Some(root.totals.bytes));
     // While one worker waits for the store, another one can work.
@@ -135,7 +139,10 @@ pub fn export(
         Ok(ExportReport { entries, ..report })
     });
     packs.mended().values().for_each(|what| ctx.monitor.warn(what));
-    done.map_err(|e: Error| e.within(doing()))
+    done.map_err(|e: Error| match e.kind() {
+        Kind::Damage if e.advice().is_none() => e.within(doing()).hint(SAVES),
+        _ => e.within(doing()),
+    })
 }
 
 /// A frame's pack, its offset in the object, and its content.

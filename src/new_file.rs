@@ -4,14 +4,16 @@
 //! by then.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Code, Doing, Error, Result};
 use lastgood::fs::rename::give_name;
 use lastgood::fs::{Folder, SAFE};
-use rustix::fs::{Mode, OFlags, fsync, openat};
+use lastgood::text::printable;
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, OFlags, flock, fsync, openat};
 use rustix::io::Errno;
 
 /// A file under a temporary name; it is removed when this is dropped unfinished.
@@ -36,15 +38,27 @@ impl NewFile {
             return Err(Error::usage(doing(), "it is not the name of a file").with_code(Code::BadSetting));
         };
         let folder = Folder::open(path.parent().unwrap_or(Path::new(""))).doing(doing)?;
-        if folder.look(name).doing(doing)?.is_some() {
-            return Err(exists(path));
+        if let Some(there) = folder.look(name).doing(doing)? {
+            let is_device = !matches!(
+                FileType::from_raw_mode(there.st_mode),
+                FileType::RegularFile | FileType::Directory | FileType::Symlink
+            );
+            return Err(match is_device {
+                true => Error::usage(doing(), "it is not a file")
+                    .with_code(Code::AlreadyExists)
+                    .hint("Name a file that does not exist yet, or write to stdout: `-o -`."),
+                false => exists(path),
+            });
         }
         let mut tmp = OsString::from(".");
         tmp.push(name);
         tmp.push(format!(".{}.part", std::process::id()));
+        tell_leftovers(path, name);
         let flags = SAFE | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         // Its content comes from files that may have been closed to others.
-        let file = openat(&folder, &tmp, flags, Mode::from_raw_mode(0o600)).doing(doing)?.into();
+        let file: File = openat(&folder, &tmp, flags, Mode::from_raw_mode(0o600)).doing(doing)?.into();
+        // It tells others that this process still writes to it. A filesystem without locks has only the number in the name for that.
+        let _ = flock(&file, FlockOperation::NonBlockingLockExclusive);
         Ok(NewFile { path: path.to_owned(), name: name.to_owned(), folder, tmp, file, unfinished: true })
     }
 
@@ -63,6 +77,29 @@ impl NewFile {
         let doing = || format!("finish {}", self.path.display());
         self.folder.readable().and_then(fsync).doing(doing)
     }
+}
+
+/// Warns of files that this program made for the same path and did not complete, as it was killed.
+fn tell_leftovers(path: &Path, name: &OsStr) {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (file, begin) = (entry.file_name(), [b".", name.as_bytes(), b"."].concat());
+        let number = file.as_bytes().strip_prefix(&*begin).and_then(|rest| rest.strip_suffix(b".part"));
+        let is_ours = number.is_some_and(|digits| !digits.is_empty() && digits.iter().all(u8::is_ascii_digit));
+        if is_ours && is_left(&folder.join(&file)) {
+            let left = path.with_file_name(&file);
+            tracing::warn!(
+                "{} is left of an export that was killed: delete it",
+                printable(&left.display().to_string())
+            );
+        }
+    }
+}
+
+/// Whether no process has a file locked. One that cannot be opened or locked counts as used.
+fn is_left(file: &Path) -> bool {
+    let opened = openat(CWD, file, SAFE | OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
+    opened.is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
 fn exists(path: &Path) -> Error {
@@ -97,7 +134,6 @@ impl Drop for NewFile {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -119,11 +155,25 @@ mod tests {
         assert_eq!((fs::read(&path).unwrap(), names()), (b"whole".to_vec(), 1));
 
         assert!(NewFile::create(&path).is_err());
+        let device = NewFile::create(Path::new("/dev/null")).err().unwrap();
+        assert!(device.advice().unwrap().contains("-o -"), "{device}");
         let late = folder.path().join("b");
         let file = NewFile::create(&late).unwrap();
         fs::write(&late, "first").unwrap();
         assert!(file.finish().is_err());
         assert_eq!((fs::read(&late).unwrap(), names()), (b"first".to_vec(), 2));
+    }
+
+    #[test]
+    fn a_file_is_left_when_nobody_writes_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let file = NewFile::create(&path).unwrap();
+        let tmp = folder.path().join(&file.tmp);
+        assert!(!is_left(&tmp) && !is_left(&path));
+        drop(file);
+        fs::write(&tmp, "of a process that is gone").unwrap();
+        assert!(is_left(&tmp));
     }
 
     #[test]

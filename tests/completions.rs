@@ -87,6 +87,8 @@ fn each_command_has_a_manual_page() {
         assert_eq!(page.contains(".SH EXAMPLES\n"), !command.is_empty() && help.contains("Examples:"), "{command}");
     }
     let page = world.run(["man", "backup"]).ended(0).text().to_owned();
+    let title = page.lines().find(|line| line.starts_with(".TH ")).unwrap();
+    assert!(title.contains(" 1 \" \" \"lastgood "), "the source does not stand in the place of the date: {title}");
     for part in ["\\-\\-checkpoint\\-every", "lastgood backup \\-\\-exclude", "incomplete\\-copies"] {
         assert!(page.contains(part), "{part}: {page}");
     }

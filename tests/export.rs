@@ -224,7 +224,10 @@ fn damage_is_found_here_or_by_zstd() {
         bytes[whole.len() / 20 * part + 1000] ^= 4;
         fs::write(&pack, bytes).unwrap();
         match world.export_as(name, ArchiveFormat::Pax) {
-            Err(why) => assert_eq!(why.kind(), Kind::Damage, "{why}"),
+            Err(why) => {
+                assert_eq!(why.kind(), Kind::Damage, "{why}");
+                assert!(why.advice().unwrap().contains("--skip-damaged"), "{why}");
+            }
             Ok((_, archive)) => {
                 let test = Command::new("zstd").arg("-tq").arg(archive).output().unwrap();
                 assert!(!test.status.success(), "a flipped bit in part {part} goes unnoticed");

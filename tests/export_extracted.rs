@@ -237,3 +237,15 @@ fn a_plain_archive_has_no_more_than_headers_say() {
     extracted(&world, "busybox", &["tar", "-xpf"]).ended(0);
     assert_eq!(differing(&world, excused), [""; 0]);
 }
+
+#[test]
+fn what_a_killed_export_left_is_told() {
+    let world = World::with_files();
+    world.backup();
+    for name in [".archive.tar.zst.4194305.part", ".archive.tar.zst.x.part", ".other.tar.zst.1.part"] {
+        fs::write(world.path(name), "a part of it").unwrap();
+    }
+    let ran = world.run(["export", "latest", "-o", "archive.tar.zst"]);
+    ran.ended(0).says(".archive.tar.zst.4194305.part is left of an export that was killed");
+    assert_eq!(ran.stderr.matches(".part").count(), 1, "{ran:?}");
+}

@@ -74,6 +74,7 @@ fn wishes_get_an_answer() {
         (&["watch"], "lastgood run --every 30m"),
         (&["status"], "lastgood doctor"),
         (&["create"], "lastgood init"),
+        (&["find", "app.db"], "lastgood ls SNAPSHOT -R"),
         (&["backup", "--every", "1h"], "lastgood run --every 30m"),
         (&["backup", "--keep-daily=7"], "every snapshot stays"),
         (&["backup", "--dry-run"], "lastgood doctor"),

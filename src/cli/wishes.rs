@@ -48,8 +48,8 @@ const COMMANDS: [(&[&str], &str); 20] = [
     ),
     (
         &["mount", "browse", "find"],
-        "Nothing can be mounted. `lastgood ls SNAPSHOT -R` lists what is in a snapshot, and `lastgood restore \
-      DIR --path PATH` puts a part of it somewhere else.",
+        "`lastgood ls SNAPSHOT -R` lists what is in a snapshot, and `lastgood restore DIR --path PATH` puts a part \
+      of it somewhere else. Nothing can be mounted.",
     ),
     (
         &["undo", "revert", "reset"],

@@ -29,7 +29,7 @@ pub fn export(
         Destination::Stdout => {
             if io::stdout().is_terminal() {
                 return Err(Error::usage("export to stdout", "it is a terminal").hint(
-                    "Name a file (`-o snapshot.tar.zst`), or send it to a program: `… -o - | zstd -dc | tar t`.",
+                    "Name a file (`-o snapshot.tar.zst`), or send it to a program: `lastgood export latest -o - | zstd -dc | tar t`.",
                 ));
             }
             let (vault, root) = vaults.find(snapshot, ctx)?;

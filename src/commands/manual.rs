@@ -73,7 +73,8 @@ fn page(command: Command, out: &mut dyn Write) -> io::Result<()> {
     let more = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     let versioned = command.get_version().is_some();
     let synopsis = synopsis(&command);
-    let man = Man::new(command).source(concat!("lastgood ", env!("CARGO_PKG_VERSION")));
+    // Without a date, the source would stand in its place.
+    let man = Man::new(command).date(" ").source(concat!("lastgood ", env!("CARGO_PKG_VERSION")));
     man.render_title(out)?;
     man.render_name_section(out)?;
     synopsis.to_writer(out)?;

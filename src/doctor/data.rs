@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::{io, slice};
 
+use indicatif::HumanCount;
+
 use self::restore_target::{space, target};
 use self::unfinished::{COMPLETES, unfinished_above, unfinished_restore};
 use super::check::{CheckStatus, DoctorCheck, DoctorSettings};
@@ -209,7 +211,8 @@ fn content(input: &DataCheckInput, walked: &WalkSummary) -> DoctorCheck {
         1 => ", 1 SQLite database".into(),
         n => format!(", {n} SQLite databases"),
     };
-    let entries = if walked.entries == 1 { "1 entry".into() } else { format!("{} entries", walked.entries) };
+    let entries =
+        if walked.entries == 1 { "1 entry".into() } else { format!("{} entries", HumanCount(walked.entries)) };
     let part = if walked.whole { "" } else { ", and more, which was not looked at" };
     DoctorCheck::ok(name, format!("{entries}, {}{databases}{part}", size(walked.bytes)))
 }

@@ -73,6 +73,10 @@ pub fn network_problem(why: &str, base: &str, emulator: bool, proxy: Option<&Pro
         };
     }
     if has(&["dns error", "failed to lookup", "name resolution"]) {
+        // What comes before the last part says that it is an error of the resolver, four times.
+        let why = why.rsplit(": ").next().unwrap_or(why);
+        let told =
+            |found: String, advice: &str| NetworkProblem { found: format!("{found}: {why}"), advice: advice.into() };
         let advice = format!(
             "Is there a network, and a name server in /etc/resolv.conf? `getent hosts {host}` asks it. Where only a proxy leads \
              out, set HTTPS_PROXY=http://HOST:PORT."
@@ -132,7 +136,12 @@ mod tests {
         let dns = "client error (Connect): dns error: failed to lookup address information: Name or service not known";
         let refused = "client error (Connect): tcp connect error: Connection refused (os error 111)";
         for (why, proxy, found, advice) in [
-            (dns, None, "the name storage.googleapis.com cannot be resolved: dns error", "getent hosts"),
+            (
+                dns,
+                None,
+                "the name storage.googleapis.com cannot be resolved: Name or service not known",
+                "getent hosts",
+            ),
             (dns, Some(&proxy), "whose name cannot be resolved", "HTTPS_PROXY right"),
             (refused, None, "storage.googleapis.com refuses connections: tcp", "firewall"),
             (

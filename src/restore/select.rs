@@ -141,10 +141,10 @@ pub fn search(vault: &Vault, spec: &str) -> Result<Choice, Unchosen> {
     let Some(when) = When::parse(spec) else {
         let known = match names.is_empty() {
             true => "the vault has no snapshots".to_owned(),
-            false => format!(
-                "no id begins with it, and it is not a time; the newest snapshots are {}",
-                list(names.iter().rev())
-            ),
+            false => {
+                let are = if names.len() == 1 { "only snapshot is" } else { "newest snapshots are" };
+                format!("no id begins with it, and it is not a time; the {are} {}", list(names.iter().rev()))
+            }
         };
         return Err(Error::usage(format!("find the snapshot {spec}"), known)
             .with_code(Code::UnknownSnapshot)

@@ -140,8 +140,8 @@ impl LeftOutMounts {
             let named: Vec<_> = paths.iter().take(NAMED).map(|path| entry_name(path.bytes())).collect();
             let (named, more) = (named.join(", "), paths.len().saturating_sub(NAMED));
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            (!paths.is_empty())
-                .then(|| format!("{named}{more}: left out, since {what}; a folder is in the snapshot, empty"))
+            let empty = if paths.len() == 1 { "its folder is there, empty" } else { "their folders are there, empty" };
+            (!paths.is_empty()).then(|| format!("{named}{more}: left out, since {what}; {empty}"))
         };
         sentence(shown, &pseudo).into_iter().chain(sentence(others, other)).collect()
     }
