@@ -166,7 +166,6 @@ fn main() -> ExitCode {
         cli::Command::Restore(_) => Some("Nothing was restored: what was there is as it was."),
         cli::Command::Export(_) => Some("No whole archive was made."),
         cli::Command::Verify(_) => Some("What was not read yet is not verified."),
-        cli::Command::Copy(_) => Some("What was copied stays; the next copy goes on from there."),
         _ => None,
     };
     let done = match &cli.command {

@@ -27,7 +27,8 @@ fn world(links: bool) -> World {
         }
     }
     // The header of the vault says everything of this one.
-    set_mtime(&world.data().join("\\b"), 1_700_000_000, 0);
+    let whole_seconds = "\\b";
+    set_mtime(&world.data().join(whole_seconds), 1_700_000_000, 0);
     world
 }
 

@@ -380,7 +380,7 @@ fn restores(report: &str) -> Vec<&str> {
 #[test]
 fn what_is_printed_brings_back_what_is_on_volumes() {
     let world = World::new();
-    fs::create_dir_all(world.data()).unwrap();
+    fs::create_dir(world.data()).unwrap();
     let Some(_a) = Mounted::new(world.data().join("a"), "1m") else { return };
     let Some(_b) = Mounted::new(world.data().join("b"), "1m") else { return };
     let Some(_in) = Mounted::new(world.data().join("a/in it"), "1m") else { return };

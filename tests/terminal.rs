@@ -190,11 +190,14 @@ fn ctrl_c_says_what_is_true() {
     for (args, says) in [
         (&["verify"][..], "Stopped. What was not read yet is not verified."),
         (&["export", "latest", "-o", "archive.tar.zst"], "Stopped. No whole archive was made."),
-        (&["copy", "--to", "replica", "--init"], "Stopped. What was copied stays; the next copy goes on from there."),
+        (
+            &["copy", "--from", "backups", "--to", "replica", "--init"],
+            "What was copied stays, and is not sent again: run the same copy again to go on.",
+        ),
     ] {
         let ran = on_terminal(&world.command(args), 80, &[("MiB", "\u{3}")]);
         let shown = ran.ended(1).text();
-        assert!(shown.trim_end().ends_with(says), "{args:?}: {shown:?}");
+        assert!(shown.trim_end().ends_with(says) && shown.contains("Stopped"), "{args:?}: {shown:?}");
     }
     assert!(!world.path("archive.tar.zst").exists());
 }

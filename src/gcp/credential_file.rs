@@ -171,13 +171,13 @@ mod tests {
         let there = token.path().to_str().unwrap();
         let filled = pool.replace("POOL", "my-pool").replace("PROVIDER", "my-provider");
         for (json, kind, said) in [
-            (external(&pool.replace("123", "PROJECT_NUMBER"), there), "external_account", "PROJECT_NUMBER"),
-            (external(&pool.replace("POOL", "POOL_ID"), there), "external_account", "in a sample"),
+            (external(&pool.replace("123/", "PROJECT_NUMBER/"), there), "external_account", "projects/PROJECT_NUMBER"),
+            (external(&pool.replace("POOL/", "POOL_ID/"), there), "external_account", "in a sample"),
             (external(&filled, "/path/to/token"), "external_account", "/path/to/token"),
             (
                 json!({"service_account_impersonation_url": "https://i.example/v1/projects/-/serviceAccounts/SERVICE_ACCOUNT_EMAIL:generateAccessToken"}),
                 "impersonated_service_account",
-                "SERVICE_ACCOUNT_EMAIL",
+                "serviceAccounts/SERVICE_ACCOUNT_EMAIL",
             ),
         ] {
             let why = check(&json, kind).unwrap_err();
