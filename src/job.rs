@@ -371,6 +371,9 @@ pub(crate) fn log(report: &Report, seconds: f64) {
     let uploaded_bytes = report.done.as_ref().and_then(JobOutput::uploaded_bytes);
     let (execution, attempt) = (&report.place.execution, &report.place.attempt);
     let (execution, attempt) = (execution.as_deref(), attempt.as_deref());
+    // Nothing went wrong with a backup of data that is known to have diverged.
+    let is_diverged = matches!(&report.done, Some(JobOutput::Backup(done)) if done.taken.diverged);
+    let what = if is_diverged { " (of diverged data, and never the newest)" } else { "" };
     tracing::info!(
         target: "lastgood::run",
         run,
@@ -384,7 +387,7 @@ pub(crate) fn log(report: &Report, seconds: f64) {
         attempt,
         error,
         code,
-        "run ended: {action} is {result}"
+        "run ended: {action} is {result}{what}"
     );
 }
 

@@ -80,3 +80,115 @@ fn it_is_saved_and_named_where_a_restore_was_asked_for() {
     assert_eq!(fs::read_to_string(world.data().join("a")).unwrap(), "good");
     run.end(Signal::TERM);
 }
+
+/// A directory that is stale: it is as an older snapshot has it.
+fn stale() -> World {
+    let world = World::new();
+    world.write("a", "old");
+    world.write("sub/b", "old");
+    let run = |data: &str, write: &str| {
+        let mut command = world.command([&RUN[..], &["--init", "--", "sh", "-c", write]].concat());
+        command.env("LASTGOOD_DATA", world.path(data));
+        let ran = command.output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    run("data", "true");
+    run("other", "echo good > other/a");
+    fs::remove_dir_all(world.path("other")).unwrap();
+    world
+}
+
+#[test]
+fn it_is_saved_where_a_snapshot_held_the_directory_already() {
+    for in_place in [false, true] {
+        for (late, path, content) in [
+            ("true", "", ""),
+            ("echo late > data/sub/late", "sub/late", "late\n"),
+            ("echo changed > data/sub/b", "sub/b", "changed\n"),
+        ] {
+            let world = stale();
+            let place = if in_place { &["--in-place"][..] } else { &[] };
+            let run = world.run([&RUN[..], place, &["--before-restore", late, "--", "cat", "data/a"]].concat());
+            assert_eq!(run.ended(0).text(), "good\n", "{run:?}");
+            let at = format!("{in_place} {late:?}: {run:?}");
+            assert!(run.stderr.contains("is stale: "), "{at}");
+            let is_late = !path.is_empty();
+            assert_eq!(pins(&world), usize::from(is_late), "{at}");
+            let told = format!("after the directory was looked at and before the restore ({path}) is saved as");
+            assert_eq!(run.stderr.contains(&told), is_late, "{at}");
+            assert!(!is_late || saved_with(&world, path, content) == 1, "{at}");
+        }
+    }
+}
+
+#[test]
+fn it_is_saved_where_there_was_nothing_to_save() {
+    let late = "mkdir -p data; echo late > data/upload.csv";
+    for (state, has) in [
+        ("is missing: ", "rm -r data"),
+        ("is missing: ", "rm -r data/*; mkdir data/empty; touch data/.gitkeep"),
+        ("is seed: ", "rm -r data/.lastgood data/*; echo image > data/a; \"$LASTGOOD\" seed data"),
+        (
+            "is broken: ",
+            "printf 'lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\\n' > data/.lastgood-in-place",
+        ),
+    ] {
+        for is_late in [false, true] {
+            let world = World::new();
+            world.write("a", "good");
+            world.run([&RUN[..], &["--init", "--", "true"]].concat()).ended(0);
+            world.shell(has).ended(0);
+            let hook = if is_late { late } else { "true" };
+            let run = world.run([&RUN[..], &["--before-restore", hook, "--", "cat", "data/a"]].concat());
+            assert_eq!(run.ended(0).text(), "good", "{run:?}");
+            let at = format!("{has} {is_late}: {run:?}");
+            assert!(run.stderr.contains(state), "{at}");
+            assert_eq!(pins(&world), usize::from(is_late), "{at}");
+            assert_eq!(run.stderr.contains("may have been, after the directory was looked at"), is_late, "{at}");
+            assert_eq!(saved_with(&world, "upload.csv", "late\n"), usize::from(is_late), "{at}");
+            // An image's mark does not tell what is not the image's, and folders are named as well.
+            let names = has == "rm -r data";
+            assert!(!is_late || !names || run.stderr.contains("(upload.csv)"), "{at}");
+        }
+    }
+}
+
+/// Makes a database with a journal beside it that a transaction has left.
+fn database(world: &World, folder: &str) {
+    let (original, copy) = (world.path("original"), world.path(folder));
+    fs::create_dir_all(&original).unwrap();
+    fs::create_dir_all(&copy).unwrap();
+    let database = rusqlite::Connection::open(original.join("app.db")).unwrap();
+    database.query_row("pragma journal_mode = persist", [], |_| Ok(())).unwrap();
+    database.execute_batch("create table t (a); insert into t values (1)").unwrap();
+    for file in ["app.db", "app.db-journal"] {
+        fs::copy(original.join(file), copy.join(file)).unwrap();
+    }
+    assert!(copy.join("app.db-journal").metadata().unwrap().len() > 0);
+}
+
+#[test]
+fn an_image_with_a_journal_is_saved_once_however_often_it_starts() {
+    let world = World::new();
+    database(&world, "image");
+    world.write("z", "good");
+    world.run([&RUN[..], &["--init", "--", "true"]].concat()).ended(0);
+    for _ in 0..3 {
+        world.shell("rm -rf data data.replaced-*; cp -a image data").ended(0);
+        let run = world.run([&RUN[..], &["--", "cat", "data/z"]].concat());
+        assert_eq!(run.ended(0).text(), "good", "{run:?}");
+        assert!(!run.stderr.contains("may have been, after"), "{run:?}");
+    }
+    assert_eq!(pins(&world), 1);
+}
+
+#[test]
+fn a_database_whose_journal_is_kept_is_no_change() {
+    let world = World::new();
+    database(&world, "data");
+    world.write("a", "old");
+    world.run([&RUN[..], &["--init", "--", "true"]].concat()).ended(0);
+    let mut other = world.command([&RUN[..], &["--", "sh", "-c", "echo good > other/a"]].concat());
+    assert!(other.env("LASTGOOD_DATA", world.path("other")).output().unwrap().status.success());
+    assert_eq!(world.json(["state"], 3)["state"], "stale");
+}

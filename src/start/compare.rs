@@ -10,6 +10,7 @@ mod attributes;
 mod known;
 mod links;
 mod of_sqlite;
+mod raw;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -122,8 +123,8 @@ pub struct Compared<'a> {
     /// Most bytes that are read where times do not tell.
     pub most_read: u64,
     /// Whether everything is to be equal that a restore brings back, whatever times say: files are read, and owners, modes, links and
-    /// attributes compared, but for the system's own attributes. A database with a log is read through SQLite; one that was taken as plain
-    /// files with a log is never equal then. What lies beside a database is to be SQLite's.
+    /// attributes compared, but for the system's own attributes. A database with a log is read through SQLite, also where that keeps an
+    /// app from writing. What lies beside a database is to be SQLite's.
     pub strict: bool,
     /// Number of threads, and when to stop.
     pub ctx: &'a Context<'a>,
@@ -262,15 +263,15 @@ impl<'a> SideBySide<'a> {
         let equal = match step {
             // It was a file of its own, and is none now.
             _ if strict && (is_other_file || found.role == Role::Side) => Some(false),
-            MergeStep::Read(found, Some(entry)) => self.is_equal(&found, &entry),
+            MergeStep::Read(found, Some(entry)) => self.is_equal(&found, &entry, recorded),
             // Another name of a file that is compared under its first one.
             MergeStep::Link(found) => Some(self.links.is_name(&found, recorded, strict)),
             // Times tell nothing of where it points: programs that set them set those of symlinks alike.
             MergeStep::Adopt(found, entry) if found.kind == EntryKind::Symlink || strict => {
-                self.is_equal(&found, &entry)
+                self.is_equal(&found, &entry, recorded)
             }
             MergeStep::Adopt(found, entry) => Some(self.has_its_attributes(&found, &entry)),
-            MergeStep::Keep(entry) if strict => self.is_equal(found, &entry),
+            MergeStep::Keep(entry) if strict => self.is_equal(found, &entry, recorded),
             _ => Some(true),
         };
         if equal == Some(false) {
@@ -291,7 +292,7 @@ impl<'a> SideBySide<'a> {
 
     /// Whether an entry that a backup would read is what the snapshot has. `None` if that could not be told, which is
     /// noted.
-    fn is_equal(&mut self, found: &SourceEntry, entry: &Entry) -> Option<bool> {
+    fn is_equal(&mut self, found: &SourceEntry, entry: &Entry, recorded: &Recorded) -> Option<bool> {
         let same_owner = (entry.mode, entry.uid, entry.gid) == (found.mode, found.uid, found.gid);
         if entry.kind != found.kind || (self.same_place || self.compared.strict) && !same_owner {
             return Some(false);
@@ -304,16 +305,20 @@ impl<'a> SideBySide<'a> {
             EntryKind::Symlink => return Some(self.target(found).is_some_and(|now| Some(now) == entry.target)),
             EntryKind::File => {}
         }
+        if !entry.sides().is_empty() {
+            return self.is_equal_raw(found, entry, &recorded.sides);
+        }
         let (has_wal, has_journal) = match &found.role {
-            Role::Database { wal, journal, .. } => {
-                (wal.is_some_and(|wal| wal.side.size > 0), journal.is_some_and(|journal| journal.side.size > 0))
-            }
+            Role::Database { wal, journal, .. } => (
+                wal.is_some_and(|wal| wal.side.size > 0),
+                journal.is_some_and(|journal| journal.side.size > 0 && !self.is_at_rest(found, &journal)),
+            ),
             Role::Alone | Role::Side => (false, false),
         };
         let logged = has_wal || has_journal;
         // Reading keeps an app from writing where there is a rollback journal.
         let may_read = has_wal || logged && self.compared.strict;
-        if let (true, true, Some(hash)) = (may_read, entry.sides().is_empty(), entry.hash) {
+        if let (true, Some(hash)) = (may_read, entry.hash) {
             return match self.hash_with_log(found) {
                 Ok(now) => Some(now == hash),
                 Err(why) => {
@@ -323,15 +328,25 @@ impl<'a> SideBySide<'a> {
             };
         }
         let looks_same = (entry.size, entry.mtime) == (found.size, found.mtime);
-        let Some(hash) = entry.hash.filter(|_| looks_same && !logged && entry.sides().is_empty()) else {
+        let Some(hash) = entry.hash.filter(|_| looks_same && !logged) else {
             return Some(false);
         };
-        let Some(left) = self.left.checked_sub(found.size) else {
+        self.has_hash(found, (&found.path, found.inode, found.size), hash)
+    }
+
+    /// Whether a file, which is `found` or lies beside it, has this content. `None` if that could not be told, which is noted.
+    fn has_hash(
+        &mut self,
+        found: &SourceEntry,
+        (path, inode, size): (&EntryPath, u64, u64),
+        hash: Hash,
+    ) -> Option<bool> {
+        let Some(left) = self.left.checked_sub(size) else {
             self.unsure(found.path.clone(), "its times do not tell, and it is too large to be read here".into());
             return None;
         };
         self.left = left;
-        match self.hash(found) {
+        match self.hash(path, (found.device, inode)) {
             Ok(now) => Some(now == hash),
             Err(why) => {
                 self.unsure(found.path.clone(), why);
@@ -358,7 +373,9 @@ impl<'a> SideBySide<'a> {
     fn attributes(&mut self, found: &SourceEntry) -> Option<Vec<(EscapedBytes, EscapedBytes)>> {
         let extra = match extra_of(self.compared.root, &found.path, found.kind) {
             // Without /proc, a file is to be open for that.
-            Err(Errno::NOSYS) => self.open(found).map(|opened| extra_of_file(&opened.file)),
+            Err(Errno::NOSYS) => {
+                self.open(&found.path, (found.device, found.inode)).map(|opened| extra_of_file(&opened.file))
+            }
             extra => extra,
         };
         match extra.and_then(|extra| extra.refused.map_or(Ok(extra.xattrs), Err)) {
@@ -383,7 +400,7 @@ impl<'a> SideBySide<'a> {
         }
         let is_index = found.path.bytes().ends_with(b"-shm");
         let look = if is_index { of_sqlite::is_index } else { of_sqlite::is_log };
-        match self.open(found).and_then(|opened| look(&opened.file)) {
+        match self.open(&found.path, (found.device, found.inode)).and_then(|opened| look(&opened.file)) {
             Ok(is_sqlites) => is_sqlites,
             Err(why) => {
                 self.unsure(found.path.clone(), why.to_string());
@@ -421,14 +438,15 @@ impl<'a> SideBySide<'a> {
         Some(EscapedBytes(target.into_bytes()))
     }
 
-    fn open(&self, found: &SourceEntry) -> Result<LockedFile, Errno> {
+    /// Opens a file of this device and inode.
+    fn open(&self, path: &EntryPath, (device, inode): (u64, u64)) -> Result<LockedFile, Errno> {
         let (stop, root) = (self.compared.ctx.stop, self.compared.root);
-        let lock = fd_registry::lock_inode(found.device, found.inode, stop)?;
-        fd_registry::open(lock, stop, || root.open_at(&found.path, OFlags::RDONLY | OFlags::NONBLOCK))
+        let lock = fd_registry::lock_inode(device, inode, stop)?;
+        fd_registry::open(lock, stop, || root.open_at(path, OFlags::RDONLY | OFlags::NONBLOCK))
     }
 
-    fn hash(&self, found: &SourceEntry) -> Result<Hash, String> {
-        let opened = self.open(found).map_err(|why| std::io::Error::from(why).to_string())?;
+    fn hash(&self, path: &EntryPath, file: (u64, u64)) -> Result<Hash, String> {
+        let opened = self.open(path, file).map_err(|why| std::io::Error::from(why).to_string())?;
         let mut hasher = blake3::Hasher::new();
         let mut file: &File = &opened.file;
         std::io::copy(&mut file, &mut hasher).map_err(|why| why.to_string())?;

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::known::{
-    Chosen, DirectoryContent, Facts, FailedDatabase, KnownLineage, Likeness, NamedSnapshot, SeedMark, VaultFacts,
+    Chosen, DirectoryContent, Facts, FailedDatabase, KnownLineage, Likeness, NamedSnapshot, VaultFacts,
 };
 use crate::vault::root::SnapshotName;
 
@@ -176,17 +176,12 @@ impl<'a> Deciding<'a> {
 
     /// Whether an app that started now would start without its data.
     fn lacks_data(self) -> bool {
-        self.facts.content != DirectoryContent::Filled || self.is_seed() || self.damaged().is_some()
-    }
-
-    /// Whether the directory holds what an image brought along and nothing else, and was never saved or restored.
-    fn is_seed(self) -> bool {
-        self.facts.seed == SeedMark::Untouched && self.facts.lineage == KnownLineage::None
+        self.facts.content != DirectoryContent::Filled || self.facts.is_seed() || self.damaged().is_some()
     }
 
     /// Returns the database that failed its check, if the directory is the app's own.
     fn damaged(self) -> Option<&'a FailedDatabase> {
-        let own = self.facts.content == DirectoryContent::Filled && !self.is_seed();
+        let own = self.facts.content == DirectoryContent::Filled && !self.facts.is_seed();
         self.facts.failed_database.as_ref().filter(|_| own)
     }
 
@@ -198,7 +193,7 @@ impl<'a> Deciding<'a> {
         let half = self.facts.content == DirectoryContent::HalfRestored;
         match (start, good) {
             (OnUnreachable::Start, Some(snapshot))
-                if self.facts.content == DirectoryContent::Filled && !self.is_seed() =>
+                if self.facts.content == DirectoryContent::Filled && !self.facts.is_seed() =>
             {
                 let (state, action, found) = self.filled(snapshot);
                 match action {
@@ -242,7 +237,7 @@ impl<'a> Deciding<'a> {
     }
 
     fn filled(self, there: SnapshotName) -> Decided {
-        if self.is_seed() {
+        if self.facts.is_seed() {
             return self.restore(StartState::Seed, None, text::SEED.into());
         }
         let (state, why) = self.state(there);

@@ -50,6 +50,8 @@ pub struct Gathered {
     pub facts: Facts,
     /// The directory's lineage, if it is about this vault.
     pub lineage: Option<Lineage>,
+    /// The snapshot that the directory comes from, as far as it was compared with that.
+    pub compared_with: Option<SnapshotName>,
     /// The filters of the snapshot that the directory comes from, as far as it was compared with that: what they leave out is not known
     /// to be in any snapshot.
     pub saved_by: Option<Filters>,
@@ -105,6 +107,7 @@ pub fn gather_below(
         return Ok(Gathered {
             facts,
             lineage: None,
+            compared_with: None,
             saved_by: None,
             damaged: None,
             away: Vec::new(),
@@ -120,13 +123,14 @@ pub fn gather_below(
             facts.compared.push(format!("--snapshot {spec} is {name}"));
         }
     }
-    let mut gathering = Gathering { facts, options, vaults: &vaults, lineage: None, saved_by: None, ctx };
+    let mut gathering =
+        Gathering { facts, options, vaults: &vaults, lineage: None, compared_with: None, saved_by: None, ctx };
     if let Looked { root: Some(root), content: DirectoryContent::Filled } = &looked {
         gathering.filled(root)?;
     }
-    let Gathering { facts, lineage, saved_by, .. } = gathering;
+    let Gathering { facts, lineage, compared_with, saved_by, .. } = gathering;
     let (away, warnings) = (vaults.away(), vaults.warnings());
-    Ok(Gathered { facts, lineage, saved_by, damaged: vaults.damaged_root(), away, warnings })
+    Ok(Gathered { facts, lineage, compared_with, saved_by, damaged: vaults.damaged_root(), away, warnings })
 }
 
 /// Whether a data directory holds data, by the rule that tells a directory that is [empty](DirectoryContent::Empty) from one that is
@@ -147,6 +151,7 @@ struct Gathering<'a> {
     options: &'a StartOptions,
     vaults: &'a Opened,
     lineage: Option<Lineage>,
+    compared_with: Option<SnapshotName>,
     saved_by: Option<Filters>,
     ctx: &'a Context<'a>,
 }
@@ -229,6 +234,7 @@ impl Gathering<'_> {
         self.facts.changed = result.as_ref().and_then(Comparison::changed);
         self.facts.put_back = result.and_then(|result| result.put_back);
         if self.facts.likeness != Likeness::No {
+            self.compared_with = Some(newest.name);
             self.saved_by = Some(newest.root.filters.clone());
             return Ok(());
         }
@@ -238,6 +244,7 @@ impl Gathering<'_> {
         };
         let result = match self.vaults.find(named)? {
             Ok(older) => {
+                self.compared_with = Some(older.name);
                 self.saved_by = Some(older.root.filters.clone());
                 with(&older, Until::Different)?
             }

@@ -162,3 +162,10 @@ pub struct Facts {
     /// What was compared, and what was found, for people.
     pub compared: Vec<String>,
 }
+
+impl Facts {
+    /// Whether the directory holds what an image brought along and nothing else, and was never saved or restored.
+    pub fn is_seed(&self) -> bool {
+        self.seed == SeedMark::Untouched && self.lineage == KnownLineage::None
+    }
+}

@@ -1,16 +1,32 @@
-//! Finds what was written to a directory between the snapshot that was taken of it and the restore that moved it aside.
+//! Finds what was written to a directory between the look at it, or the snapshot that was taken of it, and the restore that moved it
+//! aside.
 
 use std::path::Path;
 
 use super::compare::{Change, Compared, NAMED, Until};
 use super::facts::{StartOptions, directory};
+use super::known::SeedMark;
+use super::seed;
 use crate::error::{Error, Result};
 use crate::monitor::Context;
 use crate::replicas::{Site, SiteState};
 use crate::source::walk;
 use crate::vault::root::SnapshotName;
 
-/// Returns the first entries in `aside` that the snapshot does not have as they are there, or of which that cannot be told; none if there
+/// What holds the data that was in a directory before a restore moved it aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    /// The snapshot that was taken of it.
+    Taken(SnapshotName),
+    /// A snapshot that it was compared with: nothing differed.
+    Compared(SnapshotName),
+    /// The image that brought it along: its mark is in the directory.
+    Image,
+    /// There was no data, or nothing but what a restore that was cut off had put there. This is the snapshot that was restored.
+    Restored(SnapshotName),
+}
+
+/// Returns the first entries in `aside` that what holds it does not have as they are there, or of which that cannot be told; none if there
 /// are no such entries. What only the snapshot has is not lost.
 ///
 /// # Errors
@@ -18,10 +34,19 @@ use crate::vault::root::SnapshotName;
 pub fn written_since(
     sites: &[Site],
     options: &StartOptions,
-    (saved, aside): (SnapshotName, &Path),
+    (held, aside): (HeldBy, &Path),
     ctx: &Context,
 ) -> Result<Vec<String>> {
     let root = walk::open(aside)?;
+    let saved = match held {
+        HeldBy::Image => {
+            let is_the_images = seed::read(&root, ctx)? == SeedMark::Untouched;
+            return Ok(if is_the_images { Vec::new() } else { vec!["something is not as the image had it".into()] });
+        }
+        // Folders alone, and names that say nothing, are in many directories that count as empty.
+        HeldBy::Restored(_) if !directory::has_data(&root, options, ctx)? => return Ok(Vec::new()),
+        HeldBy::Taken(name) | HeldBy::Compared(name) | HeldBy::Restored(name) => name,
+    };
     let place = directory::place(aside, &options.boot, &root)?;
     // What cannot be told is saved, which reads all of it as well.
     let compared = Compared { most_read: u64::MAX, ..place.compared(&root, options, ctx) };

@@ -1,4 +1,4 @@
-//! What is to be saved before a restore replaces it, and was saved before.
+//! What is to be saved before a restore replaces it, and was saved before; and what was written until the restore replaced it.
 
 use std::path::Path;
 
@@ -6,10 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::Around;
 use crate::backup::options::BackupOptions;
-use crate::error::Result;
+use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
 use crate::replicas::pin::PINNED;
-use crate::start::{late, saved};
+use crate::start::facts::Gathered;
+use crate::start::known::DirectoryContent;
+use crate::start::late::{self, HeldBy};
+use crate::start::saved;
 use crate::vault::pins::{self, MAX_PIN, PINS, Pin};
 use crate::vault::root::SnapshotName;
 
@@ -34,37 +37,36 @@ impl Around {
         })
     }
 
-    /// Saves what was written to the directory after the snapshot `saved` of it and before a restore moved it `aside`: a program that is
-    /// not the app's may write at any time. Most directories are not written to meanwhile, and are only compared. Returns what somebody
-    /// should know, which the log says, too; no error of this keeps the app from starting.
-    pub(super) fn save_late(
-        &self,
-        saved: Option<SnapshotName>,
-        aside: Option<&Path>,
-        why: &str,
-        ctx: &Context,
-    ) -> Option<String> {
-        let (saved, aside) = saved.zip(aside)?;
+    /// Saves what was written to the directory before a restore moved it `aside`, and after it was looked at or saved: a program that is
+    /// not the app's may write at any time. Most directories are not written to meanwhile, and are only compared with what holds them.
+    /// Returns what somebody should know, which the log says, too; no error of this keeps the app from starting.
+    pub(super) fn save_late(&self, held: HeldBy, aside: Option<&Path>, why: &str, ctx: &Context) -> Option<String> {
+        let aside = aside?;
+        let since = match held {
+            HeldBy::Taken(saved) => format!("after {saved} was taken and before the restore"),
+            HeldBy::Compared(_) | HeldBy::Image | HeldBy::Restored(_) => {
+                "after the directory was looked at and before the restore".into()
+            }
+        };
         let found = self
             .vaults
             .sites(false)
-            .and_then(|sites| late::written_since(&sites, &self.settings.look, (saved, aside), ctx));
+            .and_then(|sites| late::written_since(&sites, &self.settings.look, (held, aside), ctx));
+        let only_there = |is: &str, why: &Error| format!("{is} is only in {} now: {}", aside.display(), why.what());
         let told = match found {
             Ok(named) if named.is_empty() => return None,
-            Ok(named) => {
-                let named = named.join(", ");
-                let is = format!(
-                    "what was written, or may have been, after {saved} was taken and before the restore ({named})"
-                );
+            // No vault takes it now.
+            Err(why) if why.kind() == Kind::Unreachable || why.code() == Code::Stopped => {
+                only_there(&format!("what was written {since}, if anything was,"), &why)
+            }
+            found => {
+                let named = found.map_or_else(|why| why.what(), |named| named.join(", "));
+                let is = format!("what was written, or may have been, {since} ({named})");
                 let kept = self.save_aside_of(aside, why, ctx).and_then(|late| self.pin(late, why, ctx).map(|()| late));
                 match kept {
                     Ok(late) => format!("{is} is saved as the snapshot {late}, which is never restored by itself"),
-                    Err(why) => format!("{is} is only in {} now: {}", aside.display(), why.what()),
+                    Err(why) => only_there(&is, &why),
                 }
-            }
-            Err(why) => {
-                let is = format!("what was written after {saved} was taken and before the restore, if anything was,");
-                format!("{is} is only in {} now: {}", aside.display(), why.what())
             }
         };
         tracing::warn!("{told}");
@@ -72,6 +74,9 @@ impl Around {
     }
 
     fn save_aside_of(&self, aside: &Path, why: &str, ctx: &Context) -> Result<SnapshotName> {
+        if self.settings.detached {
+            return Err(Error::failed("save what was written before the restore", "with --detached nothing is saved"));
+        }
         let (data, diverged) = (aside.to_owned(), Some(why.to_owned()));
         let options = BackupOptions { data, diverged, accept_missing: true, ..self.backup_options() };
         self.save(options, "save what was written before the restore", |_| true, ctx)
@@ -99,5 +104,17 @@ impl Around {
             }
         }
         Ok(true)
+    }
+}
+
+/// What holds the directory that a restore at a start has replaced: the snapshot that was `saved` of it before, or else what it was compared
+/// with.
+pub(super) fn held_by(saved: Option<SnapshotName>, gathered: &Gathered, restored: SnapshotName) -> HeldBy {
+    let is_filled = gathered.facts.content == DirectoryContent::Filled;
+    match (saved, gathered.compared_with) {
+        (Some(saved), _) => HeldBy::Taken(saved),
+        (None, _) if is_filled && gathered.facts.is_seed() => HeldBy::Image,
+        (None, Some(compared)) if is_filled => HeldBy::Compared(compared),
+        (None, _) => HeldBy::Restored(restored),
     }
 }

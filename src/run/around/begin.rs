@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use jiff::Timestamp;
 
 use super::ahead::Beforehand;
+use super::aside::held_by;
 use super::backups::BackupCause;
 use super::seek::is_decidable;
 use super::serve::TermState;
@@ -309,8 +310,10 @@ impl Around {
                 };
                 let exchange = self.prepare_exchange(&mut options)?;
                 let done = self.restore_at_start(options, before, ctx)?;
+                let held = held_by(saved, gathered, done.restored.snapshot);
+                // Before anything of it is carried over: an image's mark counts all that is there.
+                self.save_late(held, done.restored.moved_aside.as_deref(), &decision.why, ctx);
                 self.end_exchange(&exchange);
-                self.save_late(saved, done.restored.moved_aside.as_deref(), &decision.why, ctx);
                 self.watch_start(&done.restored);
                 let restored = done.restored.snapshot;
                 if let Some(newer) = done.restored.instead_of {

@@ -108,7 +108,8 @@ impl Around {
             true => tracing::info!("the data in {data} is {state}"),
             false => tracing::info!("the data in {data} is {state}: {}", decision.why),
         }
-        decision.compared.iter().for_each(|line| tracing::info!("compared: {line}"));
+        let compared = decision.compared.iter().map(|line| line.strip_prefix("compared ").unwrap_or(line));
+        compared.for_each(|line| tracing::info!("compared: {line}"));
         Ok((decision, gathered))
     }
 

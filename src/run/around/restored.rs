@@ -64,6 +64,7 @@ use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
 use crate::runner::beside::AppState;
 use crate::source::marker::Unfinished;
+use crate::start::late::HeldBy;
 use crate::vault::root::{BackupReason, SnapshotName};
 
 /// The occasion that is recorded in snapshots that such a restore takes, and commits again.
@@ -389,7 +390,8 @@ impl Around {
             }
         }
         let why = "it was written before a restore that was asked for";
-        let late = self.save_late(way_back, done.restored.moved_aside.as_deref(), why, ctx);
+        let held = way_back.map_or(HeldBy::Restored(name), HeldBy::Taken);
+        let late = self.save_late(held, done.restored.moved_aside.as_deref(), why, ctx);
         done.restored.warnings.extend(late);
         Ok(done)
     }

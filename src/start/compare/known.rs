@@ -29,12 +29,24 @@ pub struct Recorded {
     pub hash: Option<Hash>,
     /// The group of names of one file that it belongs to.
     pub link: Option<String>,
+    /// The side files of a database that was taken raw.
+    pub sides: Vec<Entry>,
 }
 
 impl From<&Entry> for Recorded {
     fn from(entry: &Entry) -> Self {
         let Entry { kind, size, mtime, ctime, inode, hash, .. } = *entry;
-        Recorded { path: entry.path.clone(), kind, size, mtime, ctime, inode, hash, link: entry.link.clone() }
+        Recorded {
+            path: entry.path.clone(),
+            kind,
+            size,
+            mtime,
+            ctime,
+            inode,
+            hash,
+            link: entry.link.clone(),
+            sides: Vec::new(),
+        }
     }
 }
 
@@ -84,7 +96,8 @@ impl Iterator for KnownEntries<'_> {
     fn next(&mut self) -> Option<ParentEntry> {
         loop {
             if let Some(known) = self.ready.next() {
-                self.recorded.borrow_mut().push_back(Recorded::from(&*known.entry));
+                let recorded = Recorded { sides: known.sides.clone(), ..Recorded::from(&*known.entry) };
+                self.recorded.borrow_mut().push_back(recorded);
                 return Some(known);
             }
             match self.read() {

@@ -29,6 +29,17 @@ pub fn is_log(log: &File) -> Result<bool, Errno> {
     Ok(is_over || begin.starts_with(&JOURNAL) || begin.starts_with(&LOG) && matches!(begin[3], 0x82 | 0x83))
 }
 
+/// Whether a file beside a database is a rollback journal that belongs to no transaction: it begins with zeros, as SQLite leaves it with
+/// `journal_mode = persist`, and says nothing of the database.
+///
+/// # Errors
+/// An error of the system.
+pub fn is_journal_at_rest(journal: &File) -> Result<bool, Errno> {
+    let mut begin = [1; HEADER];
+    let read = read_some(journal, 0, &mut begin).map_err(|why| Errno::from_io_error(&why).unwrap_or(Errno::IO))?;
+    Ok(begin[..read].iter().all(|&byte| byte == 0))
+}
+
 /// Whether a file begins as the index that SQLite makes of a write-ahead log, or has no content yet.
 ///
 /// # Errors

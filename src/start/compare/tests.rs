@@ -296,6 +296,59 @@ fn a_database_whose_app_left_a_log_is_known_again() {
 }
 
 #[test]
+fn a_journal_that_a_transaction_has_left_tells_nothing() {
+    let world = World::new();
+    let path = world.data.join("app.db");
+    let database = Connection::open(&path).unwrap();
+    database.query_row("pragma journal_mode = persist", [], |_| Ok(())).unwrap();
+    database.execute_batch("create table t (a); insert into t values (1)").unwrap();
+    let name = world.backup().snapshot;
+    assert!(world.data.join("app.db-journal").metadata().unwrap().len() > 0);
+    for elsewhere in [false, true] {
+        if elsewhere {
+            world.becomes_a_copy();
+        }
+        // Somebody else is about to commit, and is not waited for.
+        let database = Connection::open(&path).unwrap();
+        database.execute_batch("begin immediate").unwrap();
+        assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "{elsewhere}");
+        assert_eq!(world.compare_strictly(name).changed(), Some(false), "{elsewhere}");
+        assert_eq!(world.compare_reading(name, Until::Different, 10).changed(), None, "{elsewhere}");
+    }
+    let database = Connection::open(&path).unwrap();
+    database.query_row("pragma journal_mode = persist", [], |_| Ok(())).unwrap();
+    database.execute_batch("update t set a = 2").unwrap();
+    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
+    assert_eq!(told(&world.compare_strictly(name)), "app.db Modified");
+}
+
+#[test]
+fn a_database_with_a_hot_journal_is_known_by_its_bytes() {
+    let world = World::new();
+    let original = world.folder.path().join("original.db");
+    let database = Connection::open(&original).unwrap();
+    database.execute_batch("create table t (a); insert into t values (1); pragma cache_size = 1").unwrap();
+    database.execute_batch("begin; update t set a = 2").unwrap();
+    database.cache_flush().unwrap();
+    for (from, to) in [("original.db", "app.db"), ("original.db-journal", "app.db-journal")] {
+        fs::copy(world.folder.path().join(from), world.data.join(to)).unwrap();
+    }
+    let name = world.backup().snapshot;
+    for elsewhere in [false, true] {
+        if elsewhere {
+            world.becomes_a_copy();
+        }
+        assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "{elsewhere}");
+    }
+    let journal = world.data.join("app.db-journal");
+    let bytes = fs::read(&journal).unwrap();
+    fs::write(&journal, [&bytes[..bytes.len() - 1], b"x"].concat()).unwrap();
+    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
+    fs::remove_file(&journal).unwrap();
+    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
+}
+
+#[test]
 fn patterns_are_those_of_the_snapshot() {
     let mut world = World::new();
     world.write("a", b"aa");

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::path::EntryPath;
-use crate::start::known::PutBack;
+use crate::start::known::{PutBack, SeedMark};
 use crate::vault::hex::Hex;
 
 /// A snapshot's name; the greater number is the newer one.

@@ -178,6 +178,8 @@ fn a_lineage_tells_whether_a_directory_is_fresh_ahead_stale_or_diverged() {
     let (world, first, second) = World::with_two();
     world.comes_from(Some(first), false, 0);
     assert_restores(&world.decide(), StartState::Stale, None, second);
+    let gathered = world.gather_of(vec![world.site()], None, &StartRules::default());
+    assert_eq!(gathered.compared_with, Some(first), "the one that holds it, and not the newest");
     // A serial that the newest snapshot does not record: what is there goes on from the first.
     world.write("s/b", b"other");
     let diverged = world.decide();
