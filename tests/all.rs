@@ -84,6 +84,7 @@ mod run_replicas;
 mod run_rollback;
 mod run_terminal;
 mod run_unheard;
+mod run_unread;
 mod run_warned;
 mod serve;
 mod serve_clients;

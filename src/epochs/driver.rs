@@ -81,6 +81,13 @@ impl Progress {
     }
 }
 
+/// The answer to an input.
+struct Answered {
+    actions: Vec<Action>,
+    /// Whether every call was answered.
+    all: Result<()>,
+}
+
 /// The result of entering an epoch once.
 enum Entered {
     Started(Start),
@@ -210,29 +217,28 @@ impl EpochDriver {
         progress.reported.clear();
         let mut failing = None;
         let mut told: Option<usize> = None;
-        let mut result = self.drive(progress, input, ctx);
+        let mut answer = self.drive(progress, input, ctx);
         loop {
-            match result {
-                Ok(actions) => {
-                    failing = None;
-                    for action in actions {
-                        match action {
-                            Action::Decide { forced } => {
-                                let epoch = progress.state.epoch().map_or(0, |key| key.number);
-                                progress.touch(self.clock.now());
-                                return Ok(Entered::Started(Start::Begun(Begun { epoch, forced })));
-                            }
-                            Action::Superseded { by } => {
-                                self.abandon(progress, ctx);
-                                return Ok(Entered::Started(Start::Superseded { by }));
-                            }
-                            Action::Ended { by } => return Ok(Entered::Started(Start::Superseded { by })),
-                            Action::Again { .. } => return Ok(Entered::Again),
-                            Action::Refused => return Ok(Entered::Refused),
-                            _ => {}
-                        }
+            // What is known counts, also if something else could not be read.
+            for action in answer.actions {
+                match action {
+                    Action::Decide { forced } => {
+                        let epoch = progress.state.epoch().map_or(0, |key| key.number);
+                        progress.touch(self.clock.now());
+                        return Ok(Entered::Started(Start::Begun(Begun { epoch, forced })));
                     }
+                    Action::Superseded { by } => {
+                        self.abandon(progress, ctx);
+                        return Ok(Entered::Started(Start::Superseded { by }));
+                    }
+                    Action::Ended { by } => return Ok(Entered::Started(Start::Superseded { by })),
+                    Action::Again { .. } => return Ok(Entered::Again),
+                    Action::Refused => return Ok(Entered::Refused),
+                    _ => {}
                 }
+            }
+            match answer.all {
+                Ok(()) => failing = None,
                 // A vault that is away for a moment does not end the wait, as it does not end the predecessor.
                 Err(why) => {
                     let since = *failing.get_or_insert(self.clock.now());
@@ -251,14 +257,14 @@ impl EpochDriver {
                 self.abandon(progress, ctx);
                 return Err(why);
             }
-            result = self.drive(progress, Input::Look, ctx);
+            answer = self.drive(progress, Input::Look, ctx);
         }
     }
 
     /// Ends an epoch in which no app ran. If that fails, the next instance waits for it in vain, and ends it.
     fn abandon(&self, progress: &mut Progress, ctx: &Context) {
         if progress.state.epoch().is_some()
-            && let Err(why) = self.drive(progress, Input::Saved, ctx)
+            && let Err(why) = self.drive(progress, Input::Saved, ctx).all
         {
             tracing::info!("the end of an epoch could not be told: {}", why.what());
         }
@@ -279,11 +285,13 @@ impl EpochDriver {
         progress.newest = progress.newest.max(newest);
         let until = self.clock.now() + ASKED;
         let actions = loop {
-            match self.drive(&mut progress, Input::Decided { newest }, ctx) {
-                // The lock stays held: another call would take what is told for its own.
-                Err(why) if why.kind() == Kind::Unreachable && self.clock.now() < until => self.pause(LOOK, ctx)?,
-                answer => break answer?,
+            let Answered { actions, all } = self.drive(&mut progress, Input::Decided { newest }, ctx);
+            let Some(why) = all.err().filter(|_| actions.is_empty()) else { break actions };
+            if why.kind() != Kind::Unreachable || self.clock.now() >= until {
+                return Err(why);
             }
+            // The lock stays held: another call would take what is told for its own.
+            self.pause(LOOK, ctx)?;
         };
         // A look meanwhile may have told it already.
         if let Some(by) = progress.state.ended_by().or(progress.superseded) {
@@ -305,7 +313,7 @@ impl EpochDriver {
         let mut progress = self.lock(Patience::Poll);
         progress.touch(self.clock.now());
         progress.place = place;
-        if let Err(why) = self.drive(&mut progress, Input::Started, ctx) {
+        if let Err(why) = self.drive(&mut progress, Input::Started, ctx).all {
             ctx.monitor.warn(&format!("the vault was not told that the app runs: {}", why.what()));
         }
     }
@@ -343,7 +351,7 @@ impl EpochDriver {
     fn ask_of_commit(&self, input: Input, ctx: &Context) -> Result<Commit> {
         let mut progress = self.lock(Patience::Poll);
         if progress.state.phase() != Phase::Over {
-            self.drive(&mut progress, input, ctx)?;
+            self.drive(&mut progress, input, ctx).all?;
         }
         let own = progress.state.epoch().map_or(0, |key| key.number);
         Ok(match progress.state.phase() {
@@ -373,7 +381,7 @@ impl EpochDriver {
     pub fn end(&self, last: Option<SnapshotName>, ctx: &Context) -> Result<Commit> {
         let mut progress = self.lock(Patience::Long);
         progress.last = last;
-        self.drive(&mut progress, Input::Saved, ctx)?;
+        self.drive(&mut progress, Input::Saved, ctx).all?;
         Ok(progress.state.ended_by().map_or(Commit::Good, |by| Commit::Diverged { by }))
     }
 
@@ -385,7 +393,7 @@ impl EpochDriver {
         _ = self.last_words.set(store);
         let mut progress = self.lock(Patience::LastWords);
         progress.last = None;
-        self.drive(&mut progress, Input::Saved, ctx).map(drop)
+        self.drive(&mut progress, Input::Saved, ctx).all
     }
 
     /// Waits, without an app, until this instance is needed again, and begins an epoch then: when all other epochs have
@@ -397,8 +405,16 @@ impl EpochDriver {
         let mut progress = self.lock(Patience::Poll);
         let (mut input, mut refused, mut failed) = (Input::Watch, String::new(), 0);
         loop {
-            match self.drive(&mut progress, input.clone(), ctx) {
-                Ok(actions) => {
+            let Answered { actions, all } = self.drive(&mut progress, input.clone(), ctx);
+            match all {
+                Err(why) if actions.is_empty() => {
+                    let what = one_line(&why.what(), SHOWN);
+                    if progress.failing.is_none() {
+                        ctx.monitor.warn(&format!("the epochs cannot be watched, and are watched on: {what}"));
+                    }
+                    progress.failing = Some((self.clock.now(), what));
+                }
+                _ => {
                     (progress.failing, input) = (None, Input::Look);
                     for action in actions {
                         let Action::Return { greatest, asks } = action else { continue };
@@ -433,13 +449,6 @@ impl EpochDriver {
                         }
                         input = Input::Watch;
                     }
-                }
-                Err(why) => {
-                    let what = one_line(&why.what(), SHOWN);
-                    if progress.failing.is_none() {
-                        ctx.monitor.warn(&format!("the epochs cannot be watched, and are watched on: {what}"));
-                    }
-                    progress.failing = Some((self.clock.now(), what));
                 }
             }
             self.pause(

@@ -10,7 +10,22 @@
 //! or a greater one ends an epoch.
 //!
 //! An object that only tells another instance something ([`Call::only_tells`]) is created once its maker has learned
-//! what it acts upon, and nothing waits for it: a holder that can read and not write learns all that any holder does.
+//! what it acts upon, and nothing waits for it: a holder that can read and not write learns all that any holder does. If it
+//! cannot answer one that only asks, it gives way to it.
+//!
+//! A read that fails keeps an instance neither from its other reads nor from acting on what it has read
+//! ([`State::reads_on`]). What was not read is never taken for absent where that would start an app, commit, acknowledge,
+//! end an epoch by force, or bring a waiting instance back:
+//!
+//! | sequence | what is not read |
+//! |---|---|
+//! | a poll, the look before the app starts | the successor's end: it is a successor. Anything else: nothing is known of it |
+//! | a round | the same; and a predecessor is not ended by force of which any object was not read in this round |
+//! | the look before the app starts, and around a commit | the app is not started, and nothing is committed or acknowledged |
+//! | an end by force | it is looked for again in the next round |
+//! | ends that tell of force | force is assumed |
+//! | a watch | nothing is begun; a successor that is overdue is asked whether it lives |
+//! | the creation, the listing after it, the predecessors, the own end | it is read until it is known: no app runs that this could blind |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -45,6 +60,8 @@ pub(super) struct Wait {
     /// Whether it was seen to yield.
     yields: bool,
     pub(super) ended: bool,
+    /// Whether it may be ended by force after this round: its time was over when that began, and all was read that it may have told.
+    is_due: bool,
 }
 
 /// The successor that a waiting instance watches.
@@ -124,10 +141,12 @@ pub struct State {
     pub(super) purpose: Option<Purpose>,
     pub(super) asked: Option<Call>,
     todo: VecDeque<Call>,
+    /// Whether something could not be read in the sequence under way.
+    unread: bool,
     epoch: Option<EpochKey>,
     asks: bool,
     /// The number of the object in which the successor shows.
-    next: u32,
+    pub(super) next: u32,
     pub(super) waits: Vec<Wait>,
     /// Objects that a predecessor looks at and the listing did not show.
     unlisted: Vec<EpochKey>,
@@ -155,6 +174,7 @@ impl State {
             purpose: None,
             asked: None,
             todo: VecDeque::new(),
+            unread: false,
             epoch: None,
             asks: false,
             next: 0,
@@ -216,7 +236,7 @@ pub fn step(mut state: State, now: Duration, input: Input) -> (State, Vec<Action
             state = State { asks, ask_after, ..State::new(state.handover) };
             state.create(EpochKey { number: greatest.saturating_add(1), site });
         }
-        Input::Look => state.look(),
+        Input::Look => state.look(now),
         // A snapshot that was copied here has a greater number than any that this epoch could take.
         Input::Decided { newest } if newest > state.number() => {
             state.then = Some(Then::Again(newest));
@@ -231,7 +251,7 @@ pub fn step(mut state: State, now: Duration, input: Input) -> (State, Vec<Action
         Input::BeforeCommit => state.begin(Purpose::BeforeCommit, state.own(|key| Call::Read(EpochRecord::End, key))),
         Input::Committed => state.begin(Purpose::AfterCommit, state.own(|key| Call::Read(EpochRecord::End, key))),
         Input::Saved if state.phase != Phase::Over => {
-            (state.purpose, state.asked) = (None, None);
+            (state.purpose, state.asked, state.unread) = (None, None, false);
             state.todo.clear();
             state.end();
         }
@@ -248,6 +268,7 @@ pub fn step(mut state: State, now: Duration, input: Input) -> (State, Vec<Action
             actions.push(Action::Call(call));
         } else if let Some(purpose) = state.purpose.take() {
             state.conclude(now, purpose, &mut actions);
+            state.unread = false;
         } else {
             break;
         }
@@ -283,12 +304,13 @@ impl State {
         self.begin(Purpose::End, self.own(|key| Call::Create(EpochRecord::End, key, content)));
     }
 
-    fn look(&mut self) {
+    fn look(&mut self, now: Duration) {
         match self.phase {
             Phase::Awaiting => {
                 let alive = self.own(|key| Call::Read(EpochRecord::Alive, key)).filter(|_| self.asks);
                 let mut calls: Vec<_> = alive.into_iter().collect();
-                for wait in self.waits.iter().filter(|wait| !wait.ended) {
+                for wait in self.waits.iter_mut().filter(|wait| !wait.ended) {
+                    wait.is_due = now >= wait.until;
                     calls.push(Call::Read(EpochRecord::End, wait.key));
                     calls.extend((!wait.yields).then_some(Call::Read(EpochRecord::Yields, wait.key)));
                 }
@@ -328,16 +350,17 @@ impl State {
                 match self.waits.is_empty() {
                     // It looks once more before its app starts.
                     true => self.begin(Purpose::Force, []),
-                    false => self.look(),
+                    false => self.look(now),
                 }
             }
             Purpose::Round if self.is_over(actions) => {}
             Purpose::Round if self.then.is_some() => self.end(),
             Purpose::Round if self.successor.is_some() => self.yield_to(actions),
             Purpose::Round => {
-                let overdue = self.waits.iter().filter(|wait| !wait.ended && now >= wait.until);
                 let content = Content::By(self.number());
+                let overdue = self.waits.iter().filter(|wait| !wait.ended && wait.is_due);
                 let calls: Vec<_> = overdue.map(|wait| Call::Create(EpochRecord::End, wait.key, content)).collect();
+                self.waits.iter_mut().for_each(|wait| wait.is_due = false);
                 self.begin(Purpose::Force, calls);
             }
             Purpose::Force if self.waits.iter().all(|wait| wait.ended) => {
@@ -355,17 +378,18 @@ impl State {
             Purpose::Recheck | Purpose::Poll if self.successor.is_some() && self.phase != Phase::Yielding => {
                 self.yield_to(actions);
             }
+            Purpose::Recheck if self.unread => {}
             Purpose::Recheck => {
                 self.phase = Phase::Starting;
                 actions.push(Action::StartApp);
             }
             Purpose::BeforeCommit => {
-                if !self.is_over(actions) {
+                if !self.is_over(actions) && !self.unread {
                     actions.push(Action::Commit);
                 }
             }
             Purpose::AfterCommit => {
-                if !self.is_over(actions) {
+                if !self.is_over(actions) && !self.unread {
                     actions.push(Action::Acknowledged);
                 }
             }
@@ -413,13 +437,15 @@ impl State {
     fn watch(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let greatest = self.greatest;
         match &self.watched {
+            None if self.unread => {}
             None => actions.push(Action::Return { greatest, asks: None }),
             Some(watched) if watched.ended => {
                 self.watched = None;
                 self.begin(Purpose::Watch, [Call::List]);
             }
             Some(watched) if now >= watched.until => {
-                let asks = watched.runs.then_some(watched.key.site);
+                // Its app may run, and that was not read.
+                let asks = (watched.runs || self.unread).then_some(watched.key.site);
                 if asks.is_some() {
                     self.ask_after = (self.ask_after * 2).min(LONGEST_ASK);
                 }

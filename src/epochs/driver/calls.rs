@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{EpochDriver, Progress};
 use crate::epochs::admission::Standing;
-use crate::epochs::protocol::{Answer, Call, Content, EpochKey, Listed};
+use crate::epochs::protocol::{Answer, Call, Content, EpochKey, Listed, Purpose};
 use crate::error::{Code, Error, Result};
 use crate::monitor::Context;
 use crate::replicas::{Site, SiteState};
@@ -213,7 +213,11 @@ impl EpochDriver {
         failed: &mut bool,
         ctx: &Context,
     ) -> Result<Answer> {
-        let patience = progress.patience;
+        let patience = match progress.state.purpose {
+            // A round makes all its reads, and one that hangs is not to keep it from the others for long.
+            Some(Purpose::Round) if progress.patience == Patience::Long => Patience::Poll,
+            _ => progress.patience,
+        };
         match call {
             Call::List => self.list(progress, ctx).map(Answer::Listed),
             Call::Read(EpochRecord::Epoch, key) => Ok(match self.document(*key, patience)? {

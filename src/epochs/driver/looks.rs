@@ -10,11 +10,16 @@
 //!   2 P + 5 s + 2 L, and the holder is in time if L is at most 1.1 s, however short P is.
 //! - If the first call of a look is cut at its limit, that look still reads the own end, and the next one follows after 0.5 s: the limit,
 //!   L and 0.5 s are lost. The holder is in time if L is at most 1.3 s with a P of 2.5 s or more, and 0.5 s with shorter ones.
+//! - If a later call is cut, what was read counts: the app is being stopped after that look, and only the limit is lost. A look that
+//!   cannot read the successor's end makes no other call.
+//! - A holder that is asked whether it lives, and whose answer is cut at the limit, reads whether the answer is there, the end of the one
+//!   that asks, and the own end. Its app is being stopped after max(P, 2 L) + 0.5 s + 4 L and the limit, which is before it is ended by
+//!   force if L is at most 2.2 s with a P of 2.5 s or more, and 1 s with shorter ones.
 
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{EpochDriver, Hold, Progress, SHOWN};
+use super::{Answered, EpochDriver, Hold, Progress, SHOWN};
 use crate::epochs::driver::calls::Patience;
 use crate::epochs::protocol::{Action, Answer, Call, Input, Phase, step};
 use crate::error::{Error, Result};
@@ -81,14 +86,19 @@ impl EpochDriver {
     }
 
     /// Finishes what an earlier failure interrupted, gives the protocol an input, and makes its calls. Returns what it
-    /// says.
-    pub(super) fn drive(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Result<Vec<Action>> {
-        if !matches!(input, Input::Begin { .. } | Input::Saved) {
-            self.finish(progress, |_| false, ctx)?;
-        }
-        self.take(progress, input);
-        self.finish(progress, |_| false, ctx)?;
-        Ok(std::mem::take(&mut progress.told))
+    /// says, which counts also if something could not be read.
+    pub(super) fn drive(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Answered {
+        let is_free = matches!(input, Input::Begin { .. } | Input::Saved);
+        let interrupted = if is_free { Ok(()) } else { self.finish(progress, |_| false, ctx) };
+        // Nothing but its answer may follow a call.
+        let all = match interrupted {
+            Err(why) if progress.state.asked().is_some() => Err(why),
+            interrupted => {
+                self.take(progress, input);
+                self.finish(progress, |_| false, ctx).and(interrupted)
+            }
+        };
+        Answered { actions: std::mem::take(&mut progress.told), all }
     }
 
     /// Does the same for a look, if there is one, and otherwise only goes on with what is to be told to others. Once it is known that there
@@ -96,15 +106,16 @@ impl EpochDriver {
     fn drive_to_news(&self, progress: &mut Progress, look: Option<Input>, ctx: &Context) -> Result<()> {
         let known = progress.superseded;
         let is_news = |progress: &Progress| progress.superseded != known;
+        let mut all = Ok(());
         if look.is_some() || progress.state.asked().is_some_and(Call::only_tells) {
-            self.finish(progress, is_news, ctx)?;
+            all = self.finish(progress, is_news, ctx);
         }
         if let Some(look) = look.filter(|_| progress.state.asked().is_none()) {
             self.take(progress, look);
-            self.finish(progress, is_news, ctx)?;
+            all = self.finish(progress, is_news, ctx).and(all);
         }
         progress.told.clear();
-        Ok(())
+        all
     }
 
     fn take(&self, progress: &mut Progress, input: Input) {

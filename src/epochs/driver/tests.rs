@@ -2,6 +2,7 @@
 
 mod faults;
 mod handovers;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

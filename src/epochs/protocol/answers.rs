@@ -11,8 +11,8 @@ impl State {
     pub(super) fn answered(&mut self, now: Duration, call: Call, answer: Answer) {
         match (call, answer) {
             (Call::Create(record, key, content), answer) => self.tried((record, key, content), &answer),
+            (call, Answer::Unknown) if self.reads_on(&call) => self.left_unread(&call),
             (Call::Read(record, key), answer) if answer != Answer::Unknown => self.read(now, (record, key), &answer),
-            (call, _) if self.reads_on(&call) => {}
             (Call::List, Answer::Listed(listed)) => match self.purpose {
                 Some(Purpose::Watch) => self.listed_watching(&listed),
                 _ => self.listed(&listed),
@@ -21,10 +21,48 @@ impl State {
         }
     }
 
-    /// Whether a look goes on if this call fails: whether there is a successor can be asked at the next one, and the own end, which
-    /// is read last, tells the most.
+    /// Whether an instance goes on without this call if that fails. Otherwise it makes the call until that succeeds.
     pub fn reads_on(&self, call: &Call) -> bool {
-        matches!(call, Call::Read(EpochRecord::Epoch, _)) && self.purpose == Some(Purpose::Poll)
+        let is_needed = match self.purpose {
+            Some(Purpose::Create | Purpose::List | Purpose::Meet | Purpose::Tell | Purpose::End) | None => true,
+            Some(
+                Purpose::Round
+                | Purpose::Force
+                | Purpose::Judge
+                | Purpose::Recheck
+                | Purpose::Poll
+                | Purpose::BeforeCommit
+                | Purpose::AfterCommit
+                | Purpose::Watch,
+            ) => false,
+        };
+        matches!(call, Call::Read(..) | Call::List) && !is_needed
+    }
+
+    /// Goes on without what a call would have told.
+    fn left_unread(&mut self, call: &Call) {
+        self.unread = true;
+        let Call::Read(record, key) = *call else { return };
+        match (self.purpose, record) {
+            // It may have answered.
+            (Some(Purpose::Round), EpochRecord::Alive) if Some(key) == self.epoch => {
+                self.waits.iter_mut().for_each(|wait| wait.is_due = false);
+            }
+            (_, EpochRecord::Alive) => self.give_way_to(key),
+            // It acts on its successor at once: also the next call may fail, and only after a time.
+            (Some(Purpose::Round | Purpose::Recheck | Purpose::Poll), EpochRecord::End)
+                if self.successor == Some(key.number) =>
+            {
+                self.todo.clear();
+            }
+            (Some(Purpose::Round), EpochRecord::End | EpochRecord::Yields) => {
+                self.waits.iter_mut().filter(|wait| wait.key == key).for_each(|wait| wait.is_due = false);
+            }
+            (Some(Purpose::Judge), _) => self.forced = true,
+            // It may be the epoch to watch, rather than one below it.
+            (Some(Purpose::Watch), EpochRecord::Epoch) => self.todo.clear(),
+            _ => {}
+        }
     }
 
     /// Learns what lies beside an epoch that was just created. An instance that creates a greater or an equal one later finds
@@ -69,6 +107,7 @@ impl State {
             },
             // A signpost.
             (EpochRecord::Epoch, _) if is_unknown => self.todo.push_front(Call::Create(record, key, content)),
+            (EpochRecord::Alive, _) if is_unknown => self.todo.push_front(Call::Read(EpochRecord::Alive, key)),
             // The others say the same, whoever made them. Nothing that is done depends on them.
             _ if is_unknown && !self.untold.contains(&(record, key)) => {
                 self.untold.push((record, key));
@@ -106,7 +145,7 @@ impl State {
             (Some(Purpose::Meet), EpochRecord::Epoch, Answer::Epoch { poll, dead, .. }) => {
                 let silence = 2 * (*poll).min(LONGEST_POLL) + SILENCE;
                 let until = if *dead { now } else { now + silence };
-                self.waits.push(Wait { key, until, yields: false, ended: false });
+                self.waits.push(Wait { key, until, yields: false, ended: false, is_due: false });
                 let looks_at = EpochKey { number: key.number.saturating_add(1), ..key };
                 if self.unlisted.contains(&looks_at) {
                     let signpost = Content::Signpost(self.number());
@@ -141,10 +180,11 @@ impl State {
             }
             (_, EpochRecord::Yields, Answer::Present) => {
                 for wait in self.waits.iter_mut().filter(|wait| wait.key == key) {
-                    (wait.yields, wait.until) = (true, now + self.handover);
+                    (wait.yields, wait.until, wait.is_due) = (true, now + self.handover, false);
                 }
             }
-            (_, EpochRecord::Alive, Answer::Present) => self.then = Some(Then::Refused),
+            (_, EpochRecord::Alive, Answer::Present) if Some(key) == self.epoch => self.then = Some(Then::Refused),
+            (_, EpochRecord::Alive, Answer::Absent) if Some(key) != self.epoch => self.give_way_to(key),
             (_, EpochRecord::Runs, Answer::Present) => {
                 for watched in self.watched.iter_mut().filter(|watched| watched.key == key) {
                     (watched.runs, watched.until) = (true, now + self.ask_after);
@@ -152,6 +192,15 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// Takes an instance that asks, and could not be answered, for the successor: it is going to take this one for dead. It may have ended.
+    fn give_way_to(&mut self, key: EpochKey) {
+        (self.successor, self.next) = (Some(key.number), key.number);
+        let is_behind =
+            |call: &Call| matches!(call, Call::Read(EpochRecord::Epoch, other) if other.number > key.number);
+        self.todo.retain(|call| !is_behind(call));
+        self.todo.push_front(Call::Read(EpochRecord::End, key));
     }
 
     fn look_behind(&mut self, key: EpochKey) {

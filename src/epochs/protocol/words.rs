@@ -39,8 +39,8 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether it creates an object that tells another instance something, and on which nothing depends that this one does.
-    /// Such a call may be answered with [`Answer::Unknown`] whenever it fails.
+    /// Whether it creates an object that only tells another instance something. Such a call may be answered with
+    /// [`Answer::Unknown`] whenever it fails: what this instance does does not wait for it.
     pub fn only_tells(&self) -> bool {
         matches!(self, Call::Create(EpochRecord::Yields | EpochRecord::Runs | EpochRecord::Alive, ..))
     }
@@ -85,8 +85,8 @@ pub enum Answer {
     Created,
     /// An object of that name was there before.
     Exists,
-    /// The store failed, and the object may have been created. A look that could not read whether there is a successor
-    /// goes on with its other calls; any other call that reads or lists is to be made until it succeeds.
+    /// The store failed, and the object may have been created. If [`State::reads_on`](super::State::reads_on) does not hold for a call
+    /// that reads or lists, that is made until it succeeds.
     Unknown,
 }
 

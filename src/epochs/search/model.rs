@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::epochs::protocol::{Answer, Call, EpochKey, Input, Listed, Phase, State};
-use refused::Refusal;
+pub(super) use refused::Refusal;
 
 /// The number of vaults.
 const SITES: usize = 2;
 /// All instances poll at this interval.
 const POLL: Duration = Duration::from_secs(5);
 
-/// The accidents that may happen in a search, and how often.
+/// The accidents of a search, and how often they may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Budget {
     /// Instances that die.
@@ -67,6 +67,10 @@ pub(super) enum Mutant {
     NeverAsks,
     /// What only tells others something is created before anything else is done, however often that takes.
     TellsUntilHeard,
+    /// A read that fails is made until it succeeds, before anything else is done.
+    ReadsUntilAnswered,
+    /// A holder looks behind an instance that asks, also if it cannot answer.
+    LooksBehindUnanswered,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,7 +104,13 @@ enum Task {
     Start,
     Stop,
     Commit,
-    Begin { greatest: u32, asks: Option<usize> },
+    /// Asks again about a commit: the store has not answered.
+    AskBeforeCommit,
+    AskAfterCommit,
+    Begin {
+        greatest: u32,
+        asks: Option<usize>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -311,6 +321,9 @@ impl World {
                     if self.left.lost > 0 && matches!(call, Call::Create(..)) {
                         moves.extend([Move::Lose(who, true), Move::Lose(who, false)]);
                     }
+                    if self.left.lost > 0 && instance.state.reads_on(call) {
+                        moves.push(Move::Lose(who, false));
+                    }
                 }
                 None => {
                     let task = instance.tasks.front();
@@ -318,8 +331,9 @@ impl World {
                     if self.left.lost > 0 && matches!(task, Some(Task::Commit | Task::Recommit)) {
                         moves.push(Move::Lose(who, true));
                     }
-                    if matches!(task, None | Some(Task::Restore | Task::Recommit | Task::Commit)) && self.may_look(who)
-                    {
+                    let is_long = matches!(task, Some(Task::Restore | Task::Recommit | Task::Commit));
+                    let asks = matches!(task, Some(Task::AskBeforeCommit | Task::AskAfterCommit));
+                    if (task.is_none() || is_long || asks) && self.may_look(who) {
                         moves.push(Move::Look(who, false));
                         moves.extend(
                             (task.is_none() && deadline(&instance.state).is_some()).then_some(Move::Look(who, true)),
@@ -427,6 +441,11 @@ impl World {
             if one.state.phase() == Phase::Over && one.tasks.front() != Some(&Task::Stop) {
                 return Err(format!("the app of {who} runs on, although its instance knows that its epoch is over"));
             }
+            if let Some(number) = self.unanswered(who) {
+                return Err(format!(
+                    "the app of {who} runs on, and the instance of epoch {number} asks and is not answered"
+                ));
+            }
         }
         let newest = self.newest();
         if self.acknowledged & !newest.writes != 0 {
@@ -472,10 +491,4 @@ impl World {
 fn deadline(state: &State) -> Option<Duration> {
     let waits = state.waits.iter().filter(|wait| !wait.ended).map(|wait| wait.until);
     waits.chain(state.watched.iter().map(|watched| watched.until)).filter(|until| *until > Duration::ZERO).min()
-}
-
-/// Sets an instance's clock back to 0, so that equal situations are equal states.
-fn shift(state: &mut State, now: Duration) {
-    state.waits.iter_mut().for_each(|wait| wait.until = wait.until.saturating_sub(now));
-    state.watched.iter_mut().for_each(|watched| watched.until = watched.until.saturating_sub(now));
 }

@@ -1,7 +1,7 @@
 //! The rules that the protocol needs: with one of them left out, the search finds what goes wrong. A mutant is made around
 //! the protocol's function, which stays as it is: its calls are answered as if the rule did not exist.
 
-use super::model::{Budget, Mutant, NO_ACCIDENT, World};
+use super::model::{Budget, Mutant, NO_ACCIDENT, Refusal, World};
 use super::walks::walk;
 use crate::epochs::protocol::{Answer, Call, EpochKey, Phase, Purpose};
 use crate::vault::epochs::EpochRecord;
@@ -31,6 +31,9 @@ impl World {
             }
             (Mutant::SharedNumber, Call::Create(EpochRecord::Epoch, key, _)) if self.owner_shares(*key) => {
                 Some(Answer::Created)
+            }
+            (Mutant::LooksBehindUnanswered, Call::Read(EpochRecord::Alive, key)) if !is_own(key) => {
+                Some(Answer::Present)
             }
             (Mutant::NoLookAfterCommit, Call::Read(..)) if purpose == Some(Purpose::AfterCommit) => {
                 Some(Answer::Absent)
@@ -70,6 +73,8 @@ fn each_rule_that_is_left_out_is_found() {
         (Mutant::EndBeforeLastSnapshot, true, NO_ACCIDENT, DATA),
         (Mutant::NeverAsks, true, crash, &[NONE_RUNS]),
         (Mutant::TellsUntilHeard, true, refusal, &["runs on for ever"]),
+        (Mutant::ReadsUntilAnswered, true, refusal, &["runs on for ever", "never learns that its epoch was ended"]),
+        (Mutant::LooksBehindUnanswered, true, refusal, &["asks and is not answered"]),
     ] {
         let start = World::new(budget, runs, [0, 0, 0], mutant);
         // The fault shows when a paused instance commits late.
@@ -80,5 +85,21 @@ fn each_rule_that_is_left_out_is_found() {
         let told = trace.join("\n  ");
         println!("{mutant:?}: {why}: found in {} steps, shown by {}:\n  {told}", walked.steps, trace.len());
         assert!(expected.iter().any(|expected| why.contains(expected)), "{mutant:?}: {why}\n  {told}");
+    }
+}
+
+/// Whichever object it is: an instance that reads it until it is answered is blind for all else.
+#[test]
+fn each_object_that_is_read_until_it_is_answered_is_found() {
+    const MUTANT: Mutant = Mutant::ReadsUntilAnswered;
+    let records = [EpochRecord::Epoch, EpochRecord::End, EpochRecord::Yields, EpochRecord::Runs, EpochRecord::Alive];
+    for what in records.map(Refusal::Reading).into_iter().chain([Refusal::ReadingEndsOfOthers]) {
+        let fault = (0..3).find_map(|who| {
+            let start = World::new(Budget { crashes: 1, numbers: 4, ..NO_ACCIDENT }, true, [0, 0, 0], MUTANT);
+            let fault = walk(&start.refusing(who, what), 2000, 120, SEED).fault?;
+            Some(format!("{who}: {}\n  {}", fault.0, fault.1.join("\n  ")))
+        });
+        let fault = fault.unwrap_or_else(|| panic!("{what:?}: no fault"));
+        println!("{what:?}: {fault}");
     }
 }

@@ -1,7 +1,7 @@
 //! Calls that fail for ever, and what becomes of the instances in the end.
 
-use super::{Budget, Move, Mutant, NO_ACCIDENT, World, deadline};
-use crate::epochs::protocol::{Call, Input};
+use super::{Budget, Document, Move, Mutant, NO_ACCIDENT, Task, World, deadline};
+use crate::epochs::protocol::{Call, EpochKey, Input, Phase};
 use crate::vault::epochs::EpochRecord;
 
 /// The kind of call that fails for an instance.
@@ -11,35 +11,77 @@ pub(in crate::epochs::search) enum Refusal {
     AllCreations,
     /// It cannot create this object.
     Creation(EpochRecord),
-    /// It cannot read what the others have begun.
-    ReadingEpochs,
+    /// It cannot read this object, of whichever epoch.
+    Reading(EpochRecord),
+    /// It cannot read the ends of other epochs than its own.
+    ReadingEndsOfOthers,
+    /// It cannot list the epochs.
+    Listing,
 }
 
 impl Refusal {
-    pub(super) const ALL: [Refusal; 6] = [
+    pub(super) const ALL: [Refusal; 12] = [
         Refusal::AllCreations,
         Refusal::Creation(EpochRecord::Yields),
         Refusal::Creation(EpochRecord::Runs),
         Refusal::Creation(EpochRecord::Alive),
         Refusal::Creation(EpochRecord::End),
-        Refusal::ReadingEpochs,
+        Refusal::Reading(EpochRecord::Epoch),
+        Refusal::Reading(EpochRecord::End),
+        Refusal::Reading(EpochRecord::Yields),
+        Refusal::Reading(EpochRecord::Runs),
+        Refusal::Reading(EpochRecord::Alive),
+        Refusal::ReadingEndsOfOthers,
+        Refusal::Listing,
     ];
 
-    fn is_of(self, call: &Call) -> bool {
+    fn is_of(self, call: &Call, own: Option<EpochKey>) -> bool {
         match (self, call) {
-            (Refusal::AllCreations, Call::Create(..)) => true,
-            (Refusal::Creation(refused), Call::Create(record, ..)) => refused == *record,
-            (Refusal::ReadingEpochs, Call::Read(record, _)) => *record == EpochRecord::Epoch,
+            (Refusal::AllCreations, Call::Create(..)) | (Refusal::Listing, Call::List) => true,
+            (Refusal::Creation(refused), Call::Create(record, ..))
+            | (Refusal::Reading(refused), Call::Read(record, _)) => refused == *record,
+            (Refusal::ReadingEndsOfOthers, Call::Read(EpochRecord::End, key)) => own != Some(*key),
             _ => false,
         }
+    }
+
+    /// Whether an instance with this refusal can read whether its epoch was ended, and creates whatever it wants.
+    fn leaves_own_end(self) -> bool {
+        !matches!(self, Refusal::AllCreations | Refusal::Creation(_) | Refusal::Reading(EpochRecord::End))
     }
 }
 
 impl World {
+    /// Returns the same world, in which one kind of call fails for an instance.
+    pub(in crate::epochs::search) fn refusing(mut self, who: usize, what: Refusal) -> Self {
+        self.refused = Some((who, what));
+        self
+    }
+
     /// Whether the outstanding call of an instance fails.
     pub(super) fn fails(&self, who: usize) -> bool {
-        let asked = self.instances[who].state.asked.as_ref();
-        self.refused.is_some_and(|(refused, what)| refused == who && asked.is_some_and(|call| what.is_of(call)))
+        let state = &self.instances[who].state;
+        let is_of = |what: Refusal| state.asked.as_ref().is_some_and(|call| what.is_of(call, state.epoch()));
+        self.refusal_of(who).is_some_and(is_of)
+    }
+
+    fn refusal_of(&self, who: usize) -> Option<Refusal> {
+        self.refused.filter(|(refused, _)| *refused == who).map(|(_, what)| what)
+    }
+
+    /// Whether `run` asks what it has asked already, and in vain.
+    fn asks_in_vain(&self, who: usize) -> bool {
+        let task = self.instances[who].tasks.front();
+        self.refusal_of(who).is_some()
+            && matches!(task, Some(Task::Decided | Task::AskBeforeCommit | Task::AskAfterCommit))
+    }
+
+    /// Whether an instance goes on in an epoch that was ended, as it could know.
+    fn misses_its_end(&self, who: usize) -> bool {
+        let phase = self.instances[who].state.phase();
+        matches!(phase, Phase::Awaiting | Phase::Deciding | Phase::Holding | Phase::Yielding)
+            && self.end_of(who).is_some()
+            && self.refusal_of(who).is_none_or(Refusal::leaves_own_end)
     }
 
     /// Whether it fails, and the instance makes it again and does nothing else.
@@ -48,19 +90,35 @@ impl World {
         let Some(call) = state.asked.as_ref().filter(|_| self.fails(who)) else { return false };
         match call {
             Call::Create(..) => call.only_tells() && self.mutant == Mutant::TellsUntilHeard,
-            Call::Read(..) | Call::List => !state.reads_on(call),
+            Call::Read(..) | Call::List => !state.reads_on(call) || self.mutant == Mutant::ReadsUntilAnswered,
         }
+    }
+
+    /// Returns the epoch of an instance that only asks, that a holder has seen and has not answered.
+    pub(super) fn unanswered(&self, who: usize) -> Option<u32> {
+        let one = &self.instances[who];
+        let key = one.state.epoch()?;
+        let rests = one.state.phase() == Phase::Holding && one.state.asked.is_none();
+        let asks = |number: &u32| {
+            let objects = self.sites[key.site].get(*number as usize);
+            objects.is_some_and(|objects| {
+                matches!(objects.epoch, Some(Document::Epoch { asks: true, .. }))
+                    && !objects.alive
+                    && objects.end.is_none()
+            })
+        };
+        (key.number + 1..one.state.next).filter(|_| rests).find(asks)
     }
 
     /// Lets all instances go on at their own pace, without further accidents, until one runs its app and no app runs whose epoch is over.
     ///
     /// # Errors
-    /// None ever runs its app, although one lives that was not told to stop and for which no call fails. Or one goes on running the app
-    /// of an epoch that was ended.
+    /// None ever runs its app, although one lives that was not told to stop and for which no call fails that it needs. Or one goes on
+    /// running the app of an epoch that was ended, or never learns that its epoch was.
     pub(in crate::epochs::search) fn ends_well(mut self) -> Result<(), String> {
         self.left = Budget { numbers: 12, ..NO_ACCIDENT };
         let lives = |world: &World| world.instances.iter().any(|one| one.alive && !one.told_to_stop);
-        let is_refused = |world: &World, who| world.refused.is_some_and(|(refused, _)| refused == who);
+        let is_refused = |world: &World, who| world.refusal_of(who).is_some();
         let over = |world: &World| (0..3).find(|who| world.instances[*who].app && world.end_of(*who).is_some());
         for round in 0..240 {
             if !lives(&self) {
@@ -77,7 +135,14 @@ impl World {
                 let mut made = 0;
                 // What fails for ever is tried in vain.
                 let most = if is_refused(&self, who) { 40 } else { 200 };
+                let mut asked_again = false;
                 while let Some(step) = self.next_alone(who).filter(|_| made < most) {
+                    if matches!(step, Move::Task(_))
+                        && self.asks_in_vain(who)
+                        && std::mem::replace(&mut asked_again, true)
+                    {
+                        break;
+                    }
                     self.make(step)?;
                     made += 1;
                 }
@@ -87,18 +152,25 @@ impl World {
                     self.check()?;
                 }
             }
-            let rests = |who| self.next_alone(who).is_none_or(|step| matches!(step, Move::Answer(_)));
+            let rests =
+                |who| self.next_alone(who).is_none_or(|step| matches!(step, Move::Answer(_)) || self.asks_in_vain(who));
             let able = |who: usize| {
                 let one = &self.instances[who];
-                one.alive && !one.told_to_stop && !is_refused(&self, who)
+                // That the app of another one runs only spares a question.
+                let needs_it = |what| what != Refusal::Reading(EpochRecord::Runs);
+                one.alive && !one.told_to_stop && !self.refusal_of(who).is_some_and(needs_it)
             };
             let is_served = self.runs_as_current() || !(0..3).any(able);
-            if is_served && (0..3).all(rests) && over(&self).is_none() {
+            let none_is_over = over(&self).is_none() && !(0..3).any(|who| self.misses_its_end(who));
+            if is_served && (0..3).all(rests) && none_is_over {
                 return Ok(());
             }
         }
         if let Some(who) = over(&self) {
             return Err(format!("the app of {who} runs on for ever, although its epoch was ended"));
+        }
+        if let Some(who) = (0..3).find(|who| self.misses_its_end(*who)) {
+            return Err(format!("instance {who} never learns that its epoch was ended"));
         }
         Err("no app ever runs again, although an instance lives".to_owned())
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Mutant, Saving, Task, World, shift};
-use crate::epochs::protocol::{Action, Input, Phase, step};
+use super::{Mutant, Saving, Task, World};
+use crate::epochs::protocol::{Action, Input, Phase, Purpose, State, step};
 
 impl World {
     /// Begins an epoch, if the search goes on to its number.
@@ -89,6 +89,8 @@ impl World {
                     _ => self.give(who, zero, Input::Committed)?,
                 }
             }
+            Task::AskBeforeCommit => self.give(who, zero, Input::BeforeCommit)?,
+            Task::AskAfterCommit => self.give(who, zero, Input::Committed)?,
             Task::Begin { greatest, asks } => {
                 let greatest = if asks.is_some() { greatest } else { self.greatest().max(greatest) };
                 self.begin(who, greatest, asks);
@@ -111,8 +113,17 @@ impl World {
     /// Gives the protocol an input, and carries out what it says.
     pub(super) fn give(&mut self, who: usize, now: Duration, input: Input) -> Result<(), String> {
         let state = self.instances[who].state.clone();
+        let purpose = state.purpose.filter(|_| matches!(input, Input::Answer(_)));
         let (mut state, actions) = step(state, now, input);
         shift(&mut state, now);
+        // What could not be read is asked again.
+        let again = match purpose.filter(|_| actions.is_empty() && state.asked.is_none()) {
+            Some(Purpose::Recheck) => Some(Task::Decided),
+            Some(Purpose::BeforeCommit) => Some(Task::AskBeforeCommit),
+            Some(Purpose::AfterCommit) => Some(Task::AskAfterCommit),
+            _ => None,
+        };
+        self.instances[who].tasks.extend(again);
         self.instances[who].state = state;
         for action in actions {
             let instance = &mut self.instances[who];
@@ -162,4 +173,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Sets an instance's clock back to 0, so that equal situations are equal states.
+fn shift(state: &mut State, now: Duration) {
+    state.waits.iter_mut().for_each(|wait| wait.until = wait.until.saturating_sub(now));
+    state.watched.iter_mut().for_each(|watched| watched.until = watched.until.saturating_sub(now));
 }
