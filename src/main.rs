@@ -166,6 +166,7 @@ fn main() -> ExitCode {
         cli::Command::Restore(_) => Some("Nothing was restored: what was there is as it was."),
         cli::Command::Export(_) => Some("No whole archive was made."),
         cli::Command::Verify(_) => Some("What was not read yet is not verified."),
+        cli::Command::Rollback(_) => Some("Nothing was rolled back."),
         _ => None,
     };
     let done = match &cli.command {

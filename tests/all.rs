@@ -83,6 +83,7 @@ mod run_refused;
 mod run_replicas;
 mod run_rollback;
 mod run_terminal;
+mod run_told_to_stop;
 mod run_unheard;
 mod run_unread;
 mod run_warned;

@@ -5,6 +5,7 @@
 //! million, its price of 2026 for standard storage in one region).
 
 mod calls;
+mod ends;
 mod looks;
 mod words;
 
@@ -72,6 +73,8 @@ struct Progress {
     ignored: Vec<u32>,
     /// What was seen just now, for the begin that follows.
     surveyed: Option<Survey>,
+    /// Whether no app has run in the epoch that was begun last.
+    is_unused: bool,
 }
 
 impl Progress {
@@ -118,6 +121,7 @@ impl EpochDriver {
             live: None,
             ignored: Vec::new(),
             surveyed: None,
+            is_unused: false,
         };
         let sites = sites.into_iter().map(EpochSite::new).collect();
         EpochDriver { sites, options, clock, progress: Mutex::new(progress), last_words: OnceLock::new() }
@@ -143,12 +147,6 @@ impl EpochDriver {
     pub fn epoch(&self) -> Option<u32> {
         let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.state.epoch().map(|key| key.number)
-    }
-
-    /// Whether an epoch is held, or being taken, that has not ended.
-    pub fn is_begun(&self) -> bool {
-        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        progress.state.epoch().is_some() && progress.state.phase() != Phase::Over
     }
 
     /// Returns the epoch of another instance that ran when that was looked at last, if one did.
@@ -204,6 +202,8 @@ impl EpochDriver {
                 }
                 Admission::Refuse(error) => return Err(*error),
             };
+            // An epoch that is taken now would only have to be ended, and whoever ends this driver's may have done that already.
+            ctx.check("begin an epoch")?;
             let input = Input::Begin { greatest: seen.greatest, site: 0, asks: false };
             if let Entered::Started(start) = self.enter(&mut progress, input, ctx)? {
                 return Ok(start);
@@ -214,6 +214,7 @@ impl EpochDriver {
     /// Begins an epoch once.
     fn enter(&self, progress: &mut Progress, input: Input, ctx: &Context) -> Result<Entered> {
         (progress.superseded, progress.last, progress.place) = (None, None, None);
+        progress.is_unused = true;
         progress.reported.clear();
         let mut failing = None;
         let mut told: Option<usize> = None;
@@ -261,15 +262,6 @@ impl EpochDriver {
         }
     }
 
-    /// Ends an epoch in which no app ran. If that fails, the next instance waits for it in vain, and ends it.
-    fn abandon(&self, progress: &mut Progress, ctx: &Context) {
-        if progress.state.epoch().is_some()
-            && let Err(why) = self.drive(progress, Input::Saved, ctx).all
-        {
-            tracing::info!("the end of an epoch could not be told: {}", why.what());
-        }
-    }
-
     /// Asks whether the app may be started, now that the directory is as it is to be. `newest` is the newest snapshot that
     /// was listed for that decision.
     ///
@@ -312,7 +304,7 @@ impl EpochDriver {
     pub fn running(&self, place: Option<SourceIdentity>, ctx: &Context) {
         let mut progress = self.lock(Patience::Poll);
         progress.touch(self.clock.now());
-        progress.place = place;
+        (progress.place, progress.is_unused) = (place, false);
         if let Err(why) = self.drive(&mut progress, Input::Started, ctx).all {
             ctx.monitor.warn(&format!("the vault was not told that the app runs: {}", why.what()));
         }
@@ -373,29 +365,6 @@ impl EpochDriver {
         Hold::Held
     }
 
-    /// Ends the epoch, after the app was stopped and its last snapshot committed. If there was nothing to save, `last` is
-    /// the newest snapshot. Must not be called if the last snapshot failed: the successor then waits, and uses force.
-    ///
-    /// # Errors
-    /// The vault does not answer.
-    pub fn end(&self, last: Option<SnapshotName>, ctx: &Context) -> Result<Commit> {
-        let mut progress = self.lock(Patience::Long);
-        progress.last = last;
-        self.drive(&mut progress, Input::Saved, ctx).all?;
-        Ok(progress.state.ended_by().map_or(Commit::Good, |by| Commit::Diverged { by }))
-    }
-
-    /// Ends an epoch in which no app ran, through this store of the first vault: other stores give up once the program is told to stop.
-    ///
-    /// # Errors
-    /// The vault does not answer.
-    pub fn end_through(&self, store: Arc<dyn Store>, ctx: &Context) -> Result<()> {
-        _ = self.last_words.set(store);
-        let mut progress = self.lock(Patience::LastWords);
-        progress.last = None;
-        self.drive(&mut progress, Input::Saved, ctx).all
-    }
-
     /// Waits, without an app, until this instance is needed again, and begins an epoch then: when all other epochs have
     /// ended, when a successor does not start its app in time, or when the one that runs does not answer.
     ///
@@ -404,8 +373,14 @@ impl EpochDriver {
     pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
         let mut progress = self.lock(Patience::Poll);
         let (mut input, mut refused, mut failed) = (Input::Watch, String::new(), 0);
+        // Whether an epoch that was begun here may not have ended: others wait for it.
+        let mut unended = false;
         loop {
-            let Answered { actions, all } = self.drive(&mut progress, input.clone(), ctx);
+            let ended = if unended { self.end_begun(&mut progress, ctx) } else { Ok(()) };
+            let Answered { actions, all } = match ended {
+                Ok(()) => self.drive(&mut progress, input.clone(), ctx),
+                Err(why) => Answered { actions: Vec::new(), all: Err(why) },
+            };
             match all {
                 Err(why) if actions.is_empty() => {
                     let what = one_line(&why.what(), SHOWN);
@@ -415,7 +390,7 @@ impl EpochDriver {
                     progress.failing = Some((self.clock.now(), what));
                 }
                 _ => {
-                    (progress.failing, input) = (None, Input::Look);
+                    (progress.failing, input, unended) = (None, Input::Look, false);
                     for action in actions {
                         let Action::Return { greatest, asks } = action else { continue };
                         progress.patience = Patience::Long;
@@ -445,6 +420,7 @@ impl EpochDriver {
                                 }
                                 refused = what;
                                 failed += 1;
+                                unended = true;
                             }
                         }
                         input = Input::Watch;

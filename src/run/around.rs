@@ -285,8 +285,13 @@ impl Around {
                     returned = Some(begun);
                     failures.get_or_insert(0);
                 }
-                Err(_) if self.stop.load(Ordering::SeqCst) => return Ok(0),
-                Err(why) => return Err(why),
+                Err(why) => {
+                    // One that was begun meanwhile. An epoch whose last snapshot is missing is left to be ended by force.
+                    if driver.has_unused() {
+                        self.end_unused_epoch();
+                    }
+                    return if self.stop.load(Ordering::SeqCst) { Ok(0) } else { Err(why) };
+                }
             }
         }
     }

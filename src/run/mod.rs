@@ -2,6 +2,7 @@
 
 pub mod around;
 pub mod rollback;
+pub mod epoch_end;
 pub mod settings;
 pub mod app;
 pub mod command;

@@ -8,8 +8,8 @@
 //! is not so, since it does not answer, is told with the command that brings it there.
 //!
 //! Nothing is lost: the newest snapshot after the handover is pinned before the new root is made, and going back is a rollback to it.
-//! If it is cut off before the root, nothing has changed but that an epoch has to be ended by the next instance; after it, the same with
-//! the new data.
+//! One that is told to stop ends its epoch, so that whoever waits comes back at once. If it is killed before the root, nothing has changed
+//! but that an epoch has to be ended by the next instance; after it, the same with the new data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use crate::replicas::pool::VaultPool;
 use crate::replicas::recommit::{NewRoot, ROLLBACK, acceptable, recommit};
 use crate::replicas::{Site, SiteState, none_serves};
 use crate::restore::select::LATEST;
+use crate::run::epoch_end::end_epoch;
 use crate::store::address::argument;
 use crate::vault::read::{PackReader, absent};
 use crate::vault::root::SnapshotName;
@@ -143,12 +144,22 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
     };
     let begun = match driver.begin(ctx) {
         Ok(Start::Begun(begun)) => begun,
-        Ok(Start::Superseded { by }) => return Err(lost(by)),
-        Err(why) if why.code() == Code::OtherWriter => {
-            return Err(why.hint("Name the app's service, `--service NAME`; `--take-over` goes on all the same."));
+        Ok(Start::Superseded { by }) => {
+            _ = end(&driver, None, vaults, ctx);
+            return Err(lost(by));
         }
-        Err(why) => return Err(why),
+        Err(why) => {
+            // It may have been taken all the same, and an instance have stopped its app for it.
+            _ = end(&driver, None, vaults, ctx);
+            return Err(match why.code() {
+                Code::OtherWriter => {
+                    why.hint("Name the app's service, `--service NAME`; `--take-over` goes on all the same.")
+                }
+                _ => why,
+            });
+        }
     };
+    let mut is_committing = false;
     let committed = (|| {
         // The instance that ran has saved once more.
         report.before = newest(vaults, ctx)?;
@@ -167,6 +178,7 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
             host: settings.host.clone(),
             accepted: settings.accept_suspect,
         };
+        is_committing = true;
         let anew = recommit(vaults.sites(false)?, name, &new, ctx)?;
         match driver.after_commit(ctx)? {
             Commit::Good => Ok(anew),
@@ -174,19 +186,32 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
         }
     })();
     // Also if it failed: the next instance is to wait for nobody.
-    let ended = driver.end(committed.as_ref().ok().copied().or(report.before), ctx);
-    let anew = committed?;
+    let ended = end(&driver, committed.as_ref().ok().copied().or(report.before), vaults, ctx);
+    let anew = committed.map_err(|why| match why.code() {
+        Code::Stopped if is_committing => why.hint(format!(
+            "Whether {name} was committed again is not known: `lastgood list` shows it. If not, roll back once more."
+        )),
+        _ => why,
+    })?;
     (report.committed_as, report.epoch) = (Some(anew), Some(begun.epoch));
     report.behind = behind(vaults.sites(false)?, anew, &lacking);
     match ended {
-        Ok(Commit::Good) => Ok(report),
-        Ok(Commit::Diverged { by }) => Err(lost(by)),
-        Err(why) => {
-            let what = why.what();
-            ctx.monitor.warn(&format!("the end of the epoch was not told, and the next instance waits for it: {what}"));
-            Ok(report)
-        }
+        Some(Commit::Diverged { by }) => Err(lost(by)),
+        Some(Commit::Good) | None => Ok(report),
     }
+}
+
+/// Ends the epoch of a rollback that is over, or given up. `None` if that could not be told, which is a warning.
+fn end(driver: &EpochDriver, last: Option<SnapshotName>, vaults: &VaultPool, ctx: &Context) -> Option<Commit> {
+    let ended = end_epoch(driver, last, vaults, ctx);
+    if let Err(why) = &ended {
+        let what = why.what();
+        ctx.monitor.warn(&format!(
+            "the end of the epoch was not told: an instance that starts waits for it, and one that has stopped its app for the rollback \
+             comes back after its --handover and 240 s: {what}"
+        ));
+    }
+    ended.ok()
 }
 
 /// Copies a snapshot into the vaults that do not hold it whole, so that it can be made the newest there, too. Returns which of them could

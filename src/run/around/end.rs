@@ -1,6 +1,6 @@
 //! The end of a term: the app is stopped, what it leaves is saved, and the epoch is ended.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use super::term::HoldEvent;
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
 use crate::epochs::driver::EpochDriver;
-use crate::error::{Error, Result};
-use crate::monitor::Context;
+use crate::error::Error;
 use crate::run::app::App;
+use crate::run::epoch_end;
 use crate::run::fit::LAST;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
@@ -259,30 +259,22 @@ impl Around {
         self.term.unwatch();
         self.term.leave_directory();
         let Some(driver) = self.term.driver() else { return };
-        let ended = match self.stop.load(Ordering::SeqCst) {
-            true => self.end_at_last(&driver),
-            false => self.runner.context(|ctx| driver.end(None, ctx)).map(drop),
-        };
-        if let Err(why) = ended {
+        if let Err(why) = self.runner.context(|ctx| epoch_end::end_epoch(&driver, None, &self.vaults, ctx)) {
             tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what());
         }
     }
 
-    /// Ends the epoch once the program is told to stop: the vaults' own stores give up then, and an instance that waits comes back only
-    /// when the end is told.
-    fn end_at_last(&self, driver: &EpochDriver) -> Result<()> {
-        let Some(first) = self.vaults.addresses().first().filter(|_| driver.is_begun()) else { return Ok(()) };
-        let store = self.vaults.store_for_last_words(first)?.into();
-        let stop = AtomicBool::new(false);
-        self.runner.context(|ctx| driver.end_through(store, &Context { stop: &stop, ..*ctx }))
-    }
-
     pub(super) fn end_epoch(&self, driver: &Arc<EpochDriver>, last: Option<SnapshotName>) {
         let driver = driver.clone();
-        self.in_time("the end of the epoch", move |around| match around.runner.context(|ctx| driver.end(last, ctx)) {
-            Ok(_) => tracing::debug!("the epoch is ended"),
-            Err(why) => {
-                tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what())
+        self.in_time("the end of the epoch", move |around| {
+            match around.runner.context(|ctx| epoch_end::end_epoch(&driver, last, &around.vaults, ctx)) {
+                Ok(_) => tracing::debug!("the epoch is ended"),
+                Err(why) => {
+                    tracing::warn!(
+                        "the end of the epoch was not told, and the next instance waits for it: {}",
+                        why.what()
+                    );
+                }
             }
         });
     }

@@ -59,6 +59,7 @@ use crate::replicas::restore::ReplicatedRestoreReport;
 use crate::report::{JobOutput, RunId};
 use crate::restore::options::RestoreOptions;
 use crate::run::app::{App, AppEvent};
+use crate::run::epoch_end;
 use crate::run::fit::LAST;
 use crate::run::settings::OnSuperseded;
 use crate::run::signals::SignalMeaning;
@@ -227,7 +228,7 @@ impl Around {
         let superseded =
             superseded || matches!(self.term.driver().map(look), Some(Hold::Superseded { .. } | Hold::Ended { .. }));
         if let Some(driver) = self.term.driver().filter(|_| !self.term.is_lost())
-            && let Err(why) = self.runner.context(|ctx| driver.end(last, ctx))
+            && let Err(why) = self.runner.context(|ctx| epoch_end::end_epoch(&driver, last, &self.vaults, ctx))
         {
             tracing::warn!("the end of the epoch was not told: {}", why.what());
         }

@@ -71,6 +71,8 @@ pub struct Seek {
 #[derive(Default)]
 struct SeekState {
     found: Option<Found>,
+    /// What takes an epoch, or has tried to. It may have begun one when nothing is found yet.
+    taking: Option<Arc<EpochDriver>>,
     /// Whether nothing more is tried.
     is_over: bool,
     /// Whether nobody takes what is found from now on.
@@ -142,7 +144,7 @@ impl Around {
     fn until_found(&self, seek: &Seek) -> Option<Found> {
         let (mut wait, mut told) = (self.settings.handover_poll, String::new());
         while pause(wait, &seek.stop) {
-            let tried = self.runner.context(|ctx| self.try_epoch(&Context { stop: &seek.stop, ..*ctx }));
+            let tried = self.runner.context(|ctx| self.try_epoch(seek, &Context { stop: &seek.stop, ..*ctx }));
             match tried {
                 Ok(Some(found)) => return Some(found),
                 Ok(None) => {}
@@ -159,7 +161,7 @@ impl Around {
     }
 
     /// Takes an epoch, and decides about the directory. `None` if the vault is still away.
-    fn try_epoch(&self, ctx: &Context) -> Result<Option<Found>> {
+    fn try_epoch(&self, seek: &Seek, ctx: &Context) -> Result<Option<Found>> {
         let sites = self.vaults.sites(false)?;
         if !sites.first().is_some_and(|site| matches!(site.found, SiteState::Vault(_))) {
             return Ok(None);
@@ -176,6 +178,7 @@ impl Around {
         // whoever ran here before is gone.
         let options = self.epoch_options(self.locked_place()?, ctx)?;
         let driver = Arc::new(self.epoch_driver(sites, options));
+        seek.state().taking = Some(driver.clone());
         let begun = match driver.begin(ctx)? {
             Start::Begun(begun) => begun,
             Start::Superseded { by } => {
@@ -315,7 +318,7 @@ impl Around {
     }
 
     /// Ends the attempts to take an epoch, at the end of a term. One that was taken meanwhile is held, if the directory goes on from the
-    /// newest snapshot. Otherwise it is returned, and is to be ended.
+    /// newest snapshot. Otherwise it is returned, and is to be ended, as one that is still being taken.
     pub(super) fn stop_seeking(&self) -> Option<Arc<EpochDriver>> {
         let seek = self.sought().take()?;
         seek.stop.store(true, Ordering::SeqCst);
@@ -325,7 +328,10 @@ impl Around {
         }
         let mut state = seek.state();
         state.is_given_up = true;
-        let Found::Epoch { driver, begun, then } = state.found.take()? else { return None };
+        let (driver, begun, then) = match state.found.take() {
+            Some(Found::Epoch { driver, begun, then }) => (driver, begun, then),
+            Some(Found::Refused(_)) | None => return state.taking.take(),
+        };
         match then {
             Then::GoOn => {
                 self.term.hold(driver, begun);
