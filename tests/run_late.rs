@@ -128,10 +128,6 @@ fn it_is_saved_where_there_was_nothing_to_save() {
         ("is missing: ", "rm -r data"),
         ("is missing: ", "rm -r data/*; mkdir data/empty; touch data/.gitkeep"),
         ("is seed: ", "rm -r data/.lastgood data/*; echo image > data/a; \"$LASTGOOD\" seed data"),
-        (
-            "is broken: ",
-            "printf 'lastgood is filling this folder, or was stopped while it did. Restore again to complete it.\\n' > data/.lastgood-in-place",
-        ),
     ] {
         for is_late in [false, true] {
             let world = World::new();

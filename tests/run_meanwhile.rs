@@ -115,6 +115,25 @@ fn an_instance_that_comes_back_starts_no_app_on_what_it_had_before() {
 }
 
 #[test]
+fn an_instance_that_does_not_wait_and_cannot_start_its_app_has_failed() {
+    let (server, counters) = bucket();
+    for name in ["a", "b"] {
+        let mut run = counters.started(name, name, &OPTIONS);
+        assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+    }
+    // It is stale, which nobody tells it.
+    server.script(When::any().always(), Fault::status(503));
+    let mut a =
+        counters.start("a", "a", &[&OPTIONS[..], &["--store-timeout", "1s", "--on-superseded", "exit"]].concat());
+    counters.begun("a", 2, &a);
+    server.heal();
+    server.script(When::read("packs/").always(), Fault::status(403));
+    assert_eq!(a.wait().0, Some(1), "{}", a.log());
+    assert!(!a.log().contains("tried again in"), "{}", a.log());
+    server.heal();
+}
+
+#[test]
 fn an_app_is_not_started_again_after_a_pause_in_which_another_instance_began() {
     let counters = Counters::new();
     let world = &counters.world;

@@ -231,6 +231,7 @@ impl Around {
         let (mut returned, mut gives_way) = (None, false);
         // Since it waited for its return: how often the app could not be started. `None` before.
         let mut failures = None;
+        let waits = self.settings.on_superseded == OnSuperseded::Wait;
         loop {
             let end = match self.begin(returned.take(), gives_way) {
                 Ok(Begin::App(state)) => {
@@ -239,8 +240,9 @@ impl Around {
                 }
                 Ok(Begin::Stopped) => return Ok(0),
                 Ok(Begin::Superseded) => TermEnd::Superseded,
-                // It waits until it is told to stop, and no app runs meanwhile.
-                Err(why) if failures.is_some() && may_pass(&why) => {
+                // It waits until it is told to stop, and no app runs meanwhile. One that does not wait says that it has failed: whoever
+                // started it starts it again.
+                Err(why) if failures.is_some() && waits && self.term.driver().is_some() && may_pass(&why) => {
                     let failed: u32 = failures.unwrap_or_default();
                     let wait = self.settings.handover_poll.saturating_mul(1 << failed.min(16)).min(LONGEST_WAIT);
                     tracing::error!("the app could not be started, and that is tried again in {wait:.1?}: {why}");
@@ -259,6 +261,10 @@ impl Around {
                     continue;
                 }
                 TermEnd::Restored | TermEnd::Again => {
+                    // The app ran until somebody asked for a restore.
+                    if gives_way {
+                        failures.get_or_insert(0);
+                    }
                     self.be_idle();
                     // Told to stop meanwhile: an epoch that is taken now would only have to be waited for.
                     if self.stop.load(Ordering::SeqCst) {
@@ -266,7 +272,7 @@ impl Around {
                     }
                     continue;
                 }
-                TermEnd::Superseded if self.settings.on_superseded != OnSuperseded::Wait => return Ok(0),
+                TermEnd::Superseded if !waits => return Ok(0),
                 TermEnd::Superseded => {}
             }
             let Some(driver) = self.term.driver() else { return Ok(0) };

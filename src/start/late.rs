@@ -22,7 +22,7 @@ pub enum HeldBy {
     Compared(SnapshotName),
     /// The image that brought it along: its mark is in the directory.
     Image,
-    /// There was no data, or nothing but what a restore that was cut off had put there. This is the snapshot that was restored.
+    /// There was no data. This is the snapshot that was restored.
     Restored(SnapshotName),
 }
 

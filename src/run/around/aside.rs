@@ -108,13 +108,14 @@ impl Around {
 }
 
 /// What holds the directory that a restore at a start has replaced: the snapshot that was `saved` of it before, or else what it was compared
-/// with.
-pub(super) fn held_by(saved: Option<SnapshotName>, gathered: &Gathered, restored: SnapshotName) -> HeldBy {
+/// with. `None` for one that a restore had filled in part: no backup takes it.
+pub(super) fn held_by(saved: Option<SnapshotName>, gathered: &Gathered, restored: SnapshotName) -> Option<HeldBy> {
     let is_filled = gathered.facts.content == DirectoryContent::Filled;
     match (saved, gathered.compared_with) {
-        (Some(saved), _) => HeldBy::Taken(saved),
-        (None, _) if is_filled && gathered.facts.is_seed() => HeldBy::Image,
-        (None, Some(compared)) if is_filled => HeldBy::Compared(compared),
-        (None, _) => HeldBy::Restored(restored),
+        _ if gathered.facts.content == DirectoryContent::HalfRestored => None,
+        (Some(saved), _) => Some(HeldBy::Taken(saved)),
+        (None, _) if is_filled && gathered.facts.is_seed() => Some(HeldBy::Image),
+        (None, Some(compared)) if is_filled => Some(HeldBy::Compared(compared)),
+        (None, _) => Some(HeldBy::Restored(restored)),
     }
 }

@@ -310,9 +310,10 @@ impl Around {
                 };
                 let exchange = self.prepare_exchange(&mut options)?;
                 let done = self.restore_at_start(options, before, ctx)?;
-                let held = held_by(saved, gathered, done.restored.snapshot);
-                // Before anything of it is carried over: an image's mark counts all that is there.
-                self.save_late(held, done.restored.moved_aside.as_deref(), &decision.why, ctx);
+                if let Some(held) = held_by(saved, gathered, done.restored.snapshot) {
+                    // Before anything of it is carried over: an image's mark counts all that is there.
+                    self.save_late(held, done.restored.moved_aside.as_deref(), &decision.why, ctx);
+                }
                 self.end_exchange(&exchange);
                 self.watch_start(&done.restored);
                 let restored = done.restored.snapshot;

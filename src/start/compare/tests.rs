@@ -345,7 +345,7 @@ fn a_database_with_a_hot_journal_is_known_by_its_bytes() {
     fs::write(&journal, [&bytes[..bytes.len() - 1], b"x"].concat()).unwrap();
     assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
     fs::remove_file(&journal).unwrap();
-    assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
+    assert!(told(&world.compare(name, Until::Different)).starts_with("app.db Modified"));
 }
 
 #[test]
