@@ -23,6 +23,7 @@ pub mod replicas;
 pub mod verify;
 pub mod inspect;
 pub mod export;
+pub mod retention;
 pub mod restore;
 pub mod backup;
 pub mod source;

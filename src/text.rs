@@ -64,6 +64,15 @@ pub fn entry_name(bytes: &[u8]) -> String {
     if bytes.is_empty() { ".".into() } else { printable(&path::escape(bytes)) }
 }
 
+/// How alike two words are, from 0 to 1, of which one is taken for a misspelling of the other.
+const ALIKE: f64 = 0.8;
+
+/// Returns the word that another one is probably a misspelling of.
+pub fn nearest(wrong: &str, words: impl Iterator<Item = String>) -> Option<String> {
+    let alike = words.map(|word| (strsim::jaro_winkler(&word, wrong), word)).filter(|(alike, _)| *alike > ALIKE);
+    alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, word)| word)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

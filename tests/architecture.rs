@@ -9,8 +9,19 @@ use super::support::rust::{Source, Token, tokens};
 
 /// Folders that turn files into snapshots and back. They know no HTTP, no command line and no Google; `store/gcs` and
 /// `store/open.rs` are where buckets begin.
-const ENGINE: [&str; 12] = [
-    "vault", "store", "sqlite", "source", "backup", "restore", "verify", "inspect", "export", "replicas", "epochs",
+const ENGINE: [&str; 13] = [
+    "vault",
+    "store",
+    "sqlite",
+    "source",
+    "backup",
+    "restore",
+    "retention",
+    "verify",
+    "inspect",
+    "export",
+    "replicas",
+    "epochs",
     "parallel",
 ];
 /// Files of the engine that may.

@@ -7,9 +7,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use lastgood::error::{Code, Error, Result};
+use lastgood::text::nearest;
 use toml_edit::{Document, Item, TableLike, Value};
 
-use super::options::{Options, Setting, Shape, Table, nearest, written};
+use super::options::{Options, Setting, Shape, Table, written};
 use super::secret;
 use super::switches::yes_or_no;
 

@@ -12,9 +12,10 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 use lastgood::error::{Code, Error, Kind, Result};
+use lastgood::text::nearest;
 
 use super::file::{ConfigFile, FoundFile, NAME, VARIABLES};
-use super::options::{Options, Setting, Shape, Table, command_of, nearest, relaxed};
+use super::options::{Options, Setting, Shape, Table, command_of, relaxed};
 use super::variables;
 use crate::cli::{self, Cli, GlobalFlags};
 

@@ -127,15 +127,6 @@ pub fn written(table: &[String]) -> String {
 
 /// The key of the data directory.
 const DATA: &str = "data";
-/// How alike two words are, from 0 to 1, of which one is taken for a misspelling of the other.
-const ALIKE: f64 = 0.8;
-
-/// Returns the word that another one is probably a misspelling of.
-pub fn nearest(wrong: &str, words: impl Iterator<Item = String>) -> Option<String> {
-    let alike = words.map(|word| (strsim::jaro_winkler(&word, wrong), word)).filter(|(alike, _)| *alike > ALIKE);
-    alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, word)| word)
-}
-
 /// Returns a command line's parser that takes a command without the options that it requires: a file may have them.
 pub fn relaxed(command: Command) -> Command {
     let command = command.mut_args(|arg| arg.required(false));

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 
 use lastgood::error::{Code, Error, Result};
 use lastgood::run::mark::MARK;
+use lastgood::text::nearest;
 
 use super::file::VARIABLES;
-use super::options::{Options, Setting, Shape, nearest};
+use super::options::{Options, Setting, Shape};
 use super::secret::shown;
 use super::switches::yes_or_no;
 

@@ -1,0 +1,5 @@
+//! Which snapshots a policy keeps and which it lets go: so far, the policy.
+
+pub mod bucket;
+pub mod policy;
+pub mod span;
