@@ -93,7 +93,7 @@ fn last_came(history: &[Snapshot]) -> Timestamp {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn roots_of_the_future_of_long_ago_and_of_others_take_nothing(
