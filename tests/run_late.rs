@@ -164,6 +164,20 @@ fn database(world: &World, folder: &str) {
 }
 
 #[test]
+fn a_seed_that_nobody_writes_to_is_replaced_in_place_as_well() {
+    let world = World::new();
+    world.write("z", "good");
+    world.run([&RUN[..], &["--init", "--", "true"]].concat()).ended(0);
+    for _ in 0..2 {
+        world.shell("rm -rf data; mkdir data; echo image > data/a; \"$LASTGOOD\" seed data").ended(0);
+        let run = world.run([&RUN[..], &["--in-place", "--", "cat", "data/z"]].concat());
+        assert_eq!(run.ended(0).text(), "good", "{run:?}");
+        assert!(run.stderr.contains("is seed: ") && !run.stderr.contains("may have been, after"), "{run:?}");
+    }
+    assert_eq!(pins(&world), 0);
+}
+
+#[test]
 fn an_image_with_a_journal_is_saved_once_however_often_it_starts() {
     let world = World::new();
     database(&world, "image");

@@ -9,7 +9,7 @@ mod ends;
 mod looks;
 mod words;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct EpochDriver {
     options: EpochOptions,
     clock: Arc<dyn Clock>,
     progress: Mutex<Progress>,
+    /// Whether it has waited for its return.
+    has_waited: AtomicBool,
     /// The first vault's store for last words, once the program is told to stop.
     last_words: OnceLock<Arc<dyn Store>>,
 }
@@ -124,7 +126,8 @@ impl EpochDriver {
             is_unused: false,
         };
         let sites = sites.into_iter().map(EpochSite::new).collect();
-        EpochDriver { sites, options, clock, progress: Mutex::new(progress), last_words: OnceLock::new() }
+        let (progress, has_waited) = (Mutex::new(progress), AtomicBool::new(false));
+        EpochDriver { sites, options, clock, progress, has_waited, last_words: OnceLock::new() }
     }
 
     /// Returns the same driver, which looks at an epoch that is held by these stores, one for each vault. Each of their calls ends
@@ -371,6 +374,7 @@ impl EpochDriver {
     /// # Errors
     /// The errors of [`EpochDriver::begin`]; above all, being told to stop.
     pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
+        self.has_waited.store(true, Ordering::SeqCst);
         let mut progress = self.lock(Patience::Poll);
         let (mut input, mut refused, mut failed) = (Input::Watch, String::new(), 0);
         // Whether an epoch that was begun here may not have ended: others wait for it.

@@ -40,7 +40,8 @@ pub fn written_since(
     let root = walk::open(aside)?;
     let saved = match held {
         HeldBy::Image => {
-            let is_the_images = seed::read(&root, ctx)? == SeedMark::Untouched;
+            // A restore in place leaves the mark where it is: then nothing tells what was the image's.
+            let is_the_images = matches!(seed::read(&root, ctx)?, SeedMark::Untouched | SeedMark::None);
             return Ok(if is_the_images { Vec::new() } else { vec!["something is not as the image had it".into()] });
         }
         // Folders alone, and names that say nothing, are in many directories that count as empty.

@@ -1,6 +1,7 @@
 //! The calls of the protocol, made to vaults.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -142,10 +143,15 @@ impl EpochDriver {
         roots.into_iter().find(|root| root.good())?.service
     }
 
+    /// The directory whose lock this process holds. `None` since this instance has waited for its return: it had let the lock go for that.
+    fn locked(&self) -> Option<&SourceIdentity> {
+        self.options.locked.as_ref().filter(|_| !self.has_waited.load(Ordering::SeqCst))
+    }
+
     /// Whether the holder of an epoch is known to have died: it ran on this directory of this machine, and this process
     /// holds the directory's lock. A restore may have replaced the directory between the epoch's beginning and its app's.
     fn is_dead(&self, key: EpochKey, document: &EpochDocument, patience: Patience) -> Result<bool> {
-        let Some(here) = self.options.locked.as_ref().filter(|_| !self.options.lock_is_new) else { return Ok(false) };
+        let Some(here) = self.locked().filter(|_| !self.options.lock_is_new) else { return Ok(false) };
         let is_here = |place: &SourceIdentity| place == here;
         let is_certain = here.source.is_none() && here.born.is_some() && !here.boot.is_empty();
         if !is_certain || document.host != self.options.host || document.run.is_none() {
@@ -283,7 +289,7 @@ impl EpochDriver {
                 service: options.service.clone(),
                 revision: options.revision.clone(),
                 host: options.host.clone(),
-                place: options.locked.clone(),
+                place: self.locked().cloned(),
                 poll_ms: u64::try_from(options.poll.as_millis()).unwrap_or(u64::MAX),
                 started: Some(now),
                 row: progress.row,

@@ -178,7 +178,8 @@ impl Around {
                         Err(_) => {}
                     }
                 }
-                thread::sleep(if held.is_some() { LOOK_AGAIN } else { LOOK });
+                // One that somebody else has made meanwhile is waited for.
+                thread::sleep(if held.is_some() && !told { LOOK_AGAIN } else { LOOK });
             }
         };
         thread::Builder::new().name("lock".into()).spawn(work).doing(|| "start the thread that locks the directory")?;

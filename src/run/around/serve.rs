@@ -211,6 +211,7 @@ impl Around {
                     "another instance takes over (epoch {by}), and this one goes on (--on-superseded keep): it gets what is saved now, and \
                      what is saved here after that is diverged"
                 );
+                self.runner.cut_short();
                 let last = self.back_up_data(BackupCause::Shutdown, state);
                 state.parts = last.map(|run| (by, run));
                 if last.is_none() {

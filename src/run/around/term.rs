@@ -216,7 +216,10 @@ impl Term {
     /// Notes that another instance has ended the epoch: what is saved from now on is diverged. Returns whether that is news.
     pub fn lose(&self, by: u32) -> bool {
         let mut state = self.state();
-        state.lost.replace(by).is_none()
+        let is_news = state.lost.is_none();
+        // The end of its own epoch, which one that goes on tells, is seen later.
+        state.lost.get_or_insert(by);
+        is_news
     }
 
     /// The same, and logs it if it is news.

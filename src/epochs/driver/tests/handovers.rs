@@ -129,8 +129,18 @@ fn a_waiting_instance_comes_back_when_its_successor_does_not_start_its_app() {
 
 #[test]
 fn a_waiting_instance_asks_whether_the_other_lives_and_comes_back_when_it_does_not() {
+    let place = SourceIdentity { boot: "b".into(), device: 1, inode: 2, born: Some(3), source: None, path: None };
+    // On the same directory, too: the lock that it had there proves nothing any more.
+    for locked in [None, Some(place)] {
+        asks_until_it_is_dead(locked);
+    }
+}
+
+fn asks_until_it_is_dead(locked: Option<SourceIdentity>) {
     let stage = Stage::new(1);
-    let (one, two) = (stage.one(1), stage.one(2));
+    let one =
+        |run| stage.one_with(EpochOptions { host: "host".into(), locked: locked.clone(), ..stage.options(run) }, &[0]);
+    let (one, two) = (one(1), one(2));
     stage.run(&one);
     stage.lives(&one);
     stage.run(&two);
