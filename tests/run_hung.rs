@@ -81,17 +81,9 @@ fn a_backup_by_time_is_committed_where_one_vault_answers() {
     assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
 }
 
-/// One bucket with a vault.
-fn one() -> (Server, Counters) {
-    let server = Server::start();
-    let world = World::new().on(&server.url(), VAULT);
-    world.run(["init"]).ended(0);
-    (server, Counters::within(world))
-}
-
 #[test]
 fn one_request_that_is_refused_for_long_does_not_cost_the_last_snapshot() {
-    let (server, counters) = one();
+    let (server, counters) = Counters::in_bucket();
     let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     server.script(When::kind(Kind::Create), Fault::retry_after(503, 20));
     let (code, took) = run.end(Signal::TERM);
@@ -103,7 +95,7 @@ fn one_request_that_is_refused_for_long_does_not_cost_the_last_snapshot() {
 
 #[test]
 fn a_last_snapshot_whose_report_hangs_is_taken_and_ends_the_epoch() {
-    let (server, counters) = one();
+    let (server, counters) = Counters::in_bucket();
     let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     server.script(When::create("runs/").always(), Fault::Stall(Point::Upload(0), FOR_EVER));
     let (code, took) = run.end(Signal::TERM);
@@ -118,7 +110,7 @@ fn a_last_snapshot_whose_report_hangs_is_taken_and_ends_the_epoch() {
 
 #[test]
 fn the_end_of_the_epoch_that_cannot_be_told_keeps_nobody_from_ending() {
-    let (server, counters) = one();
+    let (server, counters) = Counters::in_bucket();
     let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     server.script(When::create(".end.json").always(), Fault::Stall(Point::Upload(0), FOR_EVER));
     let (code, took) = run.end(Signal::TERM);
@@ -131,7 +123,7 @@ fn the_end_of_the_epoch_that_cannot_be_told_keeps_nobody_from_ending() {
 
 #[test]
 fn the_time_for_the_end_begins_with_the_signal_also_during_a_handover() {
-    let (server, counters) = one();
+    let (server, counters) = Counters::in_bucket();
     let stubborn = "trap '' TERM; echo a > data/n; while :; do sleep 0.05; done";
     let options =
         ["run", "--every", "off", "--handover-poll", "200ms", "--handover", "40s", "--", "sh", "-c", stubborn];
@@ -148,7 +140,7 @@ fn the_time_for_the_end_begins_with_the_signal_also_during_a_handover() {
 
 #[test]
 fn an_app_waits_once_for_a_vault_that_is_away() {
-    let (server, counters) = one();
+    let (server, counters) = Counters::in_bucket();
     let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     server.script(When::any().always(), Fault::status(503));
@@ -162,7 +154,7 @@ fn an_app_waits_once_for_a_vault_that_is_away() {
 
 #[test]
 fn an_app_is_started_on_its_data_with_init_although_the_vault_is_away() {
-    let (server, counters) = one();
+    let (server, counters) = Counters::in_bucket();
     let mut run = counters.started_and_saved("a", "data", &OPTIONS);
     assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
     let last = counters.stopped("a");

@@ -6,26 +6,17 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::World;
-use crate::support::cloud::VAULT;
-use crate::support::cloud::server::{Fault, Point, Server, When};
+use crate::support::cloud::server::{Fault, Point, When};
 use crate::support::counter::{Counters, WITHIN, until, without_terminal};
 use crate::support::process::Running;
 use crate::support::requirements::Mounted;
 
 const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "200ms"];
 
-/// A bucket with a vault.
-fn bucket() -> (Server, Counters) {
-    let server = Server::start();
-    let world = World::new().on(&server.url(), VAULT);
-    world.run(["init"]).ended(0);
-    (server, Counters::within(world))
-}
-
 #[test]
 fn no_app_is_started_on_older_data_whose_vault_fails_after_it_has_told_that() {
     for explicit in [false, true] {
-        let (server, counters) = bucket();
+        let (server, counters) = Counters::in_bucket();
         let mut b = counters.started("b", "b", &OPTIONS);
         assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
         let mut a = counters.started_and_saved("a", "a", &OPTIONS);
@@ -48,7 +39,7 @@ fn no_app_is_started_on_older_data_whose_vault_fails_after_it_has_told_that() {
 
 #[test]
 fn no_app_is_started_beside_one_that_ran_whose_vault_fails_once_the_epoch_is_taken() {
-    let (server, counters) = bucket();
+    let (server, counters) = Counters::in_bucket();
     // A first deploy: the vault has no snapshot.
     let mut a = counters.started("a", "a", &OPTIONS);
     fs::create_dir(counters.world.path("b")).unwrap();
@@ -96,7 +87,7 @@ fn no_app_is_started_beside_another_one_because_the_vault_cannot_be_written_to()
 
 #[test]
 fn an_instance_that_comes_back_starts_no_app_on_what_it_had_before() {
-    let (server, counters) = bucket();
+    let (server, counters) = Counters::in_bucket();
     let mut a = counters.started("a", "a", &[&OPTIONS[..], &["--store-timeout", "1s"]].concat());
     let mut b = counters.started("b", "b", &OPTIONS);
     a.log_with("this one waits until that has ended");
@@ -116,7 +107,7 @@ fn an_instance_that_comes_back_starts_no_app_on_what_it_had_before() {
 
 #[test]
 fn an_instance_that_does_not_wait_and_cannot_start_its_app_has_failed() {
-    let (server, counters) = bucket();
+    let (server, counters) = Counters::in_bucket();
     for name in ["a", "b"] {
         let mut run = counters.started(name, name, &OPTIONS);
         assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
@@ -161,7 +152,7 @@ fn an_app_is_not_started_again_after_a_pause_in_which_another_instance_began() {
 #[test]
 fn an_instance_that_is_told_to_stop_before_its_app_runs_tells_the_end_of_its_epoch() {
     for at_restore in [true, false] {
-        let (server, counters) = bucket();
+        let (server, counters) = Counters::in_bucket();
         let mut a = counters.started_and_saved("a", "a", &OPTIONS);
         if at_restore {
             server.script(When::read("packs/").always(), Fault::Stall(Point::Head, Duration::from_secs(8)));

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::World;
-use crate::support::cloud::VAULT;
 use crate::support::cloud::server::{Fault, Kind, Point, Server, When};
 use crate::support::counter::{Counters, WITHIN, until, without_terminal};
 use crate::support::process::Running;
@@ -33,10 +31,8 @@ struct Bucket {
 
 impl Bucket {
     fn new() -> Self {
-        let server = Server::start();
-        let world = World::new().on(&server.url(), VAULT);
-        world.run(["init"]).ended(0);
-        Bucket { server, counters: Counters::within(world) }
+        let (server, counters) = Counters::in_bucket();
+        Bucket { server, counters }
     }
 
     fn has(&self, name: &str) -> bool {

@@ -4,25 +4,16 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::World;
-use crate::support::cloud::VAULT;
-use crate::support::cloud::server::{Fault, Point, Server, When};
+use crate::support::cloud::server::{Fault, Point, When};
 use crate::support::counter::{Counters, WITHIN, until};
 
 const OPTIONS: [&str; 4] = ["--every", "off", "--handover-poll", "500ms"];
-
-fn bucket() -> (Server, Counters) {
-    let server = Server::start();
-    let world = World::new().on(&server.url(), VAULT);
-    world.run(["init"]).ended(0);
-    (server, Counters::within(world))
-}
 
 #[test]
 fn an_instance_that_cannot_read_one_end_stops_its_app_for_its_successor() {
     let hangs = Fault::Stall(Point::Answer, Duration::from_secs(60));
     for (name, fault) in [("epochs/2.end.json", Fault::status(503)), ("epochs/1.end.json", hangs)] {
-        let (server, counters) = bucket();
+        let (server, counters) = Counters::in_bucket();
         let mut a = counters.started("a", "data", &OPTIONS);
         // For both instances: the new one does not start its app either.
         server.script(When::read(name).always(), fault);
@@ -40,7 +31,7 @@ fn an_instance_that_cannot_read_one_end_stops_its_app_for_its_successor() {
 
 #[test]
 fn an_instance_that_cannot_read_whether_the_other_app_runs_comes_back_when_that_has_ended() {
-    let (server, counters) = bucket();
+    let (server, counters) = Counters::in_bucket();
     let mut a = counters.started("a", "data", &OPTIONS);
     server.script(When::read("epochs/2.runs.json").always(), Fault::status(503));
     let mut b = counters.start("b", "b", &OPTIONS);

@@ -9,6 +9,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::World;
+use super::cloud::server::Server;
+use super::cloud::vault_in;
 use super::process::Running;
 
 /// How long anything may take that is waited for.
@@ -64,6 +66,12 @@ impl Counters {
     pub fn within(world: World) -> Self {
         fs::write(world.path("counter.py"), COUNTER).unwrap();
         Counters { world }
+    }
+
+    /// Creates a world with none, whose vault is in a bucket.
+    pub fn in_bucket() -> (Server, Self) {
+        let (server, world) = vault_in(World::new());
+        (server, Counters::within(world))
     }
 
     /// Starts `lastgood run` with these options around the counter, in the data directory `data`.

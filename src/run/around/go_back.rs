@@ -20,8 +20,9 @@
 //!
 //! It is the same if the root of the newest snapshot is damaged, which is known before anything is decided.
 //!
-//! Nothing of this holds for a snapshot that `--snapshot` names and that is not older than the damaged one, nor while a vault that may have the newest one whole does not answer, nor
-//! where no older good snapshot is left: the app is not started then, and the error says what is wrong with the newest.
+//! Nothing of this holds for a snapshot that `--snapshot` names and that is not older than the damaged one, nor while a vault that may have
+//! the newest one whole does not answer, nor where no older good snapshot is left: the app is not started then, and the error says what is
+//! wrong with the newest.
 
 use std::cell::Cell;
 
