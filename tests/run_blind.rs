@@ -54,6 +54,20 @@ fn an_instance_of_two_vaults_whose_first_was_away_for_a_moment_sees_its_successo
 }
 
 #[test]
+fn an_epoch_that_has_ended_and_cannot_be_read_keeps_no_app_away() {
+    for object in ["epochs/1.json", "epochs/1.end.json"] {
+        let (server, counters) = bucket(VAULT);
+        let mut a = counters.started("a", "data", &OPTIONS);
+        assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());
+        server.script(When::read(object).always(), Fault::status(403));
+        let mut b = counters.start("b", "b", &OPTIONS);
+        let begun = counters.begun("b", 1, &b);
+        assert_eq!(begun.count, counters.stopped("a"), "{object}: {}", b.log());
+        assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+    }
+}
+
+#[test]
 fn an_instance_that_cannot_write_stops_its_app_when_its_successor_shows() {
     let (server, counters) = bucket(VAULT);
     let mut a = counters.started("a", "data", &OPTIONS);

@@ -28,3 +28,11 @@ impl Clock for SystemClock {
         std::thread::sleep(time);
     }
 }
+
+/// The longest pause between two attempts, unless the poll interval is longer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Returns how long to wait for the next attempt after so many that failed: a poll interval, which doubles with each.
+pub fn pause_after(poll: Duration, failures: u32) -> Duration {
+    poll.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE.max(poll))
+}

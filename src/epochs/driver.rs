@@ -7,14 +7,15 @@
 mod calls;
 mod ends;
 mod looks;
+mod watched;
 mod words;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::admission::{Admission, Newcomer, admit};
-use super::clock::Clock;
+use super::clock::{Clock, pause_after};
 use super::protocol::{Action, Input, LONGEST_POLL, Phase, State};
 use crate::error::{Code, Error, Kind, Result};
 use crate::monitor::Context;
@@ -39,8 +40,6 @@ pub struct EpochDriver {
     options: EpochOptions,
     clock: Arc<dyn Clock>,
     progress: Mutex<Progress>,
-    /// Whether it has waited for its return.
-    has_waited: AtomicBool,
     /// The first vault's store for last words, once the program is told to stop.
     last_words: OnceLock<Arc<dyn Store>>,
 }
@@ -77,6 +76,8 @@ struct Progress {
     surveyed: Option<Survey>,
     /// Whether no app has run in the epoch that was begun last.
     is_unused: bool,
+    /// Whether this instance has waited for its return.
+    has_waited: bool,
 }
 
 impl Progress {
@@ -124,10 +125,10 @@ impl EpochDriver {
             ignored: Vec::new(),
             surveyed: None,
             is_unused: false,
+            has_waited: false,
         };
         let sites = sites.into_iter().map(EpochSite::new).collect();
-        let (progress, has_waited) = (Mutex::new(progress), AtomicBool::new(false));
-        EpochDriver { sites, options, clock, progress, has_waited, last_words: OnceLock::new() }
+        EpochDriver { sites, options, clock, progress: Mutex::new(progress), last_words: OnceLock::new() }
     }
 
     /// Returns the same driver, which looks at an epoch that is held by these stores, one for each vault. Each of their calls ends
@@ -188,20 +189,37 @@ impl EpochDriver {
     /// ended, does not answer. Being told to stop.
     pub fn begin(&self, ctx: &Context) -> Result<Start> {
         let mut progress = self.lock(Patience::Long);
-        let mut waited_for = None;
+        // While two instances want to run at once: the greatest epoch that was seen, and until when this one waits.
+        let mut waiting: Option<(u32, Duration)> = None;
         loop {
+            let waits = |until: Duration| self.clock.now() < until;
             let seen = match progress.surveyed.take() {
                 Some(seen) => seen,
-                None => self.survey(&mut progress, ctx)?,
+                None => match (self.survey(&mut progress, ctx), waiting) {
+                    // What was seen before holds for as long as it is waited anyway.
+                    (Err(why), Some((_, until))) if why.kind() == Kind::Unreachable && waits(until) => {
+                        self.pause_until(until, ctx)?;
+                        continue;
+                    }
+                    (seen, _) => seen?,
+                },
             };
             progress.row = match admit(&seen.standing, &self.newcomer(), seen.now) {
                 Admission::Admit { row } => row,
-                Admission::Wait { row, .. } if waited_for == Some(seen.greatest) => row,
-                Admission::Wait { time, why, .. } => {
-                    ctx.monitor.warn(&why);
-                    waited_for = Some(seen.greatest);
-                    self.pause(time, ctx)?;
-                    continue;
+                Admission::Wait { time, row, why } => {
+                    let until = match waiting {
+                        Some((greatest, until)) if greatest == seen.greatest => until,
+                        _ => {
+                            ctx.monitor.warn(&why);
+                            self.clock.now() + time
+                        }
+                    };
+                    waiting = Some((seen.greatest, until));
+                    if waits(until) {
+                        self.pause_until(until, ctx)?;
+                        continue;
+                    }
+                    row
                 }
                 Admission::Refuse(error) => return Err(*error),
             };
@@ -374,8 +392,8 @@ impl EpochDriver {
     /// # Errors
     /// The errors of [`EpochDriver::begin`]; above all, being told to stop.
     pub fn wait_for_return(&self, ctx: &Context) -> Result<Begun> {
-        self.has_waited.store(true, Ordering::SeqCst);
         let mut progress = self.lock(Patience::Poll);
+        progress.has_waited = true;
         let (mut input, mut refused, mut failed) = (Input::Watch, String::new(), 0);
         // Whether an epoch that was begun here may not have ended: others wait for it.
         let mut unended = false;
@@ -431,11 +449,13 @@ impl EpochDriver {
                     }
                 }
             }
-            self.pause(
-                self.options.poll.saturating_mul(1 << failed.min(16)).min(LONGEST_POLL.max(self.options.poll)),
-                ctx,
-            )?;
+            self.pause(pause_after(self.options.poll, failed), ctx)?;
         }
+    }
+
+    /// Waits for a poll, or less where this is nearer, unless the program is told to stop.
+    fn pause_until(&self, until: Duration, ctx: &Context) -> Result<()> {
+        self.pause(until.saturating_sub(self.clock.now()).min(self.options.poll), ctx)
     }
 
     /// Waits, unless the program is told to stop.

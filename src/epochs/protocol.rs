@@ -24,8 +24,10 @@
 //! | the look before the app starts, and around a commit | the app is not started, and nothing is committed or acknowledged |
 //! | an end by force | it is looked for again in the next round |
 //! | ends that tell of force | force is assumed |
-//! | a watch | nothing is begun; a successor that is overdue is asked whether it lives |
-//! | the creation, the listing after it, the predecessors, the own end | it is read until it is known: no app runs that this could blind |
+//! | a predecessor | it is given the time of one with the longest poll, and read again in each round |
+//! | the end of a predecessor, or of an epoch that is watched | it is listed whether it is there; that one may have been made by force |
+//! | a watch | nothing is begun; a successor that is overdue is asked whether it lives. An epoch that is listed and not read is watched |
+//! | the creation, the listing after it, the own end | it is read until it is known: no app runs that this could blind |
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -57,6 +59,8 @@ pub(super) struct Wait {
     key: EpochKey,
     /// When it may be ended by force.
     pub(super) until: Duration,
+    /// Whether its epoch could not be read: it has the time of the longest poll then, and is read again in each round.
+    is_unread: bool,
     /// Whether it was seen to yield.
     yields: bool,
     pub(super) ended: bool,
@@ -311,6 +315,7 @@ impl State {
                 let mut calls: Vec<_> = alive.into_iter().collect();
                 for wait in self.waits.iter_mut().filter(|wait| !wait.ended) {
                     wait.is_due = now >= wait.until;
+                    calls.extend(wait.is_unread.then_some(Call::Read(EpochRecord::Epoch, wait.key)));
                     calls.push(Call::Read(EpochRecord::End, wait.key));
                     calls.extend((!wait.yields).then_some(Call::Read(EpochRecord::Yields, wait.key)));
                 }

@@ -47,6 +47,7 @@ use super::output::Output;
 use super::settings::{OnSuperseded, RunSettings};
 use super::signals::SignalMeaning;
 use crate::children::{self, ProgramEnd};
+use crate::epochs::clock::pause_after;
 use crate::error::{Code, Doing, Error, Kind, Result};
 use crate::monitor::{LogMonitor, system_random};
 use crate::replicas::pool::VaultPool;
@@ -58,9 +59,6 @@ const RUNNER_ENDS: Duration = Duration::from_secs(5);
 
 /// How long it is waited at the end until everybody is told of the last runs.
 const TOLD: Duration = Duration::from_secs(2);
-
-/// The longest time between two attempts to start the app of an instance that has waited.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Whether an error may pass by itself: a decision not to start the app does not.
 fn may_pass(why: &Error) -> bool {
@@ -244,7 +242,7 @@ impl Around {
                 // started it starts it again.
                 Err(why) if failures.is_some() && waits && self.term.driver().is_some() && may_pass(&why) => {
                     let failed: u32 = failures.unwrap_or_default();
-                    let wait = self.settings.handover_poll.saturating_mul(1 << failed.min(16)).min(LONGEST_WAIT);
+                    let wait = pause_after(self.settings.handover_poll, failed);
                     tracing::error!("the app could not be started, and that is tried again in {wait:.1?}: {why}");
                     failures = Some(failed + 1);
                     seek::pause(wait, &self.stop);

@@ -1,7 +1,6 @@
 //! The calls of the protocol, made to vaults.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -36,6 +35,8 @@ pub(super) enum Patience {
     Long,
     /// As long as a poll. A successor waits for two of them, and then takes the holder for dead.
     Poll,
+    /// As long as a poll, and no longer than this epoch lasts, in which an app runs.
+    Holding(EpochKey),
     /// As long as last words may take, once the program is told to stop.
     LastWords,
 }
@@ -74,7 +75,7 @@ impl EpochDriver {
         let vault = self.vault(site)?;
         let other = match patience {
             Patience::Long => None,
-            Patience::Poll => self.sites[site].quick.as_ref(),
+            Patience::Poll | Patience::Holding(_) => self.sites[site].quick.as_ref(),
             Patience::LastWords => self.last_words.get().filter(|_| site == 0),
         };
         Ok(other.map_or(&*vault.store, |store| &**store))
@@ -113,12 +114,24 @@ impl EpochDriver {
             if standing.newest.is_some() && (epoch.ended || standing.live.is_some()) {
                 continue;
             }
-            let Some(document) =
-                self.document(epoch.key, Patience::Long)?.filter(|document| document.successor.is_none())
-            else {
-                continue;
+            let document = match self.document(epoch.key, Patience::Long) {
+                // It is over, and only its service and its place in a row are not known.
+                Err(why) if epoch.ended => {
+                    self.report_unread(progress, &why, ctx);
+                    continue;
+                }
+                // This instance has run, and has waited for that one: nothing but its end by force is left to be done.
+                Err(why) if progress.has_waited => {
+                    self.report_unread(progress, &why, ctx);
+                    Some(EpochDocument::parse(b""))
+                }
+                document => document?,
             };
-            if !epoch.ended && standing.live.is_none() && !self.is_dead(epoch.key, &document, Patience::Long)? {
+            let Some(document) = document.filter(|document| document.successor.is_none()) else { continue };
+            if !epoch.ended
+                && standing.live.is_none()
+                && !self.is_dead(progress, (epoch.key, &document), Patience::Long)?
+            {
                 standing.live = Some((epoch.key.number, document.clone()));
             }
             // One that only asks takes nothing over.
@@ -144,14 +157,19 @@ impl EpochDriver {
     }
 
     /// The directory whose lock this process holds. `None` since this instance has waited for its return: it had let the lock go for that.
-    fn locked(&self) -> Option<&SourceIdentity> {
-        self.options.locked.as_ref().filter(|_| !self.has_waited.load(Ordering::SeqCst))
+    fn locked(&self, progress: &Progress) -> Option<&SourceIdentity> {
+        self.options.locked.as_ref().filter(|_| !progress.has_waited)
     }
 
     /// Whether the holder of an epoch is known to have died: it ran on this directory of this machine, and this process
     /// holds the directory's lock. A restore may have replaced the directory between the epoch's beginning and its app's.
-    fn is_dead(&self, key: EpochKey, document: &EpochDocument, patience: Patience) -> Result<bool> {
-        let Some(here) = self.locked().filter(|_| !self.options.lock_is_new) else { return Ok(false) };
+    fn is_dead(
+        &self,
+        progress: &Progress,
+        (key, document): (EpochKey, &EpochDocument),
+        patience: Patience,
+    ) -> Result<bool> {
+        let Some(here) = self.locked(progress).filter(|_| !self.options.lock_is_new) else { return Ok(false) };
         let is_here = |place: &SourceIdentity| place == here;
         let is_certain = here.source.is_none() && here.born.is_some() && !here.boot.is_empty();
         if !is_certain || document.host != self.options.host || document.run.is_none() {
@@ -198,7 +216,14 @@ impl EpochDriver {
     fn get(&self, record: EpochRecord, key: EpochKey, patience: Patience) -> Result<Option<Vec<u8>>> {
         let store = self.store(key.site, patience)?;
         let name = record.object(key.number);
-        match store.get(&name, MAX_EPOCH) {
+        let read = match self.watched(key.site, patience).filter(|(own, _)| (EpochRecord::End, *own) != (record, key)) {
+            Some((own, store)) => {
+                let name = name.clone();
+                self.while_held(own, store, move |store| store.get(&name, MAX_EPOCH))
+            }
+            None => store.get(&name, MAX_EPOCH),
+        };
+        match read {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(StoreError::OutOfRange { .. }) => Ok(Some(Vec::new())),
@@ -222,7 +247,7 @@ impl EpochDriver {
         let patience = match progress.state.purpose {
             // A round makes all its reads, and one that hangs is not to keep it from the others for long.
             Some(Purpose::Round) if progress.patience == Patience::Long => Patience::Poll,
-            _ => progress.patience,
+            _ => Self::patience(progress),
         };
         match call {
             Call::List => self.list(progress, ctx).map(Answer::Listed),
@@ -233,7 +258,7 @@ impl EpochDriver {
                     mine: document.run == Some(self.options.run),
                     poll: std::time::Duration::from_millis(document.poll_ms),
                     asks: document.asks,
-                    dead: self.is_dead(*key, &document, patience)?,
+                    dead: self.is_dead(progress, (*key, &document), patience)?,
                 },
             }),
             Call::Read(record, key) => Ok(match self.get(*record, *key, patience)? {
@@ -254,11 +279,19 @@ impl EpochDriver {
         (record, key, content): (EpochRecord, EpochKey, Content),
         failed: &mut bool,
     ) -> Result<Answer> {
-        let store = self.store(key.site, progress.patience)?;
+        let patience = Self::patience(progress);
+        let store = self.store(key.site, patience)?;
         let name = record.object(key.number);
         let doing = || format!("create {name} in {}", store.url());
         let bytes = self.encode(progress, store, (record, key, content)).map_err(|why| why.within(doing()))?;
-        match store.create(&name, &[&bytes]) {
+        let created = match self.watched(key.site, patience).filter(|_| record != EpochRecord::End) {
+            Some((own, store)) => {
+                let name = name.clone();
+                self.while_held(own, store, move |store| store.create(&name, &[&bytes]))
+            }
+            None => store.create(&name, &[&bytes]),
+        };
+        match created {
             Ok(()) => Ok(Answer::Created),
             Err(StoreError::AlreadyExists { .. }) => Ok(Answer::Exists),
             // Whether it is there is asked then, also after a refusal: an end may be another's.
@@ -289,7 +322,7 @@ impl EpochDriver {
                 service: options.service.clone(),
                 revision: options.revision.clone(),
                 host: options.host.clone(),
-                place: self.locked().cloned(),
+                place: self.locked(progress).cloned(),
                 poll_ms: u64::try_from(options.poll.as_millis()).unwrap_or(u64::MAX),
                 started: Some(now),
                 row: progress.row,

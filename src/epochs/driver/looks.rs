@@ -10,6 +10,8 @@
 //!   2 P + 5 s + 2 L, and the holder is in time if L is at most 1.1 s, however short P is.
 //! - If the first call of a look is cut at its limit, that look still reads the own end, and the next one follows after 0.5 s: the limit,
 //!   L and 0.5 s are lost. The holder is in time if L is at most 1.3 s with a P of 2.5 s or more, and 0.5 s with shorter ones.
+//! - If that call hangs each time, the successor is not seen. The own end is read beside a call that takes 0.5 s, and then each 0.5 s: the
+//!   app is being stopped 0.5 s and L after the epoch was ended by force, however long the limit is.
 //! - If a later call is cut, what was read counts: the app is being stopped after that look, and only the limit is lost. A look that
 //!   cannot read the successor's end makes no other call.
 //! - A holder that is asked whether it lives, and whose answer is cut at the limit, reads whether the answer is there, the end of the one
@@ -143,6 +145,10 @@ impl EpochDriver {
                     self.report_untold(progress, &why, ctx);
                     Answer::Unknown
                 }
+                Err(why) if progress.state.does_without(&call) => {
+                    self.report_unread(progress, &why, ctx);
+                    Answer::Unknown
+                }
                 Err(why) if progress.state.reads_on(&call) => {
                     unread.get_or_insert(why);
                     Answer::Unknown
@@ -156,11 +162,20 @@ impl EpochDriver {
 
     /// Says once what another instance is not told.
     fn report_untold(&self, progress: &mut Progress, why: &Error, ctx: &Context) {
-        let what = one_line(&why.what(), SHOWN);
-        if !progress.reported.contains(&what) {
-            ctx.monitor
-                .warn(&format!("other instances are not told how this one stands, and it is tried again: {what}"));
-            progress.reported.push(what);
-        }
+        report(progress, "other instances are not told how this one stands, and it is tried again", why, ctx);
+    }
+
+    /// Says once which epoch is not known and done without.
+    pub(super) fn report_unread(&self, progress: &mut Progress, why: &Error, ctx: &Context) {
+        report(progress, "an older epoch cannot be read, and it is gone on without knowing it", why, ctx);
+    }
+}
+
+/// Says something once.
+fn report(progress: &mut Progress, what: &str, why: &Error, ctx: &Context) {
+    let told = format!("{what}: {}", one_line(&why.what(), SHOWN));
+    if !progress.reported.contains(&told) {
+        ctx.monitor.warn(&told);
+        progress.reported.push(told);
     }
 }

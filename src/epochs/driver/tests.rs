@@ -2,6 +2,7 @@
 
 mod faults;
 mod handovers;
+mod hung;
 mod unread;
 
 use std::collections::BTreeMap;

@@ -7,13 +7,20 @@ use super::{
 };
 use crate::vault::epochs::EpochRecord;
 
+/// How long a predecessor with this poll interval may be silent.
+fn silence(poll: Duration) -> Duration {
+    2 * poll.min(LONGEST_POLL) + SILENCE
+}
+
 impl State {
     pub(super) fn answered(&mut self, now: Duration, call: Call, answer: Answer) {
         match (call, answer) {
             (Call::Create(record, key, content), answer) => self.tried((record, key, content), &answer),
-            (call, Answer::Unknown) if self.reads_on(&call) => self.left_unread(&call),
+            (call, Answer::Unknown) if self.reads_on(&call) => self.left_unread(now, &call),
             (Call::Read(record, key), answer) if answer != Answer::Unknown => self.read(now, (record, key), &answer),
             (Call::List, Answer::Listed(listed)) => match self.purpose {
+                Some(Purpose::Round) => self.listed_ends(&listed),
+                Some(Purpose::Watch) if self.watched.is_some() => self.listed_ends(&listed),
                 Some(Purpose::Watch) => self.listed_watching(&listed),
                 _ => self.listed(&listed),
             },
@@ -24,9 +31,10 @@ impl State {
     /// Whether an instance goes on without this call if that fails. Otherwise it makes the call until that succeeds.
     pub fn reads_on(&self, call: &Call) -> bool {
         let is_needed = match self.purpose {
-            Some(Purpose::Create | Purpose::List | Purpose::Meet | Purpose::Tell | Purpose::End) | None => true,
+            Some(Purpose::Create | Purpose::List | Purpose::Tell | Purpose::End) | None => true,
             Some(
-                Purpose::Round
+                Purpose::Meet
+                | Purpose::Round
                 | Purpose::Force
                 | Purpose::Judge
                 | Purpose::Recheck
@@ -39,8 +47,21 @@ impl State {
         matches!(call, Call::Read(..) | Call::List) && !is_needed
     }
 
+    /// Whether this call would tell of a predecessor nothing that cannot be done without: it is given the time of the longest poll.
+    pub fn does_without(&self, call: &Call) -> bool {
+        let is_older = |key: &EpochKey| key.number < self.number();
+        matches!(self.purpose, Some(Purpose::Meet | Purpose::Round))
+            && matches!(call, Call::Read(EpochRecord::Epoch, key) if is_older(key))
+    }
+
     /// Goes on without what a call would have told.
-    fn left_unread(&mut self, call: &Call) {
+    fn left_unread(&mut self, now: Duration, call: &Call) {
+        if self.does_without(call) {
+            if let (Some(Purpose::Meet), Call::Read(_, key)) = (self.purpose, call) {
+                self.meet(*key, now + silence(LONGEST_POLL), true);
+            }
+            return;
+        }
         self.unread = true;
         let Call::Read(record, key) = *call else { return };
         match (self.purpose, record) {
@@ -57,10 +78,17 @@ impl State {
             }
             (Some(Purpose::Round), EpochRecord::End | EpochRecord::Yields) => {
                 self.waits.iter_mut().filter(|wait| wait.key == key).for_each(|wait| wait.is_due = false);
+                if record == EpochRecord::End && self.waits.iter().any(|wait| wait.key == key) {
+                    self.list_ends();
+                }
             }
             (Some(Purpose::Judge), _) => self.forced = true,
-            // It may be the epoch to watch, rather than one below it.
-            (Some(Purpose::Watch), EpochRecord::Epoch) => self.todo.clear(),
+            // It may be the epoch to watch, rather than one below it. Its other objects tell how it stands.
+            (Some(Purpose::Watch), EpochRecord::Epoch) => {
+                self.watch_over(now, key);
+                self.todo.clear();
+            }
+            (Some(Purpose::Watch), EpochRecord::End) => self.list_ends(),
             _ => {}
         }
     }
@@ -91,6 +119,44 @@ impl State {
         let mut others: Vec<_> = others.map(|other| other.key).collect();
         others.sort();
         self.todo.extend(others.into_iter().rev().map(|key| Call::Read(EpochRecord::Epoch, key)));
+    }
+
+    /// Lists the epochs, since an end could not be read: that tells whether it is there.
+    fn list_ends(&mut self) {
+        if !self.todo.contains(&Call::List) {
+            // Before the own end, which is asked for last.
+            self.todo.push_front(Call::List);
+        }
+    }
+
+    /// Learns which of those that are waited for or watched have ended. By whom is not known: it may have been by force.
+    fn listed_ends(&mut self, listed: &[Listed]) {
+        let has_ended = |key: EpochKey| listed.iter().any(|other| other.key == key && other.ended);
+        for wait in self.waits.iter_mut().filter(|wait| !wait.ended && has_ended(wait.key)) {
+            wait.ended = true;
+            self.forced = true;
+        }
+        self.watched.iter_mut().for_each(|watched| watched.ended |= has_ended(watched.key));
+    }
+
+    /// Waits for a predecessor, and puts up a signpost where it looks for its successor.
+    fn meet(&mut self, key: EpochKey, until: Duration, is_unread: bool) {
+        self.waits.push(Wait { key, until, is_unread, yields: false, ended: false, is_due: false });
+        let looks_at = EpochKey { number: key.number.saturating_add(1), ..key };
+        if self.unlisted.contains(&looks_at) {
+            let signpost = Content::Signpost(self.number());
+            self.todo.push_back(Call::Create(EpochRecord::Epoch, looks_at, signpost));
+        }
+    }
+
+    /// Whether a predecessor is waited for whose epoch was not read.
+    fn is_unread(&self, key: EpochKey) -> bool {
+        self.waits.iter().any(|wait| wait.key == key && wait.is_unread)
+    }
+
+    fn watch_over(&mut self, now: Duration, key: EpochKey) {
+        let until = now + self.handover + START;
+        self.watched.get_or_insert(Watched { key, runs: false, ended: false, until });
     }
 
     /// Learns what became of an object that was to be created.
@@ -143,18 +209,21 @@ impl State {
                 _ => self.create(EpochKey { number: key.number.saturating_add(1), ..key }),
             },
             (Some(Purpose::Meet), EpochRecord::Epoch, Answer::Epoch { poll, dead, .. }) => {
-                let silence = 2 * (*poll).min(LONGEST_POLL) + SILENCE;
-                let until = if *dead { now } else { now + silence };
-                self.waits.push(Wait { key, until, yields: false, ended: false, is_due: false });
-                let looks_at = EpochKey { number: key.number.saturating_add(1), ..key };
-                if self.unlisted.contains(&looks_at) {
-                    let signpost = Content::Signpost(self.number());
-                    self.todo.push_back(Call::Create(EpochRecord::Epoch, looks_at, signpost));
-                }
+                let until = if *dead { now } else { now + silence(*poll) };
+                self.meet(key, until, false);
             }
+            (Some(Purpose::Round), EpochRecord::Epoch, answer) if self.is_unread(key) => match answer {
+                Answer::Epoch { poll, dead, .. } => {
+                    let until = if *dead { now } else { now + silence(*poll) };
+                    for wait in self.waits.iter_mut().filter(|wait| wait.key == key) {
+                        (wait.until, wait.is_unread) = (wait.until.min(until), false);
+                    }
+                }
+                // A signpost is nobody's epoch.
+                _ => self.waits.retain(|wait| wait.key != key),
+            },
             (Some(Purpose::Watch), EpochRecord::Epoch, Answer::Epoch { .. }) if self.watched.is_none() => {
-                let until = now + self.handover + START;
-                self.watched = Some(Watched { key, runs: false, ended: false, until });
+                self.watch_over(now, key);
             }
             (Some(Purpose::Meet | Purpose::Watch), EpochRecord::Epoch, _) => {}
             (_, EpochRecord::Epoch, Answer::Epoch { asks: true, .. }) => {

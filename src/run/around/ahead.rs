@@ -136,7 +136,7 @@ impl Around {
             }
             Err(why) => {
                 // It may have been taken all the same, and is ended then.
-                if why.code() == Code::Stopped {
+                if why.code() == Code::Stopped || driver.is_begun() {
                     let epoch = driver.epoch().unwrap_or_default();
                     self.term.hold(driver.clone(), Begun { epoch, forced: false });
                 }

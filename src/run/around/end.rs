@@ -259,24 +259,21 @@ impl Around {
         self.term.unwatch();
         self.term.leave_directory();
         let Some(driver) = self.term.driver() else { return };
-        if let Err(why) = self.runner.context(|ctx| epoch_end::end_epoch(&driver, None, &self.vaults, ctx)) {
-            tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what());
+        self.tell_end(&driver, None);
+    }
+
+    fn tell_end(&self, driver: &EpochDriver, last: Option<SnapshotName>) {
+        match self.runner.context(|ctx| epoch_end::end_epoch(driver, last, &self.vaults, ctx)) {
+            Ok(_) => tracing::debug!("the epoch is ended"),
+            Err(why) => {
+                tracing::warn!("the end of the epoch was not told, and the next instance waits for it: {}", why.what());
+            }
         }
     }
 
     pub(super) fn end_epoch(&self, driver: &Arc<EpochDriver>, last: Option<SnapshotName>) {
         let driver = driver.clone();
-        self.in_time("the end of the epoch", move |around| {
-            match around.runner.context(|ctx| epoch_end::end_epoch(&driver, last, &around.vaults, ctx)) {
-                Ok(_) => tracing::debug!("the epoch is ended"),
-                Err(why) => {
-                    tracing::warn!(
-                        "the end of the epoch was not told, and the next instance waits for it: {}",
-                        why.what()
-                    );
-                }
-            }
-        });
+        self.in_time("the end of the epoch", move |around| around.tell_end(&driver, last));
     }
 
     /// Does something in the vaults on a thread of its own, and waits until it is done or, once this program is told to stop, the time of

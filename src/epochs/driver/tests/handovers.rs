@@ -329,3 +329,31 @@ fn whether_an_instance_would_wait_is_known_beforehand_and_costs_nothing_where_it
     let calls = two.places[0].calls();
     assert_eq!(counted(&calls), [("create", 2), ("get", 4), ("list", 3)].into(), "{calls:?}");
 }
+
+#[test]
+fn an_instance_that_waits_since_two_want_to_run_starts_as_soon_as_the_other_has_ended() {
+    let stage = Stage::new(1);
+    let mut runs = stage.one(1);
+    stage.run(&runs);
+    for run in 2..=3 {
+        let next = stage.one(run);
+        stage.lives(&runs);
+        stage.run(&next);
+        runs = next;
+    }
+    let four = stage.one(4);
+    let (ends, ctx, place) = (runs.clone(), stage.ctx(), four.places[0].clone());
+    stage.clock.meanwhile(move |since| {
+        // The vault is away for a moment as well.
+        let is_away = (4 * SECOND..6 * SECOND).contains(&since);
+        place.plan(move |_, _| is_away.then_some(Fault::Away));
+        if since == 7 * SECOND {
+            ends.driver.end(None, &ctx).unwrap();
+        }
+    });
+    let began = stage.clock.now();
+    assert_eq!(stage.run(&four), Begun { epoch: 4, forced: false });
+    assert_eq!(stage.clock.now() - began, 10 * SECOND);
+    let warnings = stage.monitor.warnings();
+    assert_eq!(warnings.iter().filter(|what| what.contains("two instances want to run")).count(), 1, "{warnings:?}");
+}

@@ -189,3 +189,93 @@ fn a_holder_whose_answer_got_there_goes_on() {
     assert!(seen.is_empty(), "{seen:?}");
     assert_eq!((stage.end(3), stage.end(2)), (3, 2));
 }
+
+#[test]
+fn an_ended_epoch_that_cannot_be_read_keeps_nobody_away() {
+    for (name, forced) in [("epochs/1.json", false), ("epochs/1.end.json", true)] {
+        for fault in FAULTS {
+            let stage = Stage::new(1);
+            let (one, two) = (stage.one(1), stage.one(2));
+            stage.run(&one);
+            unread(&two.places[0], name, fault);
+            // While it has not ended, it is not known whether it is another service's.
+            assert_eq!(two.driver.would_wait(&stage.ctx()).is_err(), !forced, "{name} {fault:?}");
+            one.driver.end(None, &stage.ctx()).unwrap();
+            assert_eq!(stage.run(&two), Begun { epoch: 2, forced }, "{name} {fault:?}");
+            let told =
+                stage.monitor.warnings().iter().filter(|what| what.contains("an older epoch cannot be read")).count();
+            assert_eq!(told, usize::from(!forced), "{name} {fault:?}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_cannot_be_read_is_seen_in_the_listing() {
+    for fault in FAULTS {
+        // By a newcomer that waits for it.
+        let stage = Stage::new(1);
+        let (one, two) = (stage.one(1), stage.one(2));
+        stage.run(&one);
+        stage.lives(&one);
+        unread(&two.places[0], "epochs/1.end.json", fault);
+        let began = stage.clock.now();
+        let start = two.driver.begin(&stage.ctx());
+        match fault {
+            Fault::Refused => assert_eq!(start.unwrap_err().kind(), Kind::Failed),
+            _ => assert_eq!(begun(start), Begun { epoch: 2, forced: true }),
+        }
+        assert!(stage.clock.now() - began < 10 * SECOND, "{fault:?}");
+        // By one that waits for its return.
+        let stage = Stage::new(1);
+        let (one, two) = (stage.one(1), stage.one(2));
+        stage.run(&one);
+        stage.lives(&one);
+        stage.run(&two);
+        unread(&one.places[0], "epochs/2.end.json", fault);
+        let (ends, ctx) = (two.clone(), stage.ctx());
+        stage.clock.meanwhile(move |since| {
+            if since >= 60 * SECOND {
+                _ = ends.driver.end(None, &ctx);
+            }
+        });
+        let began = stage.clock.now();
+        assert_eq!(one.driver.wait_for_return(&stage.ctx()).unwrap(), Begun { epoch: 3, forced: true }, "{fault:?}");
+        assert!(stage.clock.now() - began < 70 * SECOND, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_waiting_instance_that_cannot_read_the_epoch_of_a_killed_successor_comes_back() {
+    for runs in [true, false] {
+        let stage = Stage::new(1);
+        let (one, two) = (stage.one(1), stage.one(2));
+        stage.run(&one);
+        stage.lives(&one);
+        match runs {
+            true => stage.run(&two),
+            false => begun(two.driver.begin(&stage.ctx())),
+        };
+        stage.clock.meanwhile(|_| {});
+        unread(&one.places[0], "epochs/2.json", Fault::Refused);
+        let began = stage.clock.now();
+        assert_eq!(one.driver.wait_for_return(&stage.ctx()).unwrap(), Begun { epoch: 3, forced: true }, "{runs}");
+        // It may be one of the longest poll interval.
+        let (took, silent) = ((stage.clock.now() - began).as_secs(), if runs { 300 } else { 90 + 240 });
+        assert!((silent + 125..silent + 150).contains(&took), "{runs}: {took}");
+    }
+}
+
+#[test]
+fn a_predecessor_that_cannot_be_read_for_a_moment_is_given_the_time_of_its_own_poll() {
+    let stage = Stage::new(1);
+    let (one, two) = (stage.one(1), stage.one(2));
+    stage.run(&one);
+    let mut reads = 0;
+    two.places[0].plan(move |verb, name| {
+        reads += usize::from((verb, name) == ("get", "epochs/1.json"));
+        // The first read is that of the survey.
+        (verb == "get" && name == "epochs/1.json" && (2..5).contains(&reads)).then_some(Fault::Away)
+    });
+    assert_eq!(stage.run(&two), Begun { epoch: 2, forced: true });
+    assert!((15..20).contains(&stage.clock.now().as_secs()), "{:?}", stage.clock.now());
+}

@@ -15,12 +15,14 @@ pub(in crate::epochs::search) enum Refusal {
     Reading(EpochRecord),
     /// It cannot read the ends of other epochs than its own.
     ReadingEndsOfOthers,
+    /// It cannot read the epoch of this number.
+    ReadingOne(u32),
     /// It cannot list the epochs.
     Listing,
 }
 
 impl Refusal {
-    pub(super) const ALL: [Refusal; 12] = [
+    pub(super) const ALL: [Refusal; 14] = [
         Refusal::AllCreations,
         Refusal::Creation(EpochRecord::Yields),
         Refusal::Creation(EpochRecord::Runs),
@@ -32,6 +34,8 @@ impl Refusal {
         Refusal::Reading(EpochRecord::Runs),
         Refusal::Reading(EpochRecord::Alive),
         Refusal::ReadingEndsOfOthers,
+        Refusal::ReadingOne(1),
+        Refusal::ReadingOne(2),
         Refusal::Listing,
     ];
 
@@ -41,6 +45,7 @@ impl Refusal {
             (Refusal::Creation(refused), Call::Create(record, ..))
             | (Refusal::Reading(refused), Call::Read(record, _)) => refused == *record,
             (Refusal::ReadingEndsOfOthers, Call::Read(EpochRecord::End, key)) => own != Some(*key),
+            (Refusal::ReadingOne(number), Call::Read(EpochRecord::Epoch, key)) => number == key.number,
             _ => false,
         }
     }
@@ -125,10 +130,7 @@ impl World {
                 return Ok(());
             }
             // Living instances have answered each other when time goes on, for all of them.
-            let may_wait = |who: &usize| {
-                let one = &self.instances[*who];
-                one.alive && (one.state.asked.is_none() || !is_refused(&self, *who))
-            };
+            let may_wait = |who: &usize| self.instances[*who].alive && !self.is_stuck(*who);
             let time = (0..3).filter(may_wait).filter_map(|who| deadline(&self.instances[who].state)).min();
             let time = time.filter(|_| round % 6 == 5).unwrap_or_default();
             for who in 0..3 {
