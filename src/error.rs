@@ -254,8 +254,9 @@ impl Error {
 
     /// Notes the larger work in which it happened; the reason and the hint stay.
     pub fn within(mut self, doing: impl Into<String>) -> Self {
-        self.why = format!("{}: {}", self.doing, self.why);
-        self.doing = doing.into();
+        let doing = doing.into();
+        self.why = format!("{}: {}", without_place(&self.doing, &doing), self.why);
+        self.doing = doing;
         self
     }
 
@@ -316,6 +317,13 @@ impl Error {
     }
 }
 
+/// Returns what was being done without its place, as in "read vault.json of PLACE", if the larger work ends with that place.
+fn without_place<'d>(doing: &'d str, larger: &str) -> &'d str {
+    let parts = [" of ", " in "].into_iter().filter_map(|word| doing.split_once(word));
+    let ends = |place: &str| larger.strip_suffix(place).is_some_and(|before| before.ends_with(' '));
+    parts.filter(|(_, place)| ends(place)).map(|(what, _)| what).min_by_key(|what| what.len()).unwrap_or(doing)
+}
+
 /// Names what was being done when a system call failed.
 pub trait Doing<T> {
     /// Turns the failure into an [`Error`]; `what` continues "could not …".
@@ -344,6 +352,31 @@ mod tests {
         let said = Error::io("write packs/ab", &full).within("take a snapshot of ./data").to_string();
         assert!(said.starts_with("could not take a snapshot of ./data: write packs/ab: "), "{said}");
         assert!(said.contains("Free some space"), "{said}");
+    }
+
+    #[test]
+    fn a_place_stands_once_in_an_error() {
+        let vault = "open the vault gs://bucket/app";
+        for (doing, larger, said) in [
+            (
+                "read vault.json of gs://bucket/app",
+                vault,
+                "could not open the vault gs://bucket/app: read vault.json: no",
+            ),
+            (
+                "create x in /a folder of b",
+                "make a vault in /a folder of b",
+                "could not make a vault in /a folder of b: create x: no",
+            ),
+            (
+                "read x of gs://bucket/ap",
+                vault,
+                "could not open the vault gs://bucket/app: read x of gs://bucket/ap: no",
+            ),
+            ("read x of app", vault, "could not open the vault gs://bucket/app: read x of app: no"),
+        ] {
+            assert_eq!(Error::failed(doing, "no").within(larger).what(), said);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::sync::OnceLock;
 
+use lastgood::text;
 use terminal_size::terminal_size_of;
 
 /// The indentation of what follows the first line of an error.
@@ -148,7 +149,7 @@ fn paths(line: &str) -> Vec<(usize, usize)> {
 
 /// The number of columns of a text, without the sequences that colour it.
 fn columns(text: &str) -> usize {
-    without_colour(text).chars().count()
+    text::columns(&without_colour(text))
 }
 
 fn without_colour(text: &str) -> String {
@@ -186,6 +187,21 @@ mod tests {
         let told = at_40("\u{1b}[33m WARN\u{1b}[0m one two three four five six seven eight");
         assert_eq!(told, ["\u{1b}[33m WARN\u{1b}[0m one two three four five six seven", "    eight"]);
         assert_eq!(wrapped("a b c", 4, 4, &[]), "a b c");
+    }
+
+    #[test]
+    fn columns_are_counted_and_not_characters() {
+        for text in [
+            "the folder 備份 資料 夾子 備份 資料 夾子 has no file",
+            "cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301}",
+        ] {
+            let lines = at_40(text);
+            assert!(lines.len() == 2 && lines.iter().all(|line| columns(line) <= 40), "{lines:?}");
+            assert!(columns(&lines[0]) > 34, "{lines:?}");
+        }
+        // Eight words of four columns and the spaces between them fit, however many characters they have.
+        let fits = "cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301} cafe\u{301}";
+        assert_eq!(at_40(fits), [fits]);
     }
 
     #[test]

@@ -81,6 +81,13 @@ fn wishes_get_an_answer() {
         (&["tag"], "lastgood backup --label"),
         (&["unlock"], "lastgood doctor"),
         (&["version"], "--version"),
+        (&["list", "--since", "1d"], "lastgood list --limit"),
+        (&["init", "v"], "lastgood init --vault URL"),
+        (&["list", "v"], "lastgood list --vault URL"),
+        (&["verify", "latest"], "All its snapshots"),
+        (&["restore", "d", "latest"], "lastgood restore DIR --snapshot latest"),
+        (&["backup", "data", "v"], "lastgood backup DIR --vault URL"),
+        (&["copy", "a", "b"], "lastgood copy --from URL --to URL"),
     ] {
         let ran = world.run(args);
         ran.ended(2).says("error: un").says(answer);

@@ -110,6 +110,7 @@ fn an_empty_vault_beside_one_that_is_not_there_is_no_first_start() {
     fs::remove_dir_all(two.0.data()).unwrap();
     let refused = two.start("data", &[], "mkdir -p data; echo empty > data/a");
     refused.ended(1).says("there is no vault").says("although there is one at");
+    refused.says("if it was never made, `lastgood init` with each --vault");
     assert!(!two.0.path("data/a").exists());
     fs::remove_dir(two.0.path("v2")).unwrap();
     two.back("v2");

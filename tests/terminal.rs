@@ -58,6 +58,22 @@ fn lists_fit_and_what_they_show_can_be_given_back() {
 }
 
 #[test]
+fn readme_shows_the_list_of_a_terminal() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let at = readme.find("ID        TAKEN").unwrap();
+    let told: Vec<&str> = readme[at..].lines().take(2).collect();
+    let world = World::with_files();
+    world.backup();
+    let list = shown(&world, &["list"]);
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(told[0]), words(&list[0]));
+    let states =
+        |line: &str| words(line)[words(line).iter().position(|word| word == "manual").unwrap()..][..2].to_vec();
+    assert_eq!(states(told[1]), states(&list[1]));
+    assert_eq!(first(told[1]).len(), first(&list[1]).len());
+}
+
+#[test]
 fn directories_are_listed_where_there_are_several() {
     let world = World::with_files();
     world.backup();

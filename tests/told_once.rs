@@ -1,12 +1,15 @@
 //! One failure is told once in a log that people read: not in the log and again as the error at the end, nor in several of its lines.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
+use crate::support::cloud::server::{Fault, Kind, Server, When};
 use crate::support::counter::without_terminal;
+use crate::support::doctor::complaints;
 use crate::support::http::Service;
-use crate::support::requirements::free_port;
+use crate::support::requirements::{as_nobody, free_port};
 use crate::support::terminal::{lines, on_terminal};
 use crate::support::{Ran, World};
 
@@ -118,4 +121,64 @@ fn what_a_directory_is_without_its_vault_is_told_once() {
     assert_eq!(told, [0, 1], "{ran:?}");
     let report = world.json(["state", "--store-timeout", "1s"], ran.code.unwrap());
     assert!(report["warnings"][0].as_str().unwrap().contains("Connection refused"), "{report}");
+}
+
+#[test]
+fn a_pattern_that_chooses_nothing_is_told_once() {
+    let world = World::with_files();
+    for (patterns, lines) in [(&["--include", "nosuch"][..], 1), (&["--include", "no,such"], 2)] {
+        let ran = world.run([&["backup"][..], patterns].concat());
+        let told = ran.ended(3).stderr.matches(patterns[1]).count();
+        assert_eq!(told, lines, "{ran:?}");
+        ran.says(&format!("nothing in the data directory is chosen by --include {}", patterns[1]));
+    }
+}
+
+#[test]
+fn an_address_stands_once_in_an_error() {
+    let world = away(World::with_files());
+    for command in [&["list"][..], &["backup"], &["verify"], &["runs"]] {
+        let ran = world.run([command, &["--store-timeout", "1s"]].concat());
+        assert_ne!(ran.code, Some(0), "{ran:?}");
+        let told: Vec<_> = ran.stderr.lines().filter(|line| line.contains(" lastgood: could not ")).collect();
+        let [line] = told[..] else { panic!("{ran:?}") };
+        assert_eq!(line.matches("gs://some-bucket/app").count(), 1, "{line}");
+    }
+}
+
+#[test]
+fn what_keeps_doctor_out_of_a_vault_is_one_problem() {
+    let world = World::with_files();
+    world.backup();
+    let mode = |mode| fs::set_permissions(world.vault(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0);
+    let ran = as_nobody(&world, &["doctor"]);
+    mode(0o755);
+    let Some(ran) = ran else { return };
+    let shown = ran.text();
+    let told: Vec<_> = shown
+        .lines()
+        .filter(|line| ["PROBLEM  folder", "PROBLEM  vault"].iter().any(|what| line.contains(what)))
+        .collect();
+    assert!(told.len() == 1 && told[0].contains("it cannot be read"), "{ran:?}");
+    assert!(
+        ["belongs to", "not looked for, because it may not be read", "chgrp"].iter().all(|what| shown.contains(what)),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_bucket_that_refuses_is_one_problem_to_doctor() {
+    let server = Server::start();
+    server.demand_tokens();
+    server.grant(&[]);
+    let world = World::with_files()
+        .with("LASTGOOD_STORAGE_ENDPOINT", server.url())
+        .with("GCE_METADATA_HOST", server.host())
+        .with("LASTGOOD_VAULT", "gs://test-bucket/app");
+    // What is permitted cannot be asked for, so that the vault itself is looked for.
+    server.script(When::kind(Kind::Permissions).always(), Fault::status(404));
+    let report = world.json(["doctor"], 1);
+    let told: Vec<_> = complaints(&report).into_iter().filter(|(_, outcome)| *outcome == "problem").collect();
+    assert_eq!(told, [("bucket", "problem")], "{report:#}");
 }

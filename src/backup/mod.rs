@@ -339,7 +339,10 @@ fn attempt(
         CaptureOutcome::Exchanged => return Ok(Attempt::Exchanged),
     };
     select.left_out_mounts.told().into_iter().for_each(warn);
-    for (what, wrong) in select.unmet().into_iter().chain(select.left_out()) {
+    // A snapshot in which nothing is chosen says by which patterns.
+    let is_told = committed.suspect.as_ref().is_some_and(|why| why.starts_with(suspect::NOTHING_CHOSEN));
+    let unmet = select.unmet().into_iter().filter(|(what, wrong)| !is_told || !wrong || what.contains("; the comma"));
+    for (what, wrong) in unmet.chain(select.left_out()) {
         if wrong { warn(what) } else { tracing::info!("{}", printable(&what)) }
     }
     let mut warnings = early_warnings.into_inner().unwrap_or_else(PoisonError::into_inner);

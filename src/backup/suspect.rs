@@ -83,12 +83,15 @@ pub enum CaptureVerdict {
     Suspect(String),
 }
 
+/// The reason of a capture that has nothing because of the patterns begins with this; the patterns follow.
+pub const NOTHING_CHOSEN: &str = "nothing in the data directory is chosen by";
+
 /// Judges a capture by the last complete snapshot and the suspect snapshots since, newest first.
 pub fn judge(now: &Now, measure: Option<&Measure>, since: &[EarlierSuspect]) -> CaptureVerdict {
     if now.leaves == 0 {
         return CaptureVerdict::Suspect(match now.filters.is_empty() {
             true => "the data directory is empty: this looks like an unmounted volume".into(),
-            false => format!("nothing in the data directory is chosen by {}", now.filters),
+            false => format!("{NOTHING_CHOSEN} {}", now.filters),
         });
     }
     let Some(measure) = measure else { return CaptureVerdict::Sound };

@@ -78,7 +78,7 @@ const COMMANDS: [(&[&str], &str); 20] = [
 
 /// Options that are tried, and what does what they are meant for. The first word is the only command that lacks the option, if others
 /// have it.
-const OPTIONS: [(&str, &[&str], &str); 10] = [
+const OPTIONS: [(&str, &[&str], &str); 11] = [
     ("", &["--every", "--watch", "--schedule", "--cron"], BY_TIME),
     ("backup", &["--interval"], BY_TIME),
     ("", &["--prune", "--forget", "--retention", "--cleanup", "--delete", "--max-backups", "--rotate"], STAYS),
@@ -88,7 +88,29 @@ const OPTIONS: [(&str, &[&str], &str); 10] = [
     ("", &["--password", "--password-file", "--encrypt", "--key"], NOT_ENCRYPTED),
     ("", &["--tag", "--tags", "--message", "--name"], LABEL),
     ("backup", &["--dry-run"], "A backup changes nothing in the data. `lastgood doctor` says whether it would work."),
+    (
+        "list",
+        &["--since", "--until", "--before", "--after", "--last"],
+        "`lastgood list --limit 20` shows the newest 20 snapshots, and `lastgood list --json` has the time of each. A day names the last \
+         snapshot of that day: `lastgood restore --snapshot 2026-11-28`.",
+    ),
     ("restore", &["--target", "--to", "--dest"], "The directory is the argument: `lastgood restore DIR`."),
+];
+
+/// The commands that are given an argument too many, and how what it is meant for is said.
+const ARGUMENTS: [(&str, &str); 6] = [
+    ("init", "The vault is an option: `lastgood init --vault URL`, with a folder or gs://bucket/prefix."),
+    (
+        "list",
+        "The vault is an option: `lastgood list --vault URL`. What is in a snapshot is shown by `lastgood ls SNAPSHOT`.",
+    ),
+    ("verify", "The vault is an option: `lastgood verify --vault URL`. All its snapshots are verified."),
+    ("backup", "The vault is an option: `lastgood backup DIR --vault URL`. One snapshot is of one directory."),
+    (
+        "restore",
+        "The snapshot is an option: `lastgood restore DIR --snapshot latest`. So is a part of it: --path PATH.",
+    ),
+    ("copy", "Both vaults are options: `lastgood copy --from URL --to URL`."),
 ];
 
 /// Returns the answer to arguments that name what there is not; `None` if nothing is known of it. `args` are the arguments.
@@ -102,7 +124,11 @@ pub fn answer(why: &clap::Error, args: &[String]) -> Option<&'static str> {
         ErrorKind::UnknownArgument => {
             let option = word(ContextKind::InvalidArg)?;
             let command = args.iter().skip(1).find(|arg| !arg.starts_with('-'));
-            of_option(command.map_or("", |command| command), option.split('=').next()?)
+            let command = command.map_or("", |command| command);
+            match option.starts_with('-') {
+                true => of_option(command, option.split('=').next()?),
+                false => ARGUMENTS.iter().find(|(of, _)| *of == command).map(|(_, answer)| *answer),
+            }
         }
         _ => None,
     }
@@ -135,6 +161,10 @@ mod tests {
             for word in words {
                 assert!(command.find_subcommand(word).is_none() && seen.insert(*word), "{word}");
             }
+            names_commands(&command, answer);
+        }
+        for (of, answer) in ARGUMENTS {
+            assert!(command.find_subcommand(of).is_some(), "{of}");
             names_commands(&command, answer);
         }
         for (only, options, answer) in OPTIONS {

@@ -60,7 +60,7 @@ fn place(folder: &Path, in_cloud_run: bool) -> DoctorCheck {
             DoctorCheck::problem(name, "it is not a folder").advice("Name another one: `--vault DIR`.")
         }
         Ok(_) => match access(folder, Access::READ_OK | Access::EXEC_OK).map_err(io::Error::from) {
-            Err(why) => DoctorCheck::problem(name, format!("it cannot be read: {why}")).advice(may),
+            Err(why) => DoctorCheck::problem(name, format!("{}: {why}", vault::UNREADABLE)).advice(may),
             Ok(()) => match writable(folder) {
                 Err(why) => DoctorCheck::problem(name, format!("a backup cannot write to it: {why}")).advice(may),
                 Ok(()) => match in_the_way(folder) {

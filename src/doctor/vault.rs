@@ -4,8 +4,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::age;
-use super::check::{DoctorCheck, span};
+use super::check::{CheckStatus, DoctorCheck, span};
 use super::running::{CheckFindings, CheckRecorder, GoodSnapshot};
+use crate::error::{Code, Error};
 use crate::restore::select::{self, Choice, NewerFormat};
 use crate::store::address::argument;
 use crate::store::{self, Store};
@@ -14,6 +15,9 @@ use crate::vault::Vault;
 use crate::vault::doubt::Doubts;
 use crate::vault::read::PackReader;
 use crate::vault::root::Root;
+
+/// The finding about a folder that may not be read begins with this.
+pub const UNREADABLE: &str = "it cannot be read";
 
 /// The input of the checks of a vault.
 pub struct VaultCheckInput {
@@ -39,7 +43,11 @@ pub fn check_vault(store: Box<dyn Store>, input: &VaultCheckInput, recorder: &Ch
         }
         Err(why) => {
             recorder.lock().newer_format = Some(NewerFormat::Vault).filter(|_| why.is_newer_format());
-            return recorder.add(DoctorCheck::error("vault", &why, stop));
+            let is_explained = explains(&mut recorder.lock().checks, &why);
+            return recorder.add(match is_explained {
+                true => DoctorCheck::skipped("vault", "not looked for, because it may not be read"),
+                false => DoctorCheck::error("vault", &why, stop),
+            });
         }
     };
     recorder.lock().vault = Some((vault.config.id, vault.config.hash_key));
@@ -49,6 +57,24 @@ pub fn check_vault(store: Box<dyn Store>, input: &VaultCheckInput, recorder: &Ch
         recorder.add(DoctorCheck::error("snapshots", &why, stop));
     }
     doubts(&vault, input, recorder);
+}
+
+/// Whether a check of the vault's place has found already why the vault may not be read. The error of a folder knows better what to do.
+fn explains(checks: &mut [DoctorCheck], why: &Error) -> bool {
+    let of_place = |check: &&mut DoctorCheck| {
+        check.outcome == CheckStatus::Problem
+            && match why.code() {
+                Code::AccessDenied => check.name == "bucket",
+                Code::PermissionDenied => check.name == "folder" && check.found.starts_with(UNREADABLE),
+                _ => false,
+            }
+    };
+    let Some(check) = checks.iter_mut().find(of_place) else { return false };
+    if let Some(advice) = why.advice().filter(|_| check.name == "folder") {
+        let reason = why.why().strip_prefix("vault.json may not be read: ").unwrap_or(why.why());
+        *check = DoctorCheck::problem("folder", format!("{UNREADABLE}: {reason}")).advice(advice);
+    }
+    true
 }
 
 /// Warns of doubted packs: a hint at damage that somebody should look into. If there are none, nothing is reported.

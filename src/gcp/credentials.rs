@@ -94,7 +94,9 @@ pub fn find(cloud: &Cloud) -> Result<CredentialSource, Fault> {
     if let Some(path) = &cloud.credentials {
         return read(path).map_err(|why| {
             let why = format!("GOOGLE_APPLICATION_CREDENTIALS names {}: {why}", path.display());
-            let hint = "Let it name a key file or a configuration that Google made, or unset it: inside Cloud Run none is needed.";
+            let hint = "Set it to the path of a key file (`gcloud iam service-accounts keys create FILE --iam-account=ACCOUNT` makes one) or \
+                        of a configuration that Google made. Or unset it, and log in with `gcloud auth application-default login`; \
+                        inside Cloud Run neither is needed.";
             unusable(why, hint)
         });
     }

@@ -125,12 +125,13 @@ pub fn in_disguise(text: &str) -> Option<StatusCode> {
 }
 
 /// Texts of the layers of an HTTP client, which say nothing where there is a cause behind them.
-const LAYERS: [&str; 5] = [
+const LAYERS: [&str; 6] = [
     "error sending request",
     "client error (Connect)",
     "client error (SendRequest)",
     "tcp connect error",
     "connection error",
+    "error resolving DNS",
 ];
 
 /// Returns an error's text with its causes. In Google's crates the outermost text says only that something failed. A layer that says
@@ -190,7 +191,10 @@ mod tests {
                 "Connection refused",
             ),
             (&["error sending request", "client error (Connect)"], "client error (Connect)"),
-            (&["error sending request", "client error (Connect)", "dns error", "no name"], "dns error: no name"),
+            (
+                &["error sending request", "client error (Connect)", "dns error", "error resolving DNS", "no name"],
+                "dns error: no name",
+            ),
             (&["the token: no", "no"], "the token: no"),
             (&["error sending request"], "error sending request"),
             (&[""], ""),

@@ -104,7 +104,7 @@ impl Around {
         let untold = gathered.away.iter().filter(|away| !is_told || !away.is_named_in(&decision.why));
         untold.for_each(|away| tracing::warn!("{}", away.told));
         gathered.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let (data, state) = (settings.data.display(), decision.state);
+        let (data, state) = (settings.data.display(), decision.state.in_a_sentence());
         match is_told {
             true => tracing::info!("the data in {data} is {state}"),
             false => tracing::info!("the data in {data} is {state}: {}", decision.why),

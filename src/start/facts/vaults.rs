@@ -149,7 +149,10 @@ impl Opened {
         let matters = self.first_is_missing || good.is_none();
         let lost = self.missing.first().zip(self.vaults.first()).filter(|_| matters);
         if let Some((why, (other, ..))) = lost {
-            let why = format!("{}, although there is one at {other}", why.what());
+            let why = format!(
+                "{}, although there is one at {other} (if it was never made, `lastgood init` with each --vault makes it a replica)",
+                why.what()
+            );
             return VaultFacts::Unreachable { why, good };
         }
         let mut none_good: Vec<_> = self.none_good().map(|(_, newest, _)| newest).collect();
