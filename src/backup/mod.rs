@@ -342,7 +342,7 @@ fn attempt(
     // A snapshot in which nothing is chosen says by which patterns.
     let is_told = committed.suspect.as_ref().is_some_and(|why| why.starts_with(suspect::NOTHING_CHOSEN));
     let unmet = select.unmet().into_iter().filter(|(what, wrong)| !is_told || !wrong || what.contains("; the comma"));
-    for (what, wrong) in unmet.chain(select.left_out()) {
+    for (what, wrong) in unmet.chain(select.left_out(&root)) {
         if wrong { warn(what) } else { tracing::info!("{}", printable(&what)) }
     }
     let mut warnings = early_warnings.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 
 use super::apart::LeftOutMounts;
 use super::found::SourceEntry;
 use crate::error::{Code, Error, Result};
 use crate::fs::answer::{self, Identity};
+use crate::fs::beneath::Directory;
 use crate::fs::location;
 use crate::lineage;
 use crate::path::EntryPath;
@@ -121,9 +124,11 @@ impl Select {
     }
 
     /// Tells which folders were left out because of their names, and whether somebody should see to it: only what
-    /// begins with the program's own name is certain to come from a restore.
-    pub fn left_out(&self) -> Option<(String, bool)> {
-        let leftovers = self.restore_leftovers();
+    /// begins with the program's own name is certain to come from a restore. What a program is at work in, or has removed by now, is
+    /// not told.
+    pub fn left_out(&self, root: &Directory) -> Option<(String, bool)> {
+        let mut leftovers = self.restore_leftovers();
+        leftovers.retain(|path| !is_staging(path.name()) || is_abandoned(root, path));
         let doubtful = |path: &&EntryPath| !path.name().starts_with(OWN.as_bytes());
         let wrong = leftovers.iter().any(|path| doubtful(&path));
         let (first, others): (Vec<_>, Vec<_>) = leftovers.iter().partition(doubtful);
@@ -276,13 +281,26 @@ fn anchor(pattern: &str, data: &Path) -> Result<String> {
 /// Prefix of the names of folders that a restore makes in a directory that it fills.
 pub const OWN: &str = "lastgood.replaced-";
 
+/// Whether a folder is there that no program holds: who makes a staging folder locks it.
+fn is_abandoned(root: &Directory, path: &EntryPath) -> bool {
+    match root.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(folder) => flock(folder, FlockOperation::NonBlockingLockShared) != Err(Errno::WOULDBLOCK),
+        Err(why) => why != Errno::NOENT,
+    }
+}
+
+fn is_staging(name: &[u8]) -> bool {
+    let name = String::from_utf8_lossy(name);
+    name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-")
+}
+
 /// Whether a folder is one that a restore leaves behind: staging, or what it moved aside
 /// (`<name>.replaced-<UTC time>`).
 pub fn is_ours(name: &[u8]) -> bool {
-    let name = String::from_utf8_lossy(name);
-    if name.starts_with('.') && name.contains(".lastgood-restoring-") || name.starts_with(".lastgood-restoring-") {
+    if is_staging(name) {
         return true;
     }
+    let name = String::from_utf8_lossy(name);
     let Some((_, time)) = name.rsplit_once(".replaced-") else { return false };
     let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     // A second move within one second gets a number.

@@ -55,8 +55,25 @@ fn all_in_path_order_whatever_the_threads() {
     for threads in [0, 1, 4] {
         assert_eq!(paths(data.path(), &all, threads), expected);
     }
-    let (told, wrong) = all.left_out().unwrap();
+    let root = open(data.path()).unwrap();
+    let (told, wrong) = all.left_out(&root).unwrap();
     assert!(wrong && told.starts_with("data.replaced-20261121T101112Z: left out"), "{told}");
+    // What a program is at work in is nothing to see to.
+    let staging = data.path().join(".lastgood-restoring-0123456789abcdef");
+    fs::create_dir(&staging).unwrap();
+    let told = || {
+        paths(data.path(), &all, 0);
+        all.left_out(&root).unwrap().0
+    };
+    assert!(told().starts_with(".lastgood-restoring-0123456789abcdef, data.replaced-"), "{}", told());
+    let held = fs::File::open(&staging).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert!(!told().contains("restoring"));
+    drop(held);
+    assert!(told().contains("restoring"));
+    paths(data.path(), &all, 0);
+    fs::remove_dir(&staging).unwrap();
+    assert!(!all.left_out(&root).unwrap().0.contains("restoring"));
 }
 
 #[test]
