@@ -32,7 +32,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 
-pub use self::folder::{DEEP_TREE, Folder, Spot};
+pub use self::folder::{DEEP_TREE, Folder, Listed, Spot};
 
 /// Flags for opening that never follow a symlink, and never give the descriptor to a child process.
 pub const SAFE: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);

@@ -132,7 +132,9 @@ fn a_listing_that_repeats_an_object_has_it_once() {
     let (server, world) = small();
     let listed = |prefix: &str| -> Vec<Value> {
         let there = server.names().into_iter().filter(|name| name.starts_with(&format!("app/state/{prefix}")));
-        there.map(|name| json!({"name": name, "size": server.object(&name).unwrap().len().to_string()})).collect()
+        let created = "2026-11-21T10:00:00Z";
+        let size = |name: &str| server.object(name).unwrap().len().to_string();
+        there.map(|name| json!({"name": name, "size": size(&name), "timeCreated": created})).collect()
     };
     for prefix in ["snapshots/", "packs/", "index/"] {
         let twice: Vec<_> = [listed(prefix), listed(prefix)].concat();

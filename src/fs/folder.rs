@@ -8,17 +8,30 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, RawMode, RenameFlags, Stat, chmod, fchmod, fstat, mkdirat, openat, renameat_with,
-    statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RawMode, RenameFlags, Stat, StatxFlags, chmod, fchmod, fstat, mkdirat,
+    openat, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::{Errno, Result, fcntl_dupfd_cloexec};
 
+use super::beneath::born;
 use super::{SAFE, is_folder, is_mount_at, single};
 
 /// Most folders of a tree that are open at once while it is removed.
 const DEEP: usize = 64;
 /// Prefix of the names that deeper folders get when they are moved up into the folder that is being emptied.
 pub const DEEP_TREE: &str = ".lastgood-deep-";
+
+/// What a listing tells of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Whether it is a folder.
+    pub is_folder: bool,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was made, in seconds and ns since 1970, or when it was last modified where its filesystem does not tell. The time of
+    /// its last change is no substitute: a `chmod`, a link and some renames move it.
+    pub born: (i64, u32),
+}
 
 /// An open folder. Entering it takes no permission to read it.
 #[derive(Debug)]
@@ -119,6 +132,28 @@ impl Folder {
         match statat(self, single(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(None),
             found => found.map(Some),
+        }
+    }
+
+    /// What a listing tells of what a name in this folder stands for; `None` if nothing is there.
+    ///
+    /// # Errors
+    /// As `statx`.
+    pub fn look_at_birth(&self, name: impl AsRef<OsStr>) -> Result<Option<Listed>> {
+        let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        match statx(self, single(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW, flags) {
+            Err(Errno::NOENT) => Ok(None),
+            // A kernel, or a sandbox, without this call tells no birth time either.
+            Err(Errno::NOSYS) => Ok(self.look(name)?.map(|stat| Listed {
+                is_folder: is_folder(&stat),
+                size: stat.st_size as u64,
+                born: (stat.st_mtime, stat.st_mtime_nsec as u32),
+            })),
+            looked => looked.map(|stat| {
+                let modified = (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
+                let is_folder = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+                Some(Listed { is_folder, size: stat.stx_size, born: born(&stat).unwrap_or(modified) })
+            }),
         }
     }
 

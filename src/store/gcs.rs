@@ -404,7 +404,7 @@ impl Requests for GcsBucket {
         let mut query = vec![
             ("prefix", prefix),
             ("maxResults", PAGE.to_string()),
-            ("fields", "kind,nextPageToken,items(name,size,customTime)".into()),
+            ("fields", "kind,nextPageToken,items(name,size,timeCreated,customTime)".into()),
         ];
         query.extend(
             Some(from).filter(|from| !from.is_empty()).map(|from| ("startOffset", format!("{}{from}", self.prefix))),
@@ -426,9 +426,13 @@ impl Requests for GcsBucket {
             for object in items.into_iter().filter(|object| object.custom_time.is_none()) {
                 let size = object.size.as_deref().and_then(|size| size.parse().ok());
                 let name = object.name.as_deref().and_then(|name| name.strip_prefix(&self.prefix));
-                match (name, size) {
-                    (Some(name), Some(size)) => objects.push(Meta { name: name.to_owned(), size }),
-                    _ => return Err(Fault::passing("the listing has an object without name or size")),
+                match (name, size, object.time_created) {
+                    (Some(name), Some(size), Some(created)) => {
+                        objects.push(Meta { name: name.to_owned(), size, created });
+                    }
+                    _ => {
+                        return Err(Fault::passing("the listing has an object without name, size or time of creation"));
+                    }
                 }
             }
             Ok(Page { objects, next: listed.next_page_token.filter(|token| !token.is_empty()) })

@@ -8,6 +8,10 @@
 //! is opened in the one above without following links, and objects are names in open folders. If something else lies in
 //! such a folder's place, nothing is read, made or removed there, and the error says what it is.
 //!
+//! An object was created when its file was made, in `tmp/`: at most the length of a backup before it got its name. Filesystems that
+//! tell no birth time tell when the file was last modified, which is the same, since no object is ever written to again; copies that
+//! keep times (`cp -a`, `rsync -a`) keep this one, too.
+//!
 //! The table shows what happens if creating an object goes wrong. It fails only if nobody may rely on the object, and
 //! says that the object exists only if it did before:
 //!
@@ -27,6 +31,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use jiff::Timestamp;
 use rustix::fs::{Advice, AtFlags, accessat, fadvise, fstat};
 use rustix::io::Errno;
 
@@ -36,7 +41,7 @@ use self::staged::Staged;
 use super::{CONFIG, FreeSpace, Meta, Result, Staging, Store, StoreError, Unshared};
 use crate::error::Code;
 use crate::fs::rename::give_name;
-use crate::fs::{Folder, filesystem, is_folder, location};
+use crate::fs::{Folder, Listed, filesystem, is_folder, location};
 use crate::path::shown;
 use crate::store::address::of_folder;
 
@@ -118,6 +123,12 @@ fn is_vault(folder: &Path) -> bool {
     let read = File::open(config).and_then(|file| file.take(LARGEST_CONFIG).read_to_end(&mut text));
     let Ok(said) = serde_json::from_slice::<serde_json::Value>(&text) else { return read.is_err() };
     said["format"].is_u64() && said["id"].is_string() && said["hash_key"].is_string()
+}
+
+/// Returns the time of seconds and ns since 1970; the nearest one if it is out of range.
+fn time_of((seconds, nanos): (i64, u32)) -> Timestamp {
+    let limit = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    i32::try_from(nanos).ok().and_then(|nanos| Timestamp::new(seconds, nanos).ok()).unwrap_or(limit)
 }
 
 fn failed<S: FnOnce() -> String>(doing: S) -> impl FnOnce(Errno) -> StoreError {
@@ -241,14 +252,14 @@ impl Store for LocalStore {
                     // A name that is not UTF-8 is not one of ours, and not an object.
                     let Ok(last) = last.into_string() else { continue };
                     let name = format!("{within}{last}");
-                    let there = match folder.look(&last) {
+                    let there = match folder.look_at_birth(&last) {
                         Err(Errno::ACCESS) => return Err(self.denied_to_us(&within)),
                         looked => looked.map_err(failed(doing))?,
                     };
                     match there {
-                        Some(stat) if is_folder(&stat) && name == TMP => {}
-                        Some(stat) if is_folder(&stat) => folders.push(name + "/"),
-                        Some(stat) => found.push(Meta { name, size: stat.st_size as u64 }),
+                        Some(listed) if listed.is_folder && name == TMP => {}
+                        Some(listed) if listed.is_folder => folders.push(name + "/"),
+                        Some(Listed { size, born, .. }) => found.push(Meta { name, size, created: time_of(born) }),
                         None => whole = false,
                     }
                 }

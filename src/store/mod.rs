@@ -38,6 +38,8 @@ pub struct Meta {
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
+    /// When it was created in this store, by the store's clock. A copy of a vault has times of its own.
+    pub created: Timestamp,
 }
 
 impl Meta {

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderMap;
 use http::header::CONTENT_RANGE;
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::store::requests::Described;
@@ -18,6 +19,8 @@ pub struct Object {
     pub size: Option<String>,
     /// Its CRC32C, big endian, in Base64.
     pub crc32c: Option<String>,
+    /// When it was created in this bucket.
+    pub time_created: Option<Timestamp>,
     /// The time since when it has been released.
     pub custom_time: Option<String>,
 }

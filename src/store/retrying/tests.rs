@@ -300,7 +300,10 @@ fn an_object_of_two_pages_is_there_once_and_pages_in_a_ring_end() {
         }
         fn page(&self, _: &str, _: &str, next: Option<&str>) -> Result<Page, Fault> {
             let (names, next) = &self.0[next.map_or(0, |next| next.parse().unwrap())];
-            let objects = names.iter().map(|name| Meta { name: (*name).into(), size: 1 }).collect();
+            let objects = names
+                .iter()
+                .map(|name| Meta { name: (*name).into(), size: 1, created: Timestamp::UNIX_EPOCH })
+                .collect();
             Ok(Page { objects, next: next.map(str::to_owned) })
         }
         fn time(&self) -> Result<Option<Timestamp>, Fault> {

@@ -15,6 +15,7 @@ pub fn run(make: Make) {
         never_overwrites,
         refuses_what_is_not_there,
         lists_in_order,
+        tells_when_an_object_was_created,
         tells_whether_anything_lies_there,
         one_creator_wins,
     ];
@@ -69,6 +70,23 @@ fn lists_in_order(store: &dyn Store) {
     assert_eq!(names("claims/"), [("claims/x/10.json".into(), 16), ("claims/x/2.json".into(), 15)]);
     let all = ["claims/x/10.json", "claims/x/2.json", "packs/a", "packs/ab", "packs/b", "packsish"];
     assert_eq!(names("").into_iter().map(|(name, _)| name).collect::<Vec<_>>(), all);
+}
+
+fn tells_when_an_object_was_created(store: &dyn Store) {
+    // A filesystem's clock is a few ms behind, and may count whole seconds.
+    let around = |time: jiff::Timestamp| {
+        let off = jiff::Timestamp::now().duration_since(time).as_secs();
+        assert!(off.abs() <= 5, "{off} s off");
+    };
+    store.create("packs/a", &[b"first"]).unwrap();
+    let first = store.list("packs/").unwrap()[0].created;
+    around(first);
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    store.create("packs/b", &[b"second"]).unwrap();
+    assert!(store.create("packs/a", &[b"again"]).is_err());
+    let [a, b] = &store.list_from("packs/", "packs/a").unwrap()[..] else { panic!() };
+    around(b.created);
+    assert!(a.created == first && b.created > first, "{a:?} {b:?}");
 }
 
 fn tells_whether_anything_lies_there(store: &dyn Store) {

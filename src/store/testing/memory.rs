@@ -11,6 +11,7 @@ use crate::store::{Meta, Result, Store, StoreError};
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    created: Mutex<BTreeMap<String, Timestamp>>,
     ahead: Mutex<SignedDuration>,
 }
 
@@ -19,6 +20,16 @@ impl MemoryStore {
     pub fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         // A panic elsewhere leaves the map intact: each change is a single call.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when objects were created, for a test that moves those times. An object that a test put among the objects by itself is
+    /// there once it was listed.
+    pub fn created(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clock(&self) -> Timestamp {
+        Timestamp::now() + *self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets how far the store's clock is ahead of the machine's.
@@ -33,7 +44,7 @@ impl Store for MemoryStore {
     }
 
     fn now(&self) -> Result<Timestamp> {
-        Ok(Timestamp::now() + *self.ahead.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.clock())
     }
 
     fn create(&self, name: &str, body: &[&[u8]]) -> Result<()> {
@@ -41,6 +52,7 @@ impl Store for MemoryStore {
             std::collections::btree_map::Entry::Occupied(_) => Err(StoreError::AlreadyExists { name: name.into() }),
             std::collections::btree_map::Entry::Vacant(place) => {
                 place.insert(body.concat());
+                self.created().insert(name.to_owned(), self.clock());
                 Ok(())
             }
         }
@@ -68,11 +80,14 @@ impl Store for MemoryStore {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Meta>> {
-        Ok(self
-            .objects()
+        let (objects, mut created, now) = (self.objects(), self.created(), self.clock());
+        Ok(objects
             .range(folder.to_owned()..)
             .take_while(|(name, _)| name.starts_with(folder))
-            .map(|(name, body)| Meta { name: name.clone(), size: body.len() as u64 })
+            .map(|(name, body)| {
+                let created = *created.entry(name.clone()).or_insert(now);
+                Meta { name: name.clone(), size: body.len() as u64, created }
+            })
             .collect())
     }
 }
