@@ -69,9 +69,11 @@
 //! A plan that lets go most of what there is stops: see [`stop`].
 
 pub mod bucket;
+pub mod gather;
 pub mod plan;
 pub mod policy;
 pub mod reason;
+pub mod references;
 pub mod snapshot;
 pub mod span;
 pub mod stop;

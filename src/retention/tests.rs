@@ -6,4 +6,4 @@ mod ninety_days;
 mod properties;
 mod rules;
 mod stops;
-mod table;
+pub mod table;

@@ -19,6 +19,7 @@ pub mod map;
 pub mod pack;
 pub mod pages;
 pub mod parts;
+pub mod holds;
 pub mod pins;
 pub mod read;
 pub mod root;

@@ -79,7 +79,12 @@ pub fn object(snapshot: SnapshotName, random: Hex<8>) -> String {
 
 /// Returns the snapshot that the pin with this object name keeps. `None` if it is not the name of a pin.
 pub fn pinned(object: &str) -> Option<SnapshotName> {
-    let (snapshot, random) = object.strip_prefix(PINS)?.strip_suffix(".json")?.rsplit_once('-')?;
+    snapshot_of(PINS, object)
+}
+
+/// Returns the snapshot that an object of this name in `folder` is about, where objects are named by a snapshot and 64 random bits.
+pub fn snapshot_of(folder: &str, object: &str) -> Option<SnapshotName> {
+    let (snapshot, random) = object.strip_prefix(folder)?.strip_suffix(".json")?.rsplit_once('-')?;
     random.parse::<Hex<8>>().ok()?;
     snapshot.parse().ok()
 }
