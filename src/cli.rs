@@ -5,8 +5,10 @@
 
 mod backup;
 mod dispatched;
+mod export;
 pub mod help;
 mod hooks;
+mod keep;
 mod manual;
 mod pubsub;
 mod results;
@@ -27,7 +29,9 @@ use jiff::SignedDuration;
 
 pub use self::backup::{BackupArgs, BackupFlags, CheckDatabases, NotGood, ReasonFlag};
 pub use self::dispatched::{DispatchFlags, DispatchedArgs};
+pub use self::export::{ExportArgs, ExportFormat};
 pub use self::hooks::{AllHookFlags, BackupHookFlags, HookFlags, RestoreHookFlags};
+pub use self::keep::{PinArgs, PruneArgs, UnpinArgs};
 pub use self::manual::{CompletionsArgs, ManArgs};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
 pub use self::results::{ResultFlags, WebhookOn};
@@ -138,6 +142,12 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Copy snapshots from one vault to a replica of it
     Copy(CopyArgs),
+    /// Keep a snapshot until a time or for good, whatever a policy lets go
+    Pin(PinArgs),
+    /// Take back the pins of a snapshot
+    Unpin(UnpinArgs),
+    /// Show which snapshots a policy would keep and let go; nothing is deleted yet
+    Prune(PruneArgs),
     /// List the snapshots, newest first
     List(ListArgs),
     /// List the runs, newest first, or show one run's report
@@ -339,28 +349,6 @@ pub struct DiffArgs {
     pub a: String,
     /// The newer snapshot
     pub b: String,
-}
-
-/// Arguments of `export`.
-#[derive(Debug, Args)]
-pub struct ExportArgs {
-    /// Which snapshot: latest, an id or the beginning of one, or a day or time in UTC
-    pub snapshot: String,
-    /// The file to write, which must not exist; - is stdout
-    #[arg(short, long, value_name = "FILE")]
-    pub output: PathBuf,
-    /// How the archive says what a tar header cannot
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = ExportFormat::Pax)]
-    pub format: ExportFormat,
-}
-
-/// How an archive says what a tar header cannot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ExportFormat {
-    /// Times to the nanosecond, ACLs and holes, as GNU tar, bsdtar and Python read them
-    Pax,
-    /// For programs that know no PAX records: times in whole seconds, ACLs as attributes alone, holes as zeros
-    Plain,
 }
 
 /// Arguments of `verify`.

@@ -9,6 +9,7 @@ pub mod file;
 pub mod layers;
 pub mod options;
 mod hooks;
+mod keep;
 mod places;
 mod pubsub;
 mod results;
@@ -43,6 +44,7 @@ pub use self::dispatched::DispatchedConfig;
 use self::env::Env;
 pub use self::env::{names_of_this_process, of_this_process};
 use self::hooks::HookArgs;
+pub use self::keep::{ConfiguredPolicy, PinEnd};
 use self::places::{address, cloud, place, vaults};
 pub use self::pubsub::Publication;
 pub use self::serve::ServiceConfig;
@@ -162,6 +164,17 @@ pub enum ConfiguredCommand {
     Seed {
         data: PathBuf,
     },
+    Pin {
+        snapshot: String,
+        end: PinEnd,
+        why: String,
+    },
+    Unpin {
+        snapshot: String,
+        why: String,
+    },
+    /// What a policy would let go.
+    Prune(ConfiguredPolicy),
     /// An older snapshot that becomes the newest.
     Rollback(Box<lastgood::run::rollback::RollbackSettings>),
     /// An app, with backups and restores around it.
@@ -286,6 +299,12 @@ impl Config {
                 }
             }
             Command::Rollback(args) => ConfiguredCommand::Rollback(Box::new(run::rollback(args, &outside.host, &env)?)),
+            Command::Pin(args) => {
+                let end = PinEnd::new(args.until, args.length);
+                ConfiguredCommand::Pin { snapshot: args.snapshot, end, why: args.why }
+            }
+            Command::Unpin(args) => ConfiguredCommand::Unpin { snapshot: args.snapshot, why: args.why },
+            Command::Prune(args) => keep::prune(args, &vaults, &env)?,
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());

@@ -27,6 +27,7 @@ use lastgood::error::{Code, Doing, Error, Kind, Result};
 use lastgood::fs::location;
 use lastgood::job::Job;
 use lastgood::monitor::{Context, system_random};
+use lastgood::replicas;
 use lastgood::replicas::pool::VaultPool;
 use lastgood::run::around::Around;
 use lastgood::shutdown::Shutdown;
@@ -40,7 +41,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::commands::vaults::{self, Commands};
-use self::commands::{config as settings, doctor, export, look, manual, publish, rollback, serve, start};
+use self::commands::{config as settings, doctor, export, keep, look, manual, publish, rollback, serve, start};
 use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
@@ -264,6 +265,15 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
         ConfiguredCommand::Publish(publication) => publish::publish(*publication, &cloud, console, ctx),
         ConfiguredCommand::State(config) => start::state(&config, &vaults, console, ctx),
         ConfiguredCommand::Seed { data } => start::seed(&data, console, ctx),
+        ConfiguredCommand::Pin { snapshot, end, why } => {
+            let until = end.from(jiff::Timestamp::now())?;
+            let work = |sites, name| replicas::keep::pin(sites, name, until, &why, ctx);
+            keep::pin(&vaults, &snapshot, work, console, ctx)
+        }
+        ConfiguredCommand::Unpin { snapshot, why } => {
+            keep::pin(&vaults, &snapshot, |sites, name| replicas::keep::unpin(sites, name, &why, ctx), console, ctx)
+        }
+        ConfiguredCommand::Prune(policy) => keep::prune(&vaults.first(ctx)?, &policy, console, ctx),
         ConfiguredCommand::Rollback(settings) => rollback::rollback(&settings, &vaults, console, ctx),
         ConfiguredCommand::Doctor(place) => doctor::doctor(&place, console, ctx),
     }

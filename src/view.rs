@@ -3,6 +3,7 @@
 mod doctor;
 mod lists;
 mod preview;
+mod retention;
 mod run_report;
 mod short;
 mod start;
@@ -26,6 +27,7 @@ pub use self::doctor::{
 };
 pub use self::lists::{difference, entry, list_head, listed, run, runs_head};
 pub use self::preview::preview;
+pub use self::retention::{Pruning, pins, pruning};
 pub use self::run_report::run_report;
 pub use self::short::{distinct, runs as runs_short, snapshots as snapshots_short};
 pub use self::start::{seed, state};

@@ -48,6 +48,7 @@ mod ping;
 mod publishing;
 mod pubsub_pull;
 mod pubsub_push;
+mod retention;
 mod restore;
 mod restore_attributes;
 mod restore_by_hand;

@@ -68,15 +68,14 @@ fn what_is_rare_is_explained_when_all_is_asked_for() {
 fn wishes_get_an_answer() {
     let world = World::with_files();
     for (args, answer) in [
-        (&["prune"][..], "every snapshot stays"),
-        (&["forget", "--keep-last", "3"], "every snapshot stays"),
+        (&["forget", "--keep-last", "3"][..], "every snapshot stays"),
         (&["cleanup"], "lastgood copy"),
         (&["watch"], "lastgood run --every 30m"),
         (&["status"], "lastgood doctor"),
         (&["create"], "lastgood init"),
         (&["find", "app.db"], "lastgood ls SNAPSHOT -R"),
         (&["backup", "--every", "1h"], "lastgood run --every 30m"),
-        (&["backup", "--keep-daily=7"], "every snapshot stays"),
+        (&["backup", "--keep-daily=7"], "lastgood prune --dry-run --keep"),
         (&["backup", "--dry-run"], "lastgood doctor"),
         (&["tag"], "lastgood backup --label"),
         (&["unlock"], "lastgood doctor"),

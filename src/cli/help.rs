@@ -23,15 +23,16 @@ const WIDTH: usize = 80;
 
 /// The commands by what they are for.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Snapshots", &["backup", "restore", "list", "ls", "cat", "diff", "export"]),
+    ("Snapshots", &["backup", "restore", "list", "ls", "cat", "diff", "export", "pin", "unpin"]),
     ("Apps", &["run", "state", "seed", "rollback"]),
-    ("Vaults", &["init", "copy", "verify", "runs", "doctor"]),
+    ("Vaults", &["init", "copy", "prune", "verify", "runs", "doctor"]),
     ("Services and events", &["serve", "listen", "publish", "dispatched"]),
     ("The program itself", &["config", "completions", "man"]),
 ];
 
 /// Examples of commands whose arguments have none beside them.
-const EXAMPLES: [(&str, &str); 14] = [
+const EXAMPLES: [(&str, &str); 15] = [
+    ("unpin", "  lastgood unpin 5f0c"),
     ("init", "  lastgood init --vault /mnt/backups\n  lastgood init --vault gs://my-state/app"),
     (
         "list",

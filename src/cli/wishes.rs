@@ -3,9 +3,12 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// What takes the place of retention.
-const STAYS: &str = "Nothing in a vault is ever deleted: every snapshot stays, and content that is in it already is not stored \
-                     again. A vault with the newest snapshot alone is made by `lastgood copy --from OLD --to NEW --init --snapshot \
+const STAYS: &str = "Nothing in a vault is deleted yet: every snapshot stays, and content that is in it already is not stored \
+                     again. `lastgood prune --dry-run` shows what a policy would let go. A vault with the newest snapshot alone is made by `lastgood copy --from OLD --to NEW --init --snapshot \
                      latest`.";
+/// What shows a policy.
+const POLICY: &str = "Nothing in a vault is deleted yet. `lastgood prune --dry-run --keep last=10,daily=30` shows what a policy would keep \
+                      and let go.";
 /// What takes snapshots by time.
 const BY_TIME: &str = "`lastgood run --every 30m -- APP` takes snapshots while an app runs. Without an app, a timer does: a line of \
                        cron, or systemd, that runs `lastgood backup --reason schedule`.";
@@ -25,8 +28,8 @@ const LABEL: &str =
     "`lastgood backup --label KEY=VALUE` keeps a label with a snapshot. One that is taken is not changed any more.";
 
 /// Words that are tried as commands, and what does what they are meant for.
-const COMMANDS: [(&[&str], &str); 20] = [
-    (&["prune", "forget", "cleanup", "clean", "expire", "gc", "purge", "rotate", "delete", "remove", "rm"], STAYS),
+const COMMANDS: [(&[&str], &str); 21] = [
+    (&["forget", "cleanup", "clean", "expire", "gc", "purge", "rotate", "delete", "remove", "rm"], STAYS),
     (&["watch", "schedule", "cron", "auto", "every"], BY_TIME),
     (&["status", "info", "stats", "stat", "health"], STATUS),
     (&["create", "new", "setup", "make", "initialize", "init-vault", "repo"], INIT),
@@ -61,6 +64,10 @@ const COMMANDS: [(&[&str], &str); 20] = [
         "`lastgood copy --from URL --to URL` copies snapshots; with --vault twice, `lastgood backup` \
       keeps both up to date.",
     ),
+    (
+        &["hold", "protect", "unprotect"],
+        "`lastgood pin SNAPSHOT` keeps a snapshot, and `lastgood unpin SNAPSHOT` takes that back.",
+    ),
     (&["tag", "tags", "label", "annotate", "rename"], LABEL),
     (
         &["unlock", "lock", "locks", "break-lock", "force-unlock"],
@@ -82,7 +89,8 @@ const OPTIONS: [(&str, &[&str], &str); 11] = [
     ("", &["--every", "--watch", "--schedule", "--cron"], BY_TIME),
     ("backup", &["--interval"], BY_TIME),
     ("", &["--prune", "--forget", "--retention", "--cleanup", "--delete", "--max-backups", "--rotate"], STAYS),
-    ("", &["--keep", "--keep-last", "--keep-daily", "--keep-weekly", "--keep-monthly", "--keep-within"], STAYS),
+    ("", &["--keep"], POLICY),
+    ("", &["--keep-last", "--keep-daily", "--keep-weekly", "--keep-monthly", "--keep-within"], POLICY),
     ("", &["--daemon", "--background"], SERVE),
     ("", &["--repo", "--repository", "--bucket", "--dest", "--destination", "--output-dir"], VAULT),
     ("", &["--password", "--password-file", "--encrypt", "--key"], NOT_ENCRYPTED),
@@ -198,7 +206,7 @@ mod tests {
     fn an_option_may_be_missing_in_one_command_only() {
         assert_eq!(of_option("backup", "--interval"), Some(BY_TIME));
         assert_eq!(of_option("list", "--interval"), None);
-        assert_eq!(of_option("list", "--keep-daily"), Some(STAYS));
-        assert_eq!((of_command("prune"), of_command("prunes")), (Some(STAYS), None));
+        assert_eq!(of_option("list", "--keep-daily"), Some(POLICY));
+        assert_eq!((of_command("forget"), of_command("forgets")), (Some(STAYS), None));
     }
 }

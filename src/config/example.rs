@@ -23,9 +23,10 @@ const VARIABLES_HEAD: &str = "\
 ";
 
 /// Values to try, by the name that `--help` gives the value of an option.
-const SAMPLES: [(&str, &str); 17] = [
+const SAMPLES: [(&str, &str); 19] = [
     ("ADDRESS", "scheduler@my-project.iam.gserviceaccount.com"),
     ("ADDR", "127.0.0.1:8080"),
+    ("DATE", "2027-01-31"),
     ("DURATION", "10m"),
     ("FILE", "/run/secrets/file"),
     ("GLOB", "*.tmp"),
@@ -35,6 +36,7 @@ const SAMPLES: [(&str, &str); 17] = [
     ("NAME", "my-app"),
     ("PATH", "uploads"),
     ("PERCENT", "100"),
+    ("POLICY", "last=10,within=48h,daily=30,monthly=12"),
     ("PROJECT", "my-project"),
     ("SNAPSHOT", "latest"),
     ("URL", "https://example.com/secret"),

@@ -127,6 +127,8 @@ pub fn written(table: &[String]) -> String {
 
 /// The key of the data directory.
 const DATA: &str = "data";
+/// The key of the policy that says which snapshots are kept.
+const KEEP: &str = "keep";
 /// Returns a command line's parser that takes a command without the options that it requires: a file may have them.
 pub fn relaxed(command: Command) -> Command {
     let command = command.mut_args(|arg| arg.required(false));
@@ -195,8 +197,10 @@ impl Options {
             };
             let shared = match SHARED.iter().find(|(name, _)| group(name)) {
                 Some((_, table)) => Some(table.iter().map(|name| (*name).to_owned()).collect()),
-                // The data directory is one for all commands, also where it is an option.
-                None if arg.is_global_set() || arg.is_positional() || key == DATA => Some(Table::new()),
+                // The data directory is one for all commands, also where it is an option, and so is the policy.
+                None if arg.is_global_set() || arg.is_positional() || [DATA, KEEP].contains(&&*key) => {
+                    Some(Table::new())
+                }
                 None => None,
             };
             let mut tables: Vec<Table> = vec![command.to_vec()];

@@ -143,7 +143,9 @@ mod tests {
     use super::*;
 
     /// What a command cannot do without.
-    const ARGUMENTS: [(&str, &[&str]); 10] = [
+    const ARGUMENTS: [(&str, &[&str]); 12] = [
+        ("pin", &["latest"]),
+        ("unpin", &["latest"]),
         ("run", &["--", "true"]),
         ("copy", &["--from=a", "--to=b"]),
         ("ls", &["latest"]),

@@ -11,6 +11,7 @@ pub mod restore;
 pub mod verify;
 pub mod copy;
 pub mod recommit;
+pub mod keep;
 pub mod pin;
 pub mod pool;
 
