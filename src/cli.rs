@@ -8,6 +8,7 @@ mod dispatched;
 mod export;
 pub mod help;
 mod hooks;
+mod import;
 mod keep;
 mod manual;
 mod pubsub;
@@ -31,6 +32,7 @@ pub use self::backup::{BackupArgs, BackupFlags, CheckDatabases, NotGood, ReasonF
 pub use self::dispatched::{DispatchFlags, DispatchedArgs};
 pub use self::export::{ExportArgs, ExportFormat};
 pub use self::hooks::{AllHookFlags, BackupHookFlags, HookFlags, RestoreHookFlags};
+pub use self::import::ImportArgs;
 pub use self::keep::{PinArgs, PruneArgs, UnpinArgs};
 pub use self::manual::{CompletionsArgs, ManArgs};
 pub use self::pubsub::{ListenArgs, PublishCommand, PublishFlags, PullFlags};
@@ -160,6 +162,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Write a snapshot as a .tar.zst file
     Export(ExportArgs),
+    /// Make snapshots of old archives: .tar, .tar.gz, .tar.zst, .zip
+    Import(ImportArgs),
     /// Check that everything that the snapshots need is there and undamaged
     ///
     /// Damaged packs are recorded in the vault as doubted, so that the next backup stores their content again; doubts that are

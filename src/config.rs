@@ -9,6 +9,7 @@ pub mod file;
 pub mod layers;
 pub mod options;
 mod hooks;
+mod import;
 mod keep;
 mod places;
 mod pubsub;
@@ -177,6 +178,8 @@ pub enum ConfiguredCommand {
     Prune(ConfiguredPolicy),
     /// An older snapshot that becomes the newest.
     Rollback(Box<lastgood::run::rollback::RollbackSettings>),
+    /// Make snapshots of archives.
+    Import(Box<lastgood::import::ImportOptions>),
     /// An app, with backups and restores around it.
     RunApp(Box<lastgood::run::settings::RunSettings>),
     /// A service over HTTP, by pulling, or both.
@@ -305,6 +308,10 @@ impl Config {
             }
             Command::Unpin(args) => ConfiguredCommand::Unpin { snapshot: args.snapshot, why: args.why },
             Command::Prune(args) => keep::prune(args, &vaults, &env)?,
+            Command::Import(args) => {
+                let data = data(args.data.clone())?;
+                ConfiguredCommand::Import(Box::new(import::import(args, data, &vaults, outside)?))
+            }
             Command::Copy(args) => copy_job(args, outside)?,
             Command::Doctor(args) => {
                 let backups_off = switches::backups_off(&env)?.then(|| switches::OFF.to_owned());

@@ -19,6 +19,7 @@ pub mod notify;
 pub mod report;
 pub mod epochs;
 pub mod start;
+pub mod import;
 pub mod replicas;
 pub mod verify;
 pub mod inspect;

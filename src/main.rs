@@ -41,7 +41,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::commands::vaults::{self, Commands};
-use self::commands::{config as settings, doctor, export, keep, look, manual, publish, rollback, serve, start};
+use self::commands::{config as settings, doctor, export, import, keep, look, manual, publish, rollback, serve, start};
 use self::config::layers::{self, Unsettled};
 use self::config::{Config, ConfiguredCommand, HostEnvironment, OutputOptions};
 use self::console::Console;
@@ -167,6 +167,7 @@ fn main() -> ExitCode {
         cli::Command::Restore(_) => Some("Nothing was restored: what was there is as it was."),
         cli::Command::Export(_) => Some("No whole archive was made."),
         cli::Command::Verify(_) => Some("What was not read yet is not verified."),
+        cli::Command::Import(_) => Some("What was imported by then stays."),
         cli::Command::Rollback(_) => Some("Nothing was rolled back."),
         _ => None,
     };
@@ -274,6 +275,7 @@ fn run(config: Config, console: &mut Console, stop: &Arc<AtomicBool>, ctx: &Cont
             keep::pin(&vaults, &snapshot, |sites, name| replicas::keep::unpin(sites, name, &why, ctx), console, ctx)
         }
         ConfiguredCommand::Prune(policy) => keep::prune(&vaults.first(ctx)?, &policy, console, ctx),
+        ConfiguredCommand::Import(options) => import::import(&options, &vaults, console, ctx),
         ConfiguredCommand::Rollback(settings) => rollback::rollback(&settings, &vaults, console, ctx),
         ConfiguredCommand::Doctor(place) => doctor::doctor(&place, console, ctx),
     }

@@ -290,7 +290,8 @@ fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-fn entries(count: u64) -> String {
+/// Returns a number of entries, in words.
+pub fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
 }
 

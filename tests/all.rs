@@ -30,6 +30,7 @@ mod gcs_refusals;
 mod gcs_waits;
 mod help;
 mod hooks;
+mod import;
 mod infra;
 mod inspect;
 mod lineage;

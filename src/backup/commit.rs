@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use jiff::Timestamp;
 
 use super::assemble::{Assembly, MANY};
-use super::options::{BackupOptions, absolute, doing};
+use super::options::{BackupOptions, doing};
 use super::packer::Packer;
 use super::parent::Parent;
 use super::suspect::{self, CaptureVerdict, Measure, Now};
@@ -190,7 +190,10 @@ impl BackupRun<'_> {
             turn: Some(self.base.turn),
             parent: self.base.parent.as_ref().map(|(name, _)| *name),
             started: self.started,
-            finished: self.vault.store.now().map_err(|e| e.while_doing(doing(self.options)))?,
+            finished: match &self.options.past {
+                Some(past) => past.time,
+                None => self.vault.store.now().map_err(|e| e.while_doing(doing(self.options)))?,
+            },
             reason: self.options.reason,
             run: self.options.run,
             labels: self.options.labels.clone(),
@@ -199,7 +202,7 @@ impl BackupRun<'_> {
             diverged: self.base.descent.diverged.clone(),
             serial: self.serial,
             origin: self.options.origin.clone(),
-            data: absolute(&self.options.data).display().to_string(),
+            data: self.options.recorded_data().display().to_string(),
             host: self.options.host.clone(),
             writer: format!("lastgood {}", env!("CARGO_PKG_VERSION")),
             place: self.place.clone(),

@@ -31,6 +31,8 @@ pub struct Descent {
     epoch: Option<u32>,
     /// The number of the newest good snapshot, if the new one's must be below it.
     below: Option<u64>,
+    /// The time of the state that is imported: its number is [`seq::IMPORTED`], and it builds on earlier imports alone.
+    imported: Option<Timestamp>,
     /// The numbers of all snapshots that are known.
     numbers: Vec<u64>,
 }
@@ -48,6 +50,9 @@ impl Descent {
         lineage: &KnownLineage,
         (place, comparable): (&SourceIdentity, bool),
     ) -> Result<Descent> {
+        if let Some(past) = &options.past {
+            return Ok(Descent { imported: Some(past.time), ..Descent::default() });
+        }
         let numbers: Vec<u64> = names.iter().map(|name| name.seq).chain(options.numbers.iter().copied()).collect();
         let newest = seq::epoch(numbers.iter().copied().max().unwrap_or(0));
         let lineage = match lineage {
@@ -83,22 +88,29 @@ impl Descent {
         };
         if diverged.is_none() {
             let epoch = options.epoch.unwrap_or(newest);
-            return Ok(Descent { diverged, builds_on: Some(epoch), epoch: Some(epoch), below: None, numbers });
+            let epoch = Some(epoch);
+            return Ok(Descent { builds_on: epoch, epoch, numbers, ..Descent::default() });
         }
         let below = good.map(|(name, _)| name.seq);
         let own = options.epoch.or(lineage.ok().map(|lineage| lineage.epoch));
         // Without any good snapshot there is nothing that the number has to be below.
         let epoch = own.or(Some(newest).filter(|_| below.is_none()));
-        Ok(Descent { diverged, builds_on: own, epoch, below, numbers })
+        Ok(Descent { diverged, builds_on: own, epoch, below, imported: None, numbers })
     }
 
     /// Whether the snapshot may build on another one.
     pub fn builds_on(&self, name: &SnapshotName) -> bool {
-        self.builds_on.is_none_or(|epoch| seq::epoch(name.seq) <= epoch)
+        match self.imported {
+            Some(time) => name.seq == seq::IMPORTED && name.time <= time,
+            None => self.builds_on.is_none_or(|epoch| seq::epoch(name.seq) <= epoch),
+        }
     }
 
     /// Returns the snapshot's number, if its capture begins at the time `clock`. `None` if there is none left.
     pub fn number(&self, clock: Timestamp) -> Option<u64> {
+        if self.imported.is_some() {
+            return Some(seq::IMPORTED);
+        }
         let next = match self.epoch {
             Some(epoch) => Some(seq::next_in(epoch, self.numbers.iter().copied(), clock)?),
             None => None,

@@ -49,7 +49,7 @@ pub use self::commit::{MAX_LABEL, MAX_LABELS, check_labels};
 use self::descent::Descent;
 use self::lost::LostPacks;
 pub use self::options::BackupOptions;
-use self::options::{absolute, doing};
+use self::options::doing;
 use self::packer::with_packer;
 use self::parent::Parent;
 use crate::error::{Code, Doing, Error, Result};
@@ -66,7 +66,7 @@ use crate::text::printable;
 use crate::vault::doubt::{Doubts, Finding};
 use crate::vault::hex::PackId;
 use crate::vault::pack::PackInfo;
-use crate::vault::root::{DatabaseRecord, Mount, Problem, SnapshotName, SnapshotState, Stale};
+use crate::vault::root::{DatabaseRecord, Mount, Problem, SnapshotName, SnapshotState, SourceIdentity, Stale};
 use crate::vault::state::{PackState, Tested};
 use crate::vault::{Vault, seq};
 
@@ -233,7 +233,11 @@ fn attempt(
     let all_mounted = filesystem::mounted().ok();
     let mounted = all_mounted.as_deref().unwrap_or_default();
     let remote = filesystem::remote(root.folder()).doing(|| doing(options))?;
-    let place = place::identify(&options.data, &options.boot, &root, remote.is_some(), mounted)?;
+    let place = match options.past {
+        // Where an archive was unpacked says nothing of any data directory.
+        Some(_) => SourceIdentity::default(),
+        None => place::identify(&options.data, &options.boot, &root, remote.is_some(), mounted)?,
+    };
     let early_warnings = Mutex::new(lost.warnings.clone());
     let warn = |what: String| {
         ctx.monitor.warn(&what);
@@ -244,9 +248,12 @@ fn attempt(
         let what = "packs are missing in the vault: what they held is stored again. `lastgood verify` names the snapshots that need them";
         warn(format!("{} {what}", lost.missing.len()));
     }
-    let data = absolute(&options.data);
+    let data = options.recorded_data();
     let of = (&*data, options.service.as_deref());
-    let lineage = lineage::read_in(root.folder());
+    let lineage = match options.past {
+        Some(_) => Ok(None),
+        None => lineage::read_in(root.folder()),
+    };
     if let Err(unclear) = &lineage {
         warn(format!("nobody knows what the data directory comes from: {unclear}"));
     }
@@ -272,8 +279,9 @@ fn attempt(
     }
     doubts.warnings().into_iter().for_each(warn);
     base.doubted = doubts.untested();
-    let started = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
-    base.seq = number(&base.descent, options.clock().max(started), options, warn)?;
+    let now = vault.store.now().map_err(|e| e.while_doing(doing(options)))?;
+    base.seq = number(&base.descent, options.clock().max(now), options, warn)?;
+    let started = options.past.as_ref().map_or(now, |past| past.time);
     let mounts = all_mounted.as_deref().map(|all| suspect::mounts_below(root.path(), all));
     let before = base.measure.as_ref().map_or(&[][..], |measure| &measure.mounts);
     let pseudo = mounts.iter().flatten().chain(before).filter(|mount| pseudo::is_type(&mount.filesystem));

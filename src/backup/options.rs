@@ -65,6 +65,15 @@ impl fmt::Debug for AfterCommit {
     }
 }
 
+/// The state of a data directory at an earlier time, which another directory holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// The data directory that it is a state of.
+    pub data: PathBuf,
+    /// When it was that.
+    pub time: Timestamp,
+}
+
 /// The options of a backup: what to take a snapshot of, and how.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
@@ -109,6 +118,9 @@ pub struct BackupOptions {
     pub epoch: Option<u32>,
     /// On which occasion the snapshot is taken, beyond the reason: `start`.
     pub origin: Option<String>,
+    /// What the directory brings along, if that is not its own state but one of another time: an archive's. The snapshot counts as
+    /// older than every one that was taken of the data itself, and builds on none but earlier imports.
+    pub past: Option<Past>,
     /// Why the data has diverged from the newest good snapshot. The snapshot is suspect then, and never the newest.
     pub diverged: Option<String>,
     /// Whether the directory counts as the one that goes on, whatever it comes from.
@@ -158,6 +170,7 @@ impl Default for BackupOptions {
             numbers: Vec::new(),
             epoch: None,
             origin: None,
+            past: None,
             diverged: None,
             take_over: false,
             first_may_be_missing: false,
@@ -179,6 +192,11 @@ impl BackupOptions {
     pub fn filters(&self) -> Filters {
         let (include, exclude) = (self.include.clone(), self.exclude.clone());
         Filters { include, exclude, one_file_system: self.one_file_system }
+    }
+
+    /// Returns the data directory of which the snapshot is a state, as it is recorded.
+    pub fn recorded_data(&self) -> PathBuf {
+        absolute(self.past.as_ref().map_or(&self.data, |past| &past.data))
     }
 
     /// Returns the time by the fastest clock of this machine and the vault's replicas.

@@ -23,7 +23,7 @@ const WIDTH: usize = 80;
 
 /// The commands by what they are for.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Snapshots", &["backup", "restore", "list", "ls", "cat", "diff", "export", "pin", "unpin"]),
+    ("Snapshots", &["backup", "restore", "list", "ls", "cat", "diff", "export", "import", "pin", "unpin"]),
     ("Apps", &["run", "state", "seed", "rollback"]),
     ("Vaults", &["init", "copy", "prune", "verify", "runs", "doctor"]),
     ("Services and events", &["serve", "listen", "publish", "dispatched"]),

@@ -85,7 +85,7 @@ const COMMANDS: [(&[&str], &str); 21] = [
 
 /// Options that are tried, and what does what they are meant for. The first word is the only command that lacks the option, if others
 /// have it.
-const OPTIONS: [(&str, &[&str], &str); 11] = [
+const OPTIONS: [(&str, &[&str], &str); 12] = [
     ("", &["--every", "--watch", "--schedule", "--cron"], BY_TIME),
     ("backup", &["--interval"], BY_TIME),
     ("", &["--prune", "--forget", "--retention", "--cleanup", "--delete", "--max-backups", "--rotate"], STAYS),

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod doctor;
 pub mod export;
+pub mod import;
 pub mod keep;
 pub mod look;
 pub mod manual;

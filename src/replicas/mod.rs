@@ -65,7 +65,8 @@ impl Site {
         }
     }
 
-    fn vault_if_open(&self) -> Option<&Vault> {
+    /// The vault, if it is there and open.
+    pub fn vault_if_open(&self) -> Option<&Vault> {
         match &self.found {
             SiteState::Vault(vault) => Some(vault),
             _ => None,

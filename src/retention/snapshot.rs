@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::span::Span;
 use crate::error::{Code, Error, Result};
 use crate::vault::hex::Hash;
-use crate::vault::root::{BackupReason, DatabaseRecord, Root, SnapshotName, SnapshotState};
+use crate::vault::root::{BackupReason, DatabaseRecord, IMPORT, Root, SnapshotName, SnapshotState};
 
 /// For how long a pin under `pins/` holds, counted from its creation in this vault, and for how long a diverged snapshot is kept
 /// in any case: what makes it pins it only after it is committed.
@@ -46,6 +46,8 @@ impl Occasion {
             (_, BackupReason::Critical) => Occasion::Critical,
             (_, BackupReason::Shutdown) => Occasion::Shutdown,
             (Some("start"), _) => Occasion::Start,
+            // An archive was made because it was time, or by hand.
+            (Some(IMPORT), _) => Occasion::Manual,
             (Some(_), _) => Occasion::Other,
             (None, BackupReason::Schedule) => Occasion::Schedule,
             (None, BackupReason::Manual) => Occasion::Manual,

@@ -301,6 +301,9 @@ pub struct Root {
     pub failed_checks: u64,
 }
 
+/// The `origin` of a snapshot that was made of an archive.
+pub const IMPORT: &str = "import";
+
 impl Root {
     /// Whether it may be restored without being asked for by name, and be compared with.
     pub fn good(&self) -> bool {
@@ -310,7 +313,7 @@ impl Root {
     /// Returns the snapshot whose content it is, if it was committed again as this one: nothing was captured, so that it began when it
     /// ended.
     pub fn repeats(&self) -> Option<SnapshotName> {
-        let is_again = self.origin.is_some()
+        let is_again = self.origin.as_deref().is_some_and(|origin| origin != IMPORT)
             && self.started == self.finished
             && (self.totals.new_packs, self.totals.uploaded_bytes) == (0, 0);
         self.parent.filter(|_| is_again)

@@ -6,6 +6,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+/// The number of every imported snapshot: time and id put them in order, and all others come after them.
+pub const IMPORTED: u64 = 0;
 /// The number of bits below the epoch.
 const BITS: u32 = 32;
 /// The greatest number within an epoch.
