@@ -127,7 +127,7 @@ fn it_is_saved_where_there_was_nothing_to_save() {
     for (state, has) in [
         ("is missing: ", "rm -r data"),
         ("is missing: ", "rm -r data/*; mkdir data/empty; touch data/.gitkeep"),
-        ("is seed: ", "rm -r data/.lastgood data/*; echo image > data/a; \"$LASTGOOD\" seed data"),
+        ("is a seed: ", "rm -r data/.lastgood data/*; echo image > data/a; \"$LASTGOOD\" seed data"),
     ] {
         for is_late in [false, true] {
             let world = World::new();
@@ -172,7 +172,7 @@ fn a_seed_that_nobody_writes_to_is_replaced_in_place_as_well() {
         world.shell("rm -rf data; mkdir data; echo image > data/a; \"$LASTGOOD\" seed data").ended(0);
         let run = world.run([&RUN[..], &["--in-place", "--", "cat", "data/z"]].concat());
         assert_eq!(run.ended(0).text(), "good", "{run:?}");
-        assert!(run.stderr.contains("is seed: ") && !run.stderr.contains("may have been, after"), "{run:?}");
+        assert!(run.stderr.contains("is a seed: ") && !run.stderr.contains("may have been, after"), "{run:?}");
     }
     assert_eq!(pins(&world), 0);
 }
