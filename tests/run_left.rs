@@ -86,7 +86,13 @@ fn records(says: &str) -> Vec<PathBuf> {
     let all = ["/run", "/dev/shm", "/tmp"].into_iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
     let paths = all.map(|entry| entry.unwrap().path());
     let is_record = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("lastgood-run-");
-    paths.filter(is_record).filter(|path| fs::read_to_string(path).unwrap_or_default().contains(says)).collect()
+    // What killed programs have left may tell of a process of the same number, long ago.
+    let is_new = |path: &PathBuf| {
+        let modified = path.metadata().and_then(|metadata| metadata.modified());
+        modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age < Duration::from_secs(120)))
+    };
+    let says = |path: &PathBuf| fs::read_to_string(path).unwrap_or_default().contains(says);
+    paths.filter(is_record).filter(is_new).filter(says).collect()
 }
 
 #[test]
