@@ -11,7 +11,9 @@
 //! names is ended only if nobody else could write it. Otherwise only marks count, and whoever is named beyond that keeps the app from
 //! being started, with an error that says who that is.
 
+mod open;
 mod record;
+mod runs;
 mod trust;
 
 use std::fs::File;
@@ -23,19 +25,22 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rustix::fs::{FlockOperation, flock, fstat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::left::{Remains, RunProof};
 use super::process::ProcessIdentity;
 use crate::error::{Code, Doing, Error, Result};
+use crate::fs::Folder;
 use crate::fs::holders::{Locks, has_open, program};
-use crate::fs::{Folder, SAFE, is_file, what};
 use crate::lineage::{OWN_FOLDER, RUN_LOCK, own_folder};
 use crate::text::one_line;
+use crate::vault::hex::Hex;
 
+use self::open::{not_opened, open};
 pub use self::record::RunRecord;
+use self::runs::LockRuns;
 
 /// The sleep between two attempts to lock.
 const STEP: Duration = Duration::from_millis(100);
@@ -62,6 +67,9 @@ pub struct LockHolder {
     /// By what it and what its app starts are known. `None` where the system tells too little, or an older version made the lock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<RunProof>,
+    /// The epochs that it and those before it have taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epochs: Option<LockRuns>,
 }
 
 /// The lock, until this and the app are gone.
@@ -70,8 +78,6 @@ pub struct RunLock {
     /// `None` if the filesystem has no locks.
     file: Option<File>,
     path: PathBuf,
-    /// Whether the file was not there before.
-    is_new: bool,
     /// Held while the file is read and written anew.
     writing: Mutex<()>,
 }
@@ -105,7 +111,7 @@ impl RunLock {
             // A restore may exchange the directory while its lock is waited for, and the new one has another lock.
             let directory = Folder::open(directory.path()).doing(doing)?;
             let folder = own_folder(&directory).map_err(|why| why.within(doing()))?;
-            let (file, is_new) = open(&folder).map_err(|why| not_opened(&path, &why))?;
+            let file = open(&folder).map_err(|why| not_opened(&path, &why))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Somebody may have removed the file, and another process locked the next one.
                 Ok(()) if is_there(&folder, &file) && is_in_place(&directory) => {
@@ -115,7 +121,7 @@ impl RunLock {
                         continue;
                     }
                     end_left(&file, &path, wait).map_err(|why| why.into_error(doing()))?;
-                    let lock = RunLock { file: Some(file), path, is_new, writing: Mutex::default() };
+                    let lock = RunLock { file: Some(file), path, writing: Mutex::default() };
                     lock.note(wait.host);
                     return Ok(lock);
                 }
@@ -131,7 +137,7 @@ impl RunLock {
                 Err(why) => {
                     let what = "nothing keeps two `lastgood run` from running on it at the same time";
                     tracing::warn!("{} cannot be locked ({why}): {what}", path.display());
-                    return Ok(RunLock { file: None, path, is_new, writing: Mutex::default() });
+                    return Ok(RunLock { file: None, path, writing: Mutex::default() });
                 }
             }
             if wait.stop.load(Ordering::Relaxed) {
@@ -163,9 +169,9 @@ impl RunLock {
     /// The file cannot be made.
     pub fn take_staged(own: &Folder, target: &Path, host: &str) -> Result<RunLock> {
         let path = target.join(OWN_FOLDER).join(RUN_LOCK);
-        let (file, is_new) = open(own).map_err(|why| not_opened(&own.path().join(RUN_LOCK), &why))?;
+        let file = open(own).map_err(|why| not_opened(&own.path().join(RUN_LOCK), &why))?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        let lock = RunLock { file: locked.is_ok().then_some(file), path, is_new, writing: Mutex::default() };
+        let lock = RunLock { file: locked.is_ok().then_some(file), path, writing: Mutex::default() };
         lock.note(host);
         Ok(lock)
     }
@@ -177,10 +183,18 @@ impl RunLock {
         self.file.as_ref().is_none_or(|file| own.is_ok_and(|own| is_there(&own, file)))
     }
 
-    /// Whether this process has made the file. Then the lock says nothing of those who ran on the directory before: an app may have removed
-    /// `.lastgood`, and its `run` hold a lock that has no name any more.
-    pub fn is_new(&self) -> bool {
-        self.is_new
+    /// The runs of epochs whose instances have held this very lock: those of others are dead, or have let it go.
+    pub fn epoch_runs(&self) -> Vec<Hex<8>> {
+        self.file.as_ref().and_then(noted_runs).map_or_else(Vec::new, LockRuns::into_runs)
+    }
+
+    /// Writes down the run of an epoch that its holder takes, or has.
+    pub fn note_epoch_run(&self, run: Hex<8>) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((noted, file)) = self.file.as_ref().and_then(|file| Some((noted(file)?, file))) else { return };
+        let mut epochs = noted_runs(file).or_else(|| LockRuns::of(file));
+        epochs.iter_mut().for_each(|epochs| epochs.add(run));
+        self.write(&LockHolder { epochs, ..noted });
     }
 
     /// The locked file, which the app inherits. `None` if the filesystem has no locks.
@@ -211,7 +225,8 @@ impl RunLock {
 
     /// Writes down who holds it.
     fn note(&self, host: &str) {
-        self.write(&LockHolder::this(host));
+        let epochs = self.file.as_ref().and_then(noted_runs);
+        self.write(&LockHolder { epochs, ..LockHolder::this(host) });
     }
 
     /// Writes what the file says, in one step. An error is not told: the lock is held all the same.
@@ -232,7 +247,7 @@ impl LockHolder {
     /// This process, from now on.
     fn this(host: &str) -> LockHolder {
         let (pid, since, host) = (std::process::id(), Timestamp::now(), one_line(host, MAX_HOST));
-        LockHolder { pid, host, since, proof: RunProof::of_this() }
+        LockHolder { pid, host, since, proof: RunProof::of_this(), epochs: None }
     }
 
     /// Whether it is known to have ended.
@@ -304,40 +319,9 @@ fn noted(file: &File) -> Option<LockHolder> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Opens the file; makes it if it is not there. Returns whether it was made.
-fn open(folder: &Folder) -> io::Result<(File, bool)> {
-    // A fifo does not block it.
-    let flags = SAFE | OFlags::RDWR | OFlags::NONBLOCK;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let (file, is_new) = loop {
-        match openat(folder, RUN_LOCK, flags, mode) {
-            Ok(file) => break (file, false),
-            Err(Errno::NOENT) => {}
-            Err(why) => return Err(why.into()),
-        }
-        match openat(folder, RUN_LOCK, flags | OFlags::CREATE | OFlags::EXCL, mode) {
-            Ok(file) => break (file, true),
-            // Another process was faster.
-            Err(Errno::EXIST) => {}
-            Err(why) => return Err(why.into()),
-        }
-    };
-    let file = File::from(file);
-    let stat = fstat(&file)?;
-    match is_file(&stat) {
-        true => Ok((file, is_new)),
-        false => Err(io::Error::other(format!("it is {}", what(&stat)))),
-    }
-}
-
-fn not_opened(path: &Path, why: &io::Error) -> Error {
-    let doing = format!("open {}", path.display());
-    match why.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::LOOP) => {
-            Error::failed(doing, "it is a symbolic link").hint("Remove it: lastgood makes a file there.")
-        }
-        _ => Error::io(doing, why),
-    }
+/// The epochs that holders of the lock of this file have taken.
+fn noted_runs(file: &File) -> Option<LockRuns> {
+    noted(file)?.epochs.filter(|epochs| epochs.is_of(file))
 }
 
 /// Whether the file is the one that has its name.
@@ -422,14 +406,24 @@ mod tests {
             drop(lock);
             waiting.join().unwrap()
         });
+        let waiting = waiting.unwrap();
+        waiting.note_epoch_run(Hex([1; 8]));
+        waiting.note_app(std::process::id());
+        assert_eq!(waiting.epoch_runs(), [Hex([1; 8])]);
         // The file that is locked has been removed: the next one is another, and says nothing of who holds the first.
         fs::remove_file(data.path().join(".lastgood/run.lock")).unwrap();
         let next = take(data.path(), 0, false).unwrap();
-        assert!(next.is_new());
+        assert_eq!(next.epoch_runs(), []);
+        next.note_epoch_run(Hex([3; 8]));
         drop(waiting);
         assert!(take(data.path(), 0, false).is_err());
         drop(next);
-        assert!(!take(data.path(), 0, false).unwrap().is_new());
+        assert_eq!(take(data.path(), 0, false).unwrap().epoch_runs(), [Hex([3; 8])]);
+        // One that was copied here names no epoch of this lock.
+        let (lock, copy) = (data.path().join(".lastgood/run.lock"), data.path().join(".lastgood/copy"));
+        fs::copy(&lock, &copy).unwrap();
+        fs::rename(&copy, &lock).unwrap();
+        assert_eq!(take(data.path(), 0, false).unwrap().epoch_runs(), []);
     }
 
     #[test]

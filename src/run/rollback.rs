@@ -130,7 +130,7 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
         revision: None,
         host: settings.host.clone(),
         locked: None,
-        lock_is_new: false,
+        lock_runs: Vec::new(),
         // Somebody at a terminal is who rolls back.
         on_terminal: false,
         take_over: settings.take_over,

@@ -162,17 +162,18 @@ impl EpochDriver {
     }
 
     /// Whether the holder of an epoch is known to have died: it ran on this directory of this machine, and this process
-    /// holds the directory's lock. A restore may have replaced the directory between the epoch's beginning and its app's.
+    /// holds the very lock that it held. A restore may have replaced the directory between the epoch's beginning and its app's.
     fn is_dead(
         &self,
         progress: &Progress,
         (key, document): (EpochKey, &EpochDocument),
         patience: Patience,
     ) -> Result<bool> {
-        let Some(here) = self.locked(progress).filter(|_| !self.options.lock_is_new) else { return Ok(false) };
+        let Some(here) = self.locked(progress) else { return Ok(false) };
+        let held = document.run.is_some_and(|run| self.options.lock_runs.contains(&run));
         let is_here = |place: &SourceIdentity| place == here;
         let is_certain = here.source.is_none() && here.born.is_some() && !here.boot.is_empty();
-        if !is_certain || document.host != self.options.host || document.run.is_none() {
+        if !is_certain || document.host != self.options.host || !held {
             return Ok(false);
         }
         if document.place.as_ref().is_some_and(is_here) {

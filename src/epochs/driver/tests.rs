@@ -168,7 +168,7 @@ impl Stage {
             revision: Some(format!("revision-{run}")),
             host: format!("host-{run}"),
             locked: None,
-            lock_is_new: false,
+            lock_runs: (0..run).map(|run| Hex([run; 8])).collect(),
             on_terminal: false,
             take_over: false,
             is_rollback: false,

@@ -20,11 +20,11 @@ pub struct EpochOptions {
     pub revision: Option<String>,
     /// The host's name.
     pub host: String,
-    /// The data directory, where it is on a filesystem of this machine and this process holds its lock: whoever ran on it
-    /// before has died, and its app with it.
+    /// The data directory, where it is on a filesystem of this machine and this process holds its lock.
     pub locked: Option<SourceIdentity>,
-    /// Whether that lock says nothing of who ran on the directory before, since this process has made its file.
-    pub lock_is_new: bool,
+    /// The runs of epochs whose instances have held that very lock: if they ran on that directory, they have died, and their apps with
+    /// them. A lock whose file somebody has made since says nothing of who ran there before.
+    pub lock_runs: Vec<Hex<8>>,
     /// Whether `run` was started on a terminal.
     pub on_terminal: bool,
     /// Whether it takes over whoever runs.

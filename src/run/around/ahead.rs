@@ -113,6 +113,7 @@ impl Around {
     pub(super) fn take_epoch(&self, before: &mut Beforehand, ctx: &Context) -> Result<Option<Start>> {
         // If the lock is free, whoever ran here is gone, and its app, which had inherited it.
         let options = self.epoch_options(self.try_to_lock()?, ctx)?;
+        self.term.name_run(options.run);
         let driver = Arc::new(self.epoch_driver(self.vaults.sites(false)?, options));
         // If the vault does not answer, that shows below.
         if before.restores && before.ahead.is_none() && driver.would_wait(ctx).unwrap_or(false) {

@@ -28,8 +28,10 @@ impl Around {
         let note = CarryNote::of(backup);
         let staged = Arc::new(Mutex::new(None));
         let (slot, host, target) = (staged.clone(), backup.host.clone(), self.settings.data.clone());
+        let term = self.term.clone();
         let before = BeforeExchange::new(move |own| {
             let lock = RunLock::take_staged(own, &target, &host)?;
+            term.run().into_iter().for_each(|run| lock.note_epoch_run(run));
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
             Ok(())
         });

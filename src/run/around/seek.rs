@@ -177,6 +177,7 @@ impl Around {
         // Locked since its app was started, or to be locked as soon as there is data: both go on. If the lock is this instance's,
         // whoever ran here before is gone.
         let options = self.epoch_options(self.locked_place()?, ctx)?;
+        self.term.name_run(options.run);
         let driver = Arc::new(self.epoch_driver(sites, options));
         seek.state().taking = Some(driver.clone());
         let begun = match driver.begin(ctx)? {

@@ -74,6 +74,8 @@ struct TermHold {
     /// The last snapshot that was taken then.
     beside: Option<SnapshotName>,
     lock: Option<Arc<RunLock>>,
+    /// The run of the epoch that is held, or being taken: the lock names it.
+    run: Option<RunId>,
     /// Says outside of the directory what the lock says.
     record: Option<Arc<RunRecord>>,
     /// The process of the app that was started last.
@@ -82,6 +84,15 @@ struct TermHold {
     lock_changes: u64,
     /// Snapshots of which it could not be asked whether the epoch was over when they were committed.
     unasked: Vec<SnapshotName>,
+}
+
+impl TermHold {
+    /// Has a lock name the epoch, before it is the lock of the directory.
+    fn name_run(&self, lock: Option<&RunLock>) {
+        if let Some((lock, run)) = lock.zip(self.run) {
+            lock.note_epoch_run(run);
+        }
+    }
 }
 
 /// Calls `work` with a context for the calls of an epoch, which do not end with the program's stop: the end is told then.
@@ -272,9 +283,22 @@ impl Term {
         self.state().lost
     }
 
+    /// Has the lock name an epoch that is about to be taken, by its run, and each lock that follows.
+    pub fn name_run(&self, run: RunId) {
+        let mut state = self.state();
+        state.run = Some(run);
+        state.name_run(state.lock.as_deref());
+    }
+
+    /// The run of the epoch that is held, or being taken.
+    pub fn run(&self) -> Option<RunId> {
+        self.state().run
+    }
+
     /// Keeps the lock of the directory. The one before is let go.
     pub fn set_lock(&self, lock: Option<Arc<RunLock>>) {
         let mut state = self.state();
+        state.name_run(lock.as_deref());
         let before = std::mem::replace(&mut state.lock, lock);
         state.lock_changes += 1;
         drop(state);
@@ -329,6 +353,7 @@ impl Term {
         if state.lock_changes != changes {
             return false;
         }
+        state.name_run(Some(&lock));
         let before = state.lock.replace(lock.clone());
         state.lock_changes = changes + 1;
         let app = state.app;
@@ -431,7 +456,7 @@ impl Around {
             revision: settings.rules.place.revision.clone(),
             host: settings.rules.backup.host.clone(),
             locked,
-            lock_is_new: self.term.lock().is_some_and(|lock| lock.is_new()),
+            lock_runs: self.term.lock().map_or_else(Vec::new, |lock| lock.epoch_runs()),
             on_terminal: self.has_terminal,
             take_over: settings.take_over,
             is_rollback: false,

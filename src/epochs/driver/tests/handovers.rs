@@ -180,10 +180,10 @@ fn whoever_ran_on_the_same_directory_is_not_waited_for() {
     let three = stage.one_with(options(3, 9), &[0]);
     stage.run(&three);
     assert_eq!(stage.clock.now(), Duration::ZERO);
-    // Another directory, another boot, another host, a filesystem without times of birth: it may live.
+    // Another directory, a lock that it did not hold, another boot, another host, a filesystem without times of birth: it may live.
     let elsewhere = [
         EpochOptions { locked: None, ..options(4, 9) },
-        EpochOptions { lock_is_new: true, ..options(4, 9) },
+        EpochOptions { lock_runs: vec![Hex([2; 8])], ..options(4, 9) },
         options(4, 7),
         EpochOptions { host: "other".into(), ..options(4, 9) },
         EpochOptions { locked: Some(SourceIdentity { boot: "c".into(), inode: 9, ..place.clone() }), ..options(4, 9) },
