@@ -154,6 +154,23 @@ fn an_instance_that_was_killed_is_followed_from_its_last_snapshot() {
 }
 
 #[test]
+fn an_instance_that_was_killed_on_a_directory_that_was_empty_is_not_waited_for_there() {
+    let counters = Counters::new();
+    let options = ["--every", "off"];
+    fs::create_dir(counters.world.path("a")).unwrap();
+    let mut a = counters.started_and_saved("a", "a", &options);
+    let lock = counters.world.path("a/.lastgood/run.lock");
+    let names_epoch = || fs::read_to_string(&lock).ok()?.contains("\"epochs\"").then_some(());
+    until("epoch in the lock", WITHIN, || a.log(), names_epoch);
+    a.end(Signal::KILL);
+    // It would take two polls of 5 s and 5 s more.
+    let mut b = counters.start("a", "a", &options);
+    counters.begun_within("a", 2, &b, Duration::from_secs(10));
+    assert!(!b.log().contains("waiting for the end of epoch"), "{}", b.log());
+    assert_eq!(b.end(Signal::TERM).0, Some(0), "{}", b.log());
+}
+
+#[test]
 fn an_instance_that_is_overtaken_while_it_waits_comes_back() {
     let counters = Counters::new();
     let mut a = first(&counters, &POLL);

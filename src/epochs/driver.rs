@@ -321,7 +321,7 @@ impl EpochDriver {
         Err(Error::failed("start the app", "its epoch is not at that point").with_code(Code::Internal))
     }
 
-    /// Tells that the app was started; `place` is its directory now, as [`EpochOptions::locked`] has it.
+    /// Tells that the app was started; `place` is its directory now, if that is on a filesystem of this machine.
     pub fn running(&self, place: Option<SourceIdentity>, ctx: &Context) {
         let mut progress = self.lock(Patience::Poll);
         progress.touch(self.clock.now());

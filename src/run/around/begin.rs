@@ -180,7 +180,7 @@ impl Around {
                         Go::Superseded { .. } => return Ok(Begin::Superseded),
                     }
                 }
-                let place = self.locked_place()?;
+                let place = self.place()?;
                 // Only now: what a restore puts into place is locked before.
                 self.note_run()?;
                 self.keep_locked()?;

@@ -85,12 +85,21 @@ impl Around {
     /// The directory that is locked, so that nobody else can run on it. `None` where there is no lock, or where another machine may
     /// have the directory, too.
     pub(super) fn locked_place(&self) -> Result<Option<SourceIdentity>> {
-        if self.term.lock().is_none_or(|lock| lock.file().is_none()) {
-            return Ok(None);
+        match self.term.lock().is_none_or(|lock| lock.file().is_none()) {
+            true => Ok(None),
+            false => self.place(),
         }
+    }
+
+    /// The data directory, in which the app is started. It need not be locked: one that is empty has no lock yet, and the lock that it gets
+    /// names the epoch. `None` if it is not there, or where another machine may have it, too.
+    pub(super) fn place(&self) -> Result<Option<SourceIdentity>> {
         let data = &self.settings.data;
         let doing = || format!("look at {}", data.display());
-        let directory = Directory::open(data).doing(doing)?;
+        let directory = match Directory::open(data) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened.doing(doing)?,
+        };
         let is_remote = filesystem::remote(directory.folder()).doing(doing)?.is_some();
         let mounted = filesystem::mounted().unwrap_or_default();
         let place = place::identify(data, &self.settings.look.boot, &directory, is_remote, &mounted)?;

@@ -226,7 +226,7 @@ impl Around {
         let newest = self.commit_anew(driver, (newest, true), begun, ctx)?;
         match driver.decided(newest, ctx)? {
             Go::Start => {
-                driver.running(self.locked_place()?, ctx);
+                driver.running(self.place()?, ctx);
                 Ok(Some(Then::GoOn))
             }
             Go::Again => Ok(None),
