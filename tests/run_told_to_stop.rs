@@ -123,7 +123,7 @@ fn an_instance_that_is_told_to_stop_while_it_comes_back_tells_the_end_of_its_epo
 
 #[test]
 fn a_rollback_that_is_told_to_stop_ends_its_epoch_and_says_what_is_true_then() {
-    for moment in ["epoch", "handover", "pin", "commit"] {
+    for moment in ["epoch", "handover", "pin", "commit", "after"] {
         let bucket = Bucket::new();
         let counters = &bucket.counters;
         let mut a = counters.started_and_saved("a", "a", &OPTIONS);
@@ -136,6 +136,11 @@ fn a_rollback_that_is_told_to_stop_ends_its_epoch_and_says_what_is_true_then() {
                 bucket.server.script(When::create("epochs/1.end.json"), late);
             }
             "pin" => bucket.server.script(When::create("pins/"), unanswered),
+            // The look at the epoch that follows the commit.
+            "after" => {
+                let late = Fault::Stall(Point::Answer, Duration::from_millis(1500));
+                bucket.server.script(When::create("snapshots/").after(1), late);
+            }
             // The first is the last one of the app.
             _ => bucket.server.script(When::create("snapshots/").after(1), unanswered),
         }
@@ -149,13 +154,23 @@ fn a_rollback_that_is_told_to_stop_ends_its_epoch_and_says_what_is_true_then() {
                 let pinned = || bucket.server.names().iter().any(|name| name.contains("/pins/")).then_some(());
                 until("a pin", WITHIN, || rollback.log(), pinned);
             }
+            "after" => {
+                until("a snapshot", WITHIN, || rollback.log(), || (snapshots() == before + 2).then_some(()));
+                bucket
+                    .server
+                    .script(When::read("epochs/").always(), Fault::Stall(Point::Answer, Duration::from_secs(60)));
+                std::thread::sleep(Duration::from_millis(2500));
+            }
             _ => until("a snapshot", WITHIN, || rollback.log(), || (snapshots() == before + 2).then_some(())),
         }
         let (code, took) = rollback.end(Signal::INT);
         assert_eq!(code, Some(1), "{moment}: {}", rollback.log());
         assert!(took < Duration::from_secs(6), "{moment}: {took:?}: {}", rollback.log());
-        let says =
-            if moment == "commit" { "was committed again is not known" } else { "Stopped. Nothing was rolled back." };
+        let says = match moment {
+            "commit" => "was committed again is not known",
+            "after" => "the rollback is done, and need not be repeated",
+            _ => "Stopped. Nothing was rolled back.",
+        };
         rollback.log_with(says);
         bucket.server.heal();
         bucket.was_ended(2, moment, &rollback);

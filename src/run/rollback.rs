@@ -159,7 +159,7 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
             });
         }
     };
-    let mut is_committing = false;
+    let (mut is_committing, mut committed_as) = (false, None);
     let committed = (|| {
         // The instance that ran has saved once more.
         report.before = newest(vaults, ctx)?;
@@ -180,15 +180,25 @@ pub fn rollback(settings: &RollbackSettings, vaults: &VaultPool, ctx: &Context) 
         };
         is_committing = true;
         let anew = recommit(vaults.sites(false)?, name, &new, ctx)?;
+        committed_as = Some(anew);
         match driver.after_commit(ctx)? {
             Commit::Good => Ok(anew),
             Commit::Diverged { by } => Err(lost(by)),
         }
     })();
     // Also if it failed: the next instance is to wait for nobody.
-    let ended = end(&driver, committed.as_ref().ok().copied().or(report.before), vaults, ctx);
-    let anew = committed.map_err(|why| match why.code() {
-        Code::Stopped if is_committing => why.hint(format!(
+    let ended = end(&driver, committed_as.or(report.before), vaults, ctx);
+    let anew = committed.map_err(|why| match (why.code(), committed_as, ended) {
+        (Code::Stopped, Some(_), Some(Commit::Diverged { by })) => lost(by),
+        // An epoch that ends by itself was not ended by another one before: what was committed in it counts.
+        (Code::Stopped, Some(anew), Some(Commit::Good)) => {
+            why.hint(format!("{name} was committed again, as {anew}: the rollback is done, and need not be repeated."))
+        }
+        (Code::Stopped, Some(anew), None) => why.hint(format!(
+            "{name} was committed again, as {anew}. Whether another instance has taken over before is not known: `lastgood list` shows \
+             whether it is the newest."
+        )),
+        (Code::Stopped, None, _) if is_committing => why.hint(format!(
             "Whether {name} was committed again is not known: `lastgood list` shows it. If not, roll back once more."
         )),
         _ => why,
