@@ -102,6 +102,39 @@ fn a_start_that_is_told_to_stop_while_it_creates_its_epoch_tells_its_end() {
 }
 
 #[test]
+fn a_start_that_is_told_to_stop_while_its_vault_hangs_warns_of_nothing() {
+    let bucket = Bucket::new();
+    bucket.server.latency(Duration::from_secs(600));
+    for init in [&["--init"][..], &[]] {
+        let before = bucket.server.requests().len();
+        let command = [&["run"], init, &OPTIONS, &["--", "true"]].concat();
+        let mut run = Running::start(without_terminal(&bucket.counters.world.command(command)), "");
+        let asked = || (bucket.server.requests().len() > before).then_some(());
+        until("request", WITHIN, || run.log(), asked);
+        assert_eq!(run.end(Signal::TERM).0, Some(0), "{}", run.log());
+        let log = run.log_with("told to stop before the app was started");
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{init:?}: {log}");
+    }
+}
+
+#[test]
+fn an_end_that_an_instance_which_goes_on_cannot_tell_is_told_of_once() {
+    let bucket = Bucket::new();
+    let counters = &bucket.counters;
+    let mut a = counters.started("a", "a", &[&OPTIONS[..], &["--on-superseded", "keep"]].concat());
+    let end = "epochs/1.end.json";
+    bucket.server.script(When::create(end).always(), Fault::status(403));
+    let mut b = counters.start("b", "b", &OPTIONS);
+    let is_end = |name: &Option<String>| name.as_ref().is_some_and(|name| name.ends_with(end));
+    let tried = || bucket.server.requests_of(Kind::Create).iter().filter(|request| is_end(&request.name)).count();
+    until("four attempts", WITHIN, || a.log(), || (tried() >= 4).then_some(()));
+    let log = a.log();
+    assert_eq!(log.matches("epochs/1.end.json may not have been created").count(), 1, "{log}");
+    b.end(Signal::TERM);
+    a.end(Signal::TERM);
+}
+
+#[test]
 fn an_instance_that_is_told_to_stop_while_it_comes_back_tells_the_end_of_its_epoch() {
     for creation in CREATIONS {
         let bucket = Bucket::new();

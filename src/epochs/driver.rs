@@ -64,6 +64,8 @@ struct Progress {
     failing: Option<(Duration, String)>,
     /// What could not be told, and was reported.
     reported: Vec<String>,
+    /// Objects that may not have been created, which was reported.
+    uncreated: Vec<String>,
     /// How long the calls may take.
     patience: Patience,
     /// Whether nothing was done for a while, and no look has succeeded since: another instance may have begun meanwhile.
@@ -119,6 +121,7 @@ impl EpochDriver {
             looked: clock.now(),
             failing: None,
             reported: Vec::new(),
+            uncreated: Vec::new(),
             patience: Patience::Long,
             is_doubtful: false,
             live: None,
@@ -237,6 +240,7 @@ impl EpochDriver {
         (progress.superseded, progress.last, progress.place) = (None, None, None);
         progress.is_unused = true;
         progress.reported.clear();
+        progress.uncreated.clear();
         let mut failing = None;
         let mut told: Option<usize> = None;
         let mut answer = self.drive(progress, input, ctx);

@@ -276,7 +276,7 @@ impl EpochDriver {
 
     fn create(
         &self,
-        progress: &Progress,
+        progress: &mut Progress,
         (record, key, content): (EpochRecord, EpochKey, Content),
         failed: &mut bool,
     ) -> Result<Answer> {
@@ -298,7 +298,11 @@ impl EpochDriver {
             // Whether it is there is asked then, also after a refusal: an end may be another's.
             Err(why) if !*failed => {
                 *failed = true;
-                tracing::info!("{name} may not have been created: {}", one_line(&why.to_string(), super::SHOWN));
+                // A look tries again what it could not tell.
+                if !progress.uncreated.contains(&name) {
+                    tracing::info!("{name} may not have been created: {}", one_line(&why.to_string(), super::SHOWN));
+                    progress.uncreated.push(name);
+                }
                 Ok(Answer::Unknown)
             }
             Err(why) => Err(why.while_doing(doing())),

@@ -123,6 +123,7 @@ impl Around {
                 (None, true) => Beforehand::default(),
                 (Some(_), _) => Beforehand::of_returned(),
             };
+            ctx.check("start the app")?;
             let mut begun = returned;
             loop {
                 // The look beforehand may have taken long.
