@@ -30,7 +30,7 @@ fn no_app_is_started_on_older_data_whose_vault_fails_after_it_has_told_that() {
         } else {
             assert_eq!(b.wait().0, Some(1), "{}", b.log());
             assert_eq!(counters.starts("b"), 1, "{}", b.log());
-            b.log_with("the data was stale a moment ago");
+            b.log_with("a snapshot was to be restored, since the state of the data was `stale`");
         }
         server.heal();
         assert_eq!(a.end(Signal::TERM).0, Some(0), "{}", a.log());

@@ -64,6 +64,8 @@ struct Progress {
     failing: Option<(Duration, String)>,
     /// What could not be told, and was reported.
     reported: Vec<String>,
+    /// Vaults whose epochs are not known, which was reported.
+    silent: Vec<usize>,
     /// Objects that may not have been created, which was reported.
     uncreated: Vec<String>,
     /// How long the calls may take.
@@ -121,6 +123,7 @@ impl EpochDriver {
             looked: clock.now(),
             failing: None,
             reported: Vec::new(),
+            silent: Vec::new(),
             uncreated: Vec::new(),
             patience: Patience::Long,
             is_doubtful: false,

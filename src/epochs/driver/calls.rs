@@ -82,13 +82,24 @@ impl EpochDriver {
     }
 
     /// Asks all vaults. One that does not answer is passed over, but for the first, in which epochs are made.
-    fn each<T>(&self, ctx: &Context, ask: impl Fn(&Vault) -> Result<T>) -> Result<Vec<(usize, T)>> {
+    /// That is told once, until it answers.
+    fn each<T>(
+        &self,
+        progress: &mut Progress,
+        ask: impl Fn(&Vault) -> Result<T>,
+        ctx: &Context,
+    ) -> Result<Vec<(usize, T)>> {
         let mut answers = Vec::with_capacity(self.sites.len());
         for site in 0..self.sites.len().max(1) {
             match self.vault(site).and_then(&ask) {
-                Ok(answer) => answers.push((site, answer)),
+                Ok(answer) => {
+                    progress.silent.retain(|other| *other != site);
+                    answers.push((site, answer));
+                }
                 Err(why) if site == 0 => return Err(why),
+                Err(_) if progress.silent.contains(&site) => {}
                 Err(why) => {
+                    progress.silent.push(site);
                     let url = &self.sites[site].url;
                     ctx.monitor.warn(&format!("epochs in the vault {url} are not known: {}", why.what_with_code()));
                 }
@@ -99,7 +110,7 @@ impl EpochDriver {
 
     /// Looks at what is there before an epoch is begun.
     pub(super) fn survey(&self, progress: &mut Progress, ctx: &Context) -> Result<Survey> {
-        let snapshots = self.each(ctx, Vault::snapshots)?;
+        let snapshots = self.each(progress, Vault::snapshots, ctx)?;
         let newest = snapshots.iter().filter_map(|(_, names)| names.last()).map(|name| of_snapshot(*name)).max();
         progress.newest = progress.newest.max(newest.unwrap_or(0));
         let mut listed = self.list(progress, ctx)?;
@@ -185,7 +196,8 @@ impl EpochDriver {
 
     fn list(&self, progress: &mut Progress, ctx: &Context) -> Result<Vec<Listed>> {
         let doing = |vault: &Vault| format!("list the epochs of {}", vault.store.url());
-        let lists = self.each(ctx, |vault| vault.store.list(EPOCHS).map_err(|why| why.while_doing(doing(vault))))?;
+        let lists =
+            self.each(progress, |vault| vault.store.list(EPOCHS).map_err(|why| why.while_doing(doing(vault))), ctx)?;
         let mut all = Vec::new();
         for (site, objects) in lists {
             let mut found = std::collections::BTreeMap::<u32, (bool, bool, bool)>::new();

@@ -86,7 +86,10 @@ impl Around {
             (_, VaultFacts::Unreachable { why, .. }) => before.away = Some(why),
             (StartAction::Restore { named, .. }, _) => {
                 before.restores = !named;
-                before.told = Some(format!("the data was {} a moment ago: {}", decision.state, decision.why));
+                before.told = Some(format!(
+                    "a moment ago, a snapshot was to be restored, since the state of the data was `{}`: {}",
+                    decision.state, decision.why
+                ));
             }
             _ => {}
         }
