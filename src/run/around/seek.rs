@@ -20,6 +20,7 @@ use super::end;
 use super::serve::{TermEnd, TermState};
 use super::{Around, RunEvent};
 use crate::children::ProgramEnd;
+use crate::epochs::clock::pause_after;
 use crate::epochs::driver::{Begun, EpochDriver, Go, Start};
 use crate::error::{Code, Kind, Result};
 use crate::monitor::Context;
@@ -29,8 +30,6 @@ use crate::start::decide::{Decision, StartAction};
 use crate::start::facts::{Gathered, StartOptions};
 use crate::start::known::VaultFacts;
 
-/// The longest time between two attempts.
-const LONGEST: Duration = Duration::from_secs(60);
 /// The time between two looks at whether the attempts are to end.
 const STEP: Duration = Duration::from_millis(50);
 /// How long the end of a term waits for an attempt that is under way.
@@ -142,8 +141,8 @@ impl Around {
     }
 
     fn until_found(&self, seek: &Seek) -> Option<Found> {
-        let (mut wait, mut told) = (self.settings.handover_poll, String::new());
-        while pause(wait, &seek.stop) {
+        let (mut failed, mut told) = (0, String::new());
+        while pause(pause_after(self.settings.handover_poll, failed), &seek.stop) {
             let tried = self.runner.context(|ctx| self.try_epoch(seek, &Context { stop: &seek.stop, ..*ctx }));
             match tried {
                 Ok(Some(found)) => return Some(found),
@@ -155,7 +154,7 @@ impl Around {
                     told = why.what();
                 }
             }
-            wait = (wait * 2).min(LONGEST.max(self.settings.handover_poll));
+            failed += 1;
         }
         None
     }
