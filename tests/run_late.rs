@@ -193,6 +193,35 @@ fn an_image_with_a_journal_is_saved_once_however_often_it_starts() {
 }
 
 #[test]
+fn an_image_with_a_database_in_the_middle_of_a_transaction_is_saved_once_however_often_it_starts() {
+    for mode in ["delete", "wal"] {
+        let world = World::new();
+        let (original, image) = (world.path("original"), world.path("image"));
+        fs::create_dir_all(&original).unwrap();
+        fs::create_dir_all(&image).unwrap();
+        let database = rusqlite::Connection::open(original.join("app.db")).unwrap();
+        database.query_row(&format!("pragma journal_mode = {mode}"), [], |_| Ok(())).unwrap();
+        database.execute_batch("create table t (a); insert into t values (1); pragma cache_size = 1").unwrap();
+        database.execute_batch("begin; update t set a = 2").unwrap();
+        database.cache_flush().unwrap();
+        for file in fs::read_dir(&original).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), image.join(file.file_name())).unwrap();
+        }
+        assert!(fs::read_dir(&image).unwrap().count() > 1, "{mode}");
+        world.write("z", "good");
+        world.run([&RUN[..], &["--init", "--", "true"]].concat()).ended(0);
+        for _ in 0..3 {
+            world.shell("rm -rf data data.replaced-*; cp -a image data").ended(0);
+            let run = world.run([&RUN[..], &["--", "cat", "data/z"]].concat());
+            assert_eq!(run.ended(0).text(), "good", "{run:?}");
+            assert!(!run.stderr.contains("may have been, after"), "{mode}: {run:?}");
+        }
+        assert_eq!(pins(&world), 1, "{mode}");
+    }
+}
+
+#[test]
 fn a_database_whose_journal_is_kept_is_no_change() {
     let world = World::new();
     database(&world, "data");

@@ -202,8 +202,8 @@ impl EpochDriver {
             let seen = match progress.surveyed.take() {
                 Some(seen) => seen,
                 None => match (self.survey(&mut progress, ctx), waiting) {
-                    // What was seen before holds for as long as it is waited anyway.
-                    (Err(why), Some((_, until))) if why.kind() == Kind::Unreachable && waits(until) => {
+                    // What was seen before holds for as long as it is waited anyway, also if the vault refuses to answer just now.
+                    (Err(why), Some((_, until))) if is_of_vault(&why) && waits(until) => {
                         self.pause_until(until, ctx)?;
                         continue;
                     }
@@ -479,6 +479,11 @@ impl EpochDriver {
             self.clock.sleep(left.min(LOOK));
         }
     }
+}
+
+/// Whether a vault does not answer, or refuses to just now. Being told to stop is neither.
+fn is_of_vault(why: &Error) -> bool {
+    (why.kind() == Kind::Unreachable || why.of_store()) && why.code() != Code::Stopped
 }
 
 #[cfg(test)]

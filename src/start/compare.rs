@@ -207,6 +207,8 @@ struct SideBySide<'a> {
     older: Option<EntryPath>,
     absent: Option<EntryPath>,
     links: Links,
+    /// The files beside the last database that was taken with them, if their content is there.
+    sides: Vec<Entry>,
 }
 
 impl<'a> SideBySide<'a> {
@@ -223,6 +225,7 @@ impl<'a> SideBySide<'a> {
             older,
             absent,
             links: Links::default(),
+            sides: Vec::new(),
         }
     }
 
@@ -261,8 +264,8 @@ impl<'a> SideBySide<'a> {
         self.note_times(found, recorded);
         let is_other_file = !matches!(step, MergeStep::Link(_)) && self.links.compared(found, recorded);
         let equal = match step {
-            // It was a file of its own, and is none now.
-            _ if strict && (is_other_file || found.role == Role::Side) => Some(false),
+            _ if strict && is_other_file => Some(false),
+            _ if strict && found.role == Role::Side => Some(self.was_compared(found)),
             MergeStep::Read(found, Some(entry)) => self.is_equal(&found, &entry, recorded),
             // Another name of a file that is compared under its first one.
             MergeStep::Link(found) => Some(self.links.is_name(&found, recorded, strict)),
@@ -332,6 +335,16 @@ impl<'a> SideBySide<'a> {
             return Some(false);
         };
         self.has_hash(found, (&found.path, found.inode, found.size), hash)
+    }
+
+    /// Whether a file beside a database was compared with it, and is as it was taken with it. Otherwise it was a file of its own, and is
+    /// none now.
+    fn was_compared(&mut self, found: &SourceEntry) -> bool {
+        let is_same = |side: &&Entry| {
+            (&side.path, side.mode, side.uid, side.gid) == (&found.path, found.mode, found.uid, found.gid)
+        };
+        let same = self.sides.iter().find(is_same).cloned();
+        same.is_some_and(|side| self.has_its_attributes(found, &side))
     }
 
     /// Whether a file, which is `found` or lies beside it, has this content. `None` if that could not be told, which is noted.

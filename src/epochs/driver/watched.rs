@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Sender, bounded, select};
 
 use super::calls::Patience;
 use super::{EpochDriver, Progress};
@@ -53,20 +53,32 @@ impl EpochDriver {
         if let Err(why) = thread::Builder::new().name("epoch".into()).spawn(work) {
             return Err(given_up(format!("there is no thread for it: {why}")));
         }
+        // The answer is taken as soon as it is there, also where a read of the end hangs.
+        let (tell, told) = bounded(1);
+        let mut is_reading = false;
         loop {
-            match answer.recv_timeout(SLOW) {
-                Ok(answer) => return answer,
-                Err(why) if why.is_disconnected() => return Err(given_up("the call came to no end".into())),
-                Err(_) if self.was_ended(own) => return Err(given_up("the epoch was ended before the answer".into())),
-                Err(_) => {}
+            select! {
+                recv(answer) -> answer => {
+                    return answer.unwrap_or_else(|_| Err(given_up("the call came to no end".into())));
+                }
+                recv(told) -> ended => match ended {
+                    Ok(true) => return Err(given_up("the epoch was ended before the answer".into())),
+                    _ => is_reading = false,
+                },
+                default(SLOW) => is_reading = is_reading || self.begin_to_read_end(own, tell.clone()),
             }
         }
     }
 
-    /// Whether an epoch is known to have been ended by another one.
-    fn was_ended(&self, own: EpochKey) -> bool {
-        let Some(store) = self.sites.get(own.site).and_then(|site| site.quick.as_ref()) else { return false };
-        let end = store.get(&EpochRecord::End.object(own.number), MAX_EPOCH);
-        end.is_ok_and(|bytes| EpochMark::parse(&bytes).is_none_or(|mark| mark.by != own.number))
+    /// Has a thread find out whether an epoch is known to have been ended by another one. Returns whether there is such a thread.
+    fn begin_to_read_end(&self, own: EpochKey, tell: Sender<bool>) -> bool {
+        let Some(store) = self.sites.get(own.site).and_then(|site| site.quick.clone()) else { return false };
+        let read = move || {
+            let end = store.get(&EpochRecord::End.object(own.number), MAX_EPOCH);
+            let ended = end.is_ok_and(|bytes| EpochMark::parse(&bytes).is_none_or(|mark| mark.by != own.number));
+            // The call may have been answered by now.
+            let _ = tell.send(ended);
+        };
+        thread::Builder::new().name("end of the epoch".into()).spawn(read).is_ok()
     }
 }

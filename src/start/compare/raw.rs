@@ -31,6 +31,7 @@ impl SideBySide<'_> {
                 told => return told,
             }
         }
+        self.sides = sides.to_vec();
         Some(true)
     }
 

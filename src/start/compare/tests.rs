@@ -339,9 +339,15 @@ fn a_database_with_a_hot_journal_is_known_by_its_bytes() {
             world.becomes_a_copy();
         }
         assert_eq!(world.compare(name, Until::Different).changed(), Some(false), "{elsewhere}");
+        assert_eq!(told(&world.compare_strictly(name)), "", "{elsewhere}");
     }
     let journal = world.data.join("app.db-journal");
     let bytes = fs::read(&journal).unwrap();
+    let mode = fs::metadata(&journal).unwrap().permissions();
+    fs::set_permissions(&journal, Permissions::from_mode(mode.mode() ^ 0o007)).unwrap();
+    assert_eq!(told(&world.compare_strictly(name)), "app.db-journal Modified");
+    fs::set_permissions(&journal, mode).unwrap();
+    assert_eq!(told(&world.compare_strictly(name)), "");
     fs::write(&journal, [&bytes[..bytes.len() - 1], b"x"].concat()).unwrap();
     assert_eq!(told(&world.compare(name, Until::Different)), "app.db Modified");
     fs::remove_file(&journal).unwrap();
