@@ -443,7 +443,9 @@ fn no_beginning_is_told_after_its_end() {
     let start = ping.start(run);
     ping.end(Outcome::Complete, run, "It is.", &start, Duration::from_secs(2), &hurry).unwrap();
     std::thread::sleep(Duration::from_secs(4));
-    let lines = lines.lock().unwrap();
+    let mut lines = lines.lock().unwrap();
+    // A beginning may be given up between its connection and its request.
+    lines.retain(|line| !line.is_empty());
     let (last, starts) = lines.split_last().unwrap();
     assert!(last.starts_with("POST /secret?rid=") && !starts.is_empty(), "{lines:?}");
     assert!(starts.iter().all(|line| line.starts_with("POST /secret/start?rid=")), "{lines:?}");
