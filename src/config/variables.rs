@@ -143,7 +143,8 @@ mod tests {
     use super::*;
 
     /// What a command cannot do without.
-    const ARGUMENTS: [(&str, &[&str]); 12] = [
+    const ARGUMENTS: [(&str, &[&str]); 13] = [
+        ("import", &["a.tar"]),
         ("pin", &["latest"]),
         ("unpin", &["latest"]),
         ("run", &["--", "true"]),
