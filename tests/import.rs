@@ -223,9 +223,14 @@ fn an_archive_that_cannot_be_imported_keeps_no_other_from_it() {
         assert!(ran.ended(3).text().contains(said), "{ran:?}");
     };
     says(&["--time-from-name"], "tells no time");
-    world.run(["import", "good.tar.gz", "--folder", "data/none"]).ended(0);
     says(&["--at", "2025-01-15T14:30:00Z", "--folder", "data/none"], "no folder");
-    let part = imported(&world, &["good.tar.gz", "--at", "2025-01-15T14:30:00Z", "--folder", "data/uploads"], 0);
+    // What was imported of another folder in it, or for another directory, is something else.
+    let at = ["good.tar.gz", "--at", "2025-01-15T14:30:00Z"];
+    assert_eq!(imported(&world, &at, 0)[0]["known"], false);
+    assert_eq!(imported(&world, &at, 0)[0]["known"], true);
+    assert_eq!(imported(&world, &[&at[..], &["--data", "blog/data"]].concat(), 0)[0]["known"], false);
+    let part = imported(&world, &[&at[..], &["--folder", "data/uploads"]].concat(), 0);
+    assert_eq!(part[0]["known"], false);
     assert_eq!(part[0]["folder"], "data/uploads");
     let listing = world.json(["ls", short(&part[0])], 0);
     assert!(listing.to_string().contains("x/y.bin") || listing.to_string().contains("\"x\""), "{listing}");

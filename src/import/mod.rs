@@ -19,6 +19,7 @@ use std::fs::{File, Permissions, set_permissions};
 use std::io::{BufReader, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flate2::bufread::MultiGzDecoder;
 use jiff::Timestamp;
@@ -40,8 +41,12 @@ use crate::vault::seq::IMPORTED;
 
 /// The label that names the archive of a snapshot.
 pub const ARCHIVE: &str = "archive";
+/// The label that names the folder in the archive that was imported, if one was asked for.
+pub const FOLDER: &str = "folder";
 /// The beginning of the names of folders that archives are unpacked into.
 const SCRATCH: &str = "lastgood-import-";
+/// For how long such a folder is let alone, as a process may be about to lock it.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Where the time of an archive is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +207,7 @@ fn one(
     let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let sites = vaults.sites(options.init)?;
     if let Some(vault) = sites.iter().find_map(|site| site.vault_if_open())
-        && let Some(known) = known(vault, time, &file_name)?
+        && let Some(known) = known(vault, time, &file_name, options)?
     {
         (done.snapshot, done.known) = (Some(known), true);
         return Ok(());
@@ -235,7 +240,10 @@ fn one(
         accept_missing: true,
         ..options.backup.clone()
     };
-    backup.labels.entry(ARCHIVE.into()).or_insert(file_name);
+    backup.labels.insert(ARCHIVE.into(), file_name);
+    if let Some(folder) = &options.folder {
+        backup.labels.insert(FOLDER.into(), folder.to_string());
+    }
     let taken = back_up(sites, &backup, ctx).map_err(|why| why.within(doing()))?;
     done.snapshot = Some(taken.taken.snapshot);
     done.folder = Some(folder);
@@ -246,13 +254,16 @@ fn one(
     Ok(())
 }
 
-/// Returns the snapshot of an archive that was imported before: with this name and time.
-fn known(vault: &Vault, time: Timestamp, file_name: &str) -> Result<Option<SnapshotName>> {
+/// Returns the snapshot of an archive that was imported before: with this name and time, of the same folder in it, and as one of the same
+/// data directory.
+fn known(vault: &Vault, time: Timestamp, file_name: &str, options: &ImportOptions) -> Result<Option<SnapshotName>> {
+    let (data, service) = (options.backup.recorded_data(), options.backup.service.as_deref());
+    let folder = options.folder.as_ref().map(ToString::to_string);
     for name in vault.snapshots()?.into_iter().filter(|name| (name.seq, name.time) == (IMPORTED, time)) {
         // What is damaged is imported again.
-        if let Ok(root) = vault.root(name)
-            && root.labels.get(ARCHIVE).is_some_and(|label| label == file_name)
-        {
+        let Ok(root) = vault.root(name) else { continue };
+        let label = |key: &str| root.labels.get(key).map(String::as_str);
+        if label(ARCHIVE) == Some(file_name) && label(FOLDER) == folder.as_deref() && root.is_of(&data, service) {
             return Ok(Some(name));
         }
     }
@@ -326,8 +337,13 @@ impl Drop for Scratch {
 fn remove_abandoned(within: &Path) {
     let Ok(above) = Folder::open(within) else { return };
     for name in above.readable().and_then(|_| above.names()).unwrap_or_default() {
-        let abandoned = name.as_encoded_bytes().starts_with(SCRATCH.as_bytes());
-        let Some(folder) = above.enter(&name).ok().filter(|_| abandoned) else { continue };
+        let is_scratch = name.as_encoded_bytes().starts_with(SCRATCH.as_bytes());
+        let Some(folder) = above.enter(&name).ok().filter(|_| is_scratch) else { continue };
+        // One that was made just now may not be locked yet.
+        let made = std::fs::metadata(folder.path()).and_then(|metadata| metadata.modified()).ok();
+        if made.and_then(|made| made.elapsed().ok()).is_none_or(|age| age < YOUNG) {
+            continue;
+        }
         // Another user's stays: it cannot be locked, or not be removed.
         if let Ok(lock) = folder.readable()
             && flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
