@@ -225,7 +225,7 @@ fn one(
     let name = options.backup.data.file_name().map(OsStr::to_owned);
     let folder = options.folder.clone().or_else(|| unpacked.folder_of(&name?)).unwrap_or_default();
     let data = scratch.path().join(folder.as_path());
-    if !data.is_dir() || Folder::open(scratch.path()).and_then(|top| top.enter_all(folder.as_path())).is_err() {
+    if Folder::open(scratch.path()).and_then(|top| top.enter_all(folder.as_path())).is_err() {
         let why = format!("there is no folder {folder} in it");
         return Err(Error::failed(doing(), why)
             .with_code(Code::NoData)

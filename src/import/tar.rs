@@ -131,8 +131,8 @@ fn entry(
         b'1' => FoundKind::HardLink(found::path(&link()).map_err(of)?),
         b'2' => FoundKind::Symlink(link()),
         b'5' | b'D' => FoundKind::Folder,
-        b'3' | b'4' => FoundKind::Other("a device"),
-        b'6' => FoundKind::Other("a named pipe"),
+        b'3' | b'4' => FoundKind::Other("device"),
+        b'6' => FoundKind::Other("named pipe"),
         b'S' => {
             let (real, ranges) = ranges_in_header(archive, header).map_err(of)?;
             FoundKind::File(real, ranges)
@@ -163,7 +163,7 @@ fn entry(
     }
     taken?;
     skip(archive, left, archive_name)?;
-    skip_exactly(archive, stored.wrapping_neg() % BLOCK, archive_name)
+    skip(archive, stored.wrapping_neg() % BLOCK, archive_name)
 }
 
 /// The content of an entry. It notices where the archive ends before it.
@@ -215,7 +215,7 @@ fn extension(archive: &mut dyn Read, size: u64, name: &str) -> Result<Vec<u8>> {
     }
     let mut text = vec![0; size as usize];
     archive.read_exact(&mut text).doing(doing)?;
-    skip_exactly(archive, size.wrapping_neg() % BLOCK, name)?;
+    skip(archive, size.wrapping_neg() % BLOCK, name)?;
     Ok(text)
 }
 
@@ -228,12 +228,8 @@ fn records(text: &[u8], into: &mut BTreeMap<String, Vec<u8>>) -> Result<(), Stri
     Ok(())
 }
 
-/// Skips what is left of an entry's content.
+/// Skips bytes of an archive.
 fn skip(archive: &mut dyn Read, bytes: u64, name: &str) -> Result<()> {
-    skip_exactly(archive, bytes, name)
-}
-
-fn skip_exactly(archive: &mut dyn Read, bytes: u64, name: &str) -> Result<()> {
     let skipped = io::copy(&mut archive.take(bytes), &mut io::sink()).doing(|| format!("read {name}"))?;
     match skipped == bytes {
         true => Ok(()),

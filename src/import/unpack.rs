@@ -22,11 +22,13 @@ use super::found::{Found, FoundKind};
 use crate::error::{Code, Error, Result};
 use crate::fs::{Folder, filesystem};
 use crate::monitor::Context;
-use crate::path::EntryPath;
-use crate::text::{count_of, printable};
+use crate::path::{EntryPath, shown};
+use crate::text::count_of;
 
 /// What stays free of the filesystem that is unpacked into, in bytes: an archive of a few bytes may hold as many as it likes.
 const FREE: u64 = 256 << 20;
+/// The most bytes that are written in one step.
+const BUFFER: u64 = 256 << 10;
 /// After how many bytes it is looked whether the disk is filling up.
 const LOOK: u64 = 64 << 20;
 
@@ -61,19 +63,13 @@ impl<'a> Unpacked<'a> {
     pub fn folder_of(&self, name: &OsStr) -> Option<EntryPath> {
         let mut at = EntryPath::root();
         loop {
-            let names = self
-                .top
-                .enter_all(at.as_path())
-                .and_then(|folder| folder.readable().and_then(|_| folder.names()))
-                .ok()?;
-            let [only] = &names[..] else { return None };
-            at = at.join(only.as_bytes());
-            if !self.folders.contains_key(&at) && self.top.enter_all(at.as_path()).is_err() {
-                return None;
-            }
-            if only == name {
+            // It ends at what is no folder.
+            let names = self.top.enter_all(at.as_path()).and_then(|folder| folder.names()).ok()?;
+            if at.name() == name.as_bytes() {
                 return Some(at);
             }
+            let [only] = &names[..] else { return None };
+            at = at.join(only.as_bytes());
         }
     }
 
@@ -83,10 +79,6 @@ impl<'a> Unpacked<'a> {
     /// An entry that leads elsewhere, or is in the way of another; a full disk; being told to stop.
     pub fn take(&mut self, found: Found, content: &mut dyn Read) -> Result<()> {
         self.ctx.check("import an archive")?;
-        self.make(found, content)
-    }
-
-    fn make(&mut self, found: Found, content: &mut dyn Read) -> Result<()> {
         let path = found.path.clone();
         let at = |why: Errno| failed("unpack", path.as_path(), why);
         if let FoundKind::Other(what) = found.kind {
@@ -157,7 +149,7 @@ impl<'a> Unpacked<'a> {
     ) -> Result<()> {
         let doing = || format!("unpack {path}");
         let full = |why: io::Error| Error::io(doing(), &why);
-        let mut buffer = vec![0; 256 << 10];
+        let mut buffer = vec![0; size.clamp(1, BUFFER) as usize];
         for (offset, length) in ranges {
             let (mut at, end) = (*offset, offset + length);
             while at < end {
@@ -190,11 +182,7 @@ impl<'a> Unpacked<'a> {
         self.ctx.check("import an archive")?;
         match filesystem::free(self.top.path()) {
             Ok(Some(free)) if free < FREE => {
-                let why = format!(
-                    "only {} MiB are free in {}",
-                    free >> 20,
-                    printable(&self.top.path().display().to_string())
-                );
+                let why = format!("only {} MiB are free in {}", free >> 20, shown(self.top.path()));
                 let hint =
                     "Name a folder on a larger disk: `--scratch DIR`. An archive is unpacked there, and removed.";
                 Err(Error::failed("unpack the archive", why).with_code(Code::DiskFull).hint(hint))
@@ -212,7 +200,7 @@ impl<'a> Unpacked<'a> {
         for (name, value) in &found.attributes {
             // A filesystem need not have them, and some are for root alone.
             if fsetxattr(at, OsStr::from_bytes(name), value, XattrFlags::empty()).is_err() {
-                *self.left_out.entry("an extended attribute").or_default() += 1;
+                *self.left_out.entry("extended attribute").or_default() += 1;
             }
         }
         fchmod(at, Mode::from_raw_mode(found.mode))?;
@@ -229,11 +217,7 @@ impl<'a> Unpacked<'a> {
             let folder = self.top.enter_all(path.as_path()).and_then(|folder| folder.readable()).map_err(at)?;
             self.describe(folder, &found).map_err(at)?;
         }
-        Ok(self
-            .left_out
-            .iter()
-            .map(|(what, count)| count_of(*count, what.trim_start_matches("a ").trim_start_matches("an ")))
-            .collect())
+        Ok(self.left_out.iter().map(|(what, count)| count_of(*count, what)).collect())
     }
 }
 
@@ -244,7 +228,7 @@ fn times((seconds, nanos): (i64, u32)) -> Timestamps {
 
 fn failed(doing: &str, path: &Path, why: Errno) -> Error {
     let error = io::Error::from(why);
-    Error::io(format!("{doing} {}", crate::path::shown(path)), &error)
+    Error::io(format!("{doing} {}", shown(path)), &error)
 }
 
 /// The error for an entry whose place is taken by one of another kind: a symlink stands where a folder should be, for example.

@@ -80,12 +80,9 @@ pub fn pins(vault: &Vault, only: Option<SnapshotName>, ctx: &Context) -> Result<
     let mut taken_back = HashSet::new();
     each::<Unpin>(vault, (UNPINS, MAX_NOTE), only, ctx, holds::parse, |meta, _, unpin| match unpin {
         // What it names has to be of its snapshot, as its own name says.
-        Ok(unpin) => taken_back.extend(
-            unpin
-                .pins
-                .into_iter()
-                .filter(|pin| [PINS, HOLDS].into_iter().any(|folder| snapshot_of(folder, pin) == Some(unpin.snapshot))),
-        ),
+        Ok(unpin) => {
+            taken_back.extend(unpin.pins.into_iter().filter(|pin| holds::kept_by(pin) == Some(unpin.snapshot)))
+        }
         Err(why) => read.unreadable.push(unreadable(&meta.name, why)),
     })?;
     let mut stands = |meta: &Meta, snapshot, until: Result<Option<Timestamp>, DocumentError>, is_hold| {

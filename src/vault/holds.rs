@@ -130,9 +130,9 @@ pub fn store<N: Note>(vault: &Vault, note: &N, random: &dyn Fn(&mut [u8]) -> Res
     Ok(object)
 }
 
-/// Whether a pin or a hold may have this name.
-pub fn is_pin_or_hold(object: &str) -> bool {
-    [PINS, HOLDS].iter().any(|folder| snapshot_of(folder, object).is_some())
+/// Returns the snapshot that the pin or hold with this object name keeps. `None` if it is the name of neither.
+pub fn kept_by(object: &str) -> Option<SnapshotName> {
+    [PINS, HOLDS].iter().find_map(|folder| snapshot_of(folder, object))
 }
 
 #[cfg(test)]
@@ -148,7 +148,10 @@ mod tests {
         let vault = Vault::init(Box::new(MemoryStore::default()), system_random).unwrap();
         let hold = Hold::new(snapshot, None, "the release");
         let object = store(&vault, &hold, &system_random).unwrap();
-        assert!(object.starts_with("holds/1790000000-20260921T142640Z-00112233aabbccdd-") && is_pin_or_hold(&object));
+        assert!(
+            object.starts_with("holds/1790000000-20260921T142640Z-00112233aabbccdd-")
+                && kept_by(&object) == Some(snapshot)
+        );
         let bytes = vault.store.get(&object, MAX_NOTE).unwrap();
         let expected = r#"{"format":1,"snapshot":"1790000000-20260921T142640Z-00112233aabbccdd","until":null,"why":"the release"}"#;
         assert_eq!(String::from_utf8(bytes.clone()).unwrap(), format!("{expected}\n"));
@@ -163,7 +166,7 @@ mod tests {
         let unpin = Unpin::new(snapshot, std::slice::from_ref(&object), &"ü".repeat(400));
         assert_eq!(unpin.why.len(), TEXT);
         let taken = store(&vault, &unpin, &system_random).unwrap();
-        assert!(taken.starts_with("unpins/") && !is_pin_or_hold(&taken));
+        assert!(taken.starts_with("unpins/") && kept_by(&taken).is_none());
         assert_eq!(parse(&taken, &vault.store.get(&taken, MAX_NOTE).unwrap()), Ok(unpin));
         let most = Unpin::new(snapshot, &vec![object; MOST_TAKEN_BACK], &"\u{1}".repeat(TEXT));
         let most = store(&vault, &most, &system_random).unwrap();
